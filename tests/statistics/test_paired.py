@@ -1,0 +1,307 @@
+"""Paired tests agree with their formulas, with scipy and statsmodels, and with the figures in print."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from tokentrial.statistics.paired import (
+    correlation,
+    facts_like_these,
+    holm,
+    mcnemar_exact,
+    paired_t,
+    sign_flip,
+    tost,
+)
+
+BASELINE = np.array([0.74, 0.35, 0.13, 0.04, 0.26])  # never asked, seeds 1-5: FACTS section 3
+APPEND = np.array([0.96, 0.87, 1.00, 0.87, 0.96])
+
+differences = st.lists(st.floats(-1, 1, allow_subnormal=False), min_size=2, max_size=9)
+
+
+def brute_force_sign_flip(d):
+    flipped = [abs(sum(e * x for e, x in zip(signs, d, strict=True))) for signs in product((-1, 1), repeat=len(d))]
+    return np.mean(np.array(flipped) >= abs(sum(d)) - 1e-9 * sum(map(abs, d)))
+
+
+def crossed(seed, n, facts, sd_seed=0.3, sd_fact=0.3, sd_residual=0.3):
+    rng = np.random.default_rng(seed)
+    seeds, columns = sd_seed * rng.standard_normal((n, 1)), sd_fact * rng.standard_normal(facts)
+    return 0.2 + seeds + columns + sd_residual * rng.standard_normal((n, facts))
+
+
+def in_folds(matrix):
+    """Seed k keeps only the facts of fold k mod 3, as the never-asked facts of a trial do."""
+    n, facts = matrix.shape
+    return np.where(np.arange(n)[:, None] % 3 == np.arange(facts) % 3, matrix, np.nan)
+
+
+# paired t
+
+
+def test_paired_t_is_scipys():
+    ours, theirs = paired_t(APPEND - BASELINE), stats.ttest_rel(APPEND, BASELINE)
+    assert ours.p == pytest.approx(theirs.pvalue)
+    assert ours.ci95 == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert ours.ci90 == pytest.approx(tuple(theirs.confidence_interval(0.90)))
+    assert ours.sd == pytest.approx(np.std(APPEND - BASELINE, ddof=1))
+
+
+def test_paired_t_gives_the_printed_interval_of_append_minus_baseline():
+    t = paired_t(APPEND - BASELINE)
+    assert (t.n, round(t.mean, 2)) == (5, 0.63)
+    assert tuple(round(x, 2) for x in t.ci95) == (0.30, 0.96)
+
+
+@given(differences)
+def test_the_interval_and_p_never_disagree(d):
+    t = paired_t(d)
+    if t.p is not None and abs(t.p - 0.05) > 1e-9:
+        assert (t.p < 0.05) == (not t.ci95[0] <= 0 <= t.ci95[1])
+
+
+@pytest.mark.parametrize("d", [[0.1] * 6, [0.0] * 6, [0.3 - 0.2, 0.7 - 0.6, 0.9 - 0.8]])
+def test_without_spread_t_is_undefined(d):
+    t = paired_t(d)
+    assert (t.sd, t.p, t.ci95, t.ci90) == (0, None, None, None)
+
+
+def test_one_seed_has_a_mean_and_nothing_else():
+    t = paired_t([0.4])
+    assert (t.n, t.mean, t.sd, t.p, t.ci95, t.ci90) == (1, 0.4, None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("d", "found"),
+    [([0.1, np.nan], "nan at position 1"), ([np.inf, 0.1], "inf at position 0"), ([], r"shape \(0,\)")],
+)
+def test_input_that_is_not_finite_is_refused_by_name(d, found):
+    for test in (paired_t, sign_flip, lambda d: tost(d, 0.1)):
+        with pytest.raises(ValueError, match=f"differences: found {found}"):
+            test(d)
+
+
+# sign flip
+
+
+@given(differences)
+def test_sign_flip_is_the_formula(d):
+    assert sign_flip(d) == pytest.approx(brute_force_sign_flip(d))
+
+
+def test_sign_flip_is_scipys_paired_permutation_test():
+    d = np.random.default_rng(1).normal(0.4, 0.6, 9)
+    theirs = stats.permutation_test(
+        (d, np.zeros(9)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
+    )
+    assert sign_flip(d) == pytest.approx(theirs.pvalue)
+
+
+@pytest.mark.parametrize(("n", "zeros"), [(6, 0), (6, 2), (8, 1), (20, 0)])
+def test_the_smallest_sign_flip_p(n, zeros):
+    d = np.r_[np.linspace(0.1, 0.4, n - zeros), np.zeros(zeros)]
+    assert sign_flip(d) == 2.0 ** (1 - (n - zeros))
+
+
+def test_six_seeds_reach_one_in_32_which_no_family_of_two_survives():
+    assert sign_flip([0.1] * 6) == 0.03125
+    assert min(holm([0.03125, 0.03125])) >= 0.05
+
+
+def test_differences_of_zero_give_no_evidence():
+    assert sign_flip([0.0] * 6) == 1
+    assert sign_flip([0.0] * 30, np.random.default_rng(0)) == 1
+
+
+def test_beyond_20_seeds_signs_are_drawn():
+    d = np.r_[np.ones(14), -np.ones(8)]  # sum 6 of 22: |22 - 2k| >= 6 has an exact binomial chance
+    exact = 2 * stats.binom.cdf(8, 22, 0.5)
+    assert sign_flip(d, np.random.default_rng(0)) == pytest.approx(exact, abs=0.005)
+    assert sign_flip(np.ones(40), np.random.default_rng(0), draws=999) == 1 / 1000  # never 0
+    with pytest.raises(ValueError, match="22 seeds"):
+        sign_flip(d)
+
+
+# Holm
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_holm_is_statsmodels(size):
+    rng = np.random.default_rng(size)
+    for p_values in (
+        rng.random(size),
+        0.1 * rng.random(size),
+        np.round(0.05 * rng.random(size), 2),
+    ):  # ties, 0
+        assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_holm_passes_over_what_has_no_p():
+    assert holm([0.04, None, 0.01]) == [0.04, None, 0.02]
+    assert holm([None, None]) == [None, None]
+    assert holm([]) == []
+
+
+# equivalence
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.05, 0.10, 0.5])
+def test_tost_is_statsmodels(margin):
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.5, 0.05, 8), rng.normal(0.5, 0.05, 8)
+    ours, theirs = tost(a - b, margin), ttost_paired(a, b, -margin, margin)[0]
+    assert ours.p == pytest.approx(theirs)
+    assert ours.equivalent == (theirs < 0.05)
+
+
+@given(differences, st.floats(0.01, 1))
+def test_equivalent_is_the_90_percent_interval_inside_the_margin(d, margin):
+    result, t = tost(d, margin), paired_t(d)
+    if result.p is not None and abs(result.p - 0.05) > 1e-9:
+        assert result.equivalent == (result.p < 0.05) == (max(map(abs, t.ci90)) < margin)
+
+
+def test_the_margin_within_reach_of_six_seeds_is_1_43_s():
+    d = np.array([-1.0, 1, -1, 1, -1, 1])
+    s = d.std(ddof=1)
+    assert tost(d, 1.0).needs / s == pytest.approx(1.43, abs=0.005)
+    assert tost(d, 1.43 * s).reachable
+    assert not tost(d, 1.42 * s).reachable
+
+
+@pytest.mark.parametrize(
+    ("d", "at_bound", "reason"),
+    [
+        ([0.01, -0.01, 0.0], True, "floor or ceiling"),
+        ([0.01], False, "too few seeds"),
+        ([0.01, 0.01, 0.01], False, "no spread"),
+    ],
+)
+def test_equivalence_is_refused(d, at_bound, reason):
+    result = tost(d, 0.1, at_bound)
+    assert (result.p, result.equivalent) == (None, False)
+    assert reason in result.refused
+
+
+@pytest.mark.parametrize("margin", [0, -0.1, np.nan, np.inf])
+def test_a_margin_is_positive(margin):
+    with pytest.raises(ValueError, match="margin"):
+        tost([0.1, 0.2], margin)
+
+
+# facts like these
+
+
+@pytest.mark.parametrize(("n", "facts"), [(6, 12), (10, 36)])
+def test_a_complete_matrix_gives_the_printed_variance_and_satterthwaite_df(n, facts):
+    matrix = crossed(0, n, facts)
+    rows, columns = matrix.mean(axis=1, keepdims=True), matrix.mean(axis=0)
+    s2_seed, s2_fact = rows.var(ddof=1), columns.var(ddof=1)
+    s2_resid = ((matrix - rows - columns + matrix.mean()) ** 2).sum() / ((n - 1) * (facts - 1))
+    terms = np.array([s2_seed / n, s2_fact / facts, -s2_resid / (n * facts)])
+    df = terms.sum() ** 2 / (terms**2 / [n - 1, facts - 1, (n - 1) * (facts - 1)]).sum()
+    result = facts_like_these(matrix)
+    assert result.variance == pytest.approx(terms.sum())
+    assert result.df == pytest.approx(df)
+    half = stats.t.ppf(0.975, df) * np.sqrt(terms.sum())
+    assert result.ci95 == pytest.approx((matrix.mean() - half, matrix.mean() + half))
+
+
+def test_facts_make_the_interval_wider_than_seeds_alone():
+    matrix = crossed(1, 6, 12, sd_seed=0.1, sd_fact=0.5)
+    seeds_alone = paired_t(matrix.mean(axis=1))
+    both = facts_like_these(matrix)
+    assert both.mean == pytest.approx(seeds_alone.mean)
+    assert both.ci95[0] < seeds_alone.ci95[0] < seeds_alone.ci95[1] < both.ci95[1]
+
+
+def test_a_negative_variance_between_facts_leaves_the_interval_of_the_seeds():
+    matrix = crossed(2, 6, 12, sd_fact=0)
+    matrix -= matrix.mean(axis=0) - matrix.mean()  # every fact alike: s2_fact = 0 < s2_resid / n
+    assert facts_like_these(matrix).ci95 == pytest.approx(paired_t(matrix.mean(axis=1)).ci95)
+
+
+def test_the_variance_stays_above_zero_where_the_printed_formula_falls_below():
+    matrix = crossed(2, 6, 12, sd_seed=0, sd_fact=0)
+    matrix -= 0.99 * (matrix.mean(axis=0) - matrix.mean())
+    matrix -= 0.99 * (matrix.mean(axis=1, keepdims=True) - matrix.mean())
+    result = facts_like_these(matrix)
+    assert result.variance > 0
+    assert result.df >= 5
+
+
+def test_seeds_that_share_no_facts_are_a_sample_of_facts_already():
+    folds = in_folds(crossed(4, 3, 36))
+    assert facts_like_these(folds).ci95 == pytest.approx(paired_t(np.nanmean(folds, axis=1)).ci95)
+
+
+def test_folds_weigh_the_variance_between_facts_by_the_pairs_that_share_them():
+    folds = in_folds(crossed(5, 6, 36))
+    covariances = [np.cov(*(row[~np.isnan(row)] for row in folds[[k, k + 3]]))[0, 1] for k in range(3)]
+    expected = np.nanmean(folds, axis=1).var(ddof=1) / 6 + np.mean(covariances) / 12 * (3 / 15)
+    result = facts_like_these(folds)
+    assert (result.seeds, result.facts) == (6, 36)
+    assert result.variance == pytest.approx(expected)
+
+
+def test_the_order_of_seeds_and_facts_and_facts_of_no_seed_do_not_matter():
+    folds, rng = in_folds(crossed(6, 8, 36)), np.random.default_rng(0)
+    shuffled = np.c_[folds[rng.permutation(8)][:, rng.permutation(36)], np.full(8, np.nan)]
+    once, again = facts_like_these(folds), facts_like_these(shuffled)
+    assert again.facts == 36
+    assert (again.variance, again.df) == pytest.approx((once.variance, once.df))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "reason"),
+    [
+        ([[0.1, 0.2]], "too few"),
+        ([[0.1], [0.2]], "too few"),
+        ([[0.1, 0.2, np.nan], [np.nan, 0.3, 0.4]], "too few"),  # one shared fact shows no covariance
+        ([[0.1, 0.1], [0.1, 0.1]], "no spread"),
+    ],
+)
+def test_no_interval_over_facts(matrix, reason):
+    result = facts_like_these(matrix)
+    assert result.ci95 is None
+    assert reason in result.refused
+
+
+@pytest.mark.parametrize("matrix", [[0.1, 0.2], [[np.nan, np.nan], [0.1, 0.2]], [[np.inf, 0.1], [0.1, 0.2]]])
+def test_a_matrix_that_is_none_is_an_error(matrix):
+    with pytest.raises(ValueError, match="matrix"):
+        facts_like_these(matrix)
+
+
+# description
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(5, 0), (3, 9), (4, 4), (0, 0), (40, 61)])
+def test_mcnemar_is_statsmodels(only_a, only_b):
+    theirs = mcnemar([[7, only_a], [only_b, 9]], exact=True).pvalue if only_a + only_b else 1.0
+    assert mcnemar_exact(only_a, only_b) == pytest.approx(theirs)
+
+
+def test_five_of_81_against_none_is_not_significant():
+    assert mcnemar_exact(5, 0) == 0.0625
+
+
+def test_counts_are_not_negative():
+    with pytest.raises(ValueError, match="-1"):
+        mcnemar_exact(-1, 3)
+
+
+def test_correlation_of_the_arms_over_seeds():
+    assert correlation(BASELINE, APPEND) == pytest.approx(stats.pearsonr(BASELINE, APPEND).statistic)
+    assert correlation([0.1, 0.2], [0.3, 0.9]) is None
+    assert correlation([1.0, 1.0, 1.0], [0.3, 0.9, 0.4]) is None
+    with pytest.raises(ValueError, match="3 and 2"):
+        correlation([0.1, 0.2, 0.3], [0.1, 0.2])

@@ -1,0 +1,1 @@
+"""Arms: one small file a treatment of the text."""

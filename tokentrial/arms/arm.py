@@ -1,0 +1,87 @@
+"""The seam of an arm: how one treatment cuts a text into plain pieces and fact tokens, and undoes it.
+
+A new arm is one file in this folder that defines `ARM = SomeArm()`; it is found by its file's name.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from tokentrial.arms.facts import BY_TOKEN
+from tokentrial.errors import SettingsError
+
+
+class Piece(NamedTuple):
+    """A part of a text. `token` is the fact token it becomes, or None for text that stays plain.
+
+    `start` and `end` are the span of source it stands for, empty where a token replaces nothing.
+    """
+
+    text: str
+    token: str | None
+    start: int
+    end: int
+
+
+class Arm:
+    """One treatment of the text. Laws: `rewrite` is idempotent; `plain(rewrite(x))` has the meaning of `x`, and its
+    very bytes where facts are written canonically; both hold without the content where `keeps_content` is False."""
+
+    name: str
+    summary: str
+    version: int = 1
+    tokens: tuple[str, ...] = ()
+    keeps_content: bool = True
+
+    def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
+        """The text in pieces; each plain piece is encoded by itself. `rng` serves only arms that draw at random."""
+        raise NotImplementedError
+
+    def plain(self, text: str) -> str:
+        """Tokens back to the text they stand for."""
+        raise NotImplementedError
+
+    def rewrite(self, text: str, rng: random.Random | None = None) -> str:
+        """The text with its tokens written by name."""
+        return "".join(piece.token or piece.text for piece in self.pieces(text, rng))
+
+    def spellings(self, product: int) -> tuple[str, ...]:
+        """The arm's own tokens that state this product."""
+        return tuple(token for token in self.tokens if token in BY_TOKEN and BY_TOKEN[token].product == product)
+
+
+_DIGIT_BEFORE = re.compile(r"[0-9][.,]?\Z")
+_DIGIT_AFTER = re.compile(r"[.,]?[0-9]")
+
+
+def expand(text: str, tokens: tuple[str, ...], stands_for: Callable[[str, str], str]) -> str:
+    """Replace each token's name by `stands_for(token, text before it)`, set off by a space from a number beside it:
+    `1<MUL_6_9_54>` is not 16*9=54."""
+    done, position = "", 0
+    for match in re.finditer("|".join(map(re.escape, tokens)), text):
+        done += text[position : match.start()]
+        position = match.end()
+        expansion = stands_for(match[0], done)
+        if expansion:
+            left = " " if _DIGIT_BEFORE.search(done[-2:]) else ""
+            right = " " if _DIGIT_AFTER.match(text, position) else ""
+            done += left + expansion + right
+    return done + text[position:]
+
+
+def names() -> list[str]:
+    """Names of the arms in this folder, the seam and the facts left out."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(path.stem for path in files if path.stem not in ("__init__", "arm", "facts"))
+
+
+def find(name: str) -> Arm:
+    """The arm of this name. Raises SettingsError with the names there are."""
+    if name not in names():
+        raise SettingsError(f"arms: no arm {name!r}; there are {', '.join(names())}")
+    arm: Arm = import_module(f"tokentrial.arms.{name}").ARM
+    arm.name = name
+    return arm

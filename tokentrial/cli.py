@@ -1,0 +1,232 @@
+"""The command line: one verb a command. Imports stay inside the verbs, so that `--help` answers at once."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokentrial.errors import SettingsError, TrialError
+
+if TYPE_CHECKING:
+    from tokentrial.cell import Cell
+    from tokentrial.trial import Trial
+
+app = typer.Typer(
+    name="tokentrial",
+    help="Controlled trials of domain tokens: does one token per fact help a small language model?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top, such as pretrain.steps=200")
+]
+ArmOption = Annotated[str | None, typer.Option("--arm", help="only this arm")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="only this seed")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
+
+
+@app.command()
+def run(trial: TrialArgument, overrides: Overrides = None) -> None:
+    """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
+
+    Example: tokentrial run pilot pretrain.steps=200 'seeds=[1,2]'
+    """
+    from tokentrial import run as runs
+    from tokentrial.trial import load
+
+    loaded = load(trial, overrides or ())
+    report = runs.run(loaded)
+    if report:
+        _show(report, loaded.folder)
+
+
+@app.command()
+def status(out: FolderArgument, json: JsonOption = False) -> None:
+    """Say what of a run folder is done.
+
+    Example: tokentrial status outputs/pilot
+    """
+    from tokentrial.run import status as read
+
+    state = read(out)
+    if json:
+        _print_json(state)
+        return
+    done = sum(all(stages.values()) for stages in state["cells"].values())
+    print(
+        f"{state['trial']}: corpus {'ready' if state['corpus'] else 'not ready'}, {done} of {len(state['cells'])} cells done"
+    )
+    for name, stages in state["cells"].items():
+        print(f"  {name:30} " + "  ".join(f"{stage} {'done' if is_done else '-'}" for stage, is_done in stages.items()))
+
+
+@app.command()
+def report(out: FolderArgument, json: JsonOption = False) -> None:
+    """Build the report from what is there and print it.
+
+    Example: tokentrial report outputs/pilot
+    """
+    from tokentrial.run import rebuild
+
+    made = rebuild(out)
+    if json:
+        _print_json(made)
+    else:
+        _show(made, out)
+
+
+@app.command()
+def arms(json: JsonOption = False) -> None:
+    """List the arms there are.
+
+    Example: tokentrial arms
+    """
+    from tokentrial.arms.arm import find, names
+
+    rows = [
+        {"name": name, "summary": arm.summary, "tokens": len(arm.tokens), "keeps_content": arm.keeps_content}
+        for name in names()
+        for arm in (find(name),)
+    ]
+    if json:
+        _print_json(rows)
+        return
+    for row in rows:
+        lost = "" if row["keeps_content"] else "  (drops the content)"
+        print(f"{row['name']:14} {row['tokens']:3} tokens  {row['summary']}{lost}")
+
+
+@app.command()
+def inspect(
+    text: Annotated[str, typer.Argument(help="a text; \\n stands for a newline")],
+    arm: Annotated[str, typer.Option("--arm", help="the arm to look through")],
+    trial: Annotated[
+        str | None, typer.Option("--trial", help="whose vocabulary; GPT-2's whole one if left out")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how an arm sees a text: sites, tokens, ids and what it reads back as.
+
+    Example: tokentrial inspect 'so 6*9=54.' --arm mul_append
+    """
+    from tokentrial.inspect import inspect_text
+    from tokentrial.trial import load
+
+    seen = inspect_text(text.replace("\\n", "\n"), arm, load(trial) if trial else None)
+    if json:
+        _print_json(seen)
+        return
+    print("tokens:", " ".join(repr(token) for token in seen["tokens"]))
+    print("ids:   ", " ".join(map(str, seen["ids"])))
+    print("sites: ", "; ".join(f"{start}-{end} {token}" for start, end, token in seen["sites"]) or "none")
+    print("plain: ", repr(seen["plain"]))
+
+
+@app.command()
+def corpus(
+    trial: TrialArgument,
+    overrides: Overrides = None,
+    materialize: Annotated[str | None, typer.Option(help="write this arm's mixed stream in full shards")] = None,
+    seed: SeedOption = None,
+    target_tokens: Annotated[
+        int | None, typer.Option(help="tokens to materialize; the trial's budget if left out")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="tokens a materialized shard")] = 100_000_000,
+    out_dir: Annotated[Path | None, typer.Option(help="where to; OUT/materialized/ARM/seedK if left out")] = None,
+) -> None:
+    """Prepare text, drills and every arm's patches, count exposure, audit.
+
+    Example: tokentrial corpus pilot --materialize mul_tokens --target-tokens 1000000
+    """
+    from tokentrial import run as runs
+    from tokentrial.trial import load
+
+    loaded = load(trial, overrides or ())
+    runs.run(loaded, ("corpus",))
+    print(f"corpus: {loaded.folder / 'corpus'}")
+    if materialize is not None:
+        chosen = loaded.seeds[0] if seed is None else seed
+        folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
+        print(f"{materialize}, seed {chosen}: {counts['train_tokens']:,} tokens in {counts['shards']} shards: {folder}")
+
+
+@app.command()
+def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Pretrain the cells of a trial whose corpus is ready.
+
+    Example: tokentrial pretrain pilot --arm baseline --seed 1
+    """
+    _stage("pretrain", trial, overrides, arm, seed)
+
+
+@app.command()
+def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Export pretrained cells to Hugging Face, refused unless the logits agree.
+
+    Example: tokentrial export pilot --arm baseline
+    """
+    _stage("export", trial, overrides, arm, seed)
+
+
+@app.command()
+def evaluate(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Evaluate exported cells: probes, the right product among 36, held-out text.
+
+    Example: tokentrial evaluate pilot --seed 1
+    """
+    _stage("evaluate", trial, overrides, arm, seed)
+
+
+def _stage(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | None, seed: int | None) -> None:
+    from tokentrial import run as runs
+    from tokentrial.trial import load
+
+    loaded = load(trial, overrides or ())
+    chosen = _chosen(loaded, arm, seed)
+    runs.run(loaded, (stage,), chosen)
+    for cell in chosen:
+        print(f"{cell.name}: {cell.folder(loaded, stage)}")
+
+
+def _chosen(trial: "Trial", arm: str | None, seed: int | None) -> "list[Cell]":
+    from tokentrial.run import cells
+
+    chosen = [cell for cell in cells(trial) if arm in (None, cell.arm) and seed in (None, cell.seed)]
+    if not chosen:
+        raise SettingsError(f"--arm {arm} --seed {seed}: no such cell; arms are {trial.arms}, seeds are {trial.seeds}")
+    return chosen
+
+
+def _show(report: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+
+    from tokentrial.report.tables import print_report
+
+    print_report(report, Console(width=None if sys.stdout.isatty() else 180))
+    print(f"Report: {folder / 'report.md'}")
+
+
+def _print_json(value: Any) -> None:
+    import orjson
+
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def main() -> None:
+    """Entry point: errors a user can mend are one message and an exit code, never a traceback."""
+    try:
+        app()
+    except TrialError as error:
+        print(f"tokentrial: {error}", file=sys.stderr)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The corpus: documents in, shards for every arm out."""

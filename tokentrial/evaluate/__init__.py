@@ -1,0 +1,1 @@
+"""Evaluation: batched greedy completions, scores of plain text, results a cell."""

@@ -1,0 +1,91 @@
+"""Scores: the right product's log-probability among the 36, and bits per byte of original text."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokentrial.arms.arm import Arm
+from tokentrial.arms.facts import PRODUCTS
+from tokentrial.tasks.task import Example
+
+CHOICE_FLOOR = -math.log(len(PRODUCTS))  # every product as likely as the others: -3.58
+
+
+def ways(arm: Arm, example: Example, product: int) -> list[str]:
+    """How the arm can spell a product after a probe's prompt: digits, the equation, its own tokens."""
+    a, b = example.operands
+    return [f" {product}", f" {a}*{b}={product}", *(f" {token}" for token in arm.spellings(product))]
+
+
+def non_digit_starts(tokenizer: Any, size: int) -> torch.Tensor:
+    """Mask [size] of the ids whose text does not begin with a digit: what may close a number."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
+    return torch.tensor([not token[:1].isdigit() for token in tokens])
+
+
+@torch.no_grad()
+def choice_logprobs(
+    model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example], suppress: Sequence[int]
+) -> list[float]:
+    """For each example of the table, ln of the right product's share of the probability of the 36 products.
+
+    Each product's probability is summed over the ways to spell it, each closed by a non-digit.
+    """
+    closing = non_digit_starts(tokenizer, model.config.vocab_size).to(model.device)
+    closing[list(suppress)] = False
+    scores = []
+    for example in examples:
+        spelled = [(product, way) for product in PRODUCTS for way in ways(arm, example, product)]
+        ids = tokenizer([way for _, way in spelled], add_special_tokens=False)["input_ids"]
+        lengths = torch.tensor([len(way) for way in ids], device=model.device)
+        width = int(lengths.max())
+        padded = torch.tensor([way + [tokenizer.pad_token_id] * (width - len(way)) for way in ids]).to(model.device)
+        prompt = tokenizer(example.prompt, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+        first = model(torch.tensor([prompt]).to(model.device), use_cache=True)
+        cache = first.past_key_values
+        cache.batch_repeat_interleave(len(ids))
+        logits = torch.cat(
+            [first.logits[:, -1:].expand(len(ids), 1, -1), model(padded, past_key_values=cache).logits], dim=1
+        ).float()
+        logits[..., list(suppress)] = -torch.inf
+        logprobs = logits.log_softmax(-1)
+        steps = logprobs[:, :-1].gather(2, padded[..., None])[..., 0]
+        inside = torch.arange(width, device=model.device) < lengths[:, None]
+        closed = logprobs[torch.arange(len(ids)), lengths][:, closing].logsumexp(-1)
+        totals = (steps * inside).sum(-1) + closed
+        by_product = torch.stack(
+            [totals[[i for i, (p, _) in enumerate(spelled) if p == product]].logsumexp(0) for product in PRODUCTS]
+        ).double()
+        scores.append(float(by_product.log_softmax(0)[PRODUCTS.index(int(example.answer))]))
+    return scores
+
+
+@torch.no_grad()
+def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:
+    """Bits of each document's ids after its first (eos), in windows of the model's context."""
+    context = model.config.n_positions
+    windows = [
+        (index, ids[start : start + context + 1].astype(np.int64))
+        for index, ids in enumerate(documents)
+        for start in range(0, len(ids) - 1, context)
+    ]
+    windows.sort(key=lambda window: len(window[1]))
+    nats = np.zeros(len(documents))
+    for start in range(0, len(windows), batch):
+        chosen = windows[start : start + batch]
+        width = max(len(ids) for _, ids in chosen)
+        padded = torch.zeros((len(chosen), width), dtype=torch.long)
+        for row, (_, ids) in enumerate(chosen):
+            padded[row, : len(ids)] = torch.from_numpy(ids)
+        padded = padded.to(model.device)
+        # the padding stands behind every real id, so a causal model needs no mask
+        logprobs = model(padded[:, :-1]).logits.float().log_softmax(-1)
+        losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].double().cpu().numpy()
+        for row, (index, ids) in enumerate(chosen):
+            nats[index] += losses[row, : len(ids) - 1].sum()
+    bits: list[float] = (nats / math.log(2)).tolist()
+    return bits

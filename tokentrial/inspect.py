@@ -1,0 +1,26 @@
+"""How an arm sees a text."""
+
+from typing import Any
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.facts import FACTS
+from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial import Trial
+
+
+def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
+    """Ids, tokens, sites `[start, end, token]` and `plain` of a text in an arm, in the trial's vocabulary."""
+    treatment = arms.find(arm)
+    merges = trial.tokenizer.merges if trial else 50_000
+    vocabulary = Vocabulary(merges, len(FACTS), trial.tokenizer.path if trial else None)
+    names = {i: token for token, i in vocabulary.token_ids(treatment).items()}
+    texts = {i: token.decode("utf-8", errors="replace") for token, i in vocabulary.ranks.items()}
+    ids = vocabulary.encode_arm(treatment, text).tolist()
+    return {
+        "arm": arm,
+        "text": text,
+        "ids": ids,
+        "tokens": [names.get(i) or texts[i] for i in ids],
+        "plain": treatment.plain(treatment.rewrite(text)),
+        "sites": [[piece.start, piece.end, piece.token] for piece in treatment.pieces(text) if piece.token],
+    }

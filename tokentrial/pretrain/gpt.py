@@ -1,0 +1,130 @@
+"""GPT-2 (Radford et al. 2019), alone: learned positions, pre-norm blocks, GELU tanh, tied embeddings.
+
+    model = GPT(Config(vocab=877, n_layer=2, n_head=3, n_embd=96, context=64), seed=1)
+    loss = model(inputs, targets)
+
+The embedding has its rows padded to a multiple of 128 (defect R16); the rows beyond `vocab` never enter the softmax.
+Same seed, same config: same weights, whatever the arm.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of a GPT-2. `vocab` is the number of real ids."""
+
+    vocab: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    context: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: `vocab` padded to a multiple of 128."""
+        return -(-self.vocab // _ROWS) * _ROWS
+
+
+class Attention(nn.Module):
+    """Causal self-attention, [batch, time, n_embd] to the same."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        query, key, value = (
+            part.view(batch, time, self.n_head, width // self.n_head).transpose(1, 2)
+            for part in self.c_attn(x).split(width, dim=2)
+        )
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed: Tensor = self.c_proj(y.transpose(1, 2).reshape(batch, time, width))
+        return mixed
+
+
+class MLP(nn.Module):
+    """Two layers with GELU tanh between, four times as wide inside."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normed input, each added to the stream."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2 with tied embeddings; its parameters bear the names they have in transformers."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.rows, config.n_embd)
+        self.wpe = nn.Embedding(config.context, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self._init_weights(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def _init_weights(self, generator: torch.Generator) -> None:
+        """Normal 0.02, projections into the stream scaled by 1/sqrt(2 n_layer), biases zero, norms one."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                std = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
+                parameter.normal_(0, std, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.fill_(1)
+        self.wte.weight[self.config.vocab :] = 0
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Last hidden states [batch, time, n_embd] of ids [batch, time]."""
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
+        for block in self.h:
+            x = block(x)
+        out: Tensor = self.ln_f(x)
+        return out
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits [batch, time, vocab]; the padded rows are trimmed."""
+        return F.linear(self.hidden(ids), self.wte.weight[: self.config.vocab])
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, a scalar, of targets [batch, time]."""
+        logits = F.linear(self.hidden(ids), self.wte.weight).flatten(0, 1)
+        logits[:, self.config.vocab :] = -torch.inf
+        return F.cross_entropy(logits, targets.flatten())
+
+    def num_params(self) -> int:
+        """Parameters of the real ids; the padding is not counted."""
+        padding = (self.config.rows - self.config.vocab) * self.config.n_embd
+        return sum(parameter.numel() for parameter in self.parameters()) - padding

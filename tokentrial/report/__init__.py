@@ -1,0 +1,1 @@
+"""The report: reads results only, and says what they show."""

@@ -1,0 +1,250 @@
+"""`comparison_report.json`: outcomes by arm and seed, contrasts, gate, freeze and the verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokentrial.report.outcomes import (
+    METRICS,
+    STAGE,
+    CellResults,
+    favourite_answer,
+    mean_of,
+    read_cell,
+    untouched_documents,
+)
+from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
+from tokentrial.trial import Trial
+
+if TYPE_CHECKING:
+    from tokentrial.statistics.verdict import Contrast
+
+VERSION = 1
+REPORT = "comparison_report.json"
+LEARNT_AT = 0.6
+_CHOICE_FLOOR = -math.log(36)
+
+Results = dict[tuple[str, int], CellResults]
+
+
+def build(trial: Trial, declared_now: Mapping[str, Any], declared_path: Path) -> dict[str, Any]:
+    """Build the report from what is there, write `comparison_report.json` and `report.md`, and return it.
+
+    At once where nothing changed. Cells without results are named under `missing`.
+    """
+    folders = {(arm, seed): _evaluated(trial, arm, seed) for arm in trial.arms for seed in trial.seeds}
+    done = {cell: folder for cell, folder in folders.items() if (folder / MANIFEST).exists()}
+    frozen_before = read_json(declared_path) if declared_path.exists() else None
+    wanted = fingerprint(
+        "report",
+        VERSION,
+        cells={f"{arm}/{seed}": read_json(folder / MANIFEST)["fingerprint"] for (arm, seed), folder in done.items()},
+        declared=[declared_now, frozen_before],
+        arms=trial.arms,
+        seeds=trial.seeds,
+    )
+    path = trial.folder / REPORT
+    if path.exists() and (before := read_json(path)).get("fingerprint") == wanted:
+        stored: dict[str, Any] = before
+        return stored
+    report = _compare(trial, done, declared_now, frozen_before)
+    report["fingerprint"] = wanted
+    report["missing"] = [f"{arm}/seed{seed}" for arm, seed in folders if (arm, seed) not in done]
+    write_json(path, report)
+    from tokentrial.report.tables import markdown
+
+    write_bytes(trial.folder / "report.md", markdown(report).encode())
+    return report
+
+
+def _evaluated(trial: Trial, arm: str, seed: int) -> Path:
+    return trial.folder / arm / f"seed{seed}" / f"eval_{STAGE}"
+
+
+def _compare(
+    trial: Trial,
+    done: Mapping[tuple[str, int], Path],
+    declared_now: Mapping[str, Any],
+    frozen_before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    from tokentrial.statistics.verdict import decide, freeze, gate
+
+    frozen, changes = freeze(declared_now, frozen_before)
+    exposure = read_json(trial.folder / "corpus" / "exposure.json")
+    untouched = untouched_documents(list(done.values()))
+    results: Results = {
+        (arm, seed): read_cell(
+            folder,
+            untouched,
+            read_json(folder / "heldout_text.json")["keeps_content"],
+            favourite_answer(exposure, arm, seed),
+        )
+        for (arm, seed), folder in done.items()
+    }
+    names = list(dict.fromkeys(name for cell in results.values() for name in cell.values))
+    declared = [(pair["outcome"], pair["contrast"]) for pair in (frozen["primary"], *frozen["secondary"])]
+    pairs = list(
+        dict.fromkeys(
+            [f"{arm} - {trial.control}" for arm in trial.arms if arm != trial.control]
+            + [contrast for _, contrast in declared]
+        )
+    )
+    seeds = [seed for seed in frozen["seeds"] if all((arm, seed) in results for arm in trial.arms)]
+    contrasts = {
+        (name, pair): made
+        for name in names
+        for pair in pairs
+        if (made := _contrast(results, name, pair, seeds, frozen, (name, pair) in declared))
+    }
+    learnt = _gate(trial, results, seeds, frozen, gate)
+    not_learnt = learnt["failed"] if learnt else None
+    absent = [seed for seed in frozen["seeds"] if seed not in seeds]
+    if declared[0] in contrasts:
+        family = [key for key in declared[1:] if key in contrasts]
+        primary, secondary = decide(
+            contrasts[declared[0]], [contrasts[key] for key in family], alpha=frozen["alpha"], not_learnt=not_learnt
+        )
+        contrasts |= {declared[0]: primary} | dict(zip(family, secondary, strict=True))
+    if absent:
+        reason = f"no verdict yet: seeds {absent} are declared and not there"
+        contrasts = {key: replace(made, verdict=None, note=reason) for key, made in contrasts.items()}
+    return {
+        "trial": trial.name,
+        "arms": trial.arms,
+        "seeds": trial.seeds,
+        "control": trial.control,
+        "primary": _primary(declared[0], contrasts),
+        "declared": frozen,
+        "extended": changes,
+        "gate": learnt,
+        "outcomes": {
+            name: {
+                "floor": _floor(results, name),
+                "floors": _floors(results, name, trial.control),
+                "per_seed": {
+                    arm: [
+                        results[arm, seed].values.get(name) if (arm, seed) in results else None for seed in trial.seeds
+                    ]
+                    for arm in trial.arms
+                },
+                "contrasts": {pair: asdict(contrasts[name, pair]) for pair in pairs if (name, pair) in contrasts},
+            }
+            for name in names
+        },
+        "curves": _curves(trial, results),
+        "consumed": _consumed(trial, exposure, results),
+        "provenance": provenance(),
+    }
+
+
+def _contrast(
+    results: Results, name: str, pair: str, seeds: Sequence[int], frozen: Mapping[str, Any], declared: bool
+) -> "Contrast | None":
+    import numpy as np
+
+    from tokentrial.statistics.verdict import contrast
+
+    treatment, control = pair.split(" - ")
+    a = [results[treatment, seed].values.get(name) for seed in seeds]
+    b = [results[control, seed].values.get(name) for seed in seeds]
+    if not seeds or None in a or None in b:
+        return None
+    metric = METRICS[name.rsplit("/", 1)[1]]
+    facts = [
+        (results[treatment, seed].facts.get(name, {}), results[control, seed].facts.get(name, {})) for seed in seeds
+    ]
+    columns = sorted({fact for both in facts for fact in both[0]})
+    table = [[ta[fact] - tb[fact] if fact in ta else np.nan for fact in columns] for ta, tb in facts]
+    return contrast(
+        [float(x) for x in a if x is not None],
+        [float(x) for x in b if x is not None],
+        margin=frozen["smallest_effect"] if name.endswith("/accuracy") else None,
+        alpha=frozen["alpha"],
+        declared=declared,
+        floor=_floor(results, name),
+        ceiling=metric.ceiling,
+        higher_is_better=metric.higher_is_better,
+        by_fact=table if columns and len(seeds) > 1 else None,
+        rng=np.random.default_rng(0),
+    )
+
+
+def _gate(
+    trial: Trial, results: Results, seeds: Sequence[int], frozen: Mapping[str, Any], gate: Any
+) -> dict[str, Any] | None:
+    """The control's accuracies against the gate; None where the trial has none or nothing is there yet."""
+    if frozen["gate"] is None or not seeds:
+        return None
+    asked, never = (
+        [results[trial.control, seed].values.get(f"{STAGE}/mul_table/{subset}/accuracy") for seed in seeds]
+        for subset in ("asked", "never_asked")
+    )
+    unasked = None if None in never else never
+    failed = gate(asked, unasked, frozen["gate"]["asked"], frozen["gate"]["never_asked"])
+    return {
+        "asked": mean_of([x for x in asked if x is not None]),
+        "never_asked": None if unasked is None else mean_of([x for x in unasked if x is not None]),
+        "needed": frozen["gate"],
+        "failed": failed,
+    }
+
+
+def _primary(declared: tuple[str, str], contrasts: Mapping[tuple[str, str], "Contrast"]) -> dict[str, Any]:
+    made = contrasts.get(declared)
+    return {
+        "outcome": declared[0],
+        "contrast": declared[1],
+        "verdict": made.verdict if made else None,
+        "note": made.note if made else "not measured yet",
+    }
+
+
+def _floors(results: Results, name: str, control: str) -> dict[str, float]:
+    """Each floor's mean over the control's seeds; the items are the same in every arm."""
+    found = [cell.floors[name] for (arm, _), cell in results.items() if arm == control and name in cell.floors]
+    return {
+        policy: mean_of([floor[policy] for floor in found if policy in floor]) for policy in (found[0] if found else ())
+    }
+
+
+def _floor(results: Results, name: str) -> float | None:
+    if name.endswith("/choice_logprob"):
+        return _CHOICE_FLOOR
+    found = [max(cell.floors[name].values()) for cell in results.values() if name in cell.floors]
+    return max(mean_of(found), 0.0) if found else None
+
+
+def _curves(trial: Trial, results: Results) -> dict[str, Any]:
+    """Accuracy on the table during pretraining, and the steps to 60 %, by arm and seed."""
+    curves: dict[str, Any] = {}
+    for arm, seed in results:
+        path = trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json"
+        curve = read_json(path)["curve"]
+        reached = {
+            subset: next((point["step"] for point in curve if point.get(subset, 0) >= LEARNT_AT), None)
+            for subset in ("asked", "never_asked")
+        }
+        curves.setdefault(arm, {})[str(seed)] = {"points": curve, "steps_to_60": reached}
+    return curves
+
+
+def _consumed(trial: Trial, exposure: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    """What each arm read, mean over its seeds: tokens, original bytes, documents, questions, seconds."""
+    consumed = {}
+    for arm in trial.arms:
+        seeds = [seed for seed in trial.seeds if (arm, seed) in results]
+        served = [exposure["served"][arm][str(seed)] for seed in seeds]
+        trained = [read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json") for seed in seeds]
+        if served:
+            consumed[arm] = {
+                "tokens": mean_of([s["tokens"] for s in served]),
+                "bytes": mean_of([s["bytes"] for s in served]),
+                "documents": mean_of([sum(s["documents"].values()) for s in served]),
+                "questions": mean_of([s["questions"] for s in served]),
+                "fact_tokens": mean_of([s["fact_tokens"] for s in served]),
+                "drill_share": mean_of([s["drill_share"] for s in served]),
+                "train_seconds": mean_of([t["seconds"] for t in trained]),
+            }
+    return consumed

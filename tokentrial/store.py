@@ -1,0 +1,168 @@
+"""The run folder: steps that are whole or absent, fingerprints, manifests, one writer, provenance, disk.
+
+A step is a folder written to `<name>.partial`, renamed when whole, its `manifest.json` written last inside.
+A step is done when its manifest carries the fingerprint asked for and every file it lists has its size.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tokentrial.errors import TrialError
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("tokentrial", "torch", "numpy", "transformers", "tokenizers", "tiktoken", "scipy")
+
+
+def canonical(value: Any) -> bytes:
+    """JSON bytes that do not depend on the order of keys."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def fingerprint(step: str, version: int, /, **inputs: Any) -> str:
+    """Name of a step's result: its settings, its inputs' fingerprints, and a version bumped by hand."""
+    return hashlib.sha256(canonical([step, version, inputs])).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity become null."""
+    write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; the error names the file."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise TrialError(f"{path}: not found") from None
+    except orjson.JSONDecodeError as error:
+        raise TrialError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+
+
+def is_done(folder: Path, wanted: str) -> bool:
+    """Whether `folder` holds the whole result of the step with this fingerprint."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return False
+    manifest = read_json(path)
+    return manifest.get("fingerprint") == wanted and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
+        for name, entry in manifest["files"].items()
+    )
+
+
+@contextmanager
+def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
+    """Yield an empty folder to fill; when the block ends well it takes the place of `folder`, whole.
+
+    A folder of another fingerprint is replaced, nested steps with it: they were made from it.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    entries = {
+        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
+    }
+    write_json(partial / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
+    if folder.exists():
+        # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
+        doomed = folder.with_name(folder.name + ".old.partial")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        partial.rename(folder)
+        shutil.rmtree(doomed)
+    else:
+        partial.rename(folder)
+
+
+def verify(folder: Path) -> list[str]:
+    """Names of the files of a step whose bytes no longer match its manifest."""
+    files: Mapping[str, Mapping[str, Any]] = read_json(folder / MANIFEST)["files"]
+    return [
+        name
+        for name, entry in files.items()
+        if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]
+    ]
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder for one writer; the lock is the kernel's and dies with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrialError(
+                f"{folder}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
+            ) from None
+        yield
+
+
+def need_disk(folder: Path, needed: int, what: str, reserve: int = 200_000_000) -> None:
+    """Refuse before writing when `needed` bytes and a reserve do not fit on the folder's disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed + reserve:
+        raise TrialError(
+            f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve / 1e9:.1f} GB, "
+            f"{free / 1e9:.2f} GB are free; free some space or give output=OTHER_FOLDER"
+        )
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is visible, told without importing torch (3.5 s)."""
+    return Path("/proc/driver/nvidia/gpus").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: time, versions, machine. Never part of a fingerprint."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "processor": _processor(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

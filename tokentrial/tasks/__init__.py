@@ -1,0 +1,1 @@
+"""Tasks: one file each, the same object for training, reward and evaluation."""

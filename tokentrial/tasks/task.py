@@ -1,0 +1,36 @@
+"""The seam of a task: examples, and how a completion is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tokentrial.arms.facts import Fact
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item. `fact` is the multiplication fact it asks, where it asks one directly."""
+
+    task: str
+    question: str
+    prompt: str
+    completion: str
+    answer: str
+    operands: tuple[int, ...] = ()
+    fact: Fact | None = None
+    split: str = "test"
+
+
+class Task(Protocol):
+    """Examples and the reader of their answers; the reader sees only `plain` text, the same in every arm."""
+
+    name: str
+
+    def examples(self) -> Sequence[Example]:
+        """All items, in a fixed order."""
+
+    def read(self, completion: str) -> str | None:
+        """The answer that a plain completion gives, None where it gives none."""
+
+    def score(self, example: Example, completion: str) -> bool:
+        """Whether the plain completion gives the example's answer."""

@@ -1,0 +1,39 @@
+"""The vocabulary as a transformers tokenizer that gives the same ids, fact tokens and all."""
+
+from typing import TYPE_CHECKING, Any
+
+from tokentrial.arms.arm import Arm
+from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, byte_characters, gpt2_merges
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int) -> "PreTrainedTokenizerBase":
+    """A tokenizer of `vocabulary.size` ids. Every id stands in the BPE vocabulary, fillers included: `add_tokens`
+    alone would number the facts from the end of the merges. The arm's tokens are regular added tokens, which
+    `decode(skip_special_tokens=True)` keeps (defect R5); eos is the one special token."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    stand_ins = {byte: character for character, byte in byte_characters().items()}
+    ids = {"".join(stand_ins[byte] for byte in token): i for token, i in vocabulary.ranks.items()}
+    ids[EOS] = vocabulary.eos
+    ids |= {f"<|filler_{i}|>": i for i in range(vocabulary.eos + 1, vocabulary.size)}
+    for token, i in vocabulary.token_ids(arm).items():
+        del ids[f"<|filler_{i}|>"]
+        ids[token] = i
+    bpe: Any = Tokenizer(models.BPE(ids, list(gpt2_merges(vocabulary.path)[: vocabulary.merges])))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(EOS, special=True, normalized=False)])
+    bpe.add_tokens([AddedToken(token, special=False, normalized=False) for token in arm.tokens])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=EOS,
+        bos_token=EOS,
+        pad_token=EOS,
+        padding_side="left",
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )

