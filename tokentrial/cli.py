@@ -60,9 +60,8 @@ def status(out: FolderArgument, json: JsonOption = False) -> None:
         _print_json(state)
         return
     done = sum(all(stages.values()) for stages in state["cells"].values())
-    print(
-        f"{state['trial']}: corpus {'ready' if state['corpus'] else 'not ready'}, {done} of {len(state['cells'])} cells done"
-    )
+    ready = "ready" if state["corpus"] else "not ready"
+    print(f"{state['trial']}: corpus {ready}, {done} of {len(state['cells'])} cells done")
     for name, stages in state["cells"].items():
         print(f"  {name:30} " + "  ".join(f"{stage} {'done' if is_done else '-'}" for stage, is_done in stages.items()))
 

@@ -181,7 +181,8 @@ def test_secondary_outcomes_answer_to_holm_and_the_primary_does_not():
 
 def test_a_small_difference_lost_to_holm_may_still_be_equivalent():
     small = judged(CONTROL + np.array([0.02, 0.001, 0.022, 0.002, 0.021, 0.011]))
-    assert small.verdict == "helps" and 0.01 < small.p < 0.05
+    assert small.verdict == "helps"
+    assert 0.01 < small.p < 0.05
     _, (lost, *_) = decide(with_p(0.5), [small, *[with_p(0.9)] * 5], alpha=0.05)
     assert lost.verdict == "equivalent within 0.1"
 
@@ -278,7 +279,8 @@ def test_what_changes_after_a_look_is_exploratory_and_the_frozen_declaration_sta
     assert still == frozen
     assert len(departures) == len(named)
     for line, part in zip(departures, named, strict=True):
-        assert line.startswith("extended after a look: exploratory") and part in line
+        assert line.startswith("extended after a look: exploratory")
+        assert part in line
 
 
 def test_the_frozen_declaration_does_not_follow_later_edits():

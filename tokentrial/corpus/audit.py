@@ -190,7 +190,7 @@ def _served(plan: CorpusPlan, arm: str, seed: int, statements: dict[str, list[St
     for document in stream.documents():
         kind = "text" if document.set == TEXT else "drills"
         read[kind] += 1
-        times.setdefault((document.set, document.shard), Counter())[document.index] += 1
+        times.setdefault((document.set, document.shard), Counter())[document.number] += 1
         fact_tokens += int(np.count_nonzero(document.ids >= plan.vocabulary.base))
         tokens += len(document.ids)
         original += document.base_length

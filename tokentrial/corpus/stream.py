@@ -30,11 +30,11 @@ def drills_name(seed: int, folds: int) -> str:
 
 
 class Served(NamedTuple):
-    """One document as a cell reads it. `set` is its set of shards, `shard` and `index` its place there."""
+    """One document as a cell reads it. `set` is its set of shards, `shard` and `number` its place there."""
 
     set: str
     shard: int
-    index: int
+    number: int
     ids: Ids
     base_length: int
 

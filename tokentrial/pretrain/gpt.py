@@ -48,7 +48,7 @@ class Attention(nn.Module):
             part.view(batch, time, self.n_head, width // self.n_head).transpose(1, 2)
             for part in self.c_attn(x).split(width, dim=2)
         )
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        y: Tensor = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         mixed: Tensor = self.c_proj(y.transpose(1, 2).reshape(batch, time, width))
         return mixed
 
@@ -78,7 +78,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class GPT(nn.Module):

@@ -116,12 +116,13 @@ def pretrain(
 
 def _accumulate(model: GPT, loader: Loader, micro_batch: int, device: torch.device, autocast: Any) -> torch.Tensor:
     """Gradients of one step's mean loss, `micro_batch` rows at a time. Returns the loss."""
-    inputs, targets = (torch.from_numpy(part) for part in loader.next())
+    inputs, targets = loader.next()
     parts = len(inputs) // micro_batch
     total = torch.zeros((), device=device)
-    for x, y in zip(inputs.split(micro_batch), targets.split(micro_batch), strict=True):
+    for rows in np.split(np.arange(len(inputs)), parts):
+        x, y = (torch.from_numpy(part[rows]).to(device) for part in (inputs, targets))
         with autocast:
-            loss = model(x.to(device), y.to(device)) / parts
+            loss: torch.Tensor = model(x, y) / parts
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total

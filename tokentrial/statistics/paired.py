@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special  # type: ignore[import-untyped]  # not scipy.stats: a third of its import time
+from scipy import special  # not scipy.stats: a third of its import time
 
 Floats = npt.NDArray[np.float64]
 Values = Sequence[float] | Floats

@@ -9,8 +9,8 @@ from bisect import bisect_left
 from functools import cache
 from math import sqrt
 
-from scipy.optimize import brentq  # type: ignore[import-untyped]
-from scipy.stats import chi2, nct, t  # type: ignore[import-untyped]
+from scipy.optimize import brentq
+from scipy.stats import chi2, nct, t
 
 PLANNING_FACTOR = 1.46  # the upper 80 % bound of the true sd over s at n = 6: sqrt(5 / chi2.ppf(0.2, 5))
 _FAR = 1e6  # a noncentrality past which the power is 1 and scipy soon returns NaN

@@ -80,8 +80,10 @@ class Arithmetic:
     def read(self, completion: str) -> str | None:
         line = _END.split(completion, maxsplit=1)[0]
         equation = _EQUATION.match(line)
-        number = equation[1] if equation else (found[0] if (found := _NUMBER.search(line)) else None)
-        return number
+        if equation:
+            return equation[1]
+        number = _NUMBER.search(line)
+        return number[0] if number else None
 
     def score(self, example: Example, completion: str) -> bool:
         return self.read(completion) == example.answer
