@@ -105,11 +105,13 @@ def write_patch(shard_path: Path, patch_path: Path, arm: Arm, vocabulary: Vocabu
     shard = open_shard(shard_path, vocabulary.eos)
     changed: list[int] = []
     parts: list[Ids] = []
-    for index, text in documents_with(shard, vocabulary, b"="):
-        if arm.rewrite(text) != text:
+    eos = np.array([vocabulary.eos], np.uint16)
+    ids_of = {token: np.array([i], np.uint16) for token, i in vocabulary.token_ids(arm).items()}
+    for index, text in documents_with(shard, vocabulary, b"=") if arm.tokens else ():
+        pieces = list(arm.pieces(text))
+        if any(piece.token for piece in pieces):
             changed.append(index)
-            eos = np.array([vocabulary.eos], np.uint16)
-            parts.append(np.concatenate([eos, vocabulary.encode_arm(arm, text)]))
+            parts.append(np.concatenate([eos, vocabulary.encode_pieces(pieces, ids_of)]))
     lengths = np.array([len(part) for part in parts], np.int64)
     ids = np.concatenate(parts) if parts else np.empty(0, np.uint16)
     if changed:

@@ -121,9 +121,7 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats, a scalar, of targets [batch, time]."""
-        logits = F.linear(self.hidden(ids), self.wte.weight).flatten(0, 1)
-        logits[:, self.config.vocab :] = -torch.inf
-        return F.cross_entropy(logits, targets.flatten())
+        return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
 
     def num_params(self) -> int:
         """Parameters of the real ids; the padding is not counted."""

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.arms.arm import Arm
+from tokentrial.arms.arm import Arm, Piece
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -122,10 +122,11 @@ class Vocabulary:
     def encode_arm(self, arm: Arm, text: str) -> NDArray[np.uint16]:
         """Ids of a text as the arm rewrites it: each plain piece by itself, each fact token its id of the block."""
         ids = self.token_ids(arm)
-        parts = [
-            self.encode(piece.text) if piece.token is None else np.array([ids[piece.token]], np.uint16)
-            for piece in arm.pieces(text)
-        ]
+        return self.encode_pieces(arm.pieces(text), {token: np.array([i], np.uint16) for token, i in ids.items()})
+
+    def encode_pieces(self, pieces: Iterable[Piece], ids: Mapping[str, NDArray[np.uint16]]) -> NDArray[np.uint16]:
+        """Ids of a text cut in pieces, `ids` holding each token's."""
+        parts = [self.encode(piece.text) if piece.token is None else ids[piece.token] for piece in pieces]
         return np.concatenate(parts) if parts else np.empty(0, np.uint16)
 
     def token_ids(self, arm: Arm) -> dict[str, int]:
