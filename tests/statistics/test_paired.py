@@ -229,13 +229,18 @@ def test_a_negative_variance_between_facts_leaves_the_interval_of_the_seeds():
     assert facts_like_these(matrix).ci95 == pytest.approx(paired_t(matrix.mean(axis=1)).ci95)
 
 
-def test_the_variance_stays_above_zero_where_the_printed_formula_falls_below():
-    matrix = crossed(2, 6, 12, sd_seed=0, sd_fact=0)
-    matrix -= 0.99 * (matrix.mean(axis=0) - matrix.mean())
-    matrix -= 0.99 * (matrix.mean(axis=1, keepdims=True) - matrix.mean())
-    result = facts_like_these(matrix)
+@pytest.mark.parametrize("s2_fact_in_residuals", [0.5, 1.01])
+def test_chance_agreement_of_seeds_and_facts_makes_no_absurd_interval(s2_fact_in_residuals):
+    noise = crossed(2, 6, 12)
+    rows, columns = noise.mean(axis=1, keepdims=True) - noise.mean(), noise.mean(axis=0) - noise.mean()
+    residuals = noise - rows - columns - noise.mean()
+    s2_resid = (residuals**2).sum() / (5 * 11)
+    # Row means that hardly vary, column means half as much, or just more, than noise alone makes them: the
+    # printed V falls below 0, or just above it with a df of nearly 0.
+    columns *= np.sqrt(s2_fact_in_residuals * s2_resid / 6 / columns.var(ddof=1))
+    result = facts_like_these(residuals + columns + 0.01 * rows)
     assert result.variance > 0
-    assert result.df >= 5
+    assert result.df == pytest.approx(5)
 
 
 def test_seeds_that_share_no_facts_are_a_sample_of_facts_already():
@@ -303,5 +308,6 @@ def test_correlation_of_the_arms_over_seeds():
     assert correlation(BASELINE, APPEND) == pytest.approx(stats.pearsonr(BASELINE, APPEND).statistic)
     assert correlation([0.1, 0.2], [0.3, 0.9]) is None
     assert correlation([1.0, 1.0, 1.0], [0.3, 0.9, 0.4]) is None
+    assert correlation([0.3, 0.9, 0.4], [0.0, 0.0, 0.0]) is None
     with pytest.raises(ValueError, match="3 and 2"):
         correlation([0.1, 0.2, 0.3], [0.1, 0.2])

@@ -62,7 +62,9 @@ def test_no_difference_shown_says_what_margin_was_out_of_reach():
 def test_equivalent_names_its_margin():
     assert judged(ALIKE).verdict == "equivalent within 0.1"
     assert judged(ALIKE, margin=0.05).verdict == "equivalent within 0.05"
-    assert judged(ALIKE, margin=0.01).verdict == "no difference shown"
+    widest = max(map(abs, judged(ALIKE).ci90))
+    assert judged(ALIKE, margin=widest * 1.01).verdict.startswith("equivalent within")
+    assert judged(ALIKE, margin=widest * 0.99).verdict == "no difference shown"
 
 
 def test_without_a_margin_nothing_is_equivalent():
@@ -134,6 +136,11 @@ def test_alpha_is_the_trials_own():
     assert judged(HIGHER, alpha=t.p * 0.99).verdict == "no difference shown"
 
 
+def test_beyond_20_seeds_the_sign_flip_draws_from_the_rng_it_is_given():
+    result = judged(np.linspace(0.6, 0.9, 21), np.linspace(0.5, 0.85, 21), rng=np.random.default_rng(0))
+    assert result.p_sign_flip == pytest.approx(1 / 100_001)
+
+
 def test_the_interval_over_facts_stands_beside_the_one_over_seeds():
     by_fact = np.random.default_rng(0).normal(0.2, 0.3, (6, 12))
     result = judged(CONTROL + by_fact.mean(axis=1), by_fact=by_fact)
@@ -153,7 +160,7 @@ def test_facts_of_another_outcome_are_refused():
 @pytest.mark.parametrize(
     ("treatment", "settings", "found"),
     [
-        (HIGHER[:5], {}, "5 of treatment and 6 of control"),
+        (HIGHER[:5], {}, "5 of treatment, 6 of control"),
         (HIGHER, {"alpha": 5}, "alpha: found 5"),
         ([0.1, np.nan, 0.1, 0.1, 0.1, 0.1], {}, "treatment: found nan at position 1"),
         (np.linspace(0, 1, 21), {"control": np.zeros(21)}, "21 seeds"),

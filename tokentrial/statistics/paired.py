@@ -195,7 +195,7 @@ def facts_like_these(matrix: Sequence[Sequence[float]] | Floats) -> TwoWay:
     variance, df = s2_seed / n + max(between, 0) * overlap, float(n - 1)
     if variance <= (ROUND_OFF * mean) ** 2:
         return TwoWay(n, facts, mean, None, None, None, "no spread between seeds or facts")
-    if between > 0 and overlap > 0:
+    if between > 0:
         seed = s2_seed - within * float((1 / seen.sum(axis=1)).mean()) + between * overlap
         covariance = np.kron(seed * same, np.ones((facts, facts))) + (within - between) * np.eye(len(y))
         covariance += np.kron(np.ones((n, n)), between * np.eye(facts))

@@ -86,7 +86,7 @@ def contrast(
     """
     a, b = finite(treatment, "treatment"), finite(control, "control")
     if len(a) != len(b):
-        raise ValueError(f"seeds: found {len(a)} of treatment and {len(b)} of control, expected the same seeds")
+        raise ValueError(f"seeds: found {len(a)} of treatment, {len(b)} of control, expected the same seeds")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: found {alpha}, expected a number between 0 and 1")
     d = a - b
@@ -208,11 +208,12 @@ def combine_budgets(tokens: str, bytes: str) -> str:
     """One verdict from the same contrast under the token-matched and the byte-matched budget.
 
     Equal verdicts stand; helps against hurts `depends on the budget rule`; a difference that only one budget
-    shows is one of speed, `faster` or `slower`: the arms reach the same place at another cost.
+    shows is read as one of speed, `faster` or `slower`.
     """
     pair = {tokens, bytes}
     for verdict in pair:
-        if verdict not in (HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT) and not verdict.startswith(f"{EQUIVALENT} "):
+        known = verdict in (HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT) or verdict.startswith(f"{EQUIVALENT} ")
+        if not known:
             raise ValueError(f"budget verdict: found {verdict!r}, expected one that `decide` gives")
     if NOT_LEARNT in pair:
         return NOT_LEARNT
@@ -230,7 +231,8 @@ def freeze(declared: Mapping[str, Any], frozen: Mapping[str, Any] | None = None)
     smallest effect. At the first evaluation (`frozen` None) it freezes as it stands. Later the frozen one is
     returned unchanged: only its seeds and outcomes enter a verdict, and whatever differs is exploratory.
     """
-    now = json.loads(json.dumps(dict(declared)))  # a copy as the run folder will give it back: tuples are lists
+    # A copy, as the run folder will give it back: tuples are lists.
+    now = json.loads(json.dumps(dict(declared)))
     if frozen is None:
         return now, []
     before = json.loads(json.dumps(dict(frozen)))
