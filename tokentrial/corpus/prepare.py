@@ -224,7 +224,7 @@ def materialize(
     """Write an arm's mixed stream in full shards for build-nanogpt's loader: documents run on across shards."""
     stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed)
     val = shard_paths(plan.folder, TEXT, "val")
-    need_disk(folder, 2 * target_tokens, "the materialized stream")
+    need_disk(folder.parent, 2 * target_tokens, "the materialized stream")
     counts = {"train_tokens": 0, "val_tokens": 0, "shards": 0}
     wanted = fingerprint(
         "materialize", VERSION, patch=plan.patch(arm), seed=seed, tokens=target_tokens, shard_size=shard_size

@@ -80,7 +80,7 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     """Read a shard and, where the arm changes it, apply the patch: no document is copied."""
     try:
         ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TrialError(f"{path}: not a whole shard: {error}; delete the corpus folder and run again") from error
     starts = np.flatnonzero(ids == eos).astype(np.int64)
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:

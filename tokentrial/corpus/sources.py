@@ -61,6 +61,9 @@ class Source:
                         f"corpus.text_column: {path} has no column {self.text_column!r}; "
                         f"there are {', '.join(file.schema_arrow.names)}"
                     )
+                kind = file.schema_arrow.field(self.text_column).type
+                if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+                    raise SettingsError(f"corpus.text_column: {path}: {self.text_column!r} is {kind}, expected text")
                 for batch in file.iter_batches(columns=[self.text_column]):
                     yield from (text or "" for text in batch.column(0).to_pylist())
         except pyarrow.ArrowInvalid as error:

@@ -7,6 +7,8 @@ import torch
 
 from tokentrial.arms.arm import Arm
 
+_NEWLINE = "Ċ"  # GPT-2's stand-in for the byte; a blank line is one token too
+
 
 def unsayable(tokenizer: Any, arm: Arm, size: int) -> list[int]:
     """Ids that the arm cannot say: fillers, and slots of the fact block that are not its tokens."""
@@ -24,7 +26,7 @@ def complete(
     """
     ids: list[list[int]] = tokenizer(list(prompts), split_special_tokens=True, add_special_tokens=False)["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    stops = [tokenizer.eos_token_id, *tokenizer("\n", add_special_tokens=False)["input_ids"]]
+    stops = [tokenizer.eos_token_id, *(i for token, i in tokenizer.get_vocab().items() if _NEWLINE in token)]
     done = [""] * len(ids)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
@@ -42,5 +44,5 @@ def complete(
         )
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         for i, text in zip(chosen, texts, strict=True):
-            done[i] = text
+            done[i] = text.partition("\n")[0]
     return done

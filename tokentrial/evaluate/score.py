@@ -24,7 +24,7 @@ def ways(arm: Arm, example: Example, product: int) -> list[str]:
 def non_digit_starts(tokenizer: Any, size: int) -> torch.Tensor:
     """Mask [size] of the ids whose text does not begin with a digit: what may close a number."""
     tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
-    return torch.tensor([not token[:1].isdigit() for token in tokens])
+    return torch.tensor([token[:1] not in set("0123456789") for token in tokens])  # "²" stands for a byte: no digit
 
 
 @torch.no_grad()

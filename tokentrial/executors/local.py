@@ -48,8 +48,8 @@ class LocalExecutor:
         # read by OpenMP as a worker starts; one thread a process beats two by 1.3 on tiny models
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
         context = multiprocessing.get_context("spawn")
-        self._queue: Any = context.Queue()
-        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (self._queue, os.getpid()))
+        self._reports: Any = context.SimpleQueue()  # written at once: a call's reports are all here when it ends
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (self._reports, os.getpid()))
 
     def __enter__(self) -> "LocalExecutor":
         return self
@@ -61,31 +61,40 @@ class LocalExecutor:
             for child in multiprocessing.active_children():
                 child.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._queue.close()
-        self._queue.cancel_join_thread()
+        self._reports.close()
 
     def run(self, calls: Sequence[Call], on_report: Callable[[Report], None]) -> None:
         """Run all calls; the first error is raised at once. A worker that dies is a TrialError that names its work."""
-        futures: dict[Future[None], Call] = {self._pool.submit(call.function, *call.arguments): call for call in calls}
+        futures: dict[Future[None], Call] = {self._pool.submit(_work, call): call for call in calls}
+        begun: set[str] = set()
         while futures:
             done, _ = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
-            while not self._queue.empty():
-                on_report(self._queue.get())
+            while not self._reports.empty():
+                told = self._reports.get()
+                begun.add(told.name)
+                on_report(told)
             for future in done:
                 call = futures.pop(future)
                 try:
                     future.result()
                 except BrokenProcessPool:
+                    # the pool does not say which worker broke it, so all that were at work are named
+                    at_work = [broken.name for broken in (call, *futures.values()) if broken.name in begun]
                     raise TrialError(
-                        f"{call.name}: a worker process died (killed, or out of memory); what is finished is kept: "
-                        "run the same command again, with fewer workers=N if memory is short"
+                        f"{', '.join(at_work) or call.name}: a worker process died (killed, or out of memory); what "
+                        "is finished is kept: run the same command again, with fewer workers=N if memory is short"
                     ) from None
                 on_report(Report(call.name, 1.0, "done"))
 
 
-def _start_worker(queue: Any, parent: int) -> None:
+def _work(call: Call) -> None:
+    report(call.name, 0.0, "begun")
+    call.function(*call.arguments)
+
+
+def _start_worker(reports: Any, parent: int) -> None:
     global _reports
-    _reports = queue
+    _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":

@@ -98,7 +98,7 @@ def _compare(
         for pair in pairs
         if (made := _contrast(results, name, pair, seeds, frozen, (name, pair) in declared))
     }
-    learnt = _gate(trial, results, seeds, frozen, gate)
+    learnt = _gate(results, seeds, frozen, gate)
     not_learnt = learnt["failed"] if learnt else None
     absent = [seed for seed in frozen["seeds"] if seed not in seeds]
     if declared[0] in contrasts:
@@ -147,9 +147,11 @@ def _contrast(
     from tokentrial.statistics.verdict import contrast
 
     treatment, control = pair.split(" - ")
+    if not seeds or any((arm, seed) not in results for arm in (treatment, control) for seed in seeds):
+        return None  # such as an arm that was left out of the trial after a look
     a = [results[treatment, seed].values.get(name) for seed in seeds]
     b = [results[control, seed].values.get(name) for seed in seeds]
-    if not seeds or None in a or None in b:
+    if None in a or None in b:
         return None
     metric = METRICS[name.rsplit("/", 1)[1]]
     facts = [
@@ -171,14 +173,13 @@ def _contrast(
     )
 
 
-def _gate(
-    trial: Trial, results: Results, seeds: Sequence[int], frozen: Mapping[str, Any], gate: Any
-) -> dict[str, Any] | None:
-    """The control's accuracies against the gate; None where the trial has none or nothing is there yet."""
-    if frozen["gate"] is None or not seeds:
+def _gate(results: Results, seeds: Sequence[int], frozen: Mapping[str, Any], gate: Any) -> dict[str, Any] | None:
+    """The declared control's accuracies against the gate; None where there is no gate or nothing to hold against it."""
+    control = frozen["control"]
+    if frozen["gate"] is None or not seeds or (control, seeds[0]) not in results:
         return None
     asked, never = (
-        [results[trial.control, seed].values.get(f"{STAGE}/mul_table/{subset}/accuracy") for seed in seeds]
+        [results[control, seed].values.get(f"{STAGE}/mul_table/{subset}/accuracy") for seed in seeds]
         for subset in ("asked", "never_asked")
     )
     unasked = None if None in never else never

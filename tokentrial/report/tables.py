@@ -7,6 +7,7 @@ from typing import Any
 import rich.box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _MEANING = {
     None: "no verdict",
@@ -15,6 +16,7 @@ _MEANING = {
     "no difference shown": "the data allow a difference of either sign; it is not shown that there is none",
     "baseline has not learnt": "the control is too close to the floor for a comparison to say anything",
 }
+_EQUIVALENT = "a difference as large as the smallest effect that matters is ruled out"  # its verdict names the margin
 
 
 def sentence(report: Mapping[str, Any]) -> str:
@@ -22,9 +24,9 @@ def sentence(report: Mapping[str, Any]) -> str:
     primary = report["primary"]
     made = report["outcomes"].get(primary["outcome"], {}).get("contrasts", {}).get(primary["contrast"])
     if made is None:
-        return f"{primary['contrast']} on {primary['outcome']}: nothing to compare yet."
+        return one_line(f"{primary['contrast']} on {primary['outcome']}: nothing to compare yet.")
     verdict = primary["verdict"] or "no verdict"
-    return (
+    return one_line(
         f"{primary['contrast']} on {primary['outcome']}: {verdict} "
         f"(difference {made['difference']:+.3f}, 95 % interval {interval(made['ci95'])}, "
         f"p {number(made['p'])}, {made['n_seeds']} seeds)."
@@ -37,7 +39,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     for column in _header(report):
         table.add_column(column, overflow="fold")
     for row in _rows(report, declared_only=True):
-        table.add_row(*row)
+        table.add_row(*(Text(one_line(cell)) for cell in row))  # Text: brackets are no markup
     console.print(table)
     for line in _notes(report):
         console.print(line, highlight=False, markup=False)
@@ -52,7 +54,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         f"**{sentence(report)}**",
         "",
-        f"{_MEANING.get(report['primary']['verdict'], '')}".strip().capitalize() + ".",
+        f"{_MEANING.get(report['primary']['verdict'], _EQUIVALENT).capitalize()}.",
         *(f"{line}  " for line in _notes(report)),
         "",
         "## Declared before the run",
@@ -157,7 +159,12 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(f"Gate: {report['control']} asked {gate['asked']:.2f}{never}: {gate['failed'] or 'passed'}.")
     if report["missing"]:
         notes.append(f"Missing: {', '.join(report['missing'])}.")
-    return notes
+    return [one_line(note) for note in notes]
+
+
+def one_line(text: str) -> str:
+    """A trial's own words, such as the name of an outcome, in one line without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def spread(values: Sequence[float | None]) -> str:
@@ -184,5 +191,5 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
     return [
         "| " + " | ".join(header) + " |",
         "|" + " --- |" * len(header),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+        *("| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows),
     ]

@@ -37,6 +37,15 @@ _TIKTOKEN_KEY = hashlib.sha1(
 _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for every lone surrogate, which stands for no character and has no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def byte_characters() -> dict[str, int]:
     """GPT-2's printable stand-in for each byte, in the order of its ids (Radford et al. 2019, encoder.py)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -74,7 +83,7 @@ def gpt2_merges(path: str | None = None) -> tuple[tuple[str, str], ...]:
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     merges = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)
     whole = b"".join(base64.b64encode(token) + f" {rank}\n".encode() for token, rank in _ranks(merges).items())
-    if hashlib.sha256(whole).hexdigest() != RANKS_SHA256:
+    if len(merges) != 50_000 or hashlib.sha256(whole).hexdigest() != RANKS_SHA256:
         raise SettingsError(f"tokenizer.path: {found} is not GPT-2's merge list (its ranks' sha256 differs)")
     return merges
 
@@ -112,12 +121,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """Ids of plain text; a literal `<|endoftext|>` is text like any other, a lone surrogate becomes U+FFFD."""
-        try:
-            ids = self._encoding.encode_to_numpy(text, disallowed_special=())
-        except UnicodeEncodeError:
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = self._encoding.encode_to_numpy(whole, disallowed_special=())
-        return ids.astype(np.uint16)
+        return self._encoding.encode_to_numpy(well_formed(text), disallowed_special=()).astype(np.uint16)
 
     def encode_arm(self, arm: Arm, text: str) -> NDArray[np.uint16]:
         """Ids of a text as the arm rewrites it: each plain piece by itself, each fact token its id of the block."""

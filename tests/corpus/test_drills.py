@@ -1,0 +1,137 @@
+"""Drills: which line states which fact in which form, how often, and that none asks what must not be asked."""
+
+import math
+import random
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentrial.arms.facts import FACTS, Fact, never_asked
+from tokentrial.corpus.drills import ASKING, FORMS, asked_in, documents, line, read
+from tokentrial.trial import Mix
+
+# the reference's forms, written out again: what a line of each form looks like
+RENDERED = {
+    "equation": lambda a, b, c: f"{a}*{b}={c}",
+    "times_sign": lambda a, b, c: f"{a} × {b} = {c}",
+    "letter_x": lambda a, b, c: f"{a}x{b}={c}",
+    "boxes": lambda a, b, c: (
+        f"If you have {a} boxes with {b} apples each, you have {a}*{b}={c} apples in total, so {c}."
+    ),
+    "statement": lambda a, b, c: f"{a} times {b} equals {c}.",
+    "question": lambda a, b, c: f"User: What is {a} times {b}?\nAssistant: The answer is {c}.",
+}
+DOCUMENTS, LINES = 3000, 12
+
+
+def statements(unasked=frozenset(), seed=1):
+    """(form, a, b) of many drill lines, read by the number pairs in them and by how they begin."""
+    made = documents(Mix().model_dump(), LINES, unasked, random.Random(seed))
+    text = "\n".join(next(made) for _ in range(DOCUMENTS)).replace("\nAssistant", " Assistant")
+    found = []
+    for each in text.split("\n"):
+        a, b, c = (int(re.findall(r"[0-9]+", each)[i]) for i in (0, 1, -1))
+        assert a * b == c
+        form = next(form for form in FORMS if RENDERED[form](a, b, c).replace("\n", " ") == each)
+        found.append((form, a, b))
+    assert len(found) == DOCUMENTS * LINES
+    return found
+
+
+def near(count, n, p, deviations=5.0):
+    """Within five standard deviations of a binomial count."""
+    return abs(count - n * p) <= deviations * math.sqrt(n * p * (1 - p))
+
+
+def test_forms_come_in_the_declared_shares():
+    counts, n = Counter(form for form, _, _ in statements()), DOCUMENTS * LINES
+    assert set(counts) == set(FORMS)
+    for form, share in Mix().model_dump().items():
+        assert near(counts[form], n, share), form
+
+
+def test_facts_come_evenly_and_in_both_orders():
+    pairs, n = Counter((a, b) for _, a, b in statements()), DOCUMENTS * LINES
+    assert len(pairs) == 81
+    for (a, b), count in pairs.items():
+        assert near(count, n, 1 / 45 if a == b else 1 / 90), (a, b)
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2])
+def test_a_never_asked_fact_appears_in_every_form_but_the_asking_ones(fold):
+    unasked = never_asked(fold, 3)
+    assert len(unasked) == 12
+    seen = {(form, Fact.of(a, b)) for form, a, b in statements(unasked)}
+    for fact in FACTS:
+        forms = {form for form, stated in seen if stated == fact}
+        assert forms == (set(FORMS) - {"question", "statement"} if fact in unasked else set(FORMS)), fact
+
+
+def test_a_never_asked_fact_becomes_an_equation_where_it_would_be_asked():
+    unasked = never_asked(1, 3)
+    counts, n = Counter(form for form, _, _ in statements(unasked)), DOCUMENTS * LINES
+    moved = 12 / 45  # share of lines whose fact is never asked
+    assert near(counts["question"], n, 0.15 * (1 - moved))
+    assert near(counts["statement"], n, 0.10 * (1 - moved))
+    assert near(counts["equation"], n, 0.30 + 0.25 * moved)
+    assert near(counts["boxes"], n, 0.15)
+
+
+def test_the_same_generator_gives_the_same_documents():
+    assert statements(seed=3)[:500] == statements(seed=3)[:500] != statements(seed=4)[:500]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(FORMS), st.integers(1, 9), st.integers(1, 9)), max_size=20),
+)
+def test_reading_finds_exactly_what_was_written(written):
+    document = "\n".join(RENDERED[form](a, b, a * b) for form, a, b in written)
+    assert Counter(read(document)) == Counter((Fact.of(a, b), form) for form, a, b in written)
+
+
+@given(st.sampled_from(FORMS), st.sampled_from(FACTS), st.randoms())
+def test_a_line_states_its_fact_in_its_form(form, fact, rng):
+    assert list(read(line(form, fact, frozenset(), rng))) == [(fact, form)]
+    [(stated, as_form)] = read(line(form, fact, frozenset([fact]), rng))
+    assert (stated, as_form) == (fact, "equation" if form in ASKING else form)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "6*9=55",
+        "so 6*9=54",
+        "6*9=54.",
+        "6 × 9 = 45",
+        "16 times 9 equals 144.",
+        "6 times 9 equals 54",
+        "User: What is 6 times 9?\nAssistant: The answer is 56.",
+        "User: What is 6 times 9?",
+        "If you have 6 boxes with 9 apples each, you have 9*6=54 apples in total, so 54.",
+        "If you have 6 boxes with 9 apples each, you have 6*9=54 apples in total, so 55.",
+    ],
+)
+def test_reading_finds_nothing_in_what_only_looks_like_a_drill(text):
+    assert list(read(text)) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["What is 7 times 6?", "so 6 times 7 equals 42.", "6 times 7 is 42", "User: What is 6 times 7?\nAssistant:"]
+)
+def test_a_text_asks_a_fact_directly(text):
+    assert asked_in(f"It was said: {text} And so on.") == {Fact(6, 7)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["16 times 7?", "6 times 70?", "6 times 7 days", "6*7=42", "three times 7?", "it is 6 times, 7?", "0 times 7?"],
+)
+def test_a_text_that_asks_no_fact(text):
+    assert asked_in(text) == set()
+
+
+def test_a_text_may_ask_several():
+    assert asked_in("What is 2 times 3? And 9 times 8 equals 72.") == {Fact(2, 3), Fact(8, 9)}

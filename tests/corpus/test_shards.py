@@ -1,0 +1,163 @@
+"""Shards and patches: what is written is what is read, and a patch is the whole difference between two arms."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.facts import FACTS
+from tokentrial.corpus.shards import ShardWriter, documents_with, open_shard, shard_paths, text_of, write_patch
+from tokentrial.errors import TrialError
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(256, 45)
+EOS = 512
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+FACT_TEXTS = st.lists(
+    st.sampled_from(
+        [fact.equation for fact in FACTS]
+        + ["6 × 9 = 54", "3x4=12", "16*9=144", "6*9=55", "6*9", " ", "\n", ". ", "so ", "é", "1", "<MUL_6_9_54>"]
+    ),
+    min_size=1,
+    max_size=8,
+).map("".join)
+
+
+def write(folder, texts, shard_tokens=10**9, name="fineweb", split="train"):
+    writer = ShardWriter(folder, name, split, shard_tokens, EOS)
+    for text in texts:
+        writer.add(VOCABULARY.encode(text))
+    writer.close()
+    return writer
+
+
+def decoded(shard):
+    return [text_of(shard.document(index), VOCABULARY) for index in range(len(shard))]
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=12), shard_tokens=st.integers(1, 80))
+def test_shards_hold_the_documents_exactly(tmp_path_factory, texts, shard_tokens):
+    folder = tmp_path_factory.mktemp("shards")
+    writer = write(folder, texts, shard_tokens)
+    paths = shard_paths(folder, "fineweb", "train")
+    assert [path.name for path in paths] == [f"fineweb_train_{i:06d}.npy" for i in range(len(paths))]
+    raw = [np.load(path, allow_pickle=False) for path in paths]
+    assert all(ids.dtype == np.uint16 and ids.ndim == 1 for ids in raw)
+    assert all(ids[0] == EOS for ids in raw)  # a document never crosses a shard
+    assert all(len(ids) <= shard_tokens or np.count_nonzero(ids == EOS) == 1 for ids in raw)
+    assert [text for path in paths for text in decoded(open_shard(path, EOS))] == texts
+    assert (writer.documents, writer.tokens, writer.shards) == (len(texts), sum(map(len, raw)), len(paths))
+
+
+def test_shards_are_filled_before_the_next_is_begun(tmp_path):
+    write(tmp_path, ["abcdefghi"] * 10, 25)
+    lengths = [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "train")]
+    document = 1 + len(VOCABULARY.encode("abcdefghi"))
+    assert lengths[:-1] == [25 // document * document] * (len(lengths) - 1)
+    assert sum(lengths) == 10 * document
+
+
+def test_sets_and_splits_lie_side_by_side(tmp_path):
+    write(tmp_path, ["text"])
+    write(tmp_path, ["held out"], split="val")
+    write(tmp_path, ["drill"], name="drills0")
+    for name, split, text in (
+        ("fineweb", "train", "text"),
+        ("fineweb", "val", "held out"),
+        ("drills0", "train", "drill"),
+    ):
+        [path] = shard_paths(tmp_path, name, split)
+        assert decoded(open_shard(path, EOS)) == [text]
+
+
+def test_a_literal_end_of_text_is_text(tmp_path):
+    texts = ["one <|endoftext|> still one", "two"]
+    write(tmp_path, texts)
+    assert decoded(open_shard(tmp_path / "fineweb_train_000000.npy", EOS)) == texts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_shard_is_named(tmp_path, share):
+    write(tmp_path, ["some text to cut off"] * 50)
+    path = tmp_path / "fineweb_train_000000.npy"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(TrialError, match=r"fineweb_train_000000\.npy: not a whole shard"):
+        open_shard(path, EOS)
+
+
+@pytest.mark.parametrize(
+    "ids", [np.array([EOS, 1, 2], np.int32), np.array([1, EOS], np.uint16), np.array([50256, 1], np.uint16)]
+)
+def test_a_shard_of_another_kind_or_tokenizer_is_refused(tmp_path, ids):
+    np.save(tmp_path / "fineweb_train_000000.npy", ids)
+    with pytest.raises(TrialError, match=r"begin with eos, 512; it is from another tokenizer"):
+        open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
+
+
+def test_nothing_is_unpickled_from_a_shard(tmp_path):
+    path = tmp_path / "fineweb_train_000000.npy"
+    np.save(path, np.array([{"an": "object"}], object), allow_pickle=True)
+    with pytest.raises(TrialError, match="not a whole shard"):
+        open_shard(path, EOS)
+
+
+@pytest.mark.parametrize("name", arms.names())
+@given(texts=st.lists(st.one_of(FACT_TEXTS, TEXTS), min_size=1, max_size=8))
+def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factory, name, texts):
+    folder, treatment = tmp_path_factory.mktemp("patch"), arms.find(name)
+    write(folder, texts)
+    path, patch = folder / "fineweb_train_000000.npy", folder / "patch.npz"
+    counts = write_patch(path, patch, treatment, VOCABULARY)
+    base, patched = open_shard(path, EOS), open_shard(path, EOS, patch)
+
+    expected = [np.concatenate([[EOS], VOCABULARY.encode_arm(treatment, text)]) for text in texts]
+    assert [patched.document(i).tolist() for i in range(len(patched))] == [ids.tolist() for ids in expected]
+    assert patched.base_lengths.tolist() == base.base_lengths.tolist() == [1 + len(VOCABULARY.encode(t)) for t in texts]
+    changed = [treatment.rewrite(text) != text for text in texts]
+    assert patched.patched.tolist() == changed
+    assert counts["documents"] == sum(changed)
+    assert counts["tokens"] == sum(map(len, expected))
+    assert counts["sites"] == sum(int((ids >= VOCABULARY.base).sum()) for ids in expected)
+    if any(changed):
+        with np.load(patch) as stored:
+            assert stored["documents"].tolist() == [i for i, each in enumerate(changed) if each]
+            assert stored["ids"].dtype == np.uint16
+    else:
+        assert not patch.exists()
+
+
+def test_patches_of_a_whole_corpus_by_another_road(plan):
+    """Independent of the arm's code: facts found by one regular expression over the source text of the tiny corpus,
+    where every `a*b=c` with the right product is a site, ids numbered by hand."""
+    number = {(a, b): i for i, (a, b) in enumerate((a, b) for a in range(1, 10) for b in range(a, 10))}
+    fact = re.compile(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)")
+    seen = 0
+    for path in sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")]):
+        base = open_shard(path, EOS)
+        replaced = open_shard(path, EOS, plan.patch_folder("mul_tokens") / f"{path.stem}.npz")
+        appended = open_shard(path, EOS, plan.patch_folder("mul_append") / f"{path.stem}.npz")
+        for index, text in enumerate(decoded(base)):
+            short, long, position, begun = [EOS], [EOS], 0, 0
+            for match in fact.finditer(text):
+                a, b, c = map(int, match.groups())
+                if a * b != c:
+                    continue
+                seen += 1
+                token = plan.vocabulary.base + number[min(a, b), max(a, b)]
+                short += [*VOCABULARY.encode(text[position : match.start()]), token]
+                long += [*VOCABULARY.encode(text[begun : match.end()]), token]
+                position = begun = match.end()
+            assert replaced.document(index).tolist() == [*short, *VOCABULARY.encode(text[position:])]
+            assert appended.document(index).tolist() == [*long, *VOCABULARY.encode(text[begun:])]
+    assert seen > 1000
+
+
+def test_documents_with_a_sign_are_found_and_no_others(tmp_path):
+    texts = ["no sign", "a=b", "none", "x ==> y", "6*9=54", "end"]
+    write(tmp_path, texts)
+    shard = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
+    assert list(documents_with(shard, VOCABULARY, b"=")) == [(1, "a=b"), (3, "x ==> y"), (4, "6*9=54")]

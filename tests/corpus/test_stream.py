@@ -1,0 +1,123 @@
+"""What a cell reads: the same documents in the same order in every arm, mixed as declared."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from tokentrial.arms import arm as arms
+from tokentrial.corpus.shards import text_of
+from tokentrial.corpus.stream import Stream, drills_name, fold
+from tokentrial.errors import TrialError
+from tokentrial.pretrain.loader import Loader
+from tokentrial.store import read_json
+
+
+def stream_of(plan, arm="baseline", seed=1, **changed):
+    return replace(Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed), **changed)
+
+
+def places(documents):
+    return [(each.set, each.shard, each.number) for each in documents]
+
+
+def run_out(stream):
+    """All documents up to the error that says there are no more."""
+    served, documents = [], stream.documents()
+    with pytest.raises(TrialError, match="ran out"):
+        while True:
+            served.append(next(documents))
+    return served
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_arm_reads_the_same_documents_in_the_same_order(plan, seed):
+    baseline = list(islice(stream_of(plan, seed=seed).documents(), 400))
+    texts = [text_of(each.ids, plan.vocabulary) for each in baseline]
+    for name in ("mul_tokens", "mul_append"):
+        treated = list(islice(stream_of(plan, name, seed).documents(), 400))
+        assert places(treated) == places(baseline)
+        assert [each.base_length for each in treated] == [len(each.ids) for each in baseline]
+        for document, text in zip(treated, texts, strict=True):
+            assert document.ids[0] == plan.vocabulary.eos
+            assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.find(name), text).tolist()
+
+
+def test_within_a_budget_of_tokens_shorter_text_means_more_documents(plan):
+    read = {}
+    for name in plan.trial.arms:
+        loader = Loader(stream_of(plan, name), 64, 64)
+        for _ in range(plan.trial.pretrain.steps):
+            loader.next()
+        read[name] = loader.documents
+    assert read["mul_append"] < read["baseline"] < read["mul_tokens"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])
+def test_drills_take_their_share_of_the_tokens_to_within_a_document(plan, share):
+    drills = total = longest = 0
+    for document in islice(stream_of(plan, "mul_tokens", share=share).documents(), 300):
+        total += document.base_length
+        longest = max(longest, document.base_length)
+        drills += document.base_length * document.set.startswith("drills")
+        assert abs(drills - share * total) <= longest
+    assert (drills > 0) == (share > 0)
+
+
+def test_an_epoch_reads_every_text_once_in_an_order_of_its_seed(plan):
+    orders = {seed: places(run_out(stream_of(plan, seed=seed, share=0.0))) for seed in (1, 2)}
+    documents = read_json(plan.folder / "text.json")["documents"]["train"]
+    for order in orders.values():
+        assert len(order) == len(set(order)) == documents
+    assert set(orders[1]) == set(orders[2])
+    assert orders[1] != orders[2]
+    shards = list(dict.fromkeys(shard for _, shard, _ in orders[1]))
+    assert sorted(shards) == list(range(len(shards))) != shards  # shards are permuted, and documents within each
+    first = [number for _, shard, number in orders[1] if shard == shards[0]]
+    assert sorted(first) == list(range(len(first))) != first
+
+
+def test_the_same_seed_reads_the_same(plan):
+    first, again = (places(islice(stream_of(plan, seed=2).documents(), 200)) for _ in range(2))
+    assert first == again
+
+
+def test_running_out_of_text_says_what_to_do(plan):
+    with pytest.raises(TrialError, match=r"ran out after [0-9]+ tokens.*fewer pretrain\.steps.*corpus\.epochs"):
+        list(stream_of(plan, share=0.0).documents())
+
+
+def test_epochs_go_round_in_a_new_order(plan):
+    once, thrice = (places(run_out(stream_of(plan, share=0.0, epochs=epochs))) for epochs in (1, 3))
+    assert len(thrice) == 3 * len(once)
+    epochs = [thrice[i * len(once) : (i + 1) * len(once)] for i in range(3)]
+    assert epochs[0] == once
+    assert sorted(epochs[1]) == sorted(epochs[2]) == sorted(once)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_drills_go_round_where_the_text_does_not(plan):
+    served = places(run_out(stream_of(plan, share=0.95, epochs=2)))
+    drills = [place for place in served if place[0] != "fineweb"]
+    made = len(set(drills))
+    assert len(drills) > made  # they were read more than once
+    assert len(set(drills[:made])) == made
+
+
+def test_each_seed_drills_its_own_fold(plan):
+    sets = {seed: {each.set for each in islice(stream_of(plan, seed=seed).documents(), 20)} for seed in (1, 2, 3)}
+    assert sets == {1: {"fineweb", "drills1"}, 2: {"fineweb", "drills2"}, 3: {"fineweb", "drills0"}}
+    assert [fold(seed, 3) for seed in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert drills_name(5, 0) == "drills0"  # where every fact is asked there is one set
+
+
+def test_a_corpus_that_is_not_there_says_which_stage_makes_it(plan, tmp_path):
+    with pytest.raises(TrialError, match="run the corpus stage first"):
+        next(stream_of(plan, folder=tmp_path).documents())
+
+
+def test_the_documents_are_whole(plan):
+    for document in islice(stream_of(plan, "mul_append").documents(), 200):
+        assert document.ids.dtype == np.uint16
+        assert np.flatnonzero(document.ids == plan.vocabulary.eos).tolist() == [0]

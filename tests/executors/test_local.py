@@ -1,0 +1,177 @@
+"""The local executor: workers that live on, report, fail loudly, and never outlive their parent."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.executors.local import Call, LocalExecutor, Report, report
+
+STAYS_S = 60  # what a worker that is not ended costs a test
+
+# what the workers do
+
+
+def write_pid(path):
+    path.write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+
+
+def write_pid_and_meet(path, others):
+    """Returns once every other worker is at work too."""
+    write_pid(path)
+    while not all(other.exists() for other in others):
+        time.sleep(0.01)
+
+
+def tell(name, texts):
+    for text in texts:
+        report(name, 0.5, text)
+
+
+def refuse(message):
+    raise SettingsError(message)
+
+
+def divide(a, b):
+    print(a / b)
+
+
+def stay(path):
+    path.write_text("here")
+    time.sleep(STAYS_S)
+
+
+def stay_and_tell(path, stayed):
+    stay(path)
+    stayed.touch()
+
+
+def die_when(path):
+    while not path.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def executor():
+    with LocalExecutor(1) as one:
+        yield one
+
+
+def run(executor, *calls):
+    """Run the calls; returns the reports in the order in which they came."""
+    reports = []
+    executor.run(calls, reports.append)
+    return reports
+
+
+def run_and_close(executor, *calls):
+    with executor:
+        run(executor, *calls)
+
+
+def test_a_worker_lives_on_from_call_to_call_and_is_another_process(executor, tmp_path):
+    for name in ("a", "b"):
+        run(executor, Call(name, write_pid, (tmp_path / name,)))
+    run(executor, Call("c", write_pid, (tmp_path / "c",)), Call("d", write_pid, (tmp_path / "d",)))
+    seen = {(tmp_path / name).read_text() for name in "abcd"}
+    assert len(seen) == 1
+    pid, threads = seen.pop().split()
+    assert int(pid) != os.getpid()
+    assert threads == "1"
+
+
+def test_two_workers_work_side_by_side(tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with LocalExecutor(2) as executor:
+        run(executor, *(Call(path.name, write_pid_and_meet, (path, paths)) for path in paths))
+    assert paths[0].read_text() != paths[1].read_text()
+
+
+def test_every_report_of_a_call_reaches_the_parent_before_its_end(executor):
+    texts = [f"{i}{'.' * 2000}" for i in range(100)]  # together more than a pipe holds
+    for name in map(str, range(20)):
+        reports = run(executor, Call(name, tell, (name, texts)))
+        told = [Report(name, 0.5, text) for text in texts]
+        assert reports == [Report(name, 0.0, "begun"), *told, Report(name, 1.0, "done")]
+        texts = ["half"]  # and then calls that end as soon as they have reported
+
+
+def test_a_report_outside_a_worker_does_nothing():
+    assert report("a", 0.5, "half") is None
+
+
+def test_no_calls_are_no_work(executor):
+    assert run(executor) == []
+
+
+def test_an_error_of_a_call_is_raised_as_it_is_and_the_worker_stays(executor, tmp_path):
+    with pytest.raises(SettingsError, match=r"^pretrain\.lr: too high$") as caught:
+        run(executor, Call("a", refuse, ("pretrain.lr: too high",)))
+    assert caught.value.code == 2
+    with pytest.raises(ZeroDivisionError):
+        run(executor, Call("b", divide, (1, 0)))
+    run(executor, Call("c", write_pid, (tmp_path / "c",)))
+    assert (tmp_path / "c").exists()
+
+
+def test_a_killed_worker_is_an_error_that_names_its_work(tmp_path):
+    at_once = tmp_path / "at once"
+    at_once.touch()
+    with pytest.raises(TrialError, match=r"^baseline/seed1: a worker process died .*run the same command again"):
+        run_and_close(LocalExecutor(1), Call("baseline/seed1", die_when, (at_once,)))
+
+
+def test_of_several_workers_those_at_work_are_named_and_no_call_that_waits(tmp_path):
+    dies = Call("baseline/seed1", die_when, (tmp_path / "stays",))
+    stays = Call("baseline/seed2", stay, (tmp_path / "stays",))
+    waits = [Call(f"baseline/seed{i}", write_pid, (tmp_path / f"waits{i}",)) for i in (3, 4, 5)]
+    with pytest.raises(TrialError) as caught:
+        run_and_close(LocalExecutor(2), dies, stays, *waits)
+    names = str(caught.value).split(": a worker process died")[0]
+    assert sorted(names.split(", ")) == ["baseline/seed1", "baseline/seed2"]
+
+
+def test_leaving_by_an_exception_ends_the_workers_at_once(tmp_path):
+    """Ctrl-C raises Interrupted in the parent while a worker is at work."""
+
+    def interrupt(_):
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted), LocalExecutor(1) as executor:
+        executor.run([Call("a", stay_and_tell, (tmp_path / "here", tmp_path / "stayed"))], interrupt)
+    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "stayed").exists()
+
+
+_PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_local import stay
+from tokentrial.executors.local import Call, LocalExecutor
+if __name__ == "__main__":
+    with LocalExecutor(1) as executor:
+        executor.run([Call("a", stay, (Path(sys.argv[2]),))], print)
+"""
+
+
+def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+    script, here = tmp_path / "parent.py", tmp_path / "here"
+    script.write_text(_PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(Path(__file__).parent), str(here)], stdout=subprocess.PIPE
+    )
+    while not here.exists():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    # the worker, which would stay, holds the other end of the pipe: it closes when the worker dies
+    parent.communicate(timeout=STAYS_S / 2)
+    assert parent.returncode == -signal.SIGKILL

@@ -1,0 +1,146 @@
+"""GPT-2, held against transformers' own and against the reference's numbers (FACTS, section 1)."""
+
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tokentrial.pretrain.gpt import GPT, Config
+
+SMALL = Config(vocab=621, n_layer=3, n_head=4, n_embd=64, context=32)
+
+
+def peer(model):
+    """The same weights in transformers, converted here: GPT-2's Conv1D keeps [in, out]."""
+    shape = model.config
+    config = GPT2Config(
+        vocab_size=shape.vocab,
+        n_positions=shape.context,
+        n_embd=shape.n_embd,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        activation_function="gelu_new",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    made = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, theirs in made.transformer.named_parameters():
+            ours = dict(model.named_parameters())[name].detach()
+            conv = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+            theirs.copy_(ours.T if conv else ours[: len(theirs)])
+    return made
+
+
+def unlike_the_start(model, seed=0):
+    """Weights as of a trained model: none is at a value that hides an error, such as a bias of zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model
+
+
+def ids_of(config, rows=3, seed=1):
+    return torch.randint(config.vocab, (rows, config.context), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("config", [SMALL, Config(vocab=640, n_layer=1, n_head=1, n_embd=16, context=8)])
+def test_logits_and_loss_are_those_of_transformers(config):
+    model, ids = unlike_the_start(GPT(config, seed=1)), ids_of(config)
+    theirs = peer(model)(ids, labels=ids)
+    assert model.logits(ids).shape == (3, config.context, config.vocab)
+    torch.testing.assert_close(model.logits(ids), theirs.logits, atol=1e-4, rtol=1e-4)
+    loss = model(ids[:, :-1], ids[:, 1:])
+    assert loss.ndim == 0
+    torch.testing.assert_close(loss, theirs.loss, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_transformers():
+    model, ids = unlike_the_start(GPT(SMALL, seed=2)), ids_of(SMALL)
+    other = peer(model)
+    model(ids[:, :-1], ids[:, 1:]).backward()
+    other(ids, labels=ids).loss.backward()
+    theirs = dict(other.transformer.named_parameters())
+    for name, ours in model.named_parameters():
+        conv = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+        expected = theirs[name].grad.T if conv else theirs[name].grad
+        torch.testing.assert_close(ours.grad[: len(expected)], expected, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_padded_rows_never_enter_the_softmax():
+    """Defect R16's cure must not change the model: 621 ids stand in 640 rows."""
+    model, ids = GPT(SMALL, seed=1), ids_of(SMALL)
+    assert (SMALL.rows, len(model.wte.weight)) == (640, 640)
+    before, logits = model(ids[:, :-1], ids[:, 1:]), model.logits(ids)
+    with torch.no_grad():
+        model.wte.weight[SMALL.vocab :] = 1000.0
+    after = model(ids[:, :-1], ids[:, 1:])
+    assert after.item() == before.item()
+    assert torch.equal(model.logits(ids), logits)
+    after.backward()
+    assert torch.count_nonzero(model.wte.weight.grad[SMALL.vocab :]) == 0
+
+
+def test_a_model_that_knows_nothing_has_the_loss_of_a_uniform_guess():
+    model, ids = GPT(SMALL, seed=1), ids_of(SMALL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert model(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(621), rel=1e-6)
+
+
+def test_the_future_is_not_seen():
+    model, ids = unlike_the_start(GPT(SMALL, seed=1)), ids_of(SMALL)
+    changed = ids.clone()
+    changed[:, 20:] = (changed[:, 20:] + 1) % SMALL.vocab
+    before, after = model.logits(ids), model.logits(changed)
+    torch.testing.assert_close(before[:, :20], after[:, :20])
+    assert not torch.allclose(before[:, 20], after[:, 20])
+
+
+@pytest.mark.parametrize("vocab", [1, 127, 128, 129, 621, 50_349])
+def test_rows_are_padded_to_the_next_multiple_of_128(vocab):
+    rows = Config(vocab, 1, 1, 8, 8).rows
+    assert rows % 128 == 0
+    assert vocab <= rows < vocab + 128
+
+
+def test_initial_weights_are_gpt2s():
+    config = Config(vocab=2000, n_layer=4, n_head=2, n_embd=128, context=64)
+    model = GPT(config, seed=1)
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()[: config.vocab] if name == "wte.weight" else parameter.detach()
+        if parameter.ndim == 2:
+            # the reference: 0.02, and 0.02 / sqrt(2 n_layer) where a block writes into the stream
+            std = 0.02 / math.sqrt(2 * 4) if name.endswith("c_proj.weight") else 0.02
+            deviation = std / math.sqrt(2 * values.numel())  # of a sample's standard deviation
+            assert abs(values.std().item() - std) < 5 * deviation, name
+            assert abs(values.mean().item()) < 5 * std / math.sqrt(values.numel()), name
+        elif name.endswith("bias"):
+            assert torch.count_nonzero(values) == 0, name
+        else:
+            assert torch.equal(values, torch.ones_like(values)), name
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_went_before():
+    torch.manual_seed(1)
+    first = GPT(SMALL, seed=7).state_dict()
+    torch.manual_seed(2)
+    torch.rand(10)
+    again, other = GPT(SMALL, seed=7).state_dict(), GPT(SMALL, seed=8).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["wte.weight"], other["wte.weight"])
+
+
+def test_parameters_are_counted_as_transformers_counts_them():
+    model = GPT(SMALL, seed=1)
+    assert model.num_params() == peer(model).num_parameters()
+
+
+@pytest.mark.slow
+def test_the_reference_s_model_has_124_million_parameters():
+    # GPT-2's published 124,439,808 with 50,257 ids, and 92 rows of 768 more
+    assert GPT(Config(50_349, 12, 12, 768, 1024), seed=1).num_params() == 124_439_808 + 92 * 768

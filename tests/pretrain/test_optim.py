@@ -1,0 +1,146 @@
+"""Optimizers and schedules, against their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from tokentrial.pretrain.gpt import GPT, Config
+from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
+from tokentrial.trial import Pretrain
+
+SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=16)
+
+
+def settings(**changed):
+    return Pretrain(**{"steps": 200, "warmup": 0.05, "min_lr": 0.1, **changed})
+
+
+def shares(chosen):
+    return [lr_share(step, chosen) for step in range(chosen.steps + 1)]
+
+
+# schedules
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_the_warm_up_is_linear_and_ends_at_the_peak(schedule):
+    rates = shares(settings(schedule=schedule))
+    # 5 % of 200 steps: ten equal steps up, the eleventh has the whole rate
+    assert rates[:11] == pytest.approx([(step + 1) / 11 for step in range(11)])
+
+
+def test_cosine_falls_from_the_peak_to_the_least_rate():
+    rates = shares(settings(schedule="cosine"))
+    assert max(rates) == rates[10] == 1
+    assert rates[200] == pytest.approx(0.1)
+    assert rates[105] == pytest.approx(0.55)  # half way, half of the fall
+    for step in range(10, 201):  # Loshchilov & Hutter 2017, equation 5
+        assert rates[step] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * (step - 10) / 190)) / 2)
+
+
+def test_the_reference_s_rates():
+    """FACTS: lr 6e-4 to 6e-5 by cosine."""
+    chosen = Pretrain(warmup=0.05)
+    assert chosen.steps == 190
+    assert chosen.lr * max(shares(chosen)) == pytest.approx(6e-4, rel=1e-3)
+    assert chosen.lr * lr_share(190, chosen) == pytest.approx(6e-5)
+
+
+@pytest.mark.parametrize("decay", [0.4, 0.1, 1.0])
+def test_warm_up_stable_decay(decay):
+    rates = shares(settings(schedule="wsd", decay=decay, min_lr=0, warmup=0))
+    falls = round(decay * 200)
+    assert rates[: 201 - falls] == pytest.approx([1] * (201 - falls))
+    assert rates[200 - falls :] == pytest.approx([left / falls for left in range(falls, -1, -1)])
+
+
+def test_warm_up_stable_decay_ends_at_the_least_rate():
+    assert lr_share(200, settings(schedule="wsd", min_lr=0.1)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize(("steps", "warmup", "decay"), [(1, 0.0, 0.4), (1, 1.0, 1.0), (3, 0.5, 0.0), (7, 0.0, 0.0)])
+def test_no_schedule_breaks_on_a_short_run(schedule, steps, warmup, decay):
+    chosen = settings(schedule=schedule, steps=steps, warmup=warmup, decay=decay)
+    assert all(0 < rate <= 1 for rate in shares(chosen)[:-1])
+
+
+# optimizers
+
+
+def stepped(chosen, gradient):
+    """(before, after) of every parameter, for one step on gradients of this value; none is zero before."""
+    model = GPT(SHAPE, seed=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    made = optimizers(model, chosen)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    for optimizer in made:
+        optimizer.step()
+    return {name: (before[name], parameter.detach()) for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weight_decay_falls_on_matrices_and_embeddings_only(optimizer):
+    chosen = settings(optimizer=optimizer, weight_decay=0.1, lr=0.01, muon_lr=0.02)
+    for name, (before, after) in stepped(chosen, 0.0).items():
+        if before.ndim == 2:
+            # decoupled decay (Loshchilov & Hutter 2019): w <- (1 - lr * decay) w, where the gradient is zero
+            rate = 0.02 if optimizer == "muon" and name.startswith("h.") else 0.01
+            torch.testing.assert_close(after, before * (1 - rate * 0.1), msg=name)
+        else:
+            assert torch.equal(after, before), name
+
+
+def test_adamw_s_first_step_is_its_rate():
+    """Kingma & Ba 2015: with bias correction the first step is lr * sign(gradient), whatever its size."""
+    for name, (before, after) in stepped(settings(weight_decay=0.0, lr=0.01), 3.0).items():
+        torch.testing.assert_close(before - after, torch.full_like(before, 0.01), rtol=1e-4, atol=0, msg=name)
+
+
+def test_muon_is_for_the_blocks_matrices_and_every_parameter_has_one_optimizer():
+    model = GPT(SHAPE, seed=1)
+    made = optimizers(model, settings(optimizer="muon"))
+    owners = {}
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                assert id(parameter) not in owners
+                owners[id(parameter)] = type(optimizer).__name__
+    for name, parameter in model.named_parameters():
+        muon = name.startswith("h.") and parameter.ndim == 2
+        assert ("Muon" in owners[id(parameter)]) == muon, name
+
+
+def test_muon_s_step_is_a_rotation_of_its_rate():
+    """Jordan et al. 2024: the step's singular values all lie near lr (0.7 to 1.2 after five iterations), times
+    sqrt(max(1, rows / columns))."""
+    model = GPT(SHAPE, seed=1)
+    made = optimizers(model, settings(optimizer="muon", muon_lr=0.02, weight_decay=0.0))
+    weight = model.h[0].attn.c_proj.weight
+    before = weight.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    for optimizer in made:
+        optimizer.step()
+    singular = torch.linalg.svdvals(before - weight.detach())
+    assert 0.02 * 0.5 < singular[-5:].min()
+    assert singular.max() < 0.02 * 1.3
+
+
+def test_rates_are_shares_of_each_group_s_peak():
+    made = optimizers(GPT(SHAPE, seed=1), settings(optimizer="muon", lr=0.008, muon_lr=0.05))
+    set_rates(made, 0.25)
+    set_rates(made, 0.5)  # of the peak, not of the rate before
+    rates = {type(optimizer).__name__: {group["lr"] for group in optimizer.param_groups} for optimizer in made}
+    assert rates == {"AdamW": {0.004}, "Muon": {0.025}}
+
+
+def test_betas_are_as_set():
+    for optimizer in optimizers(GPT(SHAPE, seed=1), settings(betas=(0.8, 0.99))):
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.99)}

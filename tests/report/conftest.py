@@ -1,0 +1,126 @@
+"""Made-up results of a trial, written as its cells would write them: which facts each arm knows is chosen by a test."""
+
+import math
+
+import orjson
+import pytest
+
+from tokentrial.arms.facts import FACTS, Fact, never_asked
+from tokentrial.report.comparison import build
+from tokentrial.run import DECLARED, declaration, declare
+from tokentrial.store import write_bytes, write_json
+from tokentrial.tasks.arithmetic import Arithmetic
+
+# of the 12 never-asked facts, how many each arm knows, by seed
+KNOWS = {
+    "baseline": (5, 6, 7, 5, 6, 8),
+    "mul_tokens": (1, 0, 2, 1, 1, 0),
+    "mul_append": (10, 12, 11, 11, 12, 12),
+}
+OVERRIDES = (
+    "arms=[baseline,mul_tokens,mul_append]",
+    "seeds=[1,2,3,4,5,6]",
+    "verdict.gate={asked: 0.6, never_asked: 0.4}",
+    "verdict.alpha=0.05",
+    "verdict.smallest_effect=0.1",
+    "verdict.primary={outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_tokens - baseline}",
+    "verdict.secondary=[{outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_append - baseline},"
+    " {outcome: pretrain/heldout_text/untouched/bits_per_byte, contrast: mul_tokens - baseline}]",
+)
+
+
+def known(arm, seed, never_known):
+    """The facts a made-up model knows: all that are asked, and the first so many of its never-asked ones."""
+    never = sorted(never_asked(seed, 3))
+    return (set(FACTS) - set(never)) | set(never[:never_known])
+
+
+def write_cell(trial, arm, seed, knows, completion=" 54."):
+    """The result files of one cell that knows these facts."""
+    folder, never = trial.folder / arm / f"seed{seed}", never_asked(seed, 3)
+    rows = []
+    for number, example in enumerate(Arithmetic(5).examples()):
+        row = {
+            "task": example.task,
+            "question": example.question,
+            "operands": example.operands,
+            "answer": example.answer,
+            "completion": completion,
+            "plain": completion,
+            "read": "54",
+            "correct": example.fact in knows if example.fact else number % 4 == 0,
+            "fact": example.fact.equation if example.fact else None,
+            "asked": example.fact not in never if example.fact and example.fact.left >= 2 else None,
+            "fact_tokens": 0,
+        }
+        if example.fact:
+            row["choice_logprob"] = -0.1 if example.fact in knows else -math.log(36)
+        rows.append(row)
+    write_bytes(folder / "eval_pretrain" / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    # three documents of text, of which the second is rewritten by the arms with tokens, and one of drills
+    rewritten = arm != "baseline"
+    documents = [
+        {"set": "text", "name": "v:0", "bytes": 100, "bits": 200.0 + seed, "rewritten": False, "lossy": False},
+        {"set": "text", "name": "v:1", "bytes": 50, "bits": 150.0, "rewritten": rewritten, "lossy": False},
+        {"set": "text", "name": "v:2", "bytes": 300, "bits": 500.0 + rewritten, "rewritten": False, "lossy": False},
+        {"set": "drills", "name": "d:0", "bytes": 40, "bits": 30.0, "rewritten": rewritten, "lossy": rewritten},
+    ]
+    keeps = arm not in ("one_slot", "append_slot")
+    write_json(folder / "eval_pretrain" / "heldout_text.json", {"keeps_content": keeps, "documents": documents})
+    write_json(folder / "eval_pretrain" / "manifest.json", {"fingerprint": f"{arm} {seed} {sorted(knows)}"})
+    curve = [{"step": 10, "asked": 0.5, "never_asked": 0.0}, {"step": 20, "asked": 0.6, "never_asked": 0.59}]
+    write_json(folder / "pretrain" / "results.json", {"curve": curve, "seconds": 10.0 * seed})
+
+
+def write_exposure(trial):
+    forms = {"equation": 5, "question": 2, "statement": 1, "boxes": 1}
+    record = {
+        "tokens": 1000,
+        "documents": {"text": 3, "drills": 4},
+        "drill_share": 0.6,
+        "fact_tokens": 7,
+        "bytes": 5000,
+        "questions": 135,
+        "facts": {fact.equation: dict(forms) for fact in FACTS},
+    }
+    record["facts"][Fact(1, 7).equation]["question"] = 50  # the drills' favourite answer is 7
+    served = {arm: {str(seed): record for seed in trial.seeds} for arm in trial.arms}
+    write_json(trial.folder / "corpus" / "exposure.json", {"served": served})
+
+
+class MadeUp:
+    """`made_up(*overrides)`: a trial whose results are written and declared. Files are as its cells write them."""
+
+    knows = KNOWS
+
+    def __init__(self, tiny, folder):
+        self.tiny, self.folder = tiny, folder
+
+    def trial(self, *overrides):
+        return self.tiny(self.folder, *OVERRIDES, *overrides)
+
+    def __call__(self, *overrides, knows=KNOWS, leave_out=(), completion=" 54.", learnt=True):
+        trial = self.trial(*overrides)
+        declare(trial)
+        self.write(trial, knows, leave_out, completion, learnt)
+        return trial
+
+    def write(self, trial, knows=KNOWS, leave_out=(), completion=" 54.", learnt=True):
+        write_exposure(trial)
+        for arm in trial.arms:
+            counts = knows.get(arm, KNOWS["baseline"])
+            for number, seed in enumerate(trial.seeds):
+                if (arm, seed) not in leave_out:
+                    facts = known(arm, seed, counts[number % len(counts)]) if learnt else set()
+                    write_cell(trial, arm, seed, facts, completion)
+
+
+@pytest.fixture
+def made_up(tiny, tmp_path):
+    return MadeUp(tiny, tmp_path / "run")
+
+
+@pytest.fixture
+def compared():
+    """`compared(trial)`: its report, built from the files."""
+    return lambda trial: build(trial, declaration(trial), trial.folder / DECLARED)

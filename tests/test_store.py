@@ -1,0 +1,280 @@
+"""The run folder: a step is whole or absent, done only for its very settings, and one process writes at a time."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentrial import store
+from tokentrial.errors import TrialError
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "arm" / "seed1" / "pretrain"
+
+
+@pytest.fixture
+def done(folder):
+    """A step that is done, of fingerprint `old`."""
+    with store.step(folder, "old", stage="pretrain", seed=1) as partial:
+        (partial / "results.json").write_text("{}")
+        (partial / "deep").mkdir()
+        (partial / "deep" / "weights.bin").write_bytes(b"weights")
+    return folder
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fail(folder, error):
+    """A step that fails in the middle."""
+    with store.step(folder, "new") as partial:
+        (partial / "half.bin").write_bytes(b"half")
+        raise error
+
+
+# a step is whole or absent
+
+
+def test_nothing_stands_under_the_name_until_the_step_is_whole(folder):
+    with store.step(folder, "print") as partial:
+        (partial / "results.json").write_text("{}")
+        assert partial != folder
+        assert not folder.exists()
+    assert store.is_done(folder, "print")
+    assert sorted(contents(folder)) == ["manifest.json", "results.json"]
+
+
+def test_a_step_that_fails_leaves_nothing_under_the_name(folder):
+    with pytest.raises(ZeroDivisionError):
+        fail(folder, ZeroDivisionError)
+    assert not folder.exists()
+
+
+def test_a_step_that_fails_leaves_the_old_result_as_it_was(done):
+    before = contents(done)
+    with pytest.raises(KeyboardInterrupt):
+        fail(done, KeyboardInterrupt)
+    assert contents(done) == before
+    assert store.is_done(done, "old")
+
+
+def test_a_step_starts_empty_after_a_failed_one(folder):
+    with pytest.raises(ZeroDivisionError):
+        fail(folder, ZeroDivisionError)
+    with store.step(folder, "print") as partial:
+        assert contents(partial) == {}
+        (partial / "whole.bin").write_bytes(b"whole")
+    assert sorted(contents(folder)) == ["manifest.json", "whole.bin"]
+
+
+def test_a_step_replaces_the_one_of_other_settings_whole(done):
+    with store.step(done, "new") as partial:
+        (partial / "other.bin").write_bytes(b"")
+        assert store.is_done(done, "old")
+    assert sorted(contents(done)) == ["manifest.json", "other.bin"]
+    assert store.is_done(done, "new")
+    assert [path.name for path in done.parent.iterdir()] == ["pretrain"]
+
+
+def test_the_manifest_is_written_last(folder, monkeypatch):
+    """A process killed before the manifest leaves a folder that nobody takes for a result."""
+
+    def killed(path, value):
+        assert path.name == "manifest.json"
+        assert sorted(contents(path.parent)) == ["results.json"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt), store.step(folder, "print") as partial:
+        (partial / "results.json").write_text("{}")
+    assert not folder.exists()
+
+
+def test_the_manifest_says_what_made_the_step_and_what_it_holds(done):
+    manifest = store.read_json(done / "manifest.json")
+    assert (manifest["fingerprint"], manifest["stage"], manifest["seed"]) == ("old", "pretrain", 1)
+    assert manifest["files"]["deep/weights.bin"] == {
+        "bytes": 7,
+        # printf weights | sha256sum
+        "sha256": "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c",
+    }
+    assert set(manifest["files"]) == {"results.json", "deep/weights.bin"}
+    assert manifest["provenance"]["versions"]["numpy"] == np.__version__
+
+
+# done
+
+
+def test_a_step_is_done_only_for_its_fingerprint(done):
+    assert store.is_done(done, "old")
+    assert not store.is_done(done, "new")
+
+
+def test_a_step_without_a_manifest_is_not_done(done, tmp_path):
+    (done / "manifest.json").unlink()
+    assert not store.is_done(done, "old")
+    assert not store.is_done(tmp_path / "nowhere", "old")
+
+
+def test_a_step_that_lost_a_file_is_not_done(done):
+    (done / "deep" / "weights.bin").unlink()
+    assert not store.is_done(done, "old")
+
+
+def test_a_step_with_a_truncated_file_is_not_done(done):
+    (done / "deep" / "weights.bin").write_bytes(b"weight")
+    assert not store.is_done(done, "old")
+
+
+def test_a_folder_in_the_place_of_a_file_is_not_done(done):
+    (done / "results.json").unlink()
+    (done / "results.json").mkdir()
+    assert not store.is_done(done, "old")
+
+
+def test_verify_finds_a_flipped_byte_that_the_size_does_not_show(done):
+    assert store.verify(done) == []
+    (done / "deep" / "weights.bin").write_bytes(b"Weights")
+    assert store.is_done(done, "old")
+    assert store.verify(done) == ["deep/weights.bin"]
+
+
+def test_verify_finds_what_is_missing(done):
+    (done / "results.json").unlink()
+    assert store.verify(done) == ["results.json"]
+
+
+# fingerprints
+
+
+def reordered(value):
+    """The same value with the keys of every mapping in the opposite order."""
+    if isinstance(value, dict):
+        return {key: reordered(value[key]) for key in reversed(list(value))}
+    return [reordered(item) for item in value] if isinstance(value, list) else value
+
+
+@given(values)
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(value):
+    assert store.fingerprint("step", 1, a=value, b=1) == store.fingerprint("step", 1, b=1, a=reordered(value))
+
+
+@given(values, values)
+def test_other_inputs_have_another_fingerprint(one, other):
+    same = store.canonical(one) == store.canonical(other)
+    assert (store.fingerprint("step", 1, a=one) == store.fingerprint("step", 1, a=other)) is same
+
+
+def test_a_fingerprint_differs_by_step_version_name_and_value():
+    prints = {
+        store.fingerprint("pretrain", 1, seed=1),
+        store.fingerprint("export", 1, seed=1),
+        store.fingerprint("pretrain", 2, seed=1),
+        store.fingerprint("pretrain", 1, seed=2),
+        store.fingerprint("pretrain", 1, seed="1"),
+        store.fingerprint("pretrain", 1, seed=True),
+        store.fingerprint("pretrain", 1, arm=1),
+        store.fingerprint("pretrain", 1, seed=1, arm=None),
+        store.fingerprint("pretrain", 1),
+    }
+    assert len(prints) == 9
+
+
+def test_an_input_may_be_called_step_or_version():
+    assert store.fingerprint("pretrain", 1, step=1, version=2) != store.fingerprint("pretrain", 1, step=2, version=1)
+
+
+# files
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, old):
+    path = tmp_path / "deep" / "file.bin"
+    if old is not None:
+        store.write_bytes(path, old)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.write_bytes(path, b"new")
+    assert (path.read_bytes() if path.exists() else None) == old
+
+
+def test_json_reads_back_and_what_is_no_number_is_null(tmp_path):
+    path = tmp_path / "results.json"
+    store.write_json(path, {"loss": float("nan"), "most": float("inf"), "mean": np.float64(0.5), "all": np.arange(2)})
+    assert store.read_json(path) == {"loss": None, "most": None, "mean": 0.5, "all": [0, 1]}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_json_that_is_absent_or_broken_is_named(tmp_path):
+    with pytest.raises(TrialError, match=r"results\.json: not found"):
+        store.read_json(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text('{"loss": 1')
+    with pytest.raises(TrialError, match=r"results\.json: not valid JSON .*delete it and run again"):
+        store.read_json(tmp_path / "results.json")
+
+
+# one writer, and room to write
+
+_SECOND = """
+import sys
+from pathlib import Path
+from tokentrial.errors import TrialError
+from tokentrial.store import lock
+try:
+    with lock(Path(sys.argv[1])):
+        print("locked")
+except TrialError as error:
+    print(error)
+"""
+
+
+def second_writer(folder):
+    return subprocess.run(
+        [sys.executable, "-c", _SECOND, str(folder)], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
+    with store.lock(tmp_path):
+        assert second_writer(tmp_path) == (
+            f"{tmp_path}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
+        )
+        assert second_writer(tmp_path / "other") == "locked"
+    assert second_writer(tmp_path) == "locked"
+
+
+def test_the_lock_goes_with_a_failure(tmp_path):
+    with pytest.raises(ZeroDivisionError), store.lock(tmp_path):
+        raise ZeroDivisionError
+    assert second_writer(tmp_path) == "locked"
+
+
+def test_a_step_that_does_not_fit_is_refused_before_it_starts(tmp_path):
+    free = store.shutil.disk_usage(tmp_path).free
+    store.need_disk(tmp_path / "new", 0, "the trial", reserve=0)
+    with pytest.raises(TrialError, match=r"the trial needs .* GB and a reserve of 0\.2 GB.*GB are free; free some"):
+        store.need_disk(tmp_path, free + 10**9, "the trial")
+    with pytest.raises(TrialError, match="reserve"):
+        store.need_disk(tmp_path, 0, "the trial", reserve=free + 10**9)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_gpu_that_is_hidden_is_no_gpu(monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert not store.has_gpu()

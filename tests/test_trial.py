@@ -1,0 +1,283 @@
+"""A trial file is read strictly: what it does not know, what contradicts itself and what is no YAML is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tokentrial.arms import arm as arms
+from tokentrial.errors import SettingsError
+from tokentrial.trial import load, parse, shipped
+
+MINIMAL = """
+name: small
+arms: [baseline, mul_tokens]
+control: baseline
+seeds: [1, 2]
+verdict:
+  primary: {outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_tokens - baseline}
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Load the minimal trial, with lines added to its file and overrides on top."""
+
+    def load_small(*overrides, added=""):
+        path = tmp_path / "small.yaml"
+        path.write_text(MINIMAL + added, encoding="utf-8")
+        return load(str(path), overrides)
+
+    return load_small
+
+
+@pytest.fixture
+def refused(small):
+    """The complaint about a trial that is not accepted."""
+
+    def complaint(*overrides, added=""):
+        with pytest.raises(SettingsError) as caught:
+            small(*overrides, added=added)
+        assert caught.value.code == 2
+        return str(caught.value)
+
+    return complaint
+
+
+# shipped trials
+
+
+def test_the_smoke_trial_is_shipped():
+    assert "smoke" in shipped()
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_trial_is_whole(name):
+    trial = load(name)
+    assert trial.name == name
+    assert set(trial.arms) <= set(arms.names())
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_resolved_trial_reads_back_as_itself(name, tmp_path):
+    trial = load(name, ["pretrain.lr=6e-5"])
+    path = tmp_path / "trial.yaml"
+    path.write_text(yaml.safe_dump(trial.model_dump(mode="json")), encoding="utf-8")
+    assert load(str(path)) == trial
+
+
+def test_an_unknown_trial_is_refused_with_the_shipped_ones():
+    with pytest.raises(SettingsError, match=r"pilto: no such file, and no shipped trial of that name: .*smoke"):
+        load("pilto")
+
+
+def test_a_folder_is_no_trial(tmp_path):
+    with pytest.raises(SettingsError, match="no such file"):
+        load(str(tmp_path))
+
+
+# defaults < file < overrides
+
+
+def test_defaults_are_the_reference_pilots():
+    trial = parse(yaml.safe_load(MINIMAL), "small")
+    shape = trial.pretrain
+    assert (shape.n_layer, shape.n_head, shape.n_embd, shape.context) == (12, 12, 768, 1024)
+    assert (shape.steps, shape.batch_tokens, shape.tokens) == (190, 262_144, 49_807_360)
+    assert (shape.lr, shape.min_lr, shape.betas, shape.weight_decay, shape.clip) == (6e-4, 0.1, (0.9, 0.95), 0.1, 1.0)
+    assert trial.tokenizer.merges == 50_000
+    assert (trial.verdict.alpha, trial.verdict.smallest_effect) == (0.05, 0.10)
+    assert (trial.verdict.gate.asked, trial.verdict.gate.never_asked) == (0.6, 0.4)
+    mix = trial.corpus.drills.mix.model_dump()
+    assert list(mix.values()) == [0.30, 0.20, 0.10, 0.15, 0.10, 0.15]
+
+
+def test_the_file_beats_the_defaults_and_overrides_beat_the_file(small):
+    assert small(added="pretrain: {steps: 7}").pretrain.steps == 7
+    assert small("pretrain.steps=9", added="pretrain: {steps: 7, n_layer: 2}").pretrain.steps == 9
+    assert small("pretrain.steps=9", added="pretrain: {steps: 7, n_layer: 2}").pretrain.n_layer == 2
+
+
+def test_overrides_reach_any_depth_and_hold_any_yaml(small):
+    trial = small("seeds=[3, 4]", "corpus.drills.mix={equation: 1.0, times_sign: 0, letter_x: 0, boxes: 0, "
+                  "statement: 0, question: 0}", "corpus.drills.never_asked_folds=3", "verdict.gate=null",
+                  "output=some where/a=b", "pretrain.betas=[0.8, 0.9]")  # fmt: skip
+    assert trial.seeds == [3, 4]
+    assert trial.corpus.drills.mix.equation == 1.0
+    assert trial.corpus.drills.never_asked_folds == 3
+    assert trial.verdict.gate is None
+    assert trial.folder == Path("some where/a=b")
+    assert trial.pretrain.betas == (0.8, 0.9)
+
+
+def test_the_last_override_counts(small):
+    assert small("pretrain.steps=9", "pretrain.steps=10").pretrain.steps == 10
+
+
+def test_results_go_to_outputs_under_the_trials_name(small):
+    assert small().folder == Path("outputs/small")
+
+
+@pytest.mark.parametrize("written", ["6e-4", "6E-4", "0.6e-3", "6.0e-4", "60e-5", ".0006", ".6e-3"])
+def test_a_float_may_be_written_with_an_exponent(small, written):
+    assert small(f"pretrain.lr={written}").pretrain.lr == 6e-4
+    assert small(added=f"pretrain: {{lr: {written}}}").pretrain.lr == 6e-4
+
+
+def test_an_exponent_makes_a_float_and_only_a_float(small, refused):
+    assert small("output=6e-4x").output == "6e-4x"
+    assert small("output='6e-4'").output == "6e-4"
+    assert "pretrain.steps" in refused("pretrain.steps=1e3")
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("pretrain.stpes=200", "pretrain.stpes: unknown setting; did you mean `steps`?"),
+        ("pretran.steps=200", "pretran: unknown setting; did you mean `pretrain`?"),
+        ("corpus.drills.mix.boxs=0.1", "corpus.drills.mix.boxs: unknown setting; did you mean `boxes`?"),
+        ("verdict.gate.askd=0.1", "verdict.gate.askd: unknown setting; did you mean `asked`?"),
+        ("verdict.secondary=[{outcom: x}]", "verdict.secondary.0.outcom: unknown setting; did you mean `outcome`?"),
+        ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; there are merges, path"),
+    ],
+)  # fmt: skip
+def test_an_unknown_setting_is_refused_with_the_nearest_name(refused, override, complaint):
+    assert complaint in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "setting", "found"),
+    [
+        ("pretrain.steps=many", "pretrain.steps", "'many'"),
+        ("pretrain.steps='200'", "pretrain.steps", "'200'"),
+        ("pretrain.steps=1.5", "pretrain.steps", "1.5"),
+        ("pretrain.steps=true", "pretrain.steps", "True"),
+        ("pretrain.steps=0", "pretrain.steps", "0"),
+        ("pretrain.steps=", "pretrain.steps", "None"),
+        ("pretrain.lr=-0.1", "pretrain.lr", "-0.1"),
+        ("pretrain.lr=.inf", "pretrain.lr", "inf"),
+        ("pretrain.clip=.nan", "pretrain.clip", "nan"),
+        ("pretrain.optimizer=sgd", "pretrain.optimizer", "'sgd'"),
+        ("pretrain.betas=[0.9]", "pretrain.betas", ""),
+        ("tokenizer.merges=50001", "tokenizer.merges", "50001"),
+        ("corpus.val_share=0.5", "corpus.val_share", "0.5"),
+        ("corpus.drills.share=1", "corpus.drills.share", "1"),
+        ("corpus=sotu", "corpus", "'sotu'"),
+        ("arms=[]", "arms", "[]"),
+        ("arms=baseline", "arms", "'baseline'"),
+        ("seeds=[-1]", "seeds.0", "-1"),
+        ("seeds=[1, 9223372036854775808]", "seeds.1", "9223372036854775808"),  # JSON, and so fingerprints, end there
+        ("corpus.seed=-1", "corpus.seed", "-1"),
+        ("name=../elsewhere", "name", "'../elsewhere'"),
+        ("name=5", "name", "5"),
+        ("executor=slurm", "executor", "'slurm'"),
+        ("verdict.alpha=0.5", "verdict.alpha", "0.5"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_was_found(refused, override, setting, found):
+    complaint = refused(override)
+    assert f"\n  {setting}: found {found}" in complaint or (not found and f"\n  {setting}" in complaint)
+
+
+def test_every_complaint_is_made_at_once(refused):
+    complaint = refused("pretrain.stpes=1", "seeds=none", "corpus.drills.lines=0")
+    assert all(name in complaint for name in ("pretrain.stpes", "seeds", "corpus.drills.lines"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["corpus.drills.mix.boxes=0.5"], "corpus.drills.mix: the shares add up to 1.35, expected 1"),
+        (["pretrain.n_embd=100"], "pretrain: n_embd is 100, expected a multiple of n_head, 12"),
+        (["pretrain.batch_tokens=1000"], "pretrain: batch_tokens is 1000, expected a multiple of context, 1024"),
+        (["pretrain.micro_batch=7"], "pretrain: micro_batch is 7, expected a divisor of the 256 rows a step"),
+        (["seeds=[1, 2, 1]"], "seeds is [1, 2, 1], expected no value twice"),
+        (["arms=[baseline, mul_tokens, baseline]"], "expected no value twice"),
+        (["control=other"], "expected 'other' among them"),
+        (["arms=[baseline]"], "arms is ['baseline'], expected 'mul_tokens' among them: it is compared"),
+        (["verdict.primary.outcome=accuracy"], "outcome is 'accuracy', expected stage/task/subset/metric"),
+        (["verdict.primary.contrast=mul_tokens"], "contrast is 'mul_tokens', expected 'arm - arm'"),
+        (["verdict.primary.contrast=baseline - baseline"], "contrast is 'baseline - baseline', expected 'arm - arm'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(refused, overrides, complaint):
+    assert complaint in refused(*overrides)
+
+
+@pytest.mark.parametrize("missing", ["name", "arms", "control", "seeds", "verdict"])
+def test_a_missing_setting_is_named(missing):
+    settings = {key: value for key, value in yaml.safe_load(MINIMAL).items() if key != missing}
+    with pytest.raises(SettingsError, match=f"{missing}: missing"):
+        parse(settings, "small")
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("pretrain.steps", "'pretrain.steps': expected key=value"),
+        ("=5", "'=5': expected key=value"),
+        ("seeds=[1, 2", "'[1, 2' is not valid YAML"),
+        ("seeds.first=1", "seeds has no settings below it"),
+        ("name.first=1", "name has no settings below it"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_refused(refused, override, complaint):
+    assert complaint in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name: [1, 2", "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+        ("- a\n- b", "found list, expected settings"),
+        ("", "found NoneType, expected settings"),
+        ("name: a\nname: b", "name is given twice"),
+        ("pretrain: {steps: 1, lr: 0.1, steps: 2}", "steps is given twice"),
+        ("name: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("\x00\x01", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_trial_is_refused_by_name(tmp_path, text, complaint):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load(str(path))
+    assert str(caught.value).startswith(str(path))
+    assert complaint in str(caught.value)
+
+
+def test_a_file_in_another_encoding_is_refused_and_no_crash(tmp_path):
+    path = tmp_path / "utf16.yaml"
+    path.write_text(MINIMAL, encoding="utf-16")
+    with pytest.raises(SettingsError, match=r"utf16\.yaml"):
+        load(str(path))
+
+
+def test_a_trial_cannot_be_changed(small):
+    with pytest.raises(ValueError, match="frozen"):
+        small().name = "other"
+
+
+# what enters fingerprints
+
+
+def test_what_is_merely_local_is_left_out_of_the_experiment(small):
+    parts = ("pretrain", "tokenizer", "corpus")
+    here = small().experiment(*parts)
+    there = small("pretrain.micro_batch=4", "pretrain.device=cpu", "tokenizer.path=/elsewhere", "workers=7", "output=x")
+    assert there.experiment(*parts) == here
+    for changed in ("pretrain.lr=1e-3", "tokenizer.merges=512", "corpus.seed=1"):
+        assert small(changed).experiment(*parts) != here
+
+
+def test_the_experiment_names_only_the_parts_asked_for(small):
+    assert set(small().experiment("evaluate", "corpus")) == {"evaluate", "corpus"}
+
+
+def test_compared_are_the_primary_and_the_secondary_family():
+    trial = load("smoke")
+    assert [pair.arms for pair in trial.compared] == [("mul_tokens", "baseline"), ("mul_append", "baseline")]
