@@ -136,6 +136,21 @@ def finished_copy(finished: Trial, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Outcomes of the tiny trial's first seed alone, from its finished cells."""
+    from tokentrial.run import run
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "declared.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        report = run(tiny(folder, "seeds=[1]"))
+    assert report is not None
+    return report["outcomes"]
+
+
+@pytest.fixture(scope="session")
 def plan(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The prepared and audited corpus of the tiny trial, a third arm with it. Not to be changed."""
     from tokentrial.corpus.prepare import CorpusPlan

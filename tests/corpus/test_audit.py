@@ -47,7 +47,7 @@ def served_documents(plan, arm, seed):
     ids = np.concatenate(served)
     starts = np.flatnonzero(ids == plan.vocabulary.eos)
     assert len(starts) > documents
-    return [ids[a:b] for a, b in zip(starts[:documents], starts[1 : documents + 1], strict=True)]
+    return np.split(ids, starts[1 : documents + 1])[:documents]
 
 
 @pytest.mark.parametrize("seed", [1, 3])

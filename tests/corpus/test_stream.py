@@ -1,5 +1,6 @@
 """What a cell reads: the same documents in the same order in every arm, mixed as declared."""
 
+from collections import deque
 from dataclasses import replace
 from itertools import islice
 
@@ -24,10 +25,9 @@ def places(documents):
 
 def run_out(stream):
     """All documents up to the error that says there are no more."""
-    served, documents = [], stream.documents()
+    served = []
     with pytest.raises(TrialError, match="ran out"):
-        while True:
-            served.append(next(documents))
+        deque(map(served.append, stream.documents()))
     return served
 
 

@@ -1,6 +1,7 @@
 """Greedy completions: the same in a batch as alone, ended where an answer ends, of nothing but the arm's own ids."""
 
 import pytest
+
 from tokentrial.arms import arm as arms
 from tokentrial.evaluate.generate import complete, unsayable
 from tokentrial.tasks.arithmetic import Arithmetic

@@ -156,7 +156,9 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     gate = report["gate"]
     if gate:
         never = "" if gate["never_asked"] is None else f", never asked {gate['never_asked']:.2f}"
-        notes.append(f"Gate: {report['control']} asked {gate['asked']:.2f}{never}: {gate['failed'] or 'passed'}.")
+        notes.append(
+            f"Gate: {report['declared']['control']} asked {gate['asked']:.2f}{never}: {gate['failed'] or 'passed'}."
+        )
     if report["missing"]:
         notes.append(f"Missing: {', '.join(report['missing'])}.")
     return [one_line(note) for note in notes]
