@@ -39,9 +39,24 @@ TINY = (
     "corpus.drills={share: 0.6, lines: 12, never_asked_folds: 3}",
     "pretrain={n_layer: 1, n_head: 2, n_embd: 32, context: 64, steps: 20, batch_tokens: 4096, micro_batch: 64,"
     " optimizer: muon, lr: 0.008, muon_lr: 0.05, schedule: wsd, min_lr: 0, probes: 2, device: cpu}",
+    "sft=null",
+    "grpo=null",
     "evaluate={probes_each: 5, new_tokens: 6, heldout_bytes: 3000}",
     "verdict.primary={outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_tokens - baseline}",
     "verdict.secondary=[{outcome: pretrain/mul_table/asked/accuracy, contrast: mul_tokens - baseline}]",
+)
+
+# the stages after pretraining, as small
+AFTER = (
+    "pretrain.context=128",
+    "pretrain.micro_batch=32",
+    "sft={stages: [{sources: [{source: word_problems}], epochs: 8, lr: 0.01}], batch: 8, max_length: 128, held: 6,"
+    " checkpoint_every: 10}",
+    "grpo={task: word_problems, prompts: 8, batch: 2, generations: 2, new_tokens: 32, lr: 0.001, format_bonus: 0.5,"
+    " on_zero: go on, checkpoint_every: 1}",
+    "tasks.word_problems={rows: 60, steps: 1}",
+    "evaluate={tasks: [word_problems], limit: 10, solution_tokens: 16, probes_each: 2, new_tokens: 4,"
+    " heldout_bytes: 1000}",
 )
 
 # sentences that stand in every sixth document: facts, and what only looks like one
@@ -122,6 +137,24 @@ def finished(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactor
     from tokentrial.run import run
 
     trial = tiny(tmp_path_factory.mktemp("finished") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        run(trial)
+    return trial
+
+
+@pytest.fixture(scope="session")
+def ladder(tiny: Callable[..., Trial]) -> Callable[..., Trial]:
+    """`ladder(folder, *overrides)`: the tiny trial with SFT and GRPO."""
+    return lambda folder, *overrides: tiny(folder, *AFTER, *overrides)
+
+
+@pytest.fixture(scope="session")
+def climbed(ladder: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """The tiny trial with SFT and GRPO, run to its report. Not to be changed."""
+    from tokentrial.run import run
+
+    trial = ladder(tmp_path_factory.mktemp("climbed") / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokentrial.run.LocalExecutor", Inline)
         run(trial)

@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 
-from tokentrial.cell import STAGES, Cell
+from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.store import read_json
 
 CELL = Cell("mul_tokens", 1)
+STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
 
 
 def stale(tiny, finished, *overrides):
@@ -52,11 +53,11 @@ def test_other_paths_redo_nothing(tiny, finished, source, tmp_path):
 
 @pytest.mark.parametrize("override", ["evaluate.probes_each=6", "evaluate.probe_seed=1", "evaluate.heldout_bytes=99"])
 def test_an_evaluation_setting_redoes_the_evaluation_alone(tiny, finished, override):
-    assert stale(tiny, finished, override) == ["evaluate"]
+    assert stale(tiny, finished, override) == ["eval_pretrain"]
 
 
 def test_the_trial_s_name_stands_on_the_model_card(tiny, finished):
-    assert stale(tiny, finished, "name=other") == ["export", "evaluate"]
+    assert stale(tiny, finished, "name=other") == ["export", "eval_pretrain"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_a_damaged_result_is_redone(finished_copy, tiny, damage):
 
 
 def test_each_stage_has_its_folder_and_says_what_made_it(finished):
-    for stage, name in (("pretrain", "pretrain"), ("export", "hf"), ("evaluate", "eval_pretrain")):
+    for stage, name in (("pretrain", "pretrain"), ("export", "hf"), ("eval_pretrain", "eval_pretrain")):
         folder = finished.folder / "mul_tokens" / "seed1" / name
         assert CELL.folder(finished, stage) == folder
         manifest = read_json(folder / "manifest.json")

@@ -12,7 +12,7 @@ from tokentrial.arms.facts import FACTS, Fact
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
-VERBS = {"run", "status", "report", "inspect", "arms", "corpus", "pretrain", "export", "evaluate"}
+VERBS = {"run", "status", "report", "inspect", "arms", "corpus", "pretrain", "export", "sft", "grpo", "evaluate"}
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = FACTS.index(Fact(6, 9))  # its place in the block of fact ids
 

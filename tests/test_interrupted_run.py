@@ -25,7 +25,7 @@ MOMENTS = {
     "patches": "corpus/patches",
     "pretrain": "*/seed1/pretrain.partial/metrics.jsonl",
     "export": "*/seed*/hf.partial",
-    "evaluate": "*/seed*/eval_pretrain.partial",
+    "eval_pretrain": "*/seed*/eval_pretrain.partial",
     "second seed": "*/seed2/pretrain.partial",
 }
 
@@ -157,7 +157,7 @@ def test_sigkill_at_a_random_time(command, finished, seed):
         ("text", signal.SIGINT),
         ("pretrain", signal.SIGTERM),
         ("export", signal.SIGINT),
-        ("evaluate", signal.SIGTERM),
+        ("eval_pretrain", signal.SIGTERM),
     ],
 )
 def test_a_signal_at_other_moments(short, undisturbed, inline, moment, number):

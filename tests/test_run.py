@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tokentrial import run as runs
-from tokentrial.cell import STAGES, Cell, run_cell
+from tokentrial.cell import Cell, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, SettingsError, TrialError
@@ -16,6 +16,7 @@ from tokentrial.run import cells, declaration, interruptible, open_run, run, sta
 from tokentrial.store import lock, read_json
 from tokentrial.trial import load
 
+STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
 ALONE = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"
 
 
@@ -160,7 +161,7 @@ def test_two_runs_from_scratch_have_identical_outcomes(undisturbed, tiny, tmp_pa
 
 def test_stages_alone_make_what_a_whole_run_makes(finished, tiny, tmp_path, inline):
     trial, cell = tiny(tmp_path / "run"), Cell("mul_tokens", 2)
-    for stage in ("corpus", "pretrain", "export", "evaluate"):
+    for stage in ("corpus", "pretrain", "export", "eval_pretrain"):
         assert run(trial, (stage,), [cell]) is None
         state = status(trial.folder)
         done = [name for name, stages in state["cells"].items() if any(stages.values())]
@@ -180,7 +181,7 @@ def test_a_stage_alone_needs_the_corpus(tiny, tmp_path, no_workers, stage):
         run(tiny(tmp_path / "run"), (stage,))
 
 
-@pytest.mark.parametrize(("stage", "needs"), [("export", "pretrain"), ("evaluate", "pretrain")])
+@pytest.mark.parametrize(("stage", "needs"), [("export", "pretrain"), ("eval_pretrain", "pretrain")])
 def test_a_stage_alone_needs_the_ones_before_it(tiny, tmp_path, inline, monkeypatch, stage, needs):
     trial = tiny(tmp_path / "run")
     run(trial, ("corpus",))
@@ -192,8 +193,8 @@ def test_a_stage_alone_needs_the_ones_before_it(tiny, tmp_path, inline, monkeypa
 def test_evaluation_needs_the_export_of_this_training(finished_copy, tiny, no_workers):
     shutil.rmtree(finished_copy / "baseline" / "seed1" / "hf")
     shutil.rmtree(finished_copy / "baseline" / "seed1" / "eval_pretrain")
-    with pytest.raises(TrialError, match="baseline/seed1: evaluate needs export"):
-        run(tiny(finished_copy), ("evaluate",))
+    with pytest.raises(TrialError, match="baseline/seed1: eval_pretrain needs export"):
+        run(tiny(finished_copy), ("eval_pretrain",))
 
 
 def test_an_unknown_arm_is_refused_before_anything_is_written(tiny, tmp_path, no_workers):
@@ -253,7 +254,7 @@ def test_status_tells_what_is_done(finished, finished_copy, tiny):
     assert state["cells"] == {cell.name: dict.fromkeys(STAGES, True) for cell in cells(finished)}
     shutil.rmtree(finished_copy / "baseline" / "seed2" / "eval_pretrain")
     state = status(finished_copy)
-    assert state["cells"]["baseline/seed2"] == {"pretrain": True, "export": True, "evaluate": False}
+    assert state["cells"]["baseline/seed2"] == {"pretrain": True, "export": True, "eval_pretrain": False}
     assert all(all(stages.values()) for name, stages in state["cells"].items() if name != "baseline/seed2")
 
 

@@ -1,6 +1,8 @@
 """A cell, arm x seed, and its stages: which are done, and how one is done in a worker."""
 
-from collections.abc import Sequence
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +12,43 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.executors.local import report
 from tokentrial.pretrain.device import resolve_dtype
 from tokentrial.store import fingerprint, is_done, step
+from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
 
-STAGES = ("pretrain", "export", "evaluate")
-FOLDERS = {"pretrain": "pretrain", "export": "hf", "evaluate": "eval_pretrain"}
+FOLDERS = {
+    "pretrain": "pretrain",
+    "export": "hf",
+    "eval_pretrain": "eval_pretrain",
+    "sft": "sft",
+    "eval_sft": "eval_sft",
+    "grpo": "grpo",
+    "eval_grpo": "eval_grpo",
+}
+GRPO_STAGES = ("grpo", "eval_grpo")
 # bumped by hand when a stage's result changes for the same settings
-_VERSIONS = {"pretrain": 1, "export": 1, "evaluate": 1}
+_VERSIONS = {"pretrain": 1, "export": 1, "evaluate": 1, "sft": 1, "grpo": 1}
+# the settings of GRPO that pass@k before it depends on
+_PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
+
+
+def stages(trial: Trial) -> list[str]:
+    """The stages of a trial's cells, in order."""
+    left_out = {"sft": trial.sft, "grpo": trial.grpo}
+    return [stage for stage in FOLDERS if left_out.get(stage.removeprefix("eval_"), True) is not None]
+
+
+def model_of(trial: Trial, stage: str) -> str:
+    """The stage whose model a stage starts from or evaluates."""
+    if stage in ("eval_pretrain", "sft"):
+        return "export"
+    if stage == "grpo":
+        return "sft" if trial.sft else "export"
+    return stage.removeprefix("eval_")
+
+
+def before_grpo(trial: Trial) -> str:
+    """The evaluation in which pass@k is measured, where the trial has GRPO."""
+    return "eval_sft" if trial.sft else "eval_pretrain"
 
 
 @dataclass(frozen=True)
@@ -35,46 +68,93 @@ class Cell:
     def fingerprints(self, plan: CorpusPlan) -> dict[str, str]:
         """Fingerprint of each stage: its settings and what it is made from."""
         trial = plan.trial
-        settings = trial.experiment("pretrain")["pretrain"]
-        pretrain = fingerprint(
-            "pretrain",
-            _VERSIONS["pretrain"],
-            settings=settings | {"dtype": resolve_dtype(trial.pretrain)},
-            seed=self.seed,
-            corpus=plan.patch(self.arm),
-            epochs=trial.corpus.epochs,
-            probe=trial.evaluate.new_tokens,
-        )
-        export = fingerprint("export", _VERSIONS["export"], of=pretrain, trial=trial.name)
-        settings = trial.experiment("evaluate")
-        evaluate = fingerprint("evaluate", _VERSIONS["evaluate"], of=export, settings=settings)
-        return {"pretrain": pretrain, "export": export, "evaluate": evaluate}
+        prints = {
+            "pretrain": fingerprint(
+                "pretrain",
+                _VERSIONS["pretrain"],
+                settings=trial.experiment("pretrain")["pretrain"] | {"dtype": resolve_dtype(trial.pretrain)},
+                seed=self.seed,
+                corpus=plan.patch(self.arm),
+                epochs=trial.corpus.epochs,
+                probe=trial.evaluate.new_tokens,
+            )
+        }
+        prints["export"] = fingerprint("export", _VERSIONS["export"], of=prints["pretrain"], trial=trial.name)
+        for stage in stages(trial)[2:]:
+            of = prints[model_of(trial, stage)]
+            if stage.startswith("eval_"):
+                measured = trial.experiment("evaluate", "tasks")
+                read = list(trial.evaluate.tasks)
+                if trial.grpo and stage == before_grpo(trial):
+                    measured |= {"pass_at_k": trial.grpo.model_dump(mode="json", include=_PASS)}
+                    read.append(trial.grpo.task)
+                content = contents(trial, read)
+                prints[stage] = fingerprint(stage, _VERSIONS["evaluate"], of=of, settings=measured, content=content)
+            else:
+                settings = trial.experiment(stage, "tasks")
+                if stage == "sft":
+                    settings["held"] = trial.evaluate.solution_tokens  # the only setting of evaluation that it reads
+                content = contents(trial, sources(trial, stage))
+                prints[stage] = fingerprint(stage, _VERSIONS[stage], of=of, settings=settings, content=content)
+        return prints
 
     def pending(self, plan: CorpusPlan) -> list[str]:
         """Stages that are not done, in order."""
         prints = self.fingerprints(plan)
-        return [stage for stage in STAGES if not is_done(self.folder(plan.trial, stage), prints[stage])]
+        return [stage for stage in stages(plan.trial) if not is_done(self.folder(plan.trial, stage), prints[stage])]
 
 
-def run_cell(trial: Trial, cell: Cell, stages: Sequence[str]) -> None:
-    """Do the named stages of a cell, in a worker. What is done is skipped."""
+def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
+    """Do the wanted stages of a cell, in a worker. What is done is skipped."""
     from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
+    plan = CorpusPlan(trial)
+    prints = cell.fingerprints(plan)
+    todo = [stage for stage in cell.pending(plan) if stage in wanted]
+    for number, stage in enumerate(todo):
+        folder = cell.folder(trial, stage)
+        checkpoints = folder.with_name(f"{folder.name}.checkpoints") / prints[stage]
+
+        def progress(share: float, text: str, number: int = number) -> None:
+            report(cell.name, (number + share) / len(todo), text)
+
+        with step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed) as partial:
+            _do(stage, partial, checkpoints, plan, cell, progress)
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
+
+
+def _do(
+    stage: str, folder: Path, checkpoints: Path, plan: CorpusPlan, cell: Cell, progress: Callable[[float, str], None]
+) -> None:
+    """One stage into its folder."""
     from tokentrial.evaluate.evaluate import TableProbe, evaluate
     from tokentrial.pretrain.export import export
     from tokentrial.pretrain.train import pretrain
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    plan = CorpusPlan(trial)
-    arm, prints = arms.find(cell.arm), cell.fingerprints(plan)
-    for stage in [stage for stage in cell.pending(plan) if stage in stages]:
-        with step(cell.folder(trial, stage), prints[stage], stage=stage, arm=cell.arm, seed=cell.seed) as folder:
-            if stage == "pretrain":
-                stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
-                probe = TableProbe(trial, plan.vocabulary, arm, cell.seed)
-                pretrain(folder, stream, trial.pretrain, probe, lambda share, text: report(cell.name, share, text))
-            elif stage == "export":
-                export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name)
-            else:
-                evaluate(folder, trial, plan.folder, plan.vocabulary, arm, cell.seed, cell.folder(trial, "export"))
+    trial, arm = plan.trial, arms.find(cell.arm)
+    if stage == "pretrain":
+        stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
+        pretrain(folder, stream, trial.pretrain, TableProbe(trial, plan.vocabulary, arm, cell.seed), progress)
+        return
+    if stage == "export":
+        export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name)
+        return
+    source = cell.folder(trial, model_of(trial, stage))
+    if stage.startswith("eval_"):
+        progress(0, stage)
+        evaluate(folder, trial, plan.folder, plan.vocabulary, arm, cell.seed, source)
+        if trial.grpo and stage == before_grpo(trial):
+            from tokentrial.posttrain.grpo import measure_pass
+
+            measure_pass(folder, trial, trial.grpo, arm, cell.seed, source)
+    elif trial.sft and stage == "sft":
+        from tokentrial.posttrain.sft import sft
+
+        sft(folder, checkpoints, trial, trial.sft, arm, cell.seed, source, progress)
+    elif trial.grpo and stage == "grpo":
+        from tokentrial.posttrain.grpo import grpo
+
+        grpo(folder, checkpoints, trial, trial.grpo, arm, cell.seed, source, progress)

@@ -162,7 +162,7 @@ def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption =
 
     Example: tokentrial pretrain pilot --arm baseline --seed 1
     """
-    _stage("pretrain", trial, overrides, arm, seed)
+    _stages(("pretrain",), trial, overrides, arm, seed)
 
 
 @app.command()
@@ -171,27 +171,82 @@ def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = N
 
     Example: tokentrial export pilot --arm baseline
     """
-    _stage("export", trial, overrides, arm, seed)
+    _stages(("export",), trial, overrides, arm, seed)
 
 
 @app.command()
-def evaluate(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Evaluate exported cells: probes, the right product among 36, held-out text.
+def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Fine-tune exported cells on word problems, the same rows in every arm.
+
+    Example: tokentrial sft pilot --seed 1
+    """
+    _stages(("sft",), trial, overrides, arm, seed)
+
+
+@app.command()
+def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Train fine-tuned cells by GRPO, where any cell's samples are ever right.
+
+    Example: tokentrial grpo pilot --seed 1
+    """
+    _stages(("grpo",), trial, overrides, arm, seed)
+
+
+@app.command()
+def evaluate(
+    trial: Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="a trial; left out with --model")] = None,
+    overrides: Overrides = None,
+    arm: ArmOption = None,
+    seed: SeedOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="a folder with any causal model, instead of a trial's cells")
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
+    ] = "arithmetic",
+    gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
+    limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task")] = None,
+    harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
+    out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
+) -> None:
+    """Evaluate a trial's cells after each stage they have been through, or any causal model in a folder.
 
     Example: tokentrial evaluate pilot --seed 1
     """
-    _stage("evaluate", trial, overrides, arm, seed)
+    if model is None:
+        if trial is None:
+            raise SettingsError("evaluate: give a trial, or --model FOLDER")
+        from tokentrial.run import evaluations
+        from tokentrial.trial import load
+
+        loaded = load(trial, overrides or ())
+        _stages(evaluations(loaded, _chosen(loaded, arm, seed)), trial, overrides, arm, seed)
+        return
+    from tokentrial.evaluate.models import evaluate_model, run_harness
+
+    folder = out or model / "evaluation"
+    if harness:
+        scores = run_harness(folder, model, harness.split(","), limit)
+    else:
+        scores = evaluate_model(folder, model, arm or "baseline", tasks.split(","), gsm8k, limit)
+    _print_json(scores)
 
 
-def _stage(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | None, seed: int | None) -> None:
+def _stages(
+    wanted: Sequence[str], trial: str, overrides: Sequence[str] | None, arm: str | None, seed: int | None
+) -> None:
     from tokentrial import run as runs
+    from tokentrial.cell import stages
     from tokentrial.trial import load
 
     loaded = load(trial, overrides or ())
+    there = [stage for stage in wanted if stage in stages(loaded)]
+    if not there:
+        raise SettingsError(f"{trial}: it has no {' or '.join(wanted)}; its stages are {', '.join(stages(loaded))}")
     chosen = _chosen(loaded, arm, seed)
-    runs.run(loaded, (stage,), chosen)
+    runs.run(loaded, there, chosen)
     for cell in chosen:
-        print(f"{cell.name}: {cell.folder(loaded, stage)}")
+        print(f"{cell.name}: {', '.join(str(cell.folder(loaded, stage)) for stage in there)}")
 
 
 def _chosen(trial: "Trial", arm: str | None, seed: int | None) -> "list[Cell]":

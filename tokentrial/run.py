@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import STAGES, Cell, run_cell
+from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, model_of, run_cell, stages
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan
@@ -37,37 +38,97 @@ def cells(trial: Trial) -> list[Cell]:
     return [Cell(arm, seed) for seed in trial.seeds for arm in trial.arms]
 
 
+Todo = list[tuple[Cell, list[str]]]
+
+
 def run(
-    trial: Trial, stages: Sequence[str] = ("corpus", *STAGES), chosen: Sequence[Cell] | None = None
+    trial: Trial, wanted: Sequence[str] | None = None, chosen: Sequence[Cell] | None = None
 ) -> dict[str, Any] | None:
-    """Bring the named stages up to date and, after a whole run, build the report, which is returned."""
+    """Bring the wanted stages up to date, all of them where None; after a whole run build the report and return it."""
     check(trial)
     plan = CorpusPlan(trial)
-    wanted = list(cells(trial) if chosen is None else chosen)
+    every = ["corpus", *stages(trial)]
+    asked = every if wanted is None else [stage for stage in every if stage in wanted]
     with lock(trial.folder), interruptible(trial.folder):
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
-        todo = [(cell, [stage for stage in cell.pending(plan) if stage in stages]) for cell in wanted]
-        todo = [(cell, pending) for cell, pending in todo if pending]
         corpus_ready = plan.done and audits.audited(plan)
-        if "corpus" not in stages and not corpus_ready:
+        if "corpus" not in asked and not corpus_ready:
             raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")
-        if todo:
-            _order_holds(todo, plan, stages)
-            need_disk(trial.folder, _disk(trial, todo), "the trial")
-        if todo or not corpus_ready:
-            workers = _workers(trial, len(todo))
-            with LocalExecutor(workers) as executor, Progress() as progress:
+        here = cells(trial) if chosen is None else list(chosen)
+        before = _todo(plan, here, [stage for stage in asked if stage not in GRPO_STAGES])
+        after = _todo(plan, here, [stage for stage in asked if stage in GRPO_STAGES])
+        if not before and after and not learnable(trial):
+            after = []
+        if before or after or not corpus_ready:
+            _order_holds([*before, *after], plan, asked)
+            need_disk(trial.folder, _disk(trial, [*before, *after]), "the trial")
+            with LocalExecutor(_workers(trial, len(here))) as executor, Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, executor, progress)
-                if any("evaluate" in pending for _, pending in todo):
-                    declare(trial)
-                progress.start("cells", len(todo))
-                executor.run([Call(cell.name, run_cell, (trial, cell, pending)) for cell, pending in todo], progress)
-        if chosen is None and set(STAGES) <= set(stages):
-            return build(trial, declaration(trial), trial.folder / DECLARED)
+                _cells(trial, "cells", before, executor, progress)
+                if after and (not before or learnable(trial)):
+                    _cells(trial, "grpo", after, executor, progress)
+        if chosen is None and wanted is None:
+            return build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
     return None
+
+
+def evaluations(trial: Trial, chosen: Sequence[Cell]) -> list[str]:
+    """The evaluations of stages that all the chosen cells have been through, at least that of pretraining."""
+    plan = CorpusPlan(trial)
+    pending = {stage for cell in chosen for stage in cell.pending(plan)}
+    after = [stage for stage in stages(trial) if stage.startswith("eval_")]
+    return [stage for stage in after if stage == after[0] or model_of(trial, stage) not in pending]
+
+
+def evaluated(plan: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
+    """Folders of every cell's up-to-date results, by the stage that was evaluated."""
+    found = {}
+    for cell in cells(plan.trial):
+        pending = cell.pending(plan)
+        done = [stage for stage in stages(plan.trial) if stage.startswith("eval_") and stage not in pending]
+        found[cell.arm, cell.seed] = {s.removeprefix("eval_"): cell.folder(plan.trial, s) for s in done}
+    return found
+
+
+def _todo(plan: CorpusPlan, chosen: Sequence[Cell], asked: Sequence[str]) -> Todo:
+    """What of the asked stages is pending, cell by cell; cells with nothing to do are left out."""
+    found = [(cell, [stage for stage in cell.pending(plan) if stage in asked]) for cell in chosen]
+    return [(cell, pending) for cell, pending in found if pending]
+
+
+def _cells(trial: Trial, phase: str, todo: Todo, executor: LocalExecutor, progress: Progress) -> None:
+    if any(stage.startswith("eval_") for _, pending in todo for stage in pending):
+        declare(trial)
+    progress.start(phase, len(todo))
+    executor.run([Call(cell.name, run_cell, (trial, cell, pending)) for cell, pending in todo], progress)
+
+
+def learnable(trial: Trial) -> bool:
+    """Whether GRPO goes on, decided once for the whole trial: it is skipped only where pass@k is zero in every cell
+    and the trial says `skip`. The decision is written to `grpo_decision.json`, for the report."""
+    assert trial.grpo is not None
+    stage, plan = before_grpo(trial), CorpusPlan(trial)
+    there = [cell for cell in cells(trial) if stage not in cell.pending(plan)]
+    measured = {c.name: read_json(c.folder(trial, stage) / "pass_at_k.json")["pass_at_k"] for c in there}
+    absent = [cell.name for cell in cells(trial) if cell not in there]
+    nothing = not any(measured.values())
+    if nothing and absent and trial.grpo.on_zero == "skip":
+        raise TrialError(
+            f"grpo: pass@k is not measured yet in {', '.join(absent)}, and whether GRPO goes on is decided once for "
+            "all cells; run `tokentrial evaluate` with the same trial first"
+        )
+    if nothing:
+        print(
+            f"grpo: no sample of any cell is right (pass@{trial.grpo.generations} is 0): RL has nothing to learn "
+            f"from; grpo.on_zero is {trial.grpo.on_zero!r}",
+            file=sys.stderr,
+        )
+    go_on = not nothing or trial.grpo.on_zero == "go on"
+    write_json(trial.folder / "grpo_decision.json", {"pass_at_k": measured, "go_on": go_on})
+    return go_on
 
 
 def _corpus(plan: CorpusPlan, executor: LocalExecutor, progress: Callable[[Report], None]) -> None:
@@ -91,26 +152,30 @@ def declaration(trial: Trial) -> dict[str, Any]:
     return {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json")}
 
 
-def _order_holds(todo: Sequence[tuple[Cell, Sequence[str]]], plan: CorpusPlan, stages: Sequence[str]) -> None:
+def _order_holds(todo: Todo, plan: CorpusPlan, asked: Sequence[str]) -> None:
     """A stage alone needs the ones before it."""
+    order = stages(plan.trial)
     for cell, pending in todo:
         for stage in cell.pending(plan):
-            if stage not in stages and STAGES.index(stage) < STAGES.index(pending[0]):
+            if stage not in asked and order.index(stage) < order.index(pending[0]) and not stage.startswith("eval_"):
                 raise TrialError(f"{cell.name}: {pending[0]} needs {stage}; run `tokentrial {stage}` first")
 
 
-def _disk(trial: Trial, todo: Sequence[tuple[Cell, Sequence[str]]]) -> int:
-    """Bytes that the cells will write: fp32 weights twice, trained and exported, and a tokenizer."""
+def _disk(trial: Trial, todo: Todo) -> int:
+    """Bytes that the cells will write: fp32 weights of each trained and exported model, a trainer's checkpoint with
+    its optimizer (twice, as the new one is written before the old one goes), and a tokenizer."""
     shape = trial.pretrain
     weights = 12 * shape.n_layer * shape.n_embd**2 + (trial.tokenizer.merges + 500 + shape.context) * shape.n_embd
-    return len(todo) * (2 * 4 * weights + 5_000_000)
+    models = sum(not stage.startswith("eval_") for _, pending in todo for stage in pending)
+    training = 6 * 4 * weights if trial.sft or trial.grpo else 0
+    return models * (4 * weights + 5_000_000) + training
 
 
-def _workers(trial: Trial, todo: int) -> int:
+def _workers(trial: Trial, cells: int) -> int:
     """As the trial says, else one a core on a CPU and one on a GPU; never more than there is work."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = trial.workers or (cores if resolve_device(trial.pretrain) == "cpu" else 1)
-    return max(1, min(most, max(todo, len(trial.arms))))
+    return max(1, min(most, max(cells, len(trial.arms))))
 
 
 @contextmanager
@@ -141,7 +206,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
-    return build(trial, declaration(trial), folder / DECLARED)
+    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), folder / DECLARED)
 
 
 def materialize(
@@ -165,7 +230,7 @@ def status(folder: Path) -> dict[str, Any]:
     return {
         "trial": trial.name,
         "corpus": plan.done and audits.audited(plan),
-        "cells": {name: {stage: stage not in stages for stage in STAGES} for name, stages in pending.items()},
+        "cells": {name: {stage: stage not in left for stage in stages(trial)} for name, left in pending.items()},
         "report": (folder / REPORT).exists(),
         "declared": read_json(folder / DECLARED) if (folder / DECLARED).exists() else None,
     }

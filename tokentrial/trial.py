@@ -125,9 +125,72 @@ class Pretrain(Settings):
         return self.steps * self.batch_tokens
 
 
-class Evaluate(Settings):
-    """Probes and held-out text after a stage."""
+class WordProblems(Settings):
+    """The embedded generator of word problems."""
 
+    rows: Count = 2000
+    steps: Annotated[int, Field(ge=1, le=3)] = 3
+    seed: Seed = 0
+
+
+class Tasks(Settings):
+    """Where word problems come from."""
+
+    gsm8k: str = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
+    word_problems: WordProblems = WordProblems()
+
+
+class SFTSource(Settings):
+    """Rows of fine-tuning: `gsm8k`, `word_problems` or `jsonl:PATH`. Weight 0.5: half of them; 2: each twice."""
+
+    source: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class SFTStage(Settings):
+    """One pass of fine-tuning over its sources."""
+
+    sources: Annotated[list[SFTSource], Field(min_length=1)]
+    epochs: Count = 3
+    lr: Annotated[float, Field(gt=0)] = 5e-5
+
+
+class SFT(Settings):
+    """Supervised fine-tuning, stage after stage. Defaults are the reference's."""
+
+    stages: Annotated[list[SFTStage], Field(min_length=1)]
+    batch: Count = 16
+    max_length: Count = 512
+    warmup: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    held: Count = 64  # training rows kept for the loss and accuracy seen during training
+    checkpoint_every: Count = 500
+
+
+class GRPO(Settings):
+    """Reinforcement learning on a task's training prompts. Defaults are the reference's."""
+
+    task: str = "gsm8k"
+    prompts: Count = 1000
+    generations: Annotated[int, Field(ge=2)] = 4
+    batch: Count = 8  # prompts a step
+    new_tokens: Count = 256
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    lr: Annotated[float, Field(gt=0)] = 1e-6
+    kl: Annotated[float, Field(ge=0)] = 0.1
+    format_bonus: Annotated[float, Field(ge=0)] = 0.0  # for any number after the marker, in every arm
+    mul_bonus: Annotated[float, Field(ge=0)] = 0.0  # for a fact token: only some arms can earn it; the report flags it
+    on_zero: Literal["skip", "go on"] = "skip"  # what to do where pass@k is zero in every cell
+    vllm: bool = False
+    checkpoint_every: Count = 50
+
+
+class Evaluate(Settings):
+    """Probes, held-out text and word problems after a stage."""
+
+    tasks: list[str] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
+    limit: Count | None = None  # at most so many items of each
+    solution_tokens: Count = 256
     probes_each: Count = 100  # items of each probe beside the multiplication table
     probe_seed: Seed = 0
     new_tokens: Count = 16
@@ -184,6 +247,9 @@ class Trial(Settings):
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus = Corpus()
     pretrain: Pretrain = Pretrain()
+    sft: SFT | None = None
+    grpo: GRPO | None = None
+    tasks: Tasks = Tasks()
     evaluate: Evaluate = Evaluate()
     verdict: Verdict
     executor: Literal["local"] = "local"

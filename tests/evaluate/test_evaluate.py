@@ -9,9 +9,11 @@ from tokentrial.arms.facts import Fact, never_asked
 from tokentrial.cell import Cell
 from tokentrial.evaluate import evaluate as evaluation
 from tokentrial.evaluate.evaluate import TableProbe, ask
+from tokentrial.evaluate.generate import Completion
 from tokentrial.pretrain.export import load_gpt
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.export import to_transformers
+from tokentrial.trial import Evaluate
 
 
 @pytest.fixture
@@ -25,10 +27,12 @@ def answered(monkeypatch, vocabulary):
     def make(arm, completion, a=6, b=9, never=frozenset()):
         treatment, task = arms.find(arm), Arithmetic()
         monkeypatch.setattr(
-            evaluation, "complete", lambda model, tokenizer, prompts, *rest: [completion for _ in prompts]
+            evaluation,
+            "complete",
+            lambda model, tokenizer, prompts, *rest: [Completion(completion, 1, True)] * len(prompts),
         )
         [example] = [each for each in task.table() if each.operands == (a, b)]
-        [row] = ask(Model, to_transformers(vocabulary, treatment, 64), treatment, task, [example], 8, 1, never)
+        [row] = ask(Model, to_transformers(vocabulary, treatment, 64), treatment, task, [example], Evaluate(), never)
         return row
 
     return make
@@ -86,7 +90,7 @@ def test_fact_tokens_are_counted(answered):
 
 
 def rows_of(finished, arm, seed):
-    folder = Cell(arm, seed).folder(finished, "evaluate")
+    folder = Cell(arm, seed).folder(finished, "eval_pretrain")
     return [json.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
 
 
@@ -109,7 +113,7 @@ def test_every_item_has_its_sample(finished):
 
 
 def test_metrics_have_the_reference_s_fields(finished, shared_data):
-    folder = Cell("mul_tokens", 1).folder(finished, "evaluate")
+    folder = Cell("mul_tokens", 1).folder(finished, "eval_pretrain")
     ours = json.loads((folder / "arithmetic_results.json").read_bytes())
     path = shared_data / "original_results" / "outputs" / "eval_hf_baseline_10b" / "arithmetic_results.json"
     theirs = json.loads(path.read_bytes())
@@ -127,7 +131,7 @@ def test_metrics_have_the_reference_s_fields(finished, shared_data):
 def test_metrics_add_up_to_the_samples(finished):
     for seed in (1, 2):
         rows = rows_of(finished, "baseline", seed)
-        folder = Cell("baseline", seed).folder(finished, "evaluate")
+        folder = Cell("baseline", seed).folder(finished, "eval_pretrain")
         metrics = json.loads((folder / "arithmetic_results.json").read_bytes())["metrics"]
         assert metrics["condition"] == "baseline"
         assert metrics["total_samples"] == len(rows)
@@ -141,7 +145,7 @@ def test_metrics_add_up_to_the_samples(finished):
 def test_held_out_text_is_the_same_in_every_arm_of_a_seed(finished):
     for seed in (1, 2):
         records = [
-            json.loads((Cell(arm, seed).folder(finished, "evaluate") / "heldout_text.json").read_bytes())
+            json.loads((Cell(arm, seed).folder(finished, "eval_pretrain") / "heldout_text.json").read_bytes())
             for arm in finished.arms
         ]
         documents = [[(d["set"], d["name"], d["bytes"]) for d in record["documents"]] for record in records]

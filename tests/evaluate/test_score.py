@@ -55,7 +55,7 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
 def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, arm):
     model, tokenizer, treatment = babbling(arm)
     examples = [TABLE[6, 9], TABLE[1, 1], TABLE[3, 4]]
-    given = choice_logprobs(model, tokenizer, treatment, examples, unsayable(tokenizer, treatment, vocabulary.size))
+    given = choice_logprobs(model, tokenizer, treatment, examples)
     for example, value in zip(examples, given, strict=True):
         expected = by_hand(model, tokenizer, treatment, vocabulary, example)
         assert value == pytest.approx(expected[int(example.answer)], abs=1e-4)
@@ -67,7 +67,7 @@ def test_the_shares_of_the_36_products_add_up_to_one(babbling, vocabulary, arm):
     model, tokenizer, treatment = babbling(arm)
     every = [replace(TABLE[6, 9], answer=str(product)) for product in PRODUCTS]
     assert len(every) == 36
-    given = choice_logprobs(model, tokenizer, treatment, every, unsayable(tokenizer, treatment, vocabulary.size))
+    given = choice_logprobs(model, tokenizer, treatment, every)
     assert sum(map(math.exp, given)) == pytest.approx(1, abs=1e-6)
 
 
@@ -78,8 +78,7 @@ def test_a_model_that_knows_nothing_scores_by_the_spellings_alone(babbling, voca
     model, tokenizer, treatment = babbling(arm)
     for parameter in model.parameters():
         parameter.data.zero_()
-    suppress = unsayable(tokenizer, treatment, vocabulary.size)
-    said = vocabulary.size - len(suppress)
+    said = vocabulary.size - len(unsayable(tokenizer))
     chances = {
         product: sum(
             said ** -float(len(tokenizer(way, add_special_tokens=False)["input_ids"]))
@@ -87,7 +86,7 @@ def test_a_model_that_knows_nothing_scores_by_the_spellings_alone(babbling, voca
         )
         for product in PRODUCTS
     }
-    [given] = choice_logprobs(model, tokenizer, treatment, [TABLE[7, 8]], suppress)
+    [given] = choice_logprobs(model, tokenizer, treatment, [TABLE[7, 8]])
     assert given == pytest.approx(math.log(chances[56] / sum(chances.values())), abs=1e-5)
 
 
@@ -110,8 +109,7 @@ def test_knowing_the_answer_is_rewarded_in_digits_and_as_a_token(scripted, vocab
         model, tokenizer, treatment = scripted(arm, lambda p, s=script: s.get(p, full_stop))
         for parameter in (model.transformer.ln_f.weight, model.transformer.ln_f.bias):
             parameter.data *= 4  # surer of itself
-        suppress = unsayable(tokenizer, treatment, vocabulary.size)
-        right, wrong = choice_logprobs(model, tokenizer, treatment, [TABLE[6, 9], TABLE[6, 8]], suppress)
+            right, wrong = choice_logprobs(model, tokenizer, treatment, [TABLE[6, 9], TABLE[6, 8]])
         assert right > -0.01, (arm, said)
         assert wrong < -3, (arm, said)
 

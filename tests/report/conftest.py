@@ -123,4 +123,13 @@ def made_up(tiny, tmp_path):
 @pytest.fixture
 def compared():
     """`compared(trial)`: its report, built from the files."""
-    return lambda trial: build(trial, declaration(trial), trial.folder / DECLARED)
+
+    def compare(trial):
+        evaluated = {(arm, seed): {} for arm in trial.arms for seed in trial.seeds}
+        for arm, seed in evaluated:
+            folder = trial.folder / arm / f"seed{seed}" / "eval_pretrain"
+            if folder.exists():
+                evaluated[arm, seed]["pretrain"] = folder
+        return build(trial, evaluated, declaration(trial), trial.folder / DECLARED)
+
+    return compare

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from tokentrial.arms.facts import FACTS, Fact, never_asked
-from tokentrial.report.outcomes import favourite_answer, floors, read_cell, untouched_documents
+from tokentrial.report.outcomes import CellResults, favourite_answer, floors, read_stage, untouched_documents
+from tokentrial.store import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets
 
 
@@ -84,8 +85,16 @@ def cell(made_up):
     return trial.folder / "baseline" / "seed1" / "eval_pretrain"
 
 
+def read(folder, untouched, keeps_content=True):
+    record = read_json(folder / "heldout_text.json")
+    write_json(folder / "heldout_text.json", record | {"keeps_content": keeps_content})
+    results = CellResults()
+    read_stage(results, "pretrain", folder, untouched, None)
+    return results
+
+
 def test_of_the_table_the_whole_is_over_items_and_the_parts_over_facts(cell):
-    values = read_cell(cell, {"v:0", "v:2"}, True, None).values
+    values = read(cell, {"v:0", "v:2"}).values
     never = sorted(never_asked(1, 3))
     missed = never[5:]
     items = sum(1 if fact.left == fact.right else 2 for fact in missed)
@@ -103,13 +112,13 @@ def test_half_a_fact_is_half(cell):
     kept = [line.replace('"correct":true', '"correct":false') if '"operands":[9,8]' in line else line for line in lines]
     assert kept != lines
     (cell / "samples.jsonl").write_text("\n".join(kept) + "\n")
-    results = read_cell(cell, set(), True, None)
+    results = read(cell, set())
     subset = "never_asked" if Fact(8, 9) in never_asked(1, 3) else "asked"
     assert results.facts[f"pretrain/mul_table/{subset}/accuracy"]["8*9=72"] == 0.5
 
 
 def test_the_other_probes_are_over_items(cell):
-    values = read_cell(cell, set(), True, None).values
+    values = read(cell, set()).values
     rows = Arithmetic(5).examples()
     for task in ("addition", "division", "two_step"):
         right = [number % 4 == 0 for number, example in enumerate(rows) if example.task == task]
@@ -118,14 +127,14 @@ def test_the_other_probes_are_over_items(cell):
 
 def test_bits_per_byte_are_over_all_bytes_of_the_documents(cell):
     """Untouched, rewritten and drilled documents apart; long documents weigh more."""
-    values = read_cell(cell, {"v:0", "v:2"}, True, None).values
+    values = read(cell, {"v:0", "v:2"}).values
     assert values["pretrain/heldout_text/untouched/bits_per_byte"] == pytest.approx((201 + 500) / 400)
     assert values["pretrain/heldout_text/rewritten/bits_per_byte"] == pytest.approx(150 / 50)
     assert values["pretrain/heldout_text/drills/bits_per_byte"] == pytest.approx(30 / 40)
 
 
 def test_an_arm_that_drops_the_content_is_not_measured_on_what_it_rewrote(cell):
-    values = read_cell(cell, {"v:0", "v:2"}, False, None).values
+    values = read(cell, {"v:0", "v:2"}, keeps_content=False).values
     assert "pretrain/heldout_text/untouched/bits_per_byte" in values
     assert "pretrain/heldout_text/rewritten/bits_per_byte" not in values
     assert "pretrain/heldout_text/drills/bits_per_byte" not in values

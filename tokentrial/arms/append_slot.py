@@ -11,7 +11,7 @@ class AppendSlot(MulAppend):
     def token(self, fact: Fact) -> str:
         return "<FACT>"
 
-    def stands_for(self, token: str, before: str) -> str:
+    def stands_for(self, token: str, before: str, after: str) -> str:
         return ""
 
 

@@ -57,14 +57,14 @@ _DIGIT_BEFORE = re.compile(r"[0-9][.,]?\Z")
 _DIGIT_AFTER = re.compile(r"[.,]?[0-9]")
 
 
-def expand(text: str, tokens: tuple[str, ...], stands_for: Callable[[str, str], str]) -> str:
-    """Replace each token's name by `stands_for(token, text before it)`, set off by a space from a number beside it:
-    `1<MUL_6_9_54>` is not 16*9=54, and `54<FACT>0` is not 540."""
+def expand(text: str, tokens: tuple[str, ...], stands_for: Callable[[str, str, str], str]) -> str:
+    """Replace each token's name by `stands_for(token, text before it, text after it)`, set off by a space from a number
+    beside it: `1<MUL_6_9_54>` is not 16*9=54, and `54<FACT>0` is not 540."""
     done, position = "", 0
     for match in re.finditer("|".join(map(re.escape, tokens)), text):
         done += text[position : match.start()]
         position = match.end()
-        expansion = stands_for(match[0], done)
+        expansion = stands_for(match[0], done, text[position:])
         left = " " if _DIGIT_BEFORE.search(done[-2:]) else ""
         right = " " if _DIGIT_AFTER.match(text, position) else ""
         if expansion:

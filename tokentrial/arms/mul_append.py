@@ -32,7 +32,7 @@ class MulAppend(Arm):
     def plain(self, text: str) -> str:
         return expand(text, self.tokens, self.stands_for)
 
-    def stands_for(self, token: str, before: str) -> str:
+    def stands_for(self, token: str, before: str, after: str) -> str:
         """Nothing after the token's own text, the equation where it stands alone."""
         tail = before[-_TAIL:]
         follows = any(site.end == len(tail) and self.token(site.fact) == token for site in sites(tail))

@@ -26,7 +26,7 @@ class MulTokens(Arm):
             yield Piece(text[position:], None, position, len(text))
 
     def plain(self, text: str) -> str:
-        return expand(text, self.tokens, lambda token, _: BY_TOKEN[token].equation)
+        return expand(text, self.tokens, lambda token, *_: BY_TOKEN[token].equation)
 
 
 ARM = MulTokens()

@@ -14,7 +14,7 @@ class OneSlot(MulTokens):
         return "<FACT>"
 
     def plain(self, text: str) -> str:
-        return expand(text, self.tokens, lambda token, _: "")
+        return expand(text, self.tokens, lambda token, *_: "")
 
 
 ARM = OneSlot()

@@ -21,6 +21,7 @@ from tokentrial.corpus.stream import TEXT, Stream
 from tokentrial.errors import TrialError
 from tokentrial.store import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.tasks.rows import contents, sources, trained_rows
 from tokentrial.tasks.task import Example
 
 VERSION = 1
@@ -48,6 +49,8 @@ def audit_fingerprint(plan: CorpusPlan) -> str:
         tokens=trial.pretrain.tokens,
         epochs=trial.corpus.epochs,
         evaluate=[trial.evaluate.probes_each, trial.evaluate.probe_seed],
+        after=trial.experiment("sft", "grpo", "tasks"),
+        content=contents(trial, [source for stage in ("sft", "grpo") for source in sources(trial, stage)]),
     )
 
 
@@ -71,6 +74,12 @@ def audit(plan: CorpusPlan) -> None:
         *leaks(plan.trial.arms, probes),
         *(missing(plan, exposure["served"]) if plan.trial.corpus.drills.share else ()),
         *asked_anyway(plan, lines),
+        *(
+            problem
+            for stages in exposure["after_pretraining"].values()
+            for record in stages.values()
+            for problem in (record or {}).get("problems", ())
+        ),
     ]
     write_json(
         plan.folder / "audit.json",
@@ -82,7 +91,7 @@ def audit(plan: CorpusPlan) -> None:
                 "no arm rewrites a probe's prompt, no prompt holds its answer",
                 "every fact that should be trained is served, in every arm and seed",
                 "every fact token stands beside its digits somewhere",
-                "no never-asked fact is asked in drills or text",
+                "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
             ],
             "drills_made": bool(plan.trial.corpus.drills.share),
             "overlap_of_probes_and_drills": overlap(probes, lines),
@@ -178,7 +187,28 @@ def expose(plan: CorpusPlan) -> dict[str, Any]:
     by_split = {
         f"drills{fold}": {split: _drill_count(plan, fold, split) for split in ("train", "val")} for fold in plan.folds
     }
-    return {"forms": list(FORMS), "served": served, "drills": by_split}
+    after = {str(seed): {stage: _after(plan, stage, seed) for stage in ("sft", "grpo")} for seed in plan.trial.seeds}
+    return {"forms": list(FORMS), "served": served, "drills": by_split, "after_pretraining": after}
+
+
+def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
+    """What SFT or GRPO trains on, the same in every arm: rows an epoch, facts stated in completions and facts asked in
+    prompts. None where the trial has no such stage."""
+    trial = plan.trial
+    never = never_asked(seed, trial.corpus.drills.never_asked_folds)
+    if not sources(trial, stage):
+        return None
+    stated: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    problems = []
+    examples = trained_rows(trial, stage, seed, never)
+    for example in examples:
+        if stage == "sft":  # GRPO sees no gold completion
+            stated.update(site.fact.equation for site in sites(example.completion))
+        facts = drills.asked_in(example.prompt) | ({example.fact} if example.fact else set())
+        asked.update(fact.equation for fact in facts)
+        problems += [f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in facts & never]
+    return {"rows": len(examples), "stated": stated, "asked": asked, "problems": problems}
 
 
 def _served(plan: CorpusPlan, arm: str, seed: int, statements: dict[str, list[Statements]]) -> dict[str, Any]:

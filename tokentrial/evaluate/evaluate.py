@@ -16,17 +16,20 @@ import torch
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Fact, never_asked
 from tokentrial.corpus.stream import TEXT, drills_name
-from tokentrial.evaluate.generate import complete, unsayable
+from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.heldout import heldout
 from tokentrial.evaluate.score import choice_logprobs, document_bits
+from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import TABLE, Arithmetic, mean_by_fact, table_subsets
-from tokentrial.tasks.task import Example
+from tokentrial.tasks.find import find
+from tokentrial.tasks.gsm8k import Solutions
+from tokentrial.tasks.task import Example, Row
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Trial
+from tokentrial.trial import Evaluate, Trial
 
 
 class TableProbe:
@@ -40,16 +43,7 @@ class TableProbe:
 
     def __call__(self, step: int, model: GPT) -> dict[str, float]:
         exported = to_hf(model, self.vocabulary.eos)
-        rows = ask(
-            exported,
-            self.tokenizer,
-            self.arm,
-            self.task,
-            self.task.table(),
-            self.settings.new_tokens,
-            self.settings.batch,
-            self.never,
-        )
+        rows = ask(exported, self.tokenizer, self.arm, self.task, self.task.table(), self.settings, self.never)
         return {subset: mean_by_fact(chosen, "correct") for subset, chosen in table_subsets(rows).items() if chosen}
 
 
@@ -59,53 +53,43 @@ def ask(
     arm: Arm,
     task: Arithmetic,
     examples: Sequence[Example],
-    new_tokens: int,
-    batch: int,
+    settings: Evaluate,
     never: frozenset[Fact],
 ) -> list[dict[str, Any]]:
-    """Complete every example's prompt and score it after `plain`."""
-    suppress = unsayable(tokenizer, arm, model.config.vocab_size)
-    completions = complete(model, tokenizer, [e.prompt for e in examples], new_tokens, batch, suppress)
+    """Complete every probe's prompt and score it after `plain`."""
+    completions = complete(model, tokenizer, [e.prompt for e in examples], settings.new_tokens, settings.batch)
     rows = []
     for example, completion in zip(examples, completions, strict=True):
-        plain = arm.plain(completion)
+        plain = arm.plain(completion.text)
         rows.append(
             {
                 "task": example.task,
                 "question": example.question,
                 "operands": example.operands,
                 "answer": example.answer,
-                "completion": completion,
+                "completion": completion.text,
                 "plain": plain,
                 "read": task.read(plain),
                 "correct": task.score(example, plain),
                 "fact": example.fact.equation if example.fact else None,
                 "asked": example.fact not in never if example.fact and example.fact.left >= 2 else None,
-                "fact_tokens": sum(completion.count(token) for token in arm.tokens),
+                "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
             }
         )
     return rows
 
 
 def evaluate(
-    folder: Path, trial: Trial, corpus: Path, vocabulary: Vocabulary, arm: Arm, seed: int, exported: Path
+    folder: Path, trial: Trial, corpus: Path, vocabulary: Vocabulary, arm: Arm, seed: int, source: Path
 ) -> None:
-    """Evaluate an exported model of one cell and write the results into `folder`."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    started = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(exported)
-    settings = trial.evaluate
-    task = Arithmetic(settings.probes_each, settings.probe_seed)
-    examples = task.examples()
-    never = never_asked(seed, trial.corpus.drills.never_asked_folds)
-    rows = ask(model, tokenizer, arm, task, examples, settings.new_tokens, settings.batch, never)
-    table = [i for i, example in enumerate(examples) if example.task == TABLE]
-    suppress = unsayable(tokenizer, arm, model.config.vocab_size)
-    choices = choice_logprobs(model, tokenizer, arm, [examples[i] for i in table], suppress)
-    for i, choice in zip(table, choices, strict=True):
-        rows[i]["choice_logprob"] = choice
+    """Evaluate the model of one cell in `source` and write the results into `folder`."""
+    model, tokenizer = load(source)
+    settings, never = trial.evaluate, never_asked(seed, trial.corpus.drills.never_asked_folds)
+    samples, _ = probe_rows(folder, model, tokenizer, arm, settings, never)
+    for name in settings.tasks:
+        rows, _ = evaluate_solutions(folder, model, tokenizer, arm, find(name, trial, never), settings)
+        samples += rows
+    write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
     for set_name in (TEXT, drills_name(seed, trial.corpus.drills.never_asked_folds)):
         held = list(heldout(corpus, set_name, vocabulary, arm, settings.heldout_bytes))
@@ -122,20 +106,61 @@ def evaluate(
             for document, value in zip(held, bits, strict=True)
         ]
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
-    write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def load(source: Path) -> tuple[Any, Any]:
+    """A causal model in fp32 and its tokenizer, from a folder; nothing in it is unpickled or run."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def probe_rows(
+    folder: Path, model: Any, tokenizer: Any, arm: Arm, settings: Evaluate, never: frozenset[Fact]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Arithmetic probes and the right product among 36; writes `arithmetic_results.json`. Returns rows and metrics."""
+    started = time.perf_counter()
+    task = Arithmetic(settings.probes_each, settings.probe_seed)
+    examples = task.examples()
+    rows = ask(model, tokenizer, arm, task, examples, settings, never)
+    table = [i for i, example in enumerate(examples) if example.task == TABLE]
+    choices = choice_logprobs(model, tokenizer, arm, [examples[i] for i in table])
+    for i, choice in zip(table, choices, strict=True):
+        rows[i]["choice_logprob"] = choice
     metrics = _metrics(rows, arm.name, time.perf_counter() - started)
-    shown = [
-        {
-            "question": row["question"],
-            "true_answer": row["answer"],
-            "pred_answer": row["read"] or "",
-            "response": row["completion"],
-            "is_correct": row["correct"],
-            "category": row["task"],
-        }
-        for row in rows
-    ]
+    shown = [_shown(row) | {"category": row["task"]} for row in rows]
     write_json(folder / "arithmetic_results.json", {"metrics": metrics, "examples": shown})
+    return rows, metrics
+
+
+def evaluate_solutions(
+    folder: Path, model: Any, tokenizer: Any, arm: Arm, task: Solutions, settings: Evaluate
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Solve a task's test problems; writes `<task>_results.json` with the reference's fields and every item. Returns
+    rows and metrics."""
+    started = time.perf_counter()
+    examples = list(task.examples("test"))[: settings.limit]
+    rows = solve(model, tokenizer, arm, task, examples, settings.solution_tokens, settings.batch)
+    for row, nats in zip(rows, gold_nats(model, tokenizer, arm, examples, settings.batch), strict=True):
+        row["gold_nats_per_byte"] = nats
+    metrics = summary(rows, arm.name, time.perf_counter() - started)
+    write_json(folder / f"{task.name}_results.json", {"metrics": metrics, "examples": [_shown(row) for row in rows]})
+    return rows, metrics
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    """A row as the reference writes its examples."""
+    return {
+        "question": row["question"],
+        "true_answer": row["answer"],
+        "pred_answer": row["read"] or "",
+        "response": row["completion"],
+        "is_correct": row["correct"],
+    }
 
 
 def _metrics(rows: Sequence[dict[str, Any]], condition: str, seconds: float) -> dict[str, Any]:

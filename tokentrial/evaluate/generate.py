@@ -1,33 +1,53 @@
-"""Greedy completions in batches, sorted by length, left-padded, with KV cache, through transformers."""
+"""Completions in batches, sorted by length, left-padded, with KV cache, through transformers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from tokentrial.arms.arm import Arm
-
 _NEWLINE = "Ċ"  # GPT-2's stand-in for the byte; a blank line is one token too
+TURN = "User:"
 
 
-def unsayable(tokenizer: Any, arm: Arm, size: int) -> list[int]:
-    """Ids that the arm cannot say: fillers, and slots of the fact block that are not its tokens."""
-    said = set(tokenizer.convert_tokens_to_ids(list(arm.tokens)))
-    return [i for i in range(tokenizer.eos_token_id + 1, size) if i not in said]
+class Completion(NamedTuple):
+    """What a model said, fact tokens by name. `tokens` counts ids; `stopped` tells an end from a cut."""
+
+    text: str
+    tokens: int
+    stopped: bool
+
+
+def unsayable(tokenizer: Any) -> list[int]:
+    """Ids that stand for nothing: fillers, and slots of the fact block that are not the arm's tokens."""
+    return sorted(i for token, i in tokenizer.get_vocab().items() if token.startswith("<|filler_"))
+
+
+def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of plain text: a literal `<|endoftext|>` in it is text like any other."""
+    ids: list[list[int]] = tokenizer(list(texts), split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 @torch.no_grad()
 def complete(
-    model: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int, batch: int, suppress: Sequence[int]
-) -> list[str]:
-    """Completions in the order of the prompts, fact tokens by name, cut at eos and at the first newline.
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    new_tokens: int,
+    batch: int,
+    line: bool = True,
+    temperature: float | None = None,
+) -> list[Completion]:
+    """Completions in the order of the prompts: greedy, or sampled at a `temperature`.
 
-    Prompts are plain text and are never rewritten. Each must leave room in the model's context.
+    They end at eos and, where `line`, at the first newline, else where a new `User:` begins. Prompts are plain text
+    and are never rewritten; one that leaves no room in the model's context gets an empty completion.
     """
-    ids: list[list[int]] = tokenizer(list(prompts), split_special_tokens=True, add_special_tokens=False)["input_ids"]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    stops = [tokenizer.eos_token_id, *(i for token, i in tokenizer.get_vocab().items() if _NEWLINE in token)]
-    done = [""] * len(ids)
+    ids = encode_prompts(tokenizer, prompts)
+    context = model.config.max_position_embeddings
+    order = sorted((i for i in range(len(ids)) if len(ids[i]) < context), key=lambda i: len(ids[i]))
+    newlines = [i for token, i in tokenizer.get_vocab().items() if _NEWLINE in token] if line else []
+    done = [Completion("", 0, False)] * len(ids)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         width = max(len(ids[i]) for i in chosen)
@@ -36,13 +56,22 @@ def complete(
         out = model.generate(
             padded.to(model.device),
             attention_mask=mask.to(model.device),
-            max_new_tokens=min(new_tokens, model.config.n_positions - width),
-            do_sample=False,
-            eos_token_id=stops,
+            max_new_tokens=min(new_tokens, context - width),
+            do_sample=temperature is not None,
+            temperature=temperature,
+            top_k=0 if temperature is not None else None,
+            eos_token_id=[tokenizer.eos_token_id, *newlines],
             pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=list(suppress) or None,
+            suppress_tokens=unsayable(tokenizer) or None,
+            **({} if line else {"stop_strings": [TURN], "tokenizer": tokenizer}),
         )
-        texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        for i, text in zip(chosen, texts, strict=True):
-            done[i] = text.partition("\n")[0]
+        for i, row in zip(chosen, out[:, width:].tolist(), strict=True):
+            done[i] = _completion(tokenizer, row, "\n" if line else TURN)
     return done
+
+
+def _completion(tokenizer: Any, ids: list[int], end: str) -> Completion:
+    stopped = tokenizer.eos_token_id in ids
+    said = ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids
+    text, ended, _ = tokenizer.decode(said, skip_special_tokens=True).partition(end)
+    return Completion(text, len(said) + stopped, stopped or bool(ended))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import PRODUCTS
+from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.tasks.task import Example
 
 CHOICE_FLOOR = -math.log(len(PRODUCTS))  # every product as likely as the others: -3.58
@@ -24,34 +25,34 @@ def ways(arm: Arm, example: Example, product: int) -> list[str]:
 def non_digit_starts(tokenizer: Any, size: int) -> torch.Tensor:
     """Mask [size] of the ids whose text does not begin with a digit: what may close a number."""
     tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
-    return torch.tensor([token[:1] not in set("0123456789") for token in tokens])  # "²" stands for a byte: no digit
+    # "²" stands for a byte: no digit; None is an id beyond the tokenizer's, a padded row
+    return torch.tensor([token is not None and token[:1] not in set("0123456789") for token in tokens])
 
 
 @torch.no_grad()
-def choice_logprobs(
-    model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example], suppress: Sequence[int]
-) -> list[float]:
+def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[float]:
     """For each example of the table, ln of the right product's share of the probability of the 36 products.
 
     Each product's probability is summed over the ways to spell it, each closed by a non-digit.
     """
     closing = non_digit_starts(tokenizer, model.config.vocab_size).to(model.device)
-    closing[list(suppress)] = False
+    suppress = unsayable(tokenizer)
+    closing[suppress] = False
     scores = []
     for example in examples:
         spelled = [(product, way) for product in PRODUCTS for way in ways(arm, example, product)]
-        ids = tokenizer([way for _, way in spelled], add_special_tokens=False)["input_ids"]
+        ids = encode_prompts(tokenizer, [way for _, way in spelled])
         lengths = torch.tensor([len(way) for way in ids], device=model.device)
         width = int(lengths.max())
         padded = torch.tensor([way + [tokenizer.pad_token_id] * (width - len(way)) for way in ids]).to(model.device)
-        prompt = tokenizer(example.prompt, split_special_tokens=True, add_special_tokens=False)["input_ids"]
-        first = model(torch.tensor([prompt]).to(model.device), use_cache=True)
+        prompt = encode_prompts(tokenizer, [example.prompt])
+        first = model(torch.tensor(prompt).to(model.device), use_cache=True)
         cache = first.past_key_values
         cache.batch_repeat_interleave(len(ids))
         logits = torch.cat(
             [first.logits[:, -1:].expand(len(ids), 1, -1), model(padded, past_key_values=cache).logits], dim=1
         ).float()
-        logits[..., list(suppress)] = -torch.inf
+        logits[..., suppress] = -torch.inf
         logprobs = logits.log_softmax(-1)
         steps = logprobs[:, :-1].gather(2, padded[..., None])[..., 0]
         inside = torch.arange(width, device=model.device) < lengths[:, None]
@@ -67,7 +68,7 @@ def choice_logprobs(
 @torch.no_grad()
 def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:
     """Bits of each document's ids after its first (eos), in windows of the model's context."""
-    context = model.config.n_positions
+    context = model.config.max_position_embeddings
     windows = [
         (index, ids[start : start + context + 1].astype(np.int64))
         for index, ids in enumerate(documents)

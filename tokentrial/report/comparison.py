@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokentrial.report.outcomes import (
     METRICS,
-    STAGE,
     CellResults,
     favourite_answer,
     mean_of,
-    read_cell,
+    read_stage,
     untouched_documents,
 )
 from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
@@ -29,18 +28,24 @@ _CHOICE_FLOOR = -math.log(36)
 Results = dict[tuple[str, int], CellResults]
 
 
-def build(trial: Trial, declared_now: Mapping[str, Any], declared_path: Path) -> dict[str, Any]:
+Evaluated = Mapping[tuple[str, int], Mapping[str, Path]]  # (arm, seed): stage: its folder of results
+
+
+def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], declared_path: Path) -> dict[str, Any]:
     """Build the report from what is there, write `comparison_report.json` and `report.md`, and return it.
 
-    At once where nothing changed. Cells without results are named under `missing`.
+    At once where nothing changed. `evaluated` holds every cell's up-to-date results, stage by stage in order; stages
+    that some cells lack are named under `missing`.
     """
-    folders = {(arm, seed): _evaluated(trial, arm, seed) for arm in trial.arms for seed in trial.seeds}
-    done = {cell: folder for cell, folder in folders.items() if (folder / MANIFEST).exists()}
     frozen_before = read_json(declared_path) if declared_path.exists() else None
     wanted = fingerprint(
         "report",
         VERSION,
-        cells={f"{arm}/{seed}": read_json(folder / MANIFEST)["fingerprint"] for (arm, seed), folder in done.items()},
+        cells={
+            f"{arm}/{seed}/{stage}": read_json(folder / MANIFEST)["fingerprint"]
+            for (arm, seed), by_stage in evaluated.items()
+            for stage, folder in by_stage.items()
+        },
         declared=[declared_now, frozen_before],
         arms=trial.arms,
         seeds=trial.seeds,
@@ -49,9 +54,14 @@ def build(trial: Trial, declared_now: Mapping[str, Any], declared_path: Path) ->
     if path.exists() and (before := read_json(path)).get("fingerprint") == wanted:
         stored: dict[str, Any] = before
         return stored
-    report = _compare(trial, done, declared_now, frozen_before)
+    report = _compare(trial, evaluated, declared_now, frozen_before)
     report["fingerprint"] = wanted
-    report["missing"] = [f"{arm}/seed{seed}" for arm, seed in folders if (arm, seed) not in done]
+    report["missing"] = [
+        f"{arm}/seed{seed} {stage}"
+        for (arm, seed), by_stage in evaluated.items()
+        for stage in report["stages"] or ["pretrain"]
+        if stage not in by_stage
+    ]
     write_json(path, report)
     from tokentrial.report.tables import markdown
 
@@ -59,13 +69,9 @@ def build(trial: Trial, declared_now: Mapping[str, Any], declared_path: Path) ->
     return report
 
 
-def _evaluated(trial: Trial, arm: str, seed: int) -> Path:
-    return trial.folder / arm / f"seed{seed}" / f"eval_{STAGE}"
-
-
 def _compare(
     trial: Trial,
-    done: Mapping[tuple[str, int], Path],
+    evaluated: Evaluated,
     declared_now: Mapping[str, Any],
     frozen_before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -73,16 +79,12 @@ def _compare(
 
     frozen, changes = freeze(declared_now, frozen_before)
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
-    untouched = untouched_documents(list(done.values()))
-    results: Results = {
-        (arm, seed): read_cell(
-            folder,
-            untouched,
-            read_json(folder / "heldout_text.json")["keeps_content"],
-            favourite_answer(exposure, arm, seed),
-        )
-        for (arm, seed), folder in done.items()
-    }
+    untouched = untouched_documents([folder for by_stage in evaluated.values() for folder in by_stage.values()])
+    results: Results = {}
+    for (arm, seed), by_stage in evaluated.items():
+        for stage, folder in by_stage.items():
+            cell = results.setdefault((arm, seed), CellResults())
+            read_stage(cell, stage, folder, untouched, favourite_answer(exposure, arm, seed))
     names = list(dict.fromkeys(name for cell in results.values() for name in cell.values))
     declared = [(pair["outcome"], pair["contrast"]) for pair in (frozen["primary"], *frozen["secondary"])]
     pairs = list(
@@ -115,6 +117,7 @@ def _compare(
         "arms": trial.arms,
         "seeds": trial.seeds,
         "control": trial.control,
+        "stages": list(dict.fromkeys(stage for by_stage in evaluated.values() for stage in by_stage)),
         "primary": _primary(declared[0], contrasts),
         "declared": frozen,
         "extended": changes,
@@ -135,6 +138,7 @@ def _compare(
         },
         "curves": _curves(trial, results),
         "consumed": _consumed(trial, exposure, results),
+        "grpo": _grpo(trial),
         "provenance": provenance(),
     }
 
@@ -179,7 +183,7 @@ def _gate(results: Results, seeds: Sequence[int], frozen: Mapping[str, Any], gat
     if frozen["gate"] is None or not seeds or (control, seeds[0]) not in results:
         return None
     asked, never = (
-        [results[control, seed].values.get(f"{STAGE}/mul_table/{subset}/accuracy") for seed in seeds]
+        [results[control, seed].values.get(f"pretrain/mul_table/{subset}/accuracy") for seed in seeds]
         for subset in ("asked", "never_asked")
     )
     unasked = None if None in never else never
@@ -249,3 +253,11 @@ def _consumed(trial: Trial, exposure: Mapping[str, Any], results: Results) -> di
                 "train_seconds": mean_of([t["seconds"] for t in trained]),
             }
     return consumed
+
+
+def _grpo(trial: Trial) -> dict[str, Any] | None:
+    """Whether GRPO went on, pass@k before it by cell, and whether a bonus that only some arms can earn was paid."""
+    path = trial.folder / "grpo_decision.json"
+    if trial.grpo is None or not path.exists():
+        return None
+    return {**read_json(path), "mul_bonus": trial.grpo.mul_bonus}

@@ -4,6 +4,7 @@ An outcome's name is `stage/task/subset/metric`. Of the table, `all` is the mean
 other subsets are means over unordered facts, the mean of a fact's two orders each.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.store import read_json
-from tokentrial.tasks.arithmetic import TABLE, Row, by_fact, table_subsets
+from tokentrial.tasks.arithmetic import TABLE, by_fact, table_subsets
+from tokentrial.tasks.task import Row
 
-STAGE = "pretrain"
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
 
 class Metric(NamedTuple):
@@ -29,6 +31,9 @@ METRICS = {
     "accuracy": Metric(True, 1.0),
     "choice_logprob": Metric(True, 0.0),
     "bits_per_byte": Metric(False, None),
+    "accuracy_flexible": Metric(True, 1.0),
+    "gold_nats_per_byte": Metric(False, None),
+    "fact_tokens": Metric(True, None),
 }
 
 
@@ -39,39 +44,54 @@ class CellResults:
     values: dict[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
 
 
-def read_cell(folder: Path, untouched: set[str], keeps_content: bool, favourite: str | None) -> CellResults:
-    """Read one cell's `eval_pretrain` folder. `untouched` names the held-out documents that no arm rewrites,
+def read_stage(results: CellResults, stage: str, folder: Path, untouched: set[str], favourite: str | None) -> None:
+    """Add what a cell's `eval_<stage>` folder holds. `untouched` names the held-out documents that no arm rewrites,
     `favourite` is the answer most often asked for in the cell's drills."""
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
-    results = CellResults(rows=rows)
     for subset, chosen in table_subsets(rows).items():
         if not chosen:
             continue
         for key, metric in (("correct", "accuracy"), ("choice_logprob", "choice_logprob")):
-            name = f"{STAGE}/{TABLE}/{subset}/{metric}"
+            name = f"{stage}/{TABLE}/{subset}/{metric}"
             facts = by_fact(chosen, key)
             results.values[name] = mean_of([row[key] for row in chosen] if subset == "all" else [*facts.values()])
             results.facts[name] = facts if subset != "all" else {}
-        results.floors[f"{STAGE}/{TABLE}/{subset}/accuracy"] = floors(chosen, subset != "all", favourite)
+        results.floors[f"{stage}/{TABLE}/{subset}/accuracy"] = floors(chosen, subset != "all", favourite)
     for task in dict.fromkeys(row["task"] for row in rows if row["task"] != TABLE):
         chosen = [row for row in rows if row["task"] == task]
-        name = f"{STAGE}/{task}/all/accuracy"
+        name = f"{stage}/{task}/all/accuracy"
         results.values[name] = mean_of([row["correct"] for row in chosen])
         results.floors[name] = floors(chosen, False, favourite)
-    documents = read_json(folder / "heldout_text.json")["documents"]
+        if "gold_nats_per_byte" in chosen[0]:
+            _read_solutions(results, f"{stage}/{task}", chosen)
+    held_out = read_json(folder / "heldout_text.json")
+    documents = held_out["documents"]
     groups = {
         "untouched": [d for d in documents if d["set"] == "text" and d["name"] in untouched],
         "rewritten": [d for d in documents if d["set"] == "text" and d["name"] not in untouched],
         "drills": [d for d in documents if d["set"] == "drills"],
     }
     for subset, held in groups.items():
-        if held and (subset == "untouched" or keeps_content):
-            name = f"{STAGE}/heldout_text/{subset}/bits_per_byte"
+        if held and (subset == "untouched" or held_out["keeps_content"]):
+            name = f"{stage}/heldout_text/{subset}/bits_per_byte"
             results.values[name] = sum(d["bits"] for d in held) / sum(d["bytes"] for d in held)
-    return results
+
+
+def _read_solutions(results: CellResults, name: str, rows: Sequence[Row]) -> None:
+    """Of worked solutions: the flexible score, fact tokens a response, and the gold solution's nats per original byte,
+    rows whose solution states a fact apart from the others."""
+    results.values[f"{name}/all/accuracy_flexible"] = mean_of([row["correct_flexible"] for row in rows])
+    results.values[f"{name}/all/fact_tokens"] = mean_of([row["fact_tokens"] for row in rows])
+    for subset, chosen in (
+        ("all", rows),
+        ("with_site", [row for row in rows if row["site"]]),
+        ("without_site", [row for row in rows if not row["site"]]),
+    ):
+        nats = [row["gold_nats_per_byte"] for row in chosen if row["gold_nats_per_byte"] is not None]
+        if nats:
+            results.values[f"{name}/{subset}/gold_nats_per_byte"] = mean_of(nats)
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -82,13 +102,14 @@ def floors(rows: Sequence[Row], over_facts: bool, favourite: str | None) -> dict
     """Accuracy of policies that know no arithmetic: the best constant, an operand's echo, the drills' most frequent
     answer. FACTS for the whole table: 4/81, 9/81 and 17/81 for the larger operand."""
     constant = Counter(row["answer"] for row in rows).most_common(1)[0][0]
-    policies: dict[str, Mapping[int, str | None]] = {
-        "constant": dict.fromkeys(range(len(rows)), constant),
-        "echo_operand": {i: str(row["operands"][0]) for i, row in enumerate(rows)},
-        "echo_larger_operand": {i: str(max(row["operands"])) for i, row in enumerate(rows)},
+    operands = [row.get("operands") or [int(n) for n in _NUMBER.findall(row["question"])] or [0] for row in rows]
+    policies = {
+        "constant": [constant] * len(rows),
+        "echo_operand": [str(of[0]) for of in operands],
+        "echo_larger_operand": [str(max(of)) for of in operands],
     }
     if favourite is not None:
-        policies["drill_unigram"] = dict.fromkeys(range(len(rows)), favourite)
+        policies["drill_unigram"] = [favourite] * len(rows)
     scored = {}
     for policy, answers in policies.items():
         hits: list[dict[str, Any]] = [

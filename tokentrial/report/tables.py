@@ -68,6 +68,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         *_markdown_table(_header(report), _rows(report, declared_only=False)),
         "",
+        "## The ladder",
+        "",
+        "Every outcome after each stage, mean ± standard deviation over seeds.",
+        "",
+        *_markdown_table(["outcome", "arm", *report["stages"]], _ladder(report)),
+        "",
         "## Floors",
         "",
         "Accuracy of policies that know no arithmetic.",
@@ -149,6 +155,22 @@ def _rows(report: Mapping[str, Any], declared_only: bool) -> list[list[str]]:
     return rows
 
 
+def _ladder(report: Mapping[str, Any]) -> list[list[str]]:
+    names = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
+    return [
+        [
+            name,
+            arm,
+            *(
+                spread(report["outcomes"].get(f"{stage}/{name}", {"per_seed": {arm: []}})["per_seed"][arm])
+                for stage in report["stages"]
+            ),
+        ]
+        for name in names
+        for arm in report["arms"]
+    ]
+
+
 def _notes(report: Mapping[str, Any]) -> list[str]:
     notes = list(report["extended"])
     if report["primary"]["note"]:
@@ -159,6 +181,11 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"Gate: {report['declared']['control']} asked {gate['asked']:.2f}{never}: {gate['failed'] or 'passed'}."
         )
+    grpo = report["grpo"]
+    if grpo and not grpo["go_on"]:
+        notes.append("GRPO skipped: pass@k is zero in every cell, there is nothing to learn from.")
+    if grpo and grpo["mul_bonus"]:
+        notes.append(f"GRPO paid a bonus of {grpo['mul_bonus']:g} for fact tokens, which only some arms can earn.")
     if report["missing"]:
         notes.append(f"Missing: {', '.join(report['missing'])}.")
     return [one_line(note) for note in notes]

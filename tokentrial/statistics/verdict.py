@@ -105,9 +105,10 @@ def contrast(
         at_ceiling = ceiling is not None and min(a.mean(), b.mean()) >= ceiling - margin
         equivalence = tost(d, margin, bool(at_floor or at_ceiling))
         p_tost = equivalence.p
-        if equivalence.refused and t.n > 1:
+        shown = p is not None and p < alpha  # then there is nothing to say of equivalence
+        if equivalence.refused and t.n > 1 and not shown:
             notes.append(f"equivalence not tested: {equivalence.refused}")
-        elif equivalence.needs and not equivalence.reachable and not equivalence.equivalent:
+        elif equivalence.needs and not (equivalence.reachable or equivalence.equivalent or shown):
             reach = f"at 80 % power these seeds show {equivalence.needs:.2g}"
             notes.append(f"equivalence within {margin:g} is out of reach: {reach}")
 

@@ -2,11 +2,10 @@
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from tokentrial.arms.facts import Fact
-from tokentrial.tasks.task import Example
+from tokentrial.tasks.task import Example, Row
 
 TABLE = "mul_table"
 _NUMBER = re.compile(r"-?[0-9]+")
@@ -91,9 +90,6 @@ class Arithmetic:
 
 def _example(name: str, question: str, answer: int, operands: tuple[int, ...], fact: Fact | None) -> Example:
     return Example(name, question, probe_prompt(question), f" {answer}.", str(answer), operands, fact)
-
-
-Row = Mapping[str, Any]  # one evaluated item, a line of samples.jsonl
 
 
 def table_subsets(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -1,10 +1,12 @@
 """The seam of a task: examples, and how a completion is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokentrial.arms.facts import Fact
+
+Row = Mapping[str, Any]  # one evaluated item, a line of samples.jsonl
 
 
 @dataclass(frozen=True)

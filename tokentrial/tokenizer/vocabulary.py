@@ -13,6 +13,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -35,6 +36,9 @@ _TIKTOKEN_KEY = hashlib.sha1(
     b"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe", usedforsecurity=False
 ).hexdigest()
 _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+_LONG_RUN = 10_000
+_SPACES = re.compile(rf"\s{{{_LONG_RUN},}}(?=\S)")
 
 
 def well_formed(text: str) -> str:
@@ -121,7 +125,14 @@ class Vocabulary:
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """Ids of plain text; a literal `<|endoftext|>` is text like any other, a lone surrogate becomes U+FFFD."""
-        return self._encoding.encode_to_numpy(well_formed(text), disallowed_special=()).astype(np.uint16)
+        text, cuts = well_formed(text), [0]
+        if len(text) > _LONG_RUN:
+            # tiktoken's pattern fails on a million spaces before a word; cut before the last, where it would cut itself
+            cuts += [match.end() - 1 for match in _SPACES.finditer(text)]
+        parts = [text[start:stop] for start, stop in zip(cuts, [*cuts[1:], None], strict=True)]
+        return np.concatenate(
+            [self._encoding.encode_to_numpy(part, disallowed_special=()).astype(np.uint16) for part in parts]
+        )
 
     def encode_arm(self, arm: Arm, text: str) -> NDArray[np.uint16]:
         """Ids of a text as the arm rewrites it: each plain piece by itself, each fact token its id of the block."""

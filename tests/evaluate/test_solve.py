@@ -1,0 +1,265 @@
+"""Worked solutions: strict and flexible scores after `plain`, the gold solution's nats, and any causal model."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from tokentrial.arms import arm as arms
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.evaluate import solve as solving
+from tokentrial.evaluate.generate import Completion
+from tokentrial.evaluate.models import evaluate_model
+from tokentrial.evaluate.solve import gold_nats, solve, summary
+from tokentrial.store import read_json
+from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums, solution_prompt
+from tokentrial.tasks.task import Example
+from tokentrial.tasks.word_problems import WordProblems
+from tokentrial.tokenizer.export import to_transformers
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+ARMS = ("baseline", "mul_tokens", "mul_append")
+
+
+def example(question, completion, answer="54"):
+    return Example("t", question, solution_prompt(question), completion, answer)
+
+
+SHORT = [
+    example("6 by 9?", " 6*9=54\n#### 54"),
+    example("Go", " #### 54"),
+    example("What then", " 7*8=56 so\n6*9=54 é\n#### 54"),
+    example("a b c d", " 2*3=7\n#### 54"),
+]
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """`answered(arm, completion, tokens, stopped)`: the row of a problem whose answer is 54."""
+
+    def make(arm, completion, tokens=7, stopped=True):
+        monkeypatch.setattr(solving, "complete", lambda *given, **named: [Completion(completion, tokens, stopped)])
+        [row] = solve(None, None, arms.find(arm), Solutions(), SHORT[:1], 10, 1)
+        return row
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("arm", "completion", "strict", "flexible"),
+    [
+        ("baseline", " so\n#### 54", "54", "54"),
+        ("baseline", " so 54", None, "54"),
+        ("baseline", " 54 and 55\n#### 54", "54", "54"),
+        ("baseline", "#### 54 and then 55", "54", "55"),
+        ("baseline", "#### 55 is not 54", "55", "54"),
+        ("baseline", " nothing", None, None),
+        # defect R6: read from the text a token stands for, never from its name
+        ("mul_tokens", " <MUL_6_9_54>", None, "54"),
+        ("mul_tokens", " <MUL_6_9_54>\n#### 54", "54", "54"),
+        ("mul_tokens", " 3 <MUL_1_1_1>", None, "1"),
+        ("mul_append", " 6*9=54<MUL_6_9_54>\n#### 54", "54", "54"),
+        ("mul_append", " so 54<MUL_6_8_48>", None, "48"),
+        ("append_slot", " 6*9=54<FACT>", None, "54"),
+    ],
+)
+def test_strict_is_the_number_after_the_marker_and_flexible_the_last(answered, arm, completion, strict, flexible):
+    row = answered(arm, completion)
+    assert (row["read"], row["read_flexible"]) == (strict, flexible)
+    assert (row["correct"], row["correct_flexible"]) == (strict == "54", flexible == "54")
+    assert row["completion"] == completion
+    assert "<" not in row["plain"]
+
+
+def test_a_row_says_how_long_it_was_whether_it_ended_and_its_fact_tokens(answered):
+    row = answered("mul_tokens", "<MUL_6_9_54> <MUL_6_9_54>", 9, False)
+    assert (row["tokens"], row["stopped"], row["fact_tokens"]) == (9, False, 2)
+    row = answered("baseline", "<MUL_6_9_54>", 3, True)
+    assert (row["tokens"], row["stopped"], row["fact_tokens"]) == (3, True, 0)
+    assert row["site"] is True  # the gold solution states 6*9=54
+
+
+def test_the_summary_adds_up():
+    def row(correct, flexible, tokens, stopped, fact_tokens, nats):
+        return {
+            "correct": correct,
+            "correct_flexible": flexible,
+            "tokens": tokens,
+            "stopped": stopped,
+            "fact_tokens": fact_tokens,
+            "gold_nats_per_byte": nats,
+        }
+
+    rows = [
+        row(True, True, 10, True, 2, 1.0),
+        row(False, True, 20, True, 0, 2.0),
+        row(False, False, 60, False, 1, math.nan),
+        row(False, False, 6, True, 0, 6.0),
+    ]
+    assert summary(rows, "mul_tokens", 2.5) == {
+        "condition": "mul_tokens",
+        "model_path": "model",
+        "accuracy": 0.25,
+        "correct": 1,
+        "total": 4,
+        "avg_response_tokens": 24,
+        "mul_token_count": 3,
+        "mul_tokens_per_response": 0.75,
+        "eval_time_seconds": 2.5,
+        "accuracy_flexible": 0.5,
+        "share_stopped": 0.75,
+        "gold_nats_per_byte": 3.0,
+        "gold_too_long": 1,
+    }
+
+
+def test_the_reference_s_fields_are_there(shared_data):
+    theirs = shared_data / "original_results" / "outputs"
+    found = sorted(theirs.rglob("gsm8k_results.json"))
+    assert found
+    for path in found:
+        metrics = json.loads(path.read_bytes())["metrics"]
+        ours = summary([dict.fromkeys(("correct", "correct_flexible", "stopped"), True) | NUMBERS], "baseline", 1.0)
+        assert set(metrics) <= set(ours), path
+        for key, value in metrics.items():
+            assert isinstance(ours[key], (type(value), int, float)), key
+
+
+NUMBERS = {"tokens": 3, "fact_tokens": 0, "gold_nats_per_byte": 1.0}
+
+
+# the gold solution
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_gold_nats_are_those_of_every_token_after_the_prompt_per_original_byte(babbling, vocabulary, arm):
+    """Row by row, token by token, against whole batches."""
+    model, tokenizer, treatment = babbling(arm)
+    expected = []
+    for each in SHORT:
+        prompt = vocabulary.encode(each.prompt).tolist()
+        ids = [*prompt, *vocabulary.encode_arm(treatment, each.completion).tolist(), vocabulary.eos]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].double()
+        nats = sum(
+            float(logits[position - 1].logsumexp(0) - logits[position - 1, ids[position]])
+            for position in range(len(prompt), len(ids))
+        )
+        expected.append(nats / len(each.completion.encode()))
+    assert len(SHORT[2].completion) < len(SHORT[2].completion.encode())  # bytes, not characters
+    for batch in (1, 3, 8):
+        assert gold_nats(model, tokenizer, treatment, SHORT, batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_gold_solution_that_does_not_fit_has_no_nats(babbling, vocabulary):
+    model, tokenizer, arm = babbling("baseline")
+    size = len(vocabulary.encode(SHORT[1].prompt)) + 1  # with eos
+    rows = []
+    for room in (0, 1):  # the context's 64 ids are filled, then one too many
+        completion = "z" * (64 - size + room)
+        assert len(vocabulary.encode(completion)) == len(completion)
+        rows.append(Example("t", "Go", SHORT[1].prompt, completion, "54"))
+    found = gold_nats(model, tokenizer, arm, [rows[1], SHORT[0], rows[0]], 2)
+    assert [math.isnan(value) for value in found] == [True, False, False]
+
+
+def test_no_nats_are_null_in_the_files(babbling, tmp_path, monkeypatch):
+    from tokentrial.evaluate.evaluate import evaluate_solutions
+    from tokentrial.trial import Evaluate
+
+    model, tokenizer, arm = babbling("baseline")
+    task = WordProblems(10, 3)  # too long for 64 tokens
+    rows, metrics = evaluate_solutions(tmp_path, model, tokenizer, arm, task, Evaluate(limit=5, solution_tokens=4))
+    written = read_json(tmp_path / "word_problems_results.json")
+    assert (
+        written["metrics"]["gold_too_long"]
+        == metrics["gold_too_long"]
+        == sum(math.isnan(row["gold_nats_per_byte"]) for row in rows)
+    )
+    assert metrics["gold_too_long"] > 0
+    assert len(written["examples"]) == 5
+    assert "NaN" not in (tmp_path / "word_problems_results.json").read_text()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_batches_find_what_one_at_a_time_finds(babbling, arm):
+    model, tokenizer, treatment = babbling(arm)
+    problems = [example(f"{'so ' * (n % 4)}{n}?", f" {n}*1={n}\n#### {n}", str(n)) for n in range(1, 25)]
+    found = {batch: solve(model, tokenizer, treatment, Solutions(), problems, 12, batch) for batch in (1, 5, 24)}
+    assert found[1] == found[5] == found[24]
+    assert [row["answer"] for row in found[24]] == [str(n) for n in range(1, 25)]
+    assert len({row["completion"] for row in found[24]}) > 12
+    assert all(row["tokens"] <= 12 for row in found[24])
+
+
+# any causal model in a folder
+
+
+def peer(folder, kind, positions=768):
+    """A freshly initialised model of another making with a tokenizer of ours."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    vocabulary = Vocabulary(256, 45)
+    torch.manual_seed(0)
+    ends = {"bos_token_id": vocabulary.eos, "eos_token_id": vocabulary.eos}
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=vocabulary.size, n_positions=positions, n_embd=16, n_layer=1, n_head=2, **ends)
+        )
+    else:  # its embedding has more rows than its tokenizer has ids
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=640,
+                max_position_embeddings=positions,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                **ends,
+            )
+        )
+    model.save_pretrained(folder)
+    to_transformers(vocabulary, arms.find("baseline"), positions).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "ids"), [("gpt2", 621), ("llama", 640)])
+def test_any_causal_model_is_scored_by_the_same_code(tmp_path, shared_data, vocabulary, kind, ids):
+    folder = peer(tmp_path / "model", kind)
+    tasks = ["gsm8k", *(f"path:{shared_data}/word_problems/{name}.json" for name in ("SVAMP", "MultiArith"))]
+    scores = evaluate_model(tmp_path / "out", folder, "baseline", tasks, f"path:{shared_data}/gsm8k", 5)
+    assert set(scores) == {"gsm8k", "svamp", "multiarith"}
+    for name, metrics in scores.items():
+        written = read_json(tmp_path / "out" / f"{name}_results.json")
+        assert written["metrics"] == metrics
+        assert metrics["total"] == len(written["examples"]) == 5
+        assert 0 < metrics["avg_response_tokens"] <= 256
+        of_file = [Sums(path) for path in tasks[1:] if name in path.lower()]
+        [task] = of_file or [GSM8K(f"path:{shared_data}/gsm8k")]
+        golds = [e.completion for e in task.examples("test")[:5]]
+        # weights of 0.02: all ids are almost equally likely, ln(ids) nats for each token and for eos
+        nats = [(len(vocabulary.encode(gold)) + 1) * math.log(ids) / len(gold.encode()) for gold in golds]
+        assert metrics["gold_nats_per_byte"] == pytest.approx(sum(nats) / 5, rel=0.02)
+    questions = [e.question for e in GSM8K(f"path:{shared_data}/gsm8k").examples("test")[:5]]
+    assert [row["question"] for row in read_json(tmp_path / "out" / "gsm8k_results.json")["examples"]] == questions
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_any_causal_model_is_asked_the_arithmetic_probes(tmp_path, kind):
+    scores = evaluate_model(
+        tmp_path / "out", peer(tmp_path / "model", kind, 64), "baseline", ["arithmetic"], "hub", None
+    )
+    assert scores["arithmetic"]["total_samples"] == 581
+    assert (tmp_path / "out" / "arithmetic_results.json").exists()
+
+
+def test_a_folder_without_a_model_or_a_task_there_is_none_of_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"no config\.json there; give a folder of a causal model"):
+        evaluate_model(tmp_path, tmp_path, "baseline", ["arithmetic"], "hub", 1)
+    folder = peer(tmp_path / "model", "gpt2", 64)
+    with pytest.raises(SettingsError, match="--tasks gms8k: there are arithmetic, gsm8k"):
+        evaluate_model(tmp_path, folder, "baseline", ["gms8k"], "hub", 1)
+    with pytest.raises(TrialError, match="not found; expected a folder"):
+        evaluate_model(tmp_path, folder, "baseline", ["gsm8k"], f"path:{tmp_path}", 1)

@@ -1,0 +1,394 @@
+"""GRPO: the answer travels with the row, the prompts are the same in every arm, a stop changes nothing."""
+
+import random
+import shutil
+
+import pytest
+import torch
+import trl
+from transformers import AutoTokenizer
+
+from tokentrial import run as runs
+from tokentrial.arms import arm as arms
+from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.cell import Cell
+from tokentrial.corpus.drills import asked_in
+from tokentrial.errors import TrialError
+from tokentrial.evaluate.generate import Completion
+from tokentrial.posttrain import grpo as grpos
+from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
+from tokentrial.posttrain.trainer import last_complete
+from tokentrial.run import learnable
+from tokentrial.store import read_json, write_json
+from tokentrial.tasks.word_problems import WordProblems
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(256, 45)
+ARMS = ("baseline", "mul_tokens", "mul_append")
+LONG = (
+    "pretrain.context=128",
+    "pretrain.micro_batch=32",
+    "tasks.word_problems={rows: 200, steps: 1}",
+)
+
+
+def settings(**more):
+    given = {
+        "task": "word_problems",
+        "prompts": 12,
+        "generations": 3,
+        "batch": 4,
+        "new_tokens": 32,
+        "temperature": 1.0,
+        "lr": 0.001,
+        "kl": 0.1,
+        "checkpoint_every": 1,
+    } | more
+    return "grpo={" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
+
+
+def quiet(share, text):
+    """Progress that nobody looks at."""
+
+
+@pytest.fixture
+def reinforce(tiny, tuned, tmp_path):
+    """`reinforce(override, arm, name, progress)`: (folder, checkpoints, record) of GRPO on the tuned model."""
+
+    def make(override, arm="baseline", name="grpo", progress=quiet, seed=1):
+        trial = tiny(tmp_path / "run", *LONG, override)
+        folder, checkpoints = tmp_path / name, tmp_path / f"{name}.checkpoints"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        grpo(folder, checkpoints, trial, trial.grpo, arms.find(arm), seed, tuned(arm), progress)
+        return folder, checkpoints, read_json(folder / "grpo_results.json")
+
+    return make
+
+
+def answers(seed=1):
+    """Every training question's answer, worked out from its solution's last step."""
+    found = {}
+    for example in WordProblems(200, 1, 0, never_asked(seed, 3)).examples("train"):
+        found[example.prompt] = example.completion.rpartition("=")[2].partition(">>")[2].partition("\n")[0]
+    return found
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """`scripted(say)`: every GRPOTrainer generates `say(prompt, number)`, its number among all; (prompt, completion,
+    reward) of every call of the reward, as the trainer sees them."""
+    calls = []
+
+    def make(say):
+        class Scripted(trl.GRPOTrainer):
+            said = 0
+
+            def _generate_single_turn(self, prompt_ids, *rest, **named):
+                completions = []
+                for ids in prompt_ids:
+                    text = say(self.processing_class.decode(ids), Scripted.said)
+                    completions.append([*self.processing_class(text)["input_ids"], VOCABULARY.eos])
+                    Scripted.said += 1
+                return completions, None
+
+            def _calculate_rewards(self, inputs, prompts, completions, completion_ids):
+                rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+                calls.append(list(zip(prompts, completions, rewards[:, 0].tolist(), strict=True)))
+                return rewards
+
+        monkeypatch.setattr(trl, "GRPOTrainer", Scripted)
+        return calls
+
+    return make
+
+
+# the reward of a row is that row's
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_reward_of_a_known_completion_is_that_of_its_own_row(reinforce, scripted, arm):
+    """Defect R7: the reference looked answers up by a global counter; with several generations and shuffling its
+    reward was noise. Here a third of the completions are right, one is of another row, one says nothing."""
+    right = answers()
+    questions = sorted(right)
+
+    def say(prompt, number):
+        kind = random.Random(number).randrange(3)
+        other = next(right[q] for q in questions[number:] + questions if right[q] != right[prompt])
+        return (f" so\n#### {right[prompt]}", f" so\n#### {other}", " no idea")[kind]
+
+    calls = scripted(say)
+    reinforce(settings(prompts=24), arm)
+    assert len(calls) == 6
+    rewards = []
+    for call in calls:
+        asked = [prompt for prompt, _, _ in call]
+        assert [asked.count(prompt) for prompt in asked] == [3] * 12
+        for prompt, completion, reward in call:
+            assert reward == float(completion == f" so\n#### {right[prompt]}"), (prompt, completion)
+            rewards.append(reward)
+    assert 15 < sum(rewards) < 35
+    # a counter over the rows in their order would have been wrong: they come shuffled
+    served = [prompt for call in calls for prompt, _, _ in call[::3]]
+    assert sorted(served) == sorted(set(served))
+
+
+def test_rows_come_in_the_same_order_in_every_arm_and_shuffled(reinforce, scripted, tiny, tuned, tmp_path):
+    orders = {}
+    calls = scripted(lambda prompt, number: "#### 1")
+    for arm in ARMS:
+        calls.clear()
+        reinforce(settings(), arm, arm)
+        orders[arm] = [prompt for call in calls for prompt, _, _ in call]
+    assert orders["baseline"] == orders["mul_tokens"] == orders["mul_append"]
+    trial = tiny(tmp_path, *LONG, settings())
+    rows = [e.prompt for e in prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), 1)]
+    assert sorted(orders["baseline"][::3]) == sorted(rows)
+    assert orders["baseline"][::3] != rows
+
+
+def test_what_is_rewarded_more_is_said_more(reinforce, scripted, weights, same, tuned):
+    """The policy moves where rewards of a prompt differ, and stays where they do not."""
+    right = answers()
+    scripted(lambda prompt, number: f" #### {right[prompt] if number % 3 else 'no'}")
+    folder, _, record = reinforce(settings())
+    assert not same(weights(folder), weights(tuned("baseline")))
+    assert [round(r["reward"], 6) for r in record["log"]] == [round(2 / 3, 6)] * 3
+    assert record["last"]["frac_reward_zero_std"] == 0
+    scripted(lambda prompt, number: f" #### {right[prompt]}")
+    folder, _, record = reinforce(settings(kl=0), name="equal")
+    assert same(weights(folder), weights(tuned("baseline")))
+    assert [r["reward"] for r in record["log"]] == [1.0] * 3
+    assert record["first"]["frac_reward_zero_std"] == 1
+
+
+# what is logged
+
+
+def test_what_is_logged_of_every_step(reinforce, scripted):
+    right = answers()
+    token = "<MUL_6_9_54>"
+    scripted(lambda prompt, number: f"{token * (number % 3)} #### {right[prompt]}")
+    _, _, record = reinforce(settings(mul_bonus=0.5), "mul_tokens")
+    assert (record["condition"], record["seed"], record["prompts"], record["steps"]) == ("mul_tokens", 1, 12, 3)
+    assert record["mul_bonus"] == 0.5
+    assert [r["step"] for r in record["log"]] == [1, 2, 3]
+    size = [len(VOCABULARY.encode_arm(arms.find("mul_tokens"), f" #### {right[p]}")) + 1 for p in right]
+    for logged in (record["first"], record["last"]):
+        assert logged["reward"] == pytest.approx(1 + 0.5 * 2 / 3)
+        assert logged["fact_tokens"] == pytest.approx(1)  # 0, 1 and 2 of them
+        assert logged["truncated"] == 0
+        assert logged["frac_reward_zero_std"] == 0
+        assert min(size) <= logged["length"] - 1 <= max(size)
+        assert logged["kl"] >= 0
+    assert record["first"]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
+    assert record["last"]["kl"] > 1e-6
+    assert record["seconds"] > 0
+
+
+def test_a_completion_that_is_cut_is_counted(reinforce):
+    _, _, record = reinforce(settings(new_tokens=2))
+    assert record["last"]["truncated"] == 1
+    assert record["last"]["length"] == 2
+
+
+def test_the_policy_s_own_samples_train_it(reinforce, weights, same, tuned):
+    """Without a script: the tuned model's samples earn different rewards."""
+    folder, _, record = reinforce(settings(format_bonus=0.5, generations=4), "mul_tokens")
+    assert any(r["reward_std"] > 0 for r in record["log"])
+    assert not same(weights(folder), weights(tuned("mul_tokens")))
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+    assert AutoTokenizer.from_pretrained(folder).padding_side == "left"
+
+
+# prompts
+
+
+def test_prompts_are_the_same_in_every_arm_and_leave_room_for_the_completion(tiny, tuned, tmp_path):
+    drawn = {}
+    for arm in ARMS:
+        trial = tiny(tmp_path, *LONG, settings(prompts=200, new_tokens=80))
+        drawn[arm] = prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned(arm)), 1)
+    assert drawn["baseline"] == drawn["mul_tokens"] == drawn["mul_append"]
+    train = WordProblems(200, 1, 0, never_asked(1, 3)).examples("train")
+    fitting = [e for e in train if len(VOCABULARY.encode(e.prompt)) + 80 <= 128]
+    assert 0 < len(fitting) < len(train)
+    assert sorted(e.prompt for e in drawn["baseline"]) == sorted(e.prompt for e in fitting)
+    assert all(e.split == "train" for e in drawn["baseline"])
+
+
+def test_no_more_prompts_than_asked_for_drawn_by_the_seed(tiny, tuned, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tuned("baseline"))
+    trial = tiny(tmp_path, *LONG, settings(prompts=20), "corpus.drills.never_asked_folds=0")
+    first, again, other = (prompts(trial, trial.grpo, tokenizer, seed) for seed in (1, 1, 2))
+    assert len(first) == 20
+    assert first == again
+    assert {e.prompt for e in first} != {e.prompt for e in other}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_never_asked_fact_is_not_asked(tiny, tuned, tmp_path, seed):
+    trial = tiny(tmp_path, *LONG, settings(prompts=200))
+    drawn = prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), seed)
+    never = never_asked(seed, 3)
+    asked = {fact for e in drawn for fact in asked_in(e.prompt) | {e.fact} if fact}
+    worked = {Fact.of(int(a), int(b)) for e in drawn for a, b in [operands(e.completion)] if a}
+    assert len(asked) > 10
+    assert not (asked | worked) & never
+
+
+def operands(completion):
+    """The factors of a solution's product, or nothing."""
+    left, sign, rest = completion.partition("=")[0].partition("*")
+    return (left.strip(), rest) if sign else (None, None)
+
+
+def test_no_room_for_any_prompt_is_named(tiny, tuned, tmp_path):
+    trial = tiny(tmp_path, *LONG, settings(new_tokens=120))
+    with pytest.raises(TrialError, match=r"grpo\.new_tokens: 120 of a context of 128 leave no room for any prompt"):
+        prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), 1)
+
+
+# stopped, and gone on
+
+
+class Stop(Exception):
+    pass
+
+
+SAMPLED = {"prompts": 20, "format_bonus": 0.5, "generations": 3, "checkpoint_every": 2}
+
+
+def stop_at(step):
+    seen = []
+
+    def progress(share, text):
+        seen.append(int(text.rpartition(" ")[2]))
+        if seen[-1] == step:
+            raise Stop
+
+    return progress, seen
+
+
+@pytest.mark.parametrize("half_written", [False, True])
+def test_a_stopped_grpo_goes_on_bit_for_bit(reinforce, tuned, weights, same, tmp_path, half_written):
+    undisturbed, _, before = reinforce(settings(**SAMPLED), "mul_tokens", "undisturbed")
+    assert not same(weights(undisturbed), weights(tuned("mul_tokens")))
+    with pytest.raises(Stop):
+        reinforce(settings(**SAMPLED), "mul_tokens", progress=stop_at(5)[0])
+    checkpoints = tmp_path / "grpo.checkpoints"
+    assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-4"]
+    if half_written:
+        shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-5")
+        (checkpoints / "checkpoint-5" / "complete").unlink()
+        (checkpoints / "checkpoint-5" / "optimizer.pt").unlink()
+    progress, steps = stop_at(None)
+    folder, _, after = reinforce(settings(**SAMPLED), "mul_tokens", progress=progress)
+    assert steps == [5]
+    assert same(weights(folder), weights(undisturbed))
+    logged = [
+        [{k: r[k] for k in ("step", "reward", "kl", "completions/mean_length")} for r in record["log"]]
+        for record in (before, after)
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_path):
+    assert last_complete(tmp_path / "none") is None
+    for step, whole in ((9, True), (10, True), (11, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "complete").touch()
+    assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
+    assert not (tmp_path / "checkpoint-11").exists()
+
+
+# pass@k, and what follows from it
+
+
+@pytest.fixture
+def measured(tiny, tuned, tmp_path, monkeypatch):
+    """`measured(says, override, arm)`: pass_at_k.json where the model says `says(prompt, number)`."""
+
+    def make(says, override=None, arm="baseline"):
+        given = []
+
+        def complete(model, tokenizer, asked, new_tokens, batch, line, temperature):
+            given.append((list(asked), new_tokens, line, temperature))
+            return [Completion(says(prompt, number), 1, True) for number, prompt in enumerate(asked)]
+
+        monkeypatch.setattr(grpos, "complete", complete)
+        trial = tiny(tmp_path / "run", *LONG, override or settings(prompts=100, generations=4))
+        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, tuned(arm))
+        return read_json(tmp_path / "pass_at_k.json"), given
+
+    return make
+
+
+def test_a_model_that_is_right_passes_and_one_that_is_wrong_does_not(measured):
+    right = answers()
+    found, [(asked, new_tokens, line, temperature)] = measured(lambda prompt, number: f"#### {right[prompt]}")
+    assert found == {"k": 4, "prompts": 32, "pass_at_k": 1.0}
+    assert len(asked) == 32 * 4
+    assert {asked.count(prompt) for prompt in asked} == {4}
+    assert (new_tokens, line, temperature) == (32, False, 1.0)
+    assert measured(lambda prompt, number: f"#### {right[prompt]}1")[0]["pass_at_k"] == 0
+    # one of four is enough, and it counts for its own prompt alone
+    assert measured(lambda prompt, number: f"#### {right[prompt]}" if number % 4 == 3 else "")[0]["pass_at_k"] == 1
+    assert measured(lambda prompt, number: f"#### {right[prompt]}" if number < 20 else "")[0]["pass_at_k"] == 5 / 32
+    assert measured(lambda prompt, number: f"#### {right[prompt]}", arm="mul_tokens")[0]["pass_at_k"] == 1
+
+
+def test_a_bonus_is_no_pass(measured):
+    bonus = settings(prompts=100, format_bonus=1.0, mul_bonus=1.0)
+    assert measured(lambda prompt, number: "<MUL_6_9_54> #### 0", bonus, "mul_tokens")[0]["pass_at_k"] == 0
+
+
+def test_samples_are_drawn_at_the_trial_s_temperature_from_the_seed(tiny, tuned, tmp_path):
+    trial = tiny(tmp_path / "run", *LONG, settings(prompts=100, generations=4))
+    found = []
+    for _ in range(2):
+        torch.rand(3)  # whatever was drawn before
+        measure_pass(tmp_path, trial, trial.grpo, arms.find("baseline"), 1, tuned("baseline"))
+        found.append(read_json(tmp_path / "pass_at_k.json"))
+    assert found[0] == found[1]
+
+
+@pytest.fixture
+def decided(tiny, tmp_path, monkeypatch):
+    """`decided(passes, on_zero, pending)`: what `learnable` says of these pass@k by cell, and what it wrote."""
+
+    def make(passes, on_zero, pending=()):
+        trial = tiny(tmp_path, settings(on_zero=on_zero))
+        for (arm, seed), value in passes.items():
+            write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
+        absent = [cell for cell in runs.cells(trial) if (cell.arm, cell.seed) not in passes]
+        monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
+        return learnable(trial), read_json(tmp_path / "grpo_decision.json")
+
+    return make
+
+
+ZERO = {(arm, seed): 0.0 for arm in ("baseline", "mul_tokens") for seed in (1, 2)}
+
+
+def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(decided, capsys):
+    go_on, written = decided(ZERO, "skip")
+    assert go_on is written["go_on"] is False
+    assert written["pass_at_k"] == {f"{arm}/seed{seed}": 0.0 for arm, seed in ZERO}
+    said = capsys.readouterr().err
+    assert "pass@3 is 0" in said
+    assert "RL has nothing to learn from; grpo.on_zero is 'skip'" in said
+    assert decided(ZERO, "go on")[0] is True
+    assert "grpo.on_zero is 'go on'" in capsys.readouterr().err
+    for cell in ZERO:  # one cell is enough, in whichever arm
+        assert decided(ZERO | {cell: 1 / 32}, "skip")[0] is True
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_skipped_before_every_cell_is_measured(decided):
+    some = {cell: value for cell, value in ZERO.items() if cell != ("mul_tokens", 2)}
+    with pytest.raises(TrialError, match=r"not measured yet in mul_tokens/seed2.*run `tokentrial evaluate`"):
+        decided(some, "skip")
+    assert decided(some | {("baseline", 1): 0.5}, "skip")[0] is True

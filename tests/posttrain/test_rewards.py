@@ -1,0 +1,67 @@
+"""The reward: one function of plain text, so that no arm is paid for how it writes (defects R6 and R10)."""
+
+import pytest
+
+from tokentrial.arms import arm as arms
+from tokentrial.posttrain.rewards import reward
+from tokentrial.tasks.word_problems import WordProblems
+from tokentrial.trial import GRPO
+
+ARMS = ("baseline", "mul_tokens", "mul_append", "append_slot")
+PLAIN = (
+    (" 6*9=54\n#### 54", "54", 1),
+    (" 6*9=54\n#### 55", "54", 0),
+    (" 6*9=54", "54", 0),  # no marker: the flexible reader would find it, the reward does not
+    ("#### 1,234", "1234", 1),
+    ("#### $54", "54", 0),
+    ("#### 54.", "54", 1),
+    ("####54", "54", 0),
+    ("#### 54\n#### 55", "54", 1),
+    ("#### 55\n#### 54", "54", 0),
+    ("User: #### 54", "54", 0),
+    ("#### 54 User: #### 55", "54", 1),
+    ("", "54", 0),
+)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(("text", "answer", "worth"), PLAIN)
+def test_the_same_plain_content_is_worth_the_same_in_every_arm(arm, text, answer, worth):
+    treatment = arms.find(arm)
+    assert reward(text, answer, treatment, GRPO()) == worth
+    assert reward(treatment.rewrite(text), answer, treatment, GRPO()) == worth
+
+
+@pytest.mark.parametrize("text", ["#### <MUL_6_9_54>", "<MUL_6_9_54>", " <MUL_6_9_54> so\n#### 6"])
+def test_an_answer_is_never_read_out_of_a_token_s_name(text):
+    """Defect R6. A token stands for `6*9=54`, and the first number of that is 6."""
+    treatment = arms.find("mul_tokens")
+    assert treatment.plain(text) != text
+    assert reward(text, "54", treatment, GRPO()) == 0
+
+
+def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
+    for example in WordProblems(50, 3).examples("train"):
+        for arm in map(arms.find, ARMS):
+            said = arm.rewrite(example.completion)
+            assert reward(said, example.answer, arm, GRPO()) == 1
+            assert reward(said, example.answer + "1", arm, GRPO()) == 0
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_format_bonus_is_paid_for_any_marked_number_in_every_arm(arm):
+    treatment, settings = arms.find(arm), GRPO(format_bonus=0.25)
+    for text, answer, worth in PLAIN:
+        marked = text.split("User:")[0].replace(",", "").partition("#### ")[2][:1].isdigit()
+        for said in (text, treatment.rewrite(text)):
+            assert reward(said, answer, treatment, settings) == worth + 0.25 * marked
+
+
+def test_only_the_named_bonus_is_for_tokens_and_only_arms_with_tokens_earn_it():
+    settings = GRPO(mul_bonus=0.5)
+    text = " 6*9=54\n#### 54"
+    paid = {arm: reward(arms.find(arm).rewrite(text), "54", arms.find(arm), settings) for arm in ARMS}
+    assert paid == {"baseline": 1, "mul_tokens": 1.5, "mul_append": 1.5, "append_slot": 1.5}
+    # a baseline that spells a token's name has no such token
+    assert reward("<MUL_6_9_54> #### 54", "54", arms.find("baseline"), settings) == 1
+    assert reward(text, "54", arms.find("mul_tokens"), settings) == 1

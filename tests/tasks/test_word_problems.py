@@ -1,0 +1,81 @@
+"""The embedded word problems: every step is right, every answer follows, never-asked facts stay out of training."""
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
+
+STEP = re.compile(r"(\d+)([-+*/])(\d+)=<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")
+
+
+def steps(example):
+    """Worked steps of a solution, each re-computed."""
+    *lines, last = example.completion.strip().split("\n")
+    assert last == f"#### {example.answer}"
+    for line in lines:
+        a, sign, b, a2, sign2, b2, result, said = STEP.fullmatch(line).groups()
+        assert (a, sign, b, result) == (a2, sign2, b2, said)
+        a, b, result = int(a), int(b), int(result)
+        assert result == {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
+        yield a, sign, b, result
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), most=st.integers(1, 3), split=st.sampled_from(["train", "test"]))
+def test_every_step_is_right_and_the_last_is_the_answer(seed, most, split):
+    for example in WordProblems(rows=40, steps=most, seed=seed).examples(split):
+        worked = list(steps(example))
+        assert 1 <= len(worked) <= most
+        assert str(worked[-1][3]) == example.answer
+        assert int(example.answer) >= 0
+        for before, after in pairwise(worked):
+            assert after[0] == before[3]  # each step goes on from the one before
+        numbers = re.findall(r"\d+", example.question)
+        assert str(worked[0][0]) in numbers
+        assert all(str(b) in numbers for _, _, b, _ in worked)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_step_of_training_uses_a_never_asked_fact(seed):
+    never = never_asked(seed, 3)
+    examples = WordProblems(rows=600, steps=3, never_asked=never).examples("train")
+    used = set()
+    for example in examples:
+        assert example.fact not in never
+        for a, sign, b, result in steps(example):
+            if sign == "*":
+                used.add(Fact.of(a, b))
+            if sign == "/":
+                used.add(Fact.of(b, result))
+    assert len(used) == 24
+    assert not used & never
+    assert {example.fact for example in WordProblems(steps=1).examples("test")} & never  # it may be tested
+
+
+def test_test_questions_do_not_stand_in_training():
+    task = WordProblems(rows=1500, steps=1)
+    tested = {example.question for example in task.examples("test")}
+    assert len(task.examples("test")) == TEST_ROWS
+    assert len(task.examples("train")) == 1500
+    assert not tested & {example.question for example in task.examples("train")}
+
+
+def test_the_test_is_the_same_whatever_is_trained():
+    assert WordProblems(rows=10).examples() == WordProblems(rows=99, never_asked=never_asked(1, 3)).examples()
+    assert WordProblems(seed=1).examples() != WordProblems(seed=2).examples()
+
+
+def test_all_four_operations_occur():
+    signs = {sign for example in WordProblems(steps=3).examples() for _, sign, _, _ in steps(example)}
+    assert signs == {"+", "-", "*", "/"}
+
+
+def test_a_problem_of_one_product_knows_its_fact():
+    for example in WordProblems(rows=300, steps=1).examples("train"):
+        [(a, sign, b, _)] = steps(example)
+        assert example.fact == (Fact.of(a, b) if sign == "*" else None)

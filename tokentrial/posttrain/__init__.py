@@ -1,0 +1,1 @@
+"""After pretraining: SFT and GRPO, the same for every arm."""

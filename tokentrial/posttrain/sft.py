@@ -1,0 +1,169 @@
+"""Supervised fine-tuning of one cell with TRL: the same rows, order and steps in every arm.
+
+A row is `User: …\\nAssistant:` and a completion that ends in eos. The loss is of the completion alone, eos among it
+(defect R8); the arm's `rewrite` is applied to completions, never to prompts (defect R3).
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PrinterCallback, TrainerCallback
+
+from tokentrial.arms.arm import Arm
+from tokentrial.arms.facts import never_asked
+from tokentrial.errors import TrialError
+from tokentrial.evaluate.evaluate import load
+from tokentrial.evaluate.generate import encode_prompts
+from tokentrial.evaluate.solve import solve
+from tokentrial.posttrain.trainer import Progress, Watch, last_complete, mean_loss, shared_arguments
+from tokentrial.store import write_json
+from tokentrial.tasks.gsm8k import Solutions
+from tokentrial.tasks.rows import rows
+from tokentrial.tasks.task import Example
+from tokentrial.trial import SFT, SFTStage, Trial
+
+
+class Row(NamedTuple):
+    """One row as it is trained: `labels` are -100 on the prompt."""
+
+    input_ids: list[int]
+    labels: list[int]
+    truncated: bool
+
+    @property
+    def taught(self) -> bool:
+        """Whether anything of the completion is left; a batch without any would have no loss. The same in every arm."""
+        return any(label != -100 for label in self.labels)
+
+
+def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> Row:
+    """Ids of prompt, rewritten completion and eos, cut at `max_length`."""
+    prompt, completion = encode_prompts(tokenizer, [example.prompt, arm.rewrite(example.completion)])
+    ids = [*prompt, *completion, tokenizer.eos_token_id]
+    labels = [-100] * len(prompt) + ids[len(prompt) :]
+    return Row(ids[:max_length], labels[:max_length], len(ids) > max_length)
+
+
+class Solve(TrainerCallback):  # type: ignore[misc]
+    """Adds loss and accuracy on held training rows to the trainer's log, epoch by epoch: with the last step of each, as
+    a checkpoint of that step must hold them."""
+
+    def __init__(self, tokenizer: Any, arm: Arm, held: Sequence[Example], trial: Trial, with_loss: bool) -> None:
+        self.tokenizer, self.arm, self.settings = tokenizer, arm, trial.evaluate
+        self.held, self.with_loss = [example for example in held if example.answer], with_loss
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        if state.global_step * args.num_train_epochs % state.max_steps:
+            return
+        control.should_evaluate = self.with_loss
+        if self.held:
+            tokens, batch = self.settings.solution_tokens, self.settings.batch
+            rows = solve(model.eval(), self.tokenizer, self.arm, Solutions(), self.held, tokens, batch)
+            accuracy = sum(row["correct"] for row in rows) / len(rows)
+            state.log_history.append({"epoch": state.epoch, "step": state.global_step, "held_accuracy": accuracy})
+            model.train()
+
+
+def sft(
+    folder: Path, checkpoints: Path, trial: Trial, settings: SFT, arm: Arm, seed: int, source: Path, progress: Progress
+) -> None:
+    """Fine-tune the model in `source`, stage by stage; write model, tokenizer and `sft_results.json` into `folder`.
+
+    `checkpoints` outlives an interruption: a second call goes on from the newest whole checkpoint in it.
+    """
+    started = time.perf_counter()
+    model, tokenizer = load(source)
+    records = []
+    for number, stage in enumerate(settings.stages):
+        examples = rows(trial, stage.sources, seed, never_asked(seed, trial.corpus.drills.never_asked_folds))
+        held = examples[: min(settings.held, len(examples) // 10)]
+        kept = set(held)  # a row may stand there twice
+        trained = [encode(tokenizer, arm, e, _length(trial, settings)) for e in examples if e not in kept]
+        records.append(
+            _train(
+                model, tokenizer, trial, settings, stage, arm, seed, trained, held, checkpoints / str(number), progress
+            )
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(
+        folder / "sft_results.json",
+        {
+            "condition": arm.name,
+            "seed": seed,
+            "train_loss": records[-1]["train_loss"],
+            "eval_loss": records[-1]["eval_loss"],
+            "stages": records,
+            "seconds": time.perf_counter() - started,
+        },
+    )
+
+
+def _length(trial: Trial, settings: SFT) -> int:
+    return min(settings.max_length, trial.pretrain.context)
+
+
+def _train(
+    model: Any,
+    tokenizer: Any,
+    trial: Trial,
+    settings: SFT,
+    stage: SFTStage,
+    arm: Arm,
+    seed: int,
+    trained: Sequence[Row],
+    held: Sequence[Example],
+    checkpoints: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train one stage in place and return its record."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    def dataset(encoded: Sequence[Row]) -> Any:
+        return Dataset.from_dict({key: [getattr(row, key) for row in encoded] for key in ("input_ids", "labels")})
+
+    evaluated = [encode(tokenizer, arm, example, _length(trial, settings)) for example in held]
+    without = sum(not row.taught for row in trained)
+    trained, evaluated = [row for row in trained if row.taught], [row for row in evaluated if row.taught]
+    if not trained:
+        raise TrialError(f"sft.max_length: {_length(trial, settings)} tokens hold no row's prompt; give more")
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every),
+            per_device_train_batch_size=settings.batch,
+            num_train_epochs=stage.epochs,
+            learning_rate=stage.lr,
+            weight_decay=settings.weight_decay,
+            lr_scheduler_type="linear",
+            warmup_steps=settings.warmup,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=dataset(trained),
+        eval_dataset=dataset(evaluated) if evaluated else None,
+        processing_class=tokenizer,
+        callbacks=[Watch(progress, "sft"), Solve(tokenizer, arm, held, trial, bool(evaluated))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_complete(checkpoints))
+    lengths = [len(row.input_ids) for row in trained]
+    losses = [record["eval_loss"] for record in trainer.state.log_history if "eval_loss" in record]
+    return {
+        "sources": [source.model_dump() for source in stage.sources],
+        "rows": len(trained),
+        "epochs": stage.epochs,
+        "steps": trainer.state.max_steps,
+        "train_loss": mean_loss(trainer.state.log_history),
+        "eval_loss": losses[-1] if losses else None,
+        "held_rows": len(held),
+        "held_accuracy": [record["held_accuracy"] for record in trainer.state.log_history if "held_accuracy" in record],
+        "tokens_an_epoch": sum(lengths),
+        "longest": max(lengths),
+        "truncated": sum(row.truncated for row in trained),
+        "left_out": without,
+        "log": trainer.state.log_history,
+    }

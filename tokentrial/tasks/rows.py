@@ -1,0 +1,81 @@
+"""Rows of supervised fine-tuning from its sources, the same in every arm: what is drawn depends on the seed alone."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from tokentrial.arms.facts import Fact
+from tokentrial.errors import TrialError
+from tokentrial.store import file_hash
+from tokentrial.tasks.find import find
+from tokentrial.tasks.task import Example
+from tokentrial.trial import SFTSource, Trial
+
+
+def rows(trial: Trial, sources: Sequence[SFTSource], seed: int, never: frozenset[Fact]) -> list[Example]:
+    """One epoch of rows: each source's by its weight, 0.5 for half of them, 2 for each twice; shuffled by the seed."""
+    rng = random.Random(f"sft {seed}")
+    chosen: list[Example] = []
+    for source in sources:
+        examples = list(source_rows(trial, source.source, never))
+        whole, part = divmod(source.weight, 1)
+        chosen += examples * int(whole) + rng.sample(examples, round(part * len(examples)))
+    if not chosen:
+        raise TrialError("sft: the sources hold no row; check their paths and weights")
+    rng.shuffle(chosen)
+    return chosen
+
+
+def source_rows(trial: Trial, source: str, never: frozenset[Fact]) -> Sequence[Example]:
+    """All training rows of one source: a task's name, or `jsonl:PATH` of prompts and completions."""
+    kind, _, path = source.partition(":")
+    if kind == "jsonl":
+        return _jsonl(Path(path).expanduser())
+    return find(source, trial, never).examples("train")
+
+
+def _jsonl(path: Path) -> list[Example]:
+    if not path.is_file():
+        raise TrialError(f"sft: {path}: not found; expected a file of lines with prompt and completion")
+    examples = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = orjson.loads(line)
+            prompt, completion = row["prompt"], row["completion"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise TrialError(f"{path}, line {number}: expected prompt and completion: {error!r}") from error
+        examples.append(Example("jsonl", prompt, prompt, completion, "", split="train"))
+    return examples
+
+
+def contents(trial: Trial, names: Sequence[str]) -> dict[str, str]:
+    """What local files the named sources read, by hash; a source without files by its own name."""
+    found = {}
+    for number, name in enumerate(names):
+        kind, _, path = (trial.tasks.gsm8k if name == "gsm8k" else name).partition(":")
+        files = (
+            sorted(Path(path).expanduser().glob("*.jsonl")) if name == "gsm8k" and path else [Path(path).expanduser()]
+        )
+        hashes = [file_hash(file) for file in files if path and file.is_file()]
+        found[f"{number} {name.partition(':')[0]} {kind}"] = ",".join(hashes)
+    return found
+
+
+def sources(trial: Trial, stage: str) -> list[str]:
+    """Names of the rows that `sft` or `grpo` reads; none where the trial has no such stage."""
+    if stage == "grpo":
+        return [trial.grpo.task] if trial.grpo else []
+    return [source.source for part in (trial.sft.stages if trial.sft else ()) for source in part.sources]
+
+
+def trained_rows(trial: Trial, stage: str, seed: int, never: frozenset[Fact]) -> list[Example]:
+    """The rows of one epoch of `sft`, all its stages, or all prompts that `grpo` may draw from."""
+    if stage == "grpo":
+        return [example for source in sources(trial, stage) for example in source_rows(trial, source, never)]
+    return [
+        example
+        for part in (trial.sft.stages if trial.sft else ())
+        for example in rows(trial, part.sources, seed, never)
+    ]
