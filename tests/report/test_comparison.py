@@ -9,7 +9,7 @@ from scipy import stats
 
 from tokentrial.errors import TrialError
 from tokentrial.run import rebuild
-from tokentrial.store import write_json
+from tokentrial.store import read_json
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"
@@ -202,7 +202,7 @@ def test_a_trial_may_do_without_a_gate(made_up, compared):
 
 def test_missing_cells_are_named_and_there_is_no_verdict(made_up, compared):
     report = compared(made_up(leave_out=[("mul_tokens", 5), ("mul_append", 6)]))
-    assert report["missing"] == ["mul_tokens/seed5", "mul_append/seed6"]
+    assert report["missing"] == ["mul_tokens/seed5 pretrain", "mul_append/seed6 pretrain"]
     assert report["primary"]["verdict"] is None
     assert "seeds [5, 6] are declared and not there" in report["primary"]["note"]
     outcome = report["outcomes"][NEVER]
@@ -334,12 +334,12 @@ def test_a_report_that_was_cut_short_is_named(made_up, compared):
         compared(trial)
 
 
-def test_a_report_is_built_again_from_its_folder(made_up, compared):
-    trial = made_up()
+def test_a_report_is_built_again_from_its_folder(finished_copy, tmp_path):
     with pytest.raises(TrialError, match=r"no trial\.yaml there"):
-        rebuild(trial.folder)
-    write_json(trial.folder / "trial.yaml", trial.model_dump(mode="json"))  # JSON is YAML
-    assert rebuild(trial.folder)["outcomes"] == compared(trial)["outcomes"]
-    (trial.folder / "corpus" / "exposure.json").unlink()
+        rebuild(tmp_path)
+    before = read_json(finished_copy / "comparison_report.json")
+    (finished_copy / "comparison_report.json").unlink()
+    assert rebuild(finished_copy)["outcomes"] == before["outcomes"]
+    (finished_copy / "corpus" / "exposure.json").unlink()
     with pytest.raises(TrialError, match="no corpus yet"):
-        rebuild(trial.folder)
+        rebuild(finished_copy)

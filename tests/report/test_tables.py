@@ -39,10 +39,17 @@ def test_report_md_is_written_with_every_table(made_up, compared):
     report = compared(trial)
     text = (trial.folder / "report.md").read_text()
     assert text == markdown(report)
-    for heading in ("Declared before the run", "All outcomes", "Floors", "What each arm consumed", "Steps to 60 %"):
+    for heading in (
+        "Declared before the run",
+        "All outcomes",
+        "The ladder",
+        "Floors",
+        "What each arm consumed",
+        "Steps to 60 %",
+    ):
         assert f"## {heading}\n" in text
     found = tables(text)
-    assert len(found) == 5
+    assert len(found) == 6
     for table in found:
         assert len({len(row) for row in table}) == 1
     declared, every = found[0], found[1]
@@ -73,7 +80,7 @@ def test_every_verdict_is_explained(made_up, compared, verdict):
 def test_a_gate_that_failed_and_cells_that_are_missing_are_told(made_up, compared):
     report = compared(made_up(leave_out=[("mul_append", 2)], learnt=False))
     for text in (markdown(report), printed(report)):
-        assert "Missing: mul_append/seed2." in text
+        assert "Missing: mul_append/seed2 pretrain." in text
         assert "below 0.6" in " ".join(text.split())
 
 
@@ -101,13 +108,14 @@ def test_hostile_names_break_no_table(made_up, compared):
     report["declared"]["primary"] = {"outcome": name, "contrast": TOKENS}
     report["extended"] = [f"extended after a look: exploratory ({name} added)"]
     text = markdown(report)
-    assert len(tables(text)) == 5
+    assert len(tables(text)) == 6
     for table in tables(text):
         assert len({len(row) for row in table}) == 1
     assert [line for line in text.splitlines() if line.startswith("#")] == [
         "# smoke",
         "## Declared before the run",
         "## All outcomes",
+        "## The ladder",
         "## Floors",
         "## What each arm consumed",
         "## Steps to 60 %",

@@ -127,7 +127,7 @@ class Sums(Solutions):
             question, answer = f"{row['Body'].strip().rstrip('.')}. {row['Question'].strip()}", row["Answer"]
         else:
             raise TrialError(f"{self.file}: found fields {sorted(row)}, expected those of SVAMP or MultiArith")
-        text = f"{float(answer):g}"
+        text = f"{float(answer):.12g}"
         return Example(self.name, question, solution_prompt(question), f" {MARKER} {text}", text)
 
     def score(self, example: Example, completion: str) -> bool:

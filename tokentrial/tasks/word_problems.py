@@ -117,7 +117,7 @@ class WordProblems(Solutions):
         asked = story.question or f"How many {story.things} does {story.name} have now?"
         question = " ".join([*story.sentences, asked])
         solution = "\n".join([*story.steps, f"{MARKER} {story.count}"])
-        fact = story.used[0] if len(story.steps) == len(story.used) == 1 else None
+        fact = story.used[0] if len(story.steps) == 1 and "*" in story.steps[0] else None
         return Example(
             self.name, question, solution_prompt(question), f" {solution}", str(story.count), fact=fact, split=split
         )
