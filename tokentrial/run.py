@@ -226,7 +226,9 @@ def status(folder: Path) -> dict[str, Any]:
     """What of a run folder is done, cell by cell."""
     trial = open_run(folder)
     plan = CorpusPlan(trial)
-    pending = {cell.name: cell.pending(plan) for cell in cells(trial)}
+    decision = folder / "grpo_decision.json"
+    skipped = GRPO_STAGES if decision.exists() and not read_json(decision)["go_on"] else ()
+    pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
     return {
         "trial": trial.name,
         "corpus": plan.done and audits.audited(plan),

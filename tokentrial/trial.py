@@ -282,6 +282,8 @@ class Trial(Settings):
             settings["pretrain"] = {k: v for k, v in settings["pretrain"].items() if k not in LOCAL}
         if "tokenizer" in settings:
             settings["tokenizer"].pop("path")  # every path holds the same merges, checked by hash
+        if "tasks" in settings:
+            settings["tasks"].pop("gsm8k")  # its files enter by their content
         return settings
 
 

@@ -20,6 +20,7 @@ PLAIN = (
     ("#### 55\n#### 54", "54", 0),
     ("User: #### 54", "54", 0),
     ("#### 54 User: #### 55", "54", 1),
+    ("#### 6*9=54", "6", 1),  # a token after the marker is read as the text it stands for
     ("", "54", 0),
 )
 

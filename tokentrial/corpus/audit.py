@@ -49,7 +49,8 @@ def audit_fingerprint(plan: CorpusPlan) -> str:
         tokens=trial.pretrain.tokens,
         epochs=trial.corpus.epochs,
         evaluate=[trial.evaluate.probes_each, trial.evaluate.probe_seed],
-        after=trial.experiment("sft", "grpo", "tasks"),
+        rows=[source.weight for part in (trial.sft.stages if trial.sft else ()) for source in part.sources],
+        word_problems=trial.tasks.word_problems.model_dump(),
         content=contents(trial, [source for stage in ("sft", "grpo") for source in sources(trial, stage)]),
     )
 

@@ -20,6 +20,7 @@ from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.heldout import heldout
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, solve, summary
+from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store import write_bytes, write_json
@@ -83,7 +84,7 @@ def evaluate(
     folder: Path, trial: Trial, corpus: Path, vocabulary: Vocabulary, arm: Arm, seed: int, source: Path
 ) -> None:
     """Evaluate the model of one cell in `source` and write the results into `folder`."""
-    model, tokenizer = load(source)
+    model, tokenizer = load(source, resolve_device(trial.pretrain))
     settings, never = trial.evaluate, never_asked(seed, trial.corpus.drills.never_asked_folds)
     samples, _ = probe_rows(folder, model, tokenizer, arm, settings, never)
     for name in settings.tasks:
@@ -108,7 +109,7 @@ def evaluate(
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
 
 
-def load(source: Path) -> tuple[Any, Any]:
+def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
     """A causal model in fp32 and its tokenizer, from a folder; nothing in it is unpickled or run."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -116,7 +117,7 @@ def load(source: Path) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+    return model.eval().to(device), tokenizer
 
 
 def probe_rows(

@@ -7,7 +7,7 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.evaluate import evaluate_solutions, load, probe_rows
-from tokentrial.store import write_json
+from tokentrial.store import has_gpu, write_json
 from tokentrial.tasks.gsm8k import GSM8K, Sums
 from tokentrial.trial import Evaluate
 
@@ -18,7 +18,7 @@ def evaluate_model(
     """Metrics by task; every item goes to `<task>_results.json` in `folder`."""
     if not (model_folder / "config.json").is_file():
         raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
-    model, tokenizer = load(model_folder)
+    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
     settings, treatment = Evaluate(limit=limit), arms.find(arm)
     scores: dict[str, Any] = {}
     for name in tasks:

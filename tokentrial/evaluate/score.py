@@ -13,6 +13,7 @@ from tokentrial.arms.facts import PRODUCTS
 from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.tasks.task import Example
 
+_LOGITS = 2**28  # elements of a batch's logits
 CHOICE_FLOOR = -math.log(len(PRODUCTS))  # every product as likely as the others: -3.58
 
 
@@ -66,27 +67,35 @@ def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
 
 
 @torch.no_grad()
-def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:
-    """Bits of each document's ids after its first (eos), in windows of the model's context."""
-    context = model.config.max_position_embeddings
-    windows = [
-        (index, ids[start : start + context + 1].astype(np.int64))
-        for index, ids in enumerate(documents)
-        for start in range(0, len(ids) - 1, context)
-    ]
-    windows.sort(key=lambda window: len(window[1]))
-    nats = np.zeros(len(documents))
-    for start in range(0, len(windows), batch):
-        chosen = windows[start : start + batch]
-        width = max(len(ids) for _, ids in chosen)
-        padded = torch.zeros((len(chosen), width), dtype=torch.long)
-        for row, (_, ids) in enumerate(chosen):
-            padded[row, : len(ids)] = torch.from_numpy(ids)
+def token_nats(model: Any, rows: Sequence[Sequence[int]], batch: int) -> list[NDArray[np.float64]]:
+    """Nats of each id after the first, row by row; in batches of like lengths whose logits stay under a gigabyte."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    nats = [np.empty(0)] * len(rows)
+    while order:
+        longest = len(rows[order[min(batch, len(order)) - 1]])
+        size = max(1, min(batch, _LOGITS // (longest * model.config.vocab_size)))
+        chosen, order = order[:size], order[size:]
+        padded = torch.zeros((len(chosen), len(rows[chosen[-1]])), dtype=torch.long)
+        for number, i in enumerate(chosen):
+            padded[number, : len(rows[i])] = torch.tensor(rows[i])
         padded = padded.to(model.device)
         # the padding stands behind every real id, so a causal model needs no mask
         logprobs = model(padded[:, :-1]).logits.float().log_softmax(-1)
         losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].double().cpu().numpy()
-        for row, (index, ids) in enumerate(chosen):
-            nats[index] += losses[row, : len(ids) - 1].sum()
-    bits: list[float] = (nats / math.log(2)).tolist()
+        for number, i in enumerate(chosen):
+            nats[i] = losses[number, : len(rows[i]) - 1]
+    return nats
+
+
+def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:
+    """Bits of each document's ids after its first (eos), in windows of the model's context."""
+    context = model.config.max_position_embeddings
+    windows = [
+        (index, ids[start : start + context + 1].tolist())
+        for index, ids in enumerate(documents)
+        for start in range(0, len(ids) - 1, context)
+    ]
+    bits = [0.0] * len(documents)
+    for (index, _), nats in zip(windows, token_nats(model, [ids for _, ids in windows], batch), strict=True):
+        bits[index] += float(nats.sum()) / math.log(2)
     return bits

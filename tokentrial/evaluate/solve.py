@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import sites
 from tokentrial.evaluate.generate import complete, encode_prompts
+from tokentrial.evaluate.score import token_nats
 from tokentrial.tasks.gsm8k import Solutions, read_last
 from tokentrial.tasks.task import Example, Row
 
@@ -42,34 +41,17 @@ def solve(
     return rows
 
 
-@torch.no_grad()
 def gold_nats(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example], batch: int) -> list[float]:
     """Nats of each example's gold solution and eos after its prompt, per byte of the original solution: the continuous
     outcome while accuracy is at its floor. The solution is rewritten as the arm was trained; NaN where it does not fit
     the context, null in JSON."""
     prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
     solutions = encode_prompts(tokenizer, [arm.rewrite(example.completion) for example in examples])
-    encoded = [
-        (prompt, [*solution, tokenizer.eos_token_id]) for prompt, solution in zip(prompts, solutions, strict=True)
-    ]
+    rows = [[*prompt, *said, tokenizer.eos_token_id] for prompt, said in zip(prompts, solutions, strict=True)]
+    fitting = [i for i, row in enumerate(rows) if len(row) <= model.config.max_position_embeddings]
     nats = [math.nan] * len(examples)
-    fitting = [
-        i
-        for i, (prompt, solution) in enumerate(encoded)
-        if len(prompt) + len(solution) <= model.config.max_position_embeddings
-    ]
-    fitting.sort(key=lambda i: sum(map(len, encoded[i])))
-    for start in range(0, len(fitting), batch):
-        chosen = fitting[start : start + batch]
-        width = max(sum(map(len, encoded[i])) for i in chosen)
-        ids = torch.tensor([[*(row := encoded[i][0] + encoded[i][1]), *[0] * (width - len(row))] for i in chosen])
-        # the padding stands behind every real id, so a causal model needs no mask
-        logprobs = model(ids[:, :-1].to(model.device)).logits.float().log_softmax(-1)
-        losses = -logprobs.gather(2, ids[:, 1:, None].to(model.device))[..., 0].double().cpu()
-        for row, i in zip(losses, chosen, strict=True):
-            prompt, solution = encoded[i]
-            total = row[len(prompt) - 1 : len(prompt) + len(solution) - 1].sum()
-            nats[i] = float(total) / len(examples[i].completion.encode())
+    for i, found in zip(fitting, token_nats(model, [rows[i] for i in fitting], batch), strict=True):
+        nats[i] = float(found[len(prompts[i]) - 1 :].sum()) / len(examples[i].completion.encode())
     return nats
 
 

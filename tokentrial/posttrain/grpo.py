@@ -83,6 +83,8 @@ def grpo(
     started = time.perf_counter()
     model, tokenizer = load(source)
     examples = prompts(trial, settings, tokenizer, seed)
+    if len(examples) < settings.batch:
+        raise TrialError(f"grpo.batch: {settings.batch} prompts a step, and {len(examples)} are there; give fewer")
 
     def exact_match(completions: list[str], answer: list[str], log_metric: Any, **rest: Any) -> list[float]:
         said = [sum(text.count(token) for token in arm.tokens) for text in completions]

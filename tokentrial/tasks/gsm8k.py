@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from tokentrial.errors import TrialError
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.tasks.task import Example
 
 MARKER = "####"
@@ -114,7 +114,9 @@ class Sums(Solutions):
         self.name = self.file.stem.lower()
 
     def examples(self, split: str = "test") -> Sequence[Example]:
-        """Every problem of the file."""
+        """Every problem of the file; there is none to train on."""
+        if split != "test":
+            raise SettingsError(f"{self.file}: is for evaluation only; train on gsm8k, word_problems or jsonl:PATH")
         if not self.file.is_file():
             raise TrialError(f"{self.file}: not found; expected SVAMP.json or MultiArith.json")
         rows = orjson.loads(self.file.read_bytes())
