@@ -80,9 +80,8 @@ class Inline:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def run(self, calls: Sequence[Any], on_report: Callable[[Any], None]) -> None:
-        for call in calls:
-            call.function(*call.arguments)
+    def run(self, calls: Sequence[Any], on_report: Callable[[Any], None]) -> list[Any]:
+        return [call.function(*call.arguments) for call in calls]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.executors.local import report
 from tokentrial.pretrain.device import resolve_dtype
-from tokentrial.store import fingerprint, is_done, step
+from tokentrial.store import fingerprint, is_done, read_json, step
 from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
 
@@ -68,6 +68,8 @@ class Cell:
     def fingerprints(self, plan: CorpusPlan) -> dict[str, str]:
         """Fingerprint of each stage: its settings and what it is made from."""
         trial = plan.trial
+        # with matched bytes, how far the control reads says how many steps an arm takes
+        matched = {"bytes_of": plan.patch(trial.control)} if trial.budget.match == "bytes" else {}
         prints = {
             "pretrain": fingerprint(
                 "pretrain",
@@ -77,6 +79,7 @@ class Cell:
                 corpus=plan.patch(self.arm),
                 epochs=trial.corpus.epochs,
                 probe=trial.evaluate.new_tokens,
+                **matched,
             )
         }
         prints["export"] = fingerprint("export", _VERSIONS["export"], of=prints["pretrain"], trial=trial.name)
@@ -137,7 +140,9 @@ def _do(
     trial, arm = plan.trial, arms.find(cell.arm)
     if stage == "pretrain":
         stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
-        pretrain(folder, stream, trial.pretrain, TableProbe(trial, plan.vocabulary, arm, cell.seed), progress)
+        served = read_json(plan.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
+        settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
+        pretrain(folder, stream, settings, TableProbe(trial, plan.vocabulary, arm, cell.seed), progress)
         return
     if stage == "export":
         export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name)

@@ -139,15 +139,25 @@ def corpus(
     ] = None,
     shard_size: Annotated[int, typer.Option(help="tokens a materialized shard")] = 100_000_000,
     out_dir: Annotated[Path | None, typer.Option(help="where to; OUT/materialized/ARM/seedK if left out")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="derive sampled documents again and compare")] = False,
+    full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
+    allow_short: Annotated[bool, typer.Option("--allow-short", help="accept a source that ends early")] = False,
 ) -> None:
     """Prepare text, drills and every arm's patches, count exposure, audit.
 
-    Example: tokentrial corpus pilot --materialize baseline --target-tokens 1000000
+    Example: tokentrial corpus pilot --verify --full
     """
     from tokentrial import run as runs
     from tokentrial.trial import load
 
-    loaded = load(trial, overrides or ())
+    loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
+    if verify:
+        found = runs.verify(loaded, full)
+        checked = "every checksum, " if full else ""
+        print(
+            f"verified: {checked}{found['documents']} documents of {found['tasks']} tasks in {len(found['arms'])} arms"
+        )
+        return
     runs.run(loaded, ("corpus",))
     print(f"corpus: {loaded.folder / 'corpus'}")
     if materialize is not None:

@@ -1,9 +1,8 @@
 """The run: arms x seeds -> cells -> stages. What is done is skipped, what is next is handed to workers."""
 
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,9 +14,11 @@ from tokentrial.arms import arm as arms
 from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, model_of, run_cell, stages
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
+from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.verify import verify as rederive
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.executors.local import Call, LocalExecutor, Report
+from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
@@ -63,7 +64,7 @@ def run(
             after = []
         if before or after or not corpus_ready:
             _order_holds([*before, *after], plan, asked)
-            need_disk(trial.folder, _disk(trial, [*before, *after]), "the trial")
+            need_disk(trial.folder, _disk(trial, [*before, *after]), "the trial", trial.disk_reserve_gb)
             with LocalExecutor(_workers(trial, len(here))) as executor, Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, executor, progress)
@@ -131,12 +132,20 @@ def learnable(trial: Trial) -> bool:
     return go_on
 
 
-def _corpus(plan: CorpusPlan, executor: LocalExecutor, progress: Callable[[Report], None]) -> None:
-    """Text and drills side by side, then every arm's patches, then exposure and audit."""
-    executor.run([Call("text", prepare.prepare_text, (plan,))], progress)
+def _corpus(plan: CorpusPlan, executor: LocalExecutor, progress: Progress) -> None:
+    """Text, drills, what each arm changes in every shard, then exposure and audit."""
+    workers = plan.trial.workers or cores()
+    progress.start("text", 1)
+    executor.run([Call("text", prepare.prepare_text, (plan, workers))], progress)
+    progress.start("drills", 1)
     executor.run([Call("drills", prepare.prepare_drills, (plan,))], progress)
-    executor.run([Call(f"patches of {arm}", prepare.prepare_patches, (plan, arm)) for arm in plan.trial.arms], progress)
+    with prepare.pending_patches(plan) as folders:
+        shards = plan.shards if folders else []
+        progress.start("patches", len(shards))
+        calls = [Call(path.stem, prepare.patch_shard, (plan.vocabulary, path, folders)) for path in shards]
+        prepare.record_patches(plan, folders, executor.run(calls, progress))
     prepare.write_meta(plan)
+    progress.start("audit", 1)
     executor.run([Call("audit", audits.audit, (plan,))], progress)
 
 
@@ -173,8 +182,7 @@ def _disk(trial: Trial, todo: Todo) -> int:
 
 def _workers(trial: Trial, cells: int) -> int:
     """As the trial says, else one a core on a CPU and one on a GPU; never more than there is work."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = trial.workers or (cores if resolve_device(trial.pretrain) == "cpu" else 1)
+    most = trial.workers or (cores() if resolve_device(trial.pretrain) == "cpu" else 1)
     return max(1, min(most, max(cells, len(trial.arms))))
 
 
@@ -219,7 +227,13 @@ def materialize(
     if out.exists() and not (out / MANIFEST).exists():
         raise TrialError(f"{out}: exists and was not written by tokentrial; give another --out-dir")
     tokens = target_tokens or trial.pretrain.tokens
-    return out, prepare.materialize(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
+    return out, written_out(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
+
+
+def verify(trial: Trial, full: bool, documents: int = 100) -> dict[str, Any]:
+    """Derive sampled documents of a prepared corpus again from its source, and compare them in every arm."""
+    check(trial)
+    return rederive(CorpusPlan(trial), full, documents, trial.corpus.seed)
 
 
 def status(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -89,9 +90,12 @@ def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
     partial.mkdir(parents=True)
     yield partial
     files = sorted(path for path in partial.rglob("*") if path.is_file())
-    entries = {
-        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
-    }
+    with ThreadPoolExecutor() as pool:  # hashing lets the other threads run
+        hashes = pool.map(file_hash, files)
+        entries = {
+            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": made}
+            for path, made in zip(files, hashes, strict=True)
+        }
     write_json(partial / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
     if folder.exists():
         # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
@@ -128,13 +132,13 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def need_disk(folder: Path, needed: int, what: str, reserve: int = 200_000_000) -> None:
+def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
     """Refuse before writing when `needed` bytes and a reserve do not fit on the folder's disk."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if free < needed + reserve:
+    if free < needed + reserve_gb * 1e9:
         raise TrialError(
-            f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve / 1e9:.1f} GB, "
+            f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "
             f"{free / 1e9:.2f} GB are free; free some space or give output=OTHER_FOLDER"
         )
 

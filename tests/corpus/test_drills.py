@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokentrial.arms.facts import FACTS, Fact, never_asked
 from tokentrial.corpus.drills import ASKING, FORMS, asked_in, documents, line, read
-from tokentrial.trial import Mix
+from tokentrial.settings import Mix
 
 # the reference's forms, written out again: what a line of each form looks like
 RENDERED = {

@@ -11,9 +11,9 @@ from tokentrial.evaluate import evaluate as evaluation
 from tokentrial.evaluate.evaluate import TableProbe, ask
 from tokentrial.evaluate.generate import Completion
 from tokentrial.pretrain.export import load_gpt
+from tokentrial.settings import Evaluate
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.export import to_transformers
-from tokentrial.trial import Evaluate
 
 
 @pytest.fixture

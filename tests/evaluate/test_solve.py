@@ -166,7 +166,7 @@ def test_a_gold_solution_that_does_not_fit_has_no_nats(babbling, vocabulary):
 
 def test_no_nats_are_null_in_the_files(babbling, tmp_path, monkeypatch):
     from tokentrial.evaluate.evaluate import evaluate_solutions
-    from tokentrial.trial import Evaluate
+    from tokentrial.settings import Evaluate
 
     model, tokenizer, arm = babbling("baseline")
     task = WordProblems(10, 3)  # too long for 64 tokens

@@ -7,7 +7,7 @@ import torch
 
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
-from tokentrial.trial import Pretrain
+from tokentrial.settings import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=16)
 

@@ -16,7 +16,7 @@ from tokentrial.pretrain import train
 from tokentrial.pretrain.export import load_gpt
 from tokentrial.pretrain.loader import Loader
 from tokentrial.pretrain.train import pretrain, validation_loss
-from tokentrial.trial import Pretrain
+from tokentrial.settings import Pretrain
 
 STEPS = 5
 

@@ -5,55 +5,75 @@ corpus/drills/drills<fold>_{train|val}_000000.npy
 corpus/patches/<arm>/<shard>.npz         only what the arm changes
 """
 
-import hashlib
+import os
 import random
-import re
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS, never_asked
 from tokentrial.corpus import drills
-from tokentrial.corpus.shards import ShardWriter, open_shard, shard_paths, write_patch
+from tokentrial.corpus.read import Bad, documents, expansion
+from tokentrial.corpus.shards import SAMPLE, TEXT, Patched, ShardWriter, write_patches
 from tokentrial.corpus.sources import Source
-from tokentrial.corpus.stream import TEXT, Stream
+from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
+from tokentrial.executors.local import report
 from tokentrial.store import fingerprint, is_done, need_disk, read_json, step, write_json
+from tokentrial.tokenizer.encode import Encoder
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
-VERSION = 1
+VERSION = 2
 # drill tokens made for each that the budget takes: arms with shorter text read more of them
 _MORE_DRILLS = 1.5
 _VAL_DRILLS = 0.05
-_TOKEN_NAME = re.compile(r"<(?:MUL_[1-9]_[1-9]_[0-9]{1,2}|FACT)>", re.ASCII)
+# text beyond the control's budget, for arms that read further in the same tokens: with each token of drills, as drills
+# are what most arms shorten
+_MORE_TEXT = 0.02
+_MORE_TEXT_A_DRILL = 0.3
 
 
 class CorpusPlan:
-    """The folders and fingerprints of a trial's corpus; making one reads the source's hash and nothing else."""
+    """The folders and fingerprints of a trial's corpus; making one lists the source's files and reads none."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.folder = trial.folder / "corpus"
         self.vocabulary = Vocabulary(trial.tokenizer.merges, len(FACTS), trial.tokenizer.path)
-        self.source = Source(trial.corpus.source, trial.corpus.text_column)
+        self.source = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json")
 
     @property
     def folds(self) -> range:
         return range(max(1, self.trial.corpus.drills.never_asked_folds))
 
+    @property
+    def wanted(self) -> int | None:
+        """Train tokens of text to prepare; None: all there are."""
+        corpus, tokens = self.trial.corpus, self.trial.corpus.tokens
+        if tokens == "budget":
+            more = 1 + _MORE_TEXT + _MORE_TEXT_A_DRILL * corpus.drills.share
+            return int(more * (1 - corpus.drills.share) * self.trial.pretrain.tokens / corpus.epochs)
+        return None if tokens == "all" else tokens
+
+    @property
+    def shards(self) -> list[Path]:
+        """Every shard that an arm may change, text and drills, train and val."""
+        return sorted([*self.folder.glob("*.npy"), *(self.folder / "drills").glob("*.npy")])
+
     @cached_property
     def text(self) -> str:
         """Fingerprint of the text shards."""
         settings = self.trial.experiment("corpus", "tokenizer")
-        for name in ("source", "drills", "epochs"):
+        for name in ("source", "drills", "epochs", "tokens"):
             settings["corpus"].pop(name)
         asks = self.trial.corpus.drills.never_asked_folds > 0
-        return fingerprint("text", VERSION, **settings, source=self.source.hash(), drop_asking=asks)
+        return fingerprint("text", VERSION, **settings, source=self.source.hash(), drop_asking=asks, tokens=self.wanted)
 
     @cached_property
     def drills(self) -> str:
@@ -86,69 +106,92 @@ class CorpusPlan:
         )
 
 
-def prepare_text(plan: CorpusPlan) -> None:
-    """Split by document hash, cut into pieces, encode once, write shards."""
+def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
+    """Split by document hash, cut into pieces, encode once, write shards; in tasks, side by side."""
+    from tokentrial.corpus.engine import run_tasks
+
     settings = plan.trial.corpus
     if is_done(plan.folder, plan.text):
         return
-    need_disk(plan.folder.parent, 2 * sum(path.stat().st_size for path in plan.source.files), "the corpus")
-    counts = {"documents_read": 0, "empty_documents": 0, "asking_documents_dropped": 0, "literal_token_names": 0}
-    text_bytes = {"train": 0, "val": 0}
-    with step(plan.folder, plan.text, source=settings.source) as folder:
-        writers = {
-            split: ShardWriter(folder, TEXT, split, settings.shard_tokens, plan.vocabulary.eos)
-            for split in ("train", "val")
-        }
-        for text in plan.source.documents():
-            if settings.documents is not None and counts["documents_read"] == settings.documents:
-                break
-            counts["documents_read"] += 1
-            counts["literal_token_names"] += len(_TOKEN_NAME.findall(text)) if "<" in text else 0
-            if not text.strip():
-                counts["empty_documents"] += 1
-                continue
-            if settings.drills.never_asked_folds and any(f.left >= 2 for f in drills.asked_in(text)):
-                counts["asking_documents_dropped"] += 1
-                continue
-            split = split_of(text, settings.seed, settings.val_share)
-            for piece in pieces(text, settings.piece_characters):
-                writers[split].add(plan.vocabulary.encode(piece))
-                text_bytes[split] += len(piece.encode("utf-8", "replace"))
-        for split, writer in writers.items():
-            writer.close()
-            if not writer.documents:
-                raise TrialError(
-                    f"corpus: no document fell into {split} out of {counts['documents_read']} read; "
-                    "give more text or another corpus.val_share"
-                )
-        record = counts | {
-            "documents": {split: writer.documents for split, writer in writers.items()},
-            "tokens": {split: writer.tokens for split, writer in writers.items()},
-            "bytes": text_bytes,
-        }
-        write_json(folder / "text.json", record)
+    folder = plan.folder.with_name(f"{plan.folder.name}.tasks") / plan.text
+    units = plan.source.units(settings.task_bytes, in_one=settings.documents is not None)
+    tasks = TextTasks(folder, settings, plan.vocabulary, units, plan.wanted)
+    _fits(plan, tasks, workers)
+    run_tasks(tasks, workers, lambda share, text: report("text", share, text))
+    done = tasks.done()
+    needed = tasks.needed(done)
+    records = [done[rank] for rank in needed]
+    tokens = sum(record["tokens"]["train"] for record in records)
+    short = plan.wanted is not None and tokens < plan.wanted
+    if len(needed) < len(units) and (short or plan.wanted is None):
+        raise TrialError(f"{folder}: task {len(needed)} of {len(units)} left no record; run the same command again")
+    if short and not settings.allow_short:
+        raise TrialError(
+            f"corpus.source: {settings.source} ended after {tokens:,} train tokens of {plan.wanted:,} "
+            f"({sum(record['documents_read'] for record in records):,} documents of {len(plan.source.files)} files); "
+            "give more text, a smaller corpus.tokens, or accept it with --allow-short (corpus.allow_short=true)"
+        )
+    for split in SPLITS:
+        if not any(record["documents"][split] for record in records):
+            read = sum(record["documents_read"] for record in records)
+            raise TrialError(
+                f"corpus: no document fell into {split} out of {read} read; give more text or another corpus.val_share"
+            )
+    with step(plan.folder, plan.text, source=settings.source) as corpus:
+        for split in SPLITS:
+            shards = [path for rank in needed for path in sorted((folder / f"{rank:05d}").glob(f"{TEXT}_{split}_*"))]
+            for index, path in enumerate(shards):
+                _link(path, corpus / f"{TEXT}_{split}_{index:06d}.npy")
+        record = _summed(records) | {"tasks": len(needed), "short": short}
+        write_json(corpus / "text.json", record | {"shards_of_task": _shards_of_task(folder, needed)})
+    shutil.rmtree(folder.parent)
 
 
-def split_of(text: str, seed: int, val_share: float) -> str:
-    """`train` or `val`, by the document's own hash: order and number of documents change nothing."""
-    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, salt=seed.to_bytes(8, "big")).digest()
-    return "val" if int.from_bytes(digest, "big") < val_share * 2**64 else "train"
-
-
-def pieces(text: str, characters: int | None) -> Iterator[str]:
-    """The text, or its pieces of at most `characters`, cut after white space where there is any."""
-    if characters is None:
-        yield text
+def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
+    """Estimate tokens, disk and time from the source's first batch, tell them, and refuse what the disk cannot hold."""
+    unit = tasks.units[0]
+    batch = next(documents(unit, plan.trial.corpus.text_column, skip=True), [])
+    texts = [text for text in batch if not isinstance(text, Bad)]
+    size = sum(map(len, texts))
+    if not size:
         return
-    start = 0
-    while start < len(text):
-        end = start + characters
-        if end < len(text):
-            cut = max(text.rfind(space, start, end) for space in (" ", "\n"))
-            end = cut + 1 if cut > start else end
-        if piece := text[start:end].strip():
-            yield piece
-        start = end
+    encoder = Encoder(plan.vocabulary)
+    encoder.encode(texts[:1])
+    begun = time.perf_counter()
+    ids, _ = encoder.encode(texts)
+    seconds = time.perf_counter() - begun
+    tokens = plan.source.bytes * expansion(unit, plan.trial.corpus.text_column) * len(ids) / size
+    if plan.wanted is not None:
+        tokens = min(tokens, plan.wanted / (1 - plan.trial.corpus.val_share))
+    hours = tokens / len(ids) * seconds * 1.5 / workers / 3600
+    need_disk(plan.folder.parent, int(2 * tokens), "the corpus", plan.trial.disk_reserve_gb)
+    report("text", 0.0, f"about {tokens / 1e6:,.0f}M tokens, {2 * tokens / 1e9:.1f} GB, {hours:.1f} h")
+
+
+def _link(path: Path, to: Path) -> None:
+    """The same file under another name, so that a kill loses no task; a copy where the disk knows no links."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+
+
+def _summed(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of all tasks added up, and the first of their bad documents."""
+    total: dict[str, Any] = {}
+    for record in records:
+        for name, value in record.items():
+            if isinstance(value, dict):
+                total[name] = {key: total.get(name, {}).get(key, 0) + each for key, each in value.items()}
+            else:
+                total[name] = total.get(name, [] if isinstance(value, list) else 0) + value
+    total["bad"] = total["bad"][:SHOWN]
+    return total
+
+
+def _shards_of_task(folder: Path, needed: Sequence[int]) -> list[dict[str, int]]:
+    """How many shards of each split a task wrote: verification finds a document of the source by it."""
+    return [{s: len(list((folder / f"{rank:05d}").glob(f"{TEXT}_{s}_*"))) for s in SPLITS} for rank in needed]
 
 
 def prepare_drills(plan: CorpusPlan) -> None:
@@ -173,36 +216,62 @@ def prepare_drills(plan: CorpusPlan) -> None:
                 writer.close()
 
 
-def prepare_patches(plan: CorpusPlan, arm: str) -> None:
-    """Encode anew what the arm changes, in text and drills, train and val."""
-    if is_done(plan.patch_folder(arm), plan.patch(arm)):
-        return
-    with step(plan.patch_folder(arm), plan.patch(arm), arm=arm) as folder:
-        treatment, record = arms.find(arm), {}
-        for path in sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")]):
-            record[path.stem] = write_patch(path, folder / f"{path.stem}.npz", treatment, plan.vocabulary)
-        write_json(folder / "patch.json", record)
+@contextmanager
+def pending_patches(plan: CorpusPlan) -> Iterator[dict[str, Path]]:
+    """Folders to fill for the arms whose patches are not there; whole when the block ends well."""
+    with ExitStack() as stack:
+        yield {
+            arm: stack.enter_context(step(plan.patch_folder(arm), plan.patch(arm), arm=arm))
+            for arm in plan.trial.arms
+            if not is_done(plan.patch_folder(arm), plan.patch(arm))
+        }
+
+
+def patch_shard(vocabulary: Vocabulary, path: Path, folders: Mapping[str, Path]) -> dict[str, Patched]:
+    """Encode anew what the arms change in one shard, each arm's into its folder; counts by arm."""
+    return write_patches(path, {arm: folder / f"{path.stem}.npz" for arm, folder in folders.items()}, vocabulary)
+
+
+def record_patches(plan: CorpusPlan, folders: Mapping[str, Path], counts: Sequence[Mapping[str, Patched]]) -> None:
+    """Write each arm's `patch.json`: counts of every shard in `plan.shards`, and sites of the text with their context,
+    for a human eye: none should be a fact that is not stated."""
+    for arm, folder in folders.items():
+        shards = {path.stem: each[arm]._asdict() for path, each in zip(plan.shards, counts, strict=True)}
+        seen = [site for name, shard in shards.items() for site in shard.pop("sample") if name.startswith(TEXT)]
+        sample = random.Random(plan.trial.corpus.seed).sample(seen, min(SAMPLE, len(seen)))
+        write_json(folder / "patch.json", {"shards": shards, "sites_in_context": sample})
 
 
 def write_meta(plan: CorpusPlan) -> None:
-    """`meta.json`: the reference's fields for each arm, from the written files."""
+    """`meta.json`: the reference's fields for each arm, from the written files, and what became of the source."""
     text = read_json(plan.folder / "text.json")
+    text.pop("shards_of_task")
     by_arm: dict[str, Any] = {}
     for arm in plan.trial.arms:
-        shards = read_json(plan.patch_folder(arm) / "patch.json")
+        record = read_json(plan.patch_folder(arm) / "patch.json")
+        shards = record["shards"]
         train = sum(counts["tokens"] for name, counts in shards.items() if "_train_" in name)
         val = sum(counts["tokens"] for name, counts in shards.items() if "_val_" in name)
         sites = sum(counts["sites"] for counts in shards.values())
+        lengths: list[int] = []
+        for counts in shards.values():
+            lengths += [0] * (len(counts["lengths"]) - len(lengths))
+            for power, number in enumerate(counts["lengths"]):
+                lengths[power] += number
         by_arm[arm] = {
             "condition": arm,
             "vocab_size": plan.vocabulary.size,
             "total_tokens": train + val,
             "train_tokens": train,
             "val_tokens": val,
+            "num_documents": sum(counts["documents"] for counts in shards.values()),
+            "changed_documents": sum(counts["changed"] for counts in shards.values()),
             "fact_tokens": sites,
             "fact_token_ratio": sites / (train + val),
-            "changed_documents": sum(counts["documents"] for counts in shards.values()),
+            "bytes": sum(text["bytes"].values()),
             "num_shards": len(shards),
+            "document_lengths": {f"{2**k}-{2 ** (k + 1) - 1}": number for k, number in enumerate(lengths) if number},
+            "sites_in_context": record["sites_in_context"],
         }
     write_json(
         plan.folder / "meta.json",
@@ -216,41 +285,3 @@ def write_meta(plan: CorpusPlan) -> None:
             "arms": by_arm,
         },
     )
-
-
-def materialize(
-    plan: CorpusPlan, arm: str, seed: int, target_tokens: int, shard_size: int, folder: Path
-) -> dict[str, int]:
-    """Write an arm's mixed stream in full shards for build-nanogpt's loader: documents run on across shards."""
-    stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed)
-    val = shard_paths(plan.folder, TEXT, "val")
-    need_disk(folder.parent, 2 * target_tokens, "the materialized stream")
-    counts = {"train_tokens": 0, "val_tokens": 0, "shards": 0}
-    wanted = fingerprint(
-        "materialize", VERSION, patch=plan.patch(arm), seed=seed, tokens=target_tokens, shard_size=shard_size
-    )
-    with step(folder, wanted, arm=arm, seed=seed) as partial:
-        for path in val:
-            shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
-            ids = np.concatenate([shard.document(index) for index in range(len(shard))])
-            np.save(partial / path.name, ids)
-            counts["val_tokens"] += len(ids)
-        held: list[Any] = []
-        held_tokens = 0
-        for document in stream.documents():
-            held.append(document.ids)
-            held_tokens += len(document.ids)
-            enough = counts["train_tokens"] + held_tokens >= target_tokens
-            if held_tokens >= shard_size or enough:
-                ids = np.concatenate(held)
-                size = min(shard_size, target_tokens - counts["train_tokens"])
-                while len(ids) >= size > 0:
-                    np.save(partial / f"{TEXT}_train_{counts['shards']:06d}.npy", ids[:size])
-                    ids, counts["shards"] = ids[size:], counts["shards"] + 1
-                    counts["train_tokens"] += size
-                    size = min(shard_size, target_tokens - counts["train_tokens"])
-                held, held_tokens = [ids], len(ids)
-            if enough:
-                break
-        write_json(partial / "materialized.json", counts)
-    return counts

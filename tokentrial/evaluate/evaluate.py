@@ -15,7 +15,8 @@ import torch
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Fact, never_asked
-from tokentrial.corpus.stream import TEXT, drills_name
+from tokentrial.corpus.shards import TEXT
+from tokentrial.corpus.stream import drills_name
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.heldout import heldout
 from tokentrial.evaluate.score import choice_logprobs, document_bits
@@ -23,6 +24,7 @@ from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
+from tokentrial.settings import Evaluate
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import TABLE, Arithmetic, mean_by_fact, table_subsets
 from tokentrial.tasks.find import find
@@ -30,7 +32,7 @@ from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tasks.task import Example, Row
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Evaluate, Trial
+from tokentrial.trial import Trial
 
 
 class TableProbe:

@@ -7,9 +7,9 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.evaluate import evaluate_solutions, load, probe_rows
+from tokentrial.settings import Evaluate
 from tokentrial.store import has_gpu, write_json
 from tokentrial.tasks.gsm8k import GSM8K, Sums
-from tokentrial.trial import Evaluate
 
 
 def evaluate_model(

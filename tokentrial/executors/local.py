@@ -22,7 +22,7 @@ class Call(NamedTuple):
     """One piece of work: a function that workers can import, and what it is called with."""
 
     name: str
-    function: Callable[..., None]
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
@@ -38,6 +38,11 @@ def report(name: str, share: float, text: str) -> None:
     """Tell the parent how far this worker's call is; does nothing outside a worker."""
     if _reports is not None:
         _reports.put(Report(name, share, text))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalExecutor:
@@ -63,9 +68,11 @@ class LocalExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reports.close()
 
-    def run(self, calls: Sequence[Call], on_report: Callable[[Report], None]) -> None:
-        """Run all calls; the first error is raised at once. A worker that dies is a TrialError that names its work."""
-        futures: dict[Future[None], Call] = {self._pool.submit(_work, call): call for call in calls}
+    def run(self, calls: Sequence[Call], on_report: Callable[[Report], None]) -> list[Any]:
+        """Run all calls and return what they return, in order; the first error is raised at once. A worker that dies is
+        a TrialError that names its work."""
+        futures: dict[Future[Any], Call] = {self._pool.submit(_work, call): call for call in calls}
+        submitted = list(futures)
         begun: set[str] = set()
         while futures:
             done, _ = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
@@ -85,11 +92,12 @@ class LocalExecutor:
                         "is finished is kept: run the same command again, with fewer workers=N if memory is short"
                     ) from None
                 on_report(Report(call.name, 1.0, "done"))
+        return [future.result() for future in submitted]
 
 
-def _work(call: Call) -> None:
+def _work(call: Call) -> Any:
     report(call.name, 0.0, "begun")
-    call.function(*call.arguments)
+    return call.function(*call.arguments)
 
 
 def _start_worker(reports: Any, parent: int) -> None:

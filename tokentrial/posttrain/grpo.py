@@ -21,11 +21,12 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.posttrain.rewards import reward
 from tokentrial.posttrain.trainer import Progress, Watch, last_complete, shared_arguments
+from tokentrial.settings import GRPO
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import read_marked
 from tokentrial.tasks.rows import source_rows
 from tokentrial.tasks.task import Example
-from tokentrial.trial import GRPO, Trial
+from tokentrial.trial import Trial
 
 PASS_PROMPTS = 32
 

@@ -18,11 +18,12 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
 from tokentrial.posttrain.trainer import Progress, Watch, last_complete, mean_loss, shared_arguments
+from tokentrial.settings import SFT, SFTStage
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tasks.rows import rows
 from tokentrial.tasks.task import Example
-from tokentrial.trial import SFT, SFTStage, Trial
+from tokentrial.trial import Trial
 
 
 class Row(NamedTuple):

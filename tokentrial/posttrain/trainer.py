@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
-from tokentrial.trial import Pretrain
+from tokentrial.settings import Pretrain
 
 Progress = Callable[[float, str], None]
 _COMPLETE = "complete"

@@ -1,7 +1,7 @@
 """Where pretraining runs and in what precision, told without importing torch."""
 
+from tokentrial.settings import Pretrain
 from tokentrial.store import has_gpu
-from tokentrial.trial import Pretrain
 
 
 def resolve_device(settings: Pretrain) -> str:

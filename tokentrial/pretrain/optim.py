@@ -5,7 +5,7 @@ import math
 import torch
 
 from tokentrial.pretrain.gpt import GPT
-from tokentrial.trial import Pretrain
+from tokentrial.settings import Pretrain
 
 
 def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:

@@ -12,15 +12,15 @@ import orjson
 import torch
 from safetensors.torch import save_file
 
-from tokentrial.corpus.shards import open_shard, shard_paths
-from tokentrial.corpus.stream import TEXT, Stream
+from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
+from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Loader
 from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
+from tokentrial.settings import Pretrain
 from tokentrial.store import write_json
-from tokentrial.trial import Pretrain
 
 _VAL_TOKENS = 20_000
 

@@ -8,10 +8,11 @@ import orjson
 
 from tokentrial.arms.facts import Fact
 from tokentrial.errors import TrialError
+from tokentrial.settings import SFTSource
 from tokentrial.store import file_hash
 from tokentrial.tasks.find import find
 from tokentrial.tasks.task import Example
-from tokentrial.trial import SFTSource, Trial
+from tokentrial.trial import Trial
 
 
 def rows(trial: Trial, sources: Sequence[SFTSource], seed: int, never: frozenset[Fact]) -> list[Example]:

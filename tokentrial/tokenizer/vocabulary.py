@@ -86,10 +86,13 @@ def gpt2_merges(path: str | None = None) -> tuple[tuple[str, str], ...]:
     lines = found.read_text(encoding="utf-8", errors="replace").splitlines()
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     merges = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)
-    whole = b"".join(base64.b64encode(token) + f" {rank}\n".encode() for token, rank in _ranks(merges).items())
-    if len(merges) != 50_000 or hashlib.sha256(whole).hexdigest() != RANKS_SHA256:
+    if len(merges) != 50_000 or hashlib.sha256(_rank_file(_ranks(merges))).hexdigest() != RANKS_SHA256:
         raise SettingsError(f"tokenizer.path: {found} is not GPT-2's merge list (its ranks' sha256 differs)")
     return merges
+
+
+def _rank_file(ranks: Mapping[bytes, int]) -> bytes:
+    return b"".join(base64.b64encode(token) + f" {rank}\n".encode() for token, rank in ranks.items())
 
 
 def _ranks(merges: tuple[tuple[str, str], ...]) -> dict[bytes, int]:
@@ -114,6 +117,10 @@ class Vocabulary:
     def ranks(self) -> dict[bytes, int]:
         """Bytes of each token to its id, eos left out."""
         return _ranks(gpt2_merges(self.path)[: self.merges])
+
+    def rank_file(self) -> bytes:
+        """The ranks in tiktoken's file format."""
+        return _rank_file(self.ranks)
 
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
@@ -152,4 +159,19 @@ class Vocabulary:
 
     def decode_bytes(self, ids: NDArray[np.uint16]) -> bytes:
         """The bytes that plain ids stand for, eos left out."""
-        return self._encoding.decode_bytes(ids[ids != self.eos].tolist())
+        ids = ids[ids != self.eos]
+        text, starts = self._bytes
+        lengths = starts[ids + 1] - starts[ids]
+        ends = np.cumsum(lengths)
+        if not len(ids):
+            return b""
+        # byte j of token i stands at starts[i] + j of the tokens' bytes in a row
+        at = np.arange(ends[-1]) + np.repeat(starts[ids] - ends + lengths, lengths)
+        return bytes(text[at].tobytes())
+
+    @cached_property
+    def _bytes(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The bytes of all plain tokens in a row, and where each begins."""
+        tokens = list(self.ranks)
+        starts = np.cumsum([0, *map(len, tokens)])
+        return np.frombuffer(b"".join(tokens), np.uint8), starts

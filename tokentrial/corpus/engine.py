@@ -1,0 +1,169 @@
+"""The engine of the corpus stage: datatrove runs the tasks, under its local, Ray or Slurm executor.
+
+A finished task is skipped by its record; so that every executor tells of failures alike, a task leaves its error in a
+file before it raises it.
+"""
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+
+from tokentrial.corpus.text import TextTasks, run_task
+from tokentrial.errors import SettingsError, TrialError
+
+logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record
+
+_LOOK_EVERY_S = 0.5
+_LONG_AFTER_S = 60.0  # a Slurm job that is in no queue and has written nothing for so long is lost
+
+Progress = Callable[[float, str], None]
+
+
+class TextStep(PipelineStep):  # type: ignore[misc]
+    """The pipeline's one step: datatrove's rank is the task's number."""
+
+    type = "corpus"
+    name = "text"
+
+    def __init__(self, tasks: TextTasks) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Do task `rank`."""
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no task outlives its run
+        try:
+            run_task(self.tasks, rank)
+        except TrialError as error:
+            kind = "settings" if isinstance(error, SettingsError) else "trial"
+            (self.tasks.folder / f"{rank:05d}.{kind}.error").write_text(str(error))
+            raise
+
+
+def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
+    """Do all tasks that are not done, as `corpus.executor` says. Raises the first task's TrialError."""
+    tasks.folder.mkdir(parents=True, exist_ok=True)
+    for stale in tasks.folder.glob("*.error"):
+        stale.unlink()
+    shutil.rmtree(tasks.folder / "datatrove", ignore_errors=True)  # its marks carry no settings; our records do
+    kind = tasks.settings.executor
+    if kind == "auto":
+        kind = "local" if len(tasks.units) > 1 else "in-process"
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(tasks, stopped, progress), daemon=True)
+    watcher.start()
+    try:
+        if kind == "in-process":
+            for rank in range(len(tasks.units)):
+                run_task(tasks, rank)
+        else:
+            {"local": _local, "ray": _ray, "slurm": _slurm}[kind](tasks, workers)
+    except TrialError:
+        raise
+    except Exception as error:
+        _raise_left(tasks)
+        raise TrialError(f"corpus.executor={kind}: {type(error).__name__}: {error}") from error
+    finally:
+        stopped.set()
+        watcher.join()
+    _raise_left(tasks)
+
+
+def _raise_left(tasks: TextTasks) -> None:
+    for path in sorted(tasks.folder.glob("*.error")):
+        kind = SettingsError if ".settings." in path.name else TrialError
+        raise kind(path.read_text())
+
+
+def _watch(tasks: TextTasks, stopped: threading.Event, progress: Progress) -> None:
+    """Tell how far the tasks are, with tokens a second, until told to stop."""
+    begun, start = time.monotonic(), None
+    while not stopped.wait(_LOOK_EVERY_S):
+        done = tasks.done()
+        tokens = sum(record["tokens"]["train"] for record in done.values())
+        start = tokens if start is None else start
+        share = len(done) / len(tasks.units)
+        if tasks.wanted:
+            share = max(share, min(1.0, tokens / tasks.wanted))
+        rate = (tokens - start) / (time.monotonic() - begun)
+        progress(share, f"{tokens / 1e6:,.1f}M tokens, {rate / 1e6:.2f}M a second")
+
+
+def _local(tasks: TextTasks, workers: int) -> None:
+    from datatrove.executor.local import LocalPipelineExecutor
+
+    LocalPipelineExecutor(
+        [TextStep(tasks)],
+        tasks=len(tasks.units),
+        workers=min(workers, len(tasks.units)),
+        logging_dir=str(tasks.folder / "datatrove"),
+    ).run()
+
+
+def _ray(tasks: TextTasks, workers: int) -> None:
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError("corpus.executor: ray is not installed; pip install 'tokentrial[scale]'") from None
+    from datatrove.executor.ray import RayPipelineExecutor
+
+    ours = not ray.is_initialized()
+    if ours:
+        address = tasks.settings.cluster.get("address")
+        ray.init(address=address, num_cpus=None if address else workers, log_to_driver=False)
+    try:
+        RayPipelineExecutor(
+            [TextStep(tasks)],
+            tasks=len(tasks.units),
+            workers=workers,
+            mem_per_cpu_gb=float(tasks.settings.cluster.get("mem_per_cpu_gb", 0.5)),
+            logging_dir=str(tasks.folder / "datatrove"),
+        ).run()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _slurm(tasks: TextTasks, workers: int) -> None:
+    """Submit the tasks as a job array and wait for their records."""
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+
+    if shutil.which("sbatch") is None:
+        raise SettingsError("corpus.executor: slurm needs sbatch on the PATH; run it where jobs are submitted")
+    known: dict[str, Any] = {"time": "24:00:00", "partition": "cpu", **tasks.settings.cluster}
+    executor = SlurmPipelineExecutor(
+        [TextStep(tasks)],
+        tasks=len(tasks.units),
+        workers=workers,
+        logging_dir=str(tasks.folder / "datatrove"),
+        job_name="tokentrial-corpus",
+        venv_path=str(Path(sys.executable).parent / "activate"),
+        **known,
+    )
+    executor.run()
+    seen, last = 0, time.monotonic()
+    while (missing := executor.get_incomplete_ranks()) and not list(tasks.folder.glob("*.error")):
+        time.sleep(_LOOK_EVERY_S)
+        if len(tasks.units) - len(missing) != seen:
+            seen, last = len(tasks.units) - len(missing), time.monotonic()
+        if time.monotonic() - last > _LONG_AFTER_S and not _queued(executor.job_id):
+            raise TrialError(
+                f"corpus.executor: Slurm job {executor.job_id} has left the queue and {len(missing)} tasks are not "
+                f"done; see {executor.slurm_logs_folder}, then run again"
+            )
+
+
+def _queued(job: Any) -> bool:
+    listed = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
+    return bool(listed.stdout.strip())

@@ -1,0 +1,231 @@
+"""Exposure: facts x forms as they are served within the budget, by arm and seed, read back from the written shards in
+the loader's order; and the steps that a budget of bytes gives each arm.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrial.arms.facts import FACTS, Fact, never_asked, sites
+from tokentrial.corpus import drills
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.shards import TEXT, documents_with, open_shard, patched, shard_paths, text_of
+from tokentrial.corpus.stream import MORE_TEXT, drills_name, in_order, mixed
+from tokentrial.errors import TrialError
+from tokentrial.tasks.rows import sources, trained_rows
+
+FORMS = (*drills.FORMS, "text")  # "text": sites in the source's own documents
+_NUMBER = {fact: number for number, fact in enumerate(FACTS)}
+_CHUNK = 100_000  # documents walked at a time
+
+Counts = NDArray[np.int64]
+
+
+class Lengths(NamedTuple):
+    """Lengths of one shard's documents before a patch."""
+
+    base_lengths: Counts
+
+    def __len__(self) -> int:
+        return len(self.base_lengths)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """All train documents of one set, in the order of their shards: document `first[s] + i` is the i-th of shard s.
+
+    `documents[j]` states fact x form `codes[j]`; `tokens` and `fact_tokens` are by arm, `bytes` of the original text.
+    """
+
+    shards: list[Lengths]
+    first: Counts
+    tokens: dict[str, Counts]
+    fact_tokens: dict[str, Counts]
+    bytes: Counts
+    documents: Counts
+    codes: Counts
+
+
+class Walk(NamedTuple):
+    """Documents in the order that a seed reads them: whether of the text, and their number in their set."""
+
+    text: NDArray[np.bool_]
+    number: Counts
+
+
+def expose(plan: CorpusPlan) -> dict[str, Any]:
+    """What `exposure.json` holds. Raises TrialError where the text does not last for the budget of some arm."""
+    sets = {name: _documents(plan, name) for name in (TEXT, *(f"drills{fold}" for fold in plan.folds))}
+    served: dict[str, dict[str, Any]] = {arm: {} for arm in plan.trial.arms}
+    for seed in plan.trial.seeds:
+        here = (sets[TEXT], sets[drills_name(seed, plan.trial.corpus.drills.never_asked_folds)])
+        for arm, record in _seed(plan, seed, *here).items():
+            served[arm][str(seed)] = record
+    by_split = {
+        f"drills{fold}": {split: _drill_count(plan, fold, split) for split in ("train", "val")} for fold in plan.folds
+    }
+    after = {str(seed): {stage: _after(plan, stage, seed) for stage in ("sft", "grpo")} for seed in plan.trial.seeds}
+    return {"forms": list(FORMS), "served": served, "drills": by_split, "after_pretraining": after}
+
+
+def _seed(plan: CorpusPlan, seed: int, text: Documents, of_drills: Documents) -> dict[str, dict[str, Any]]:
+    """What each arm reads of one seed's order within its budget."""
+    trial = plan.trial
+    share, batch = trial.corpus.drills.share, trial.pretrain.batch_tokens
+    order = mixed(
+        share,
+        in_order(seed, trial.corpus.epochs, len(text.shards), text.shards.__getitem__),
+        in_order(seed, None, len(of_drills.shards), of_drills.shards.__getitem__),
+    )
+    places = ((chosen, (text if chosen else of_drills).first[shard] + number) for chosen, _, shard, number in order)
+    walk = Walk(np.empty(0, bool), np.empty(0, np.int64))
+    steps = dict.fromkeys(trial.arms, trial.pretrain.steps)
+    records: dict[str, dict[str, Any]] = {}
+    # the control comes first: with matched bytes, how far it reads says how far the others do
+    for arm in sorted(trial.arms, key=lambda name: name != trial.control):
+        tokens, walk = _until(walk, places, arm, text, of_drills, steps[arm] * batch + 1)
+        if trial.budget.match == "bytes" and arm == trial.control:
+            read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch)) + 1
+            unread = (tokens[:read].sum() - steps[arm] * batch) / tokens[read - 1]
+            for other in trial.arms:
+                whole = _tokens(Walk(walk.text[:read], walk.number[:read]), other, text, of_drills)
+                steps[other] = int(np.ceil((whole.sum() - unread * whole[-1]) / batch))
+        read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch + 1)) + 1
+        part = Walk(walk.text[:read], walk.number[:read])
+        records[arm] = {"steps": steps[arm], "tokens": steps[arm] * batch} | _record(part, arm, text, of_drills)
+    return records
+
+
+def _until(
+    walk: Walk, places: Iterator[tuple[bool, int]], arm: str, text: Documents, of_drills: Documents, budget: int
+) -> tuple[Counts, Walk]:
+    """Walk on until the arm's tokens reach the budget; returns the tokens of each document walked."""
+    while True:
+        tokens = _tokens(walk, arm, text, of_drills)
+        if tokens.sum() >= budget:
+            return tokens, walk
+        chunk = list(islice(places, _CHUNK))
+        if not chunk:
+            raise TrialError(
+                f"corpus: the text ran out after {tokens.sum():,} tokens, and {arm} reads {budget - 1:,}; {MORE_TEXT}"
+            )
+        walk = Walk(
+            np.append(walk.text, np.array([chosen for chosen, _ in chunk], bool)),
+            np.append(walk.number, np.array([number for _, number in chunk], np.int64)),
+        )
+
+
+def _tokens(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> Counts:
+    tokens = np.empty(len(walk.text), np.int64)
+    for chosen, documents in ((walk.text, text), (~walk.text, of_drills)):
+        tokens[chosen] = documents.tokens[arm][walk.number[chosen]]
+    return tokens
+
+
+def _record(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict[str, Any]:
+    counts = np.zeros(len(FACTS) * len(FORMS))
+    totals: Counter[str] = Counter()
+    by_kind: dict[str, dict[str, int]] = {"documents": {}, "tokens": {}}
+    for kind, chosen, documents in (("text", walk.text, text), ("drills", ~walk.text, of_drills)):
+        times = np.bincount(walk.number[chosen], minlength=len(documents.bytes))
+        counts += np.bincount(documents.codes, times[documents.documents], len(counts))
+        by_kind["documents"][kind] = int(times.sum())
+        by_kind["tokens"][kind] = int(times @ documents.tokens[arm])
+        totals["fact_tokens"] += int(times @ documents.fact_tokens[arm])
+        totals["bytes"] += int(times @ documents.bytes)
+        totals["baseline_tokens"] += int(times @ _joined([shard.base_lengths for shard in documents.shards]))
+    table = counts.reshape(len(FACTS), len(FORMS)).astype(int)
+    asked = [FORMS.index(form) for form in drills.FORMS if form in drills.ASKING]
+    return {
+        "documents": by_kind["documents"],
+        "drill_share": by_kind["tokens"]["drills"] / sum(by_kind["tokens"].values()),
+        **totals,
+        "questions": int(table[:, asked].sum()),
+        "facts": {
+            fact.equation: dict(zip(FORMS, row.tolist(), strict=True)) for fact, row in zip(FACTS, table, strict=True)
+        },
+    }
+
+
+def _documents(plan: CorpusPlan, name: str) -> Documents:
+    """The train documents of a set and what each states, from its bytes. Of text, only documents with an "=" are
+    looked at."""
+    vocabulary, arms = plan.vocabulary, plan.trial.arms
+    folder = plan.folder if name == TEXT else plan.folder / "drills"
+    byte_sizes = np.zeros(vocabulary.size, np.int64)
+    byte_sizes[list(vocabulary.ranks.values())] = [len(token) for token in vocabulary.ranks]
+    shards: list[Lengths] = []
+    first = [0]
+    tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
+    fact_tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
+    sizes: list[Counts] = []
+    documents: list[int] = []
+    codes: list[int] = []
+    for path in shard_paths(folder, name, "train"):
+        shard = open_shard(path, vocabulary.eos)
+        for arm in arms:
+            with_patch = patched(shard, plan.patch_folder(arm) / f"{path.stem}.npz")
+            tokens[arm].append(with_patch.lengths)
+            fact_tokens[arm].append(with_patch.fact_tokens(vocabulary.base))
+        if name == TEXT:
+            for index, text in documents_with(shard, vocabulary, b"="):
+                for site in sites(text):
+                    documents.append(first[-1] + index)
+                    codes.append(_code(site.fact, "text"))
+        else:
+            for index in range(len(shard)):
+                for fact, form in drills.read(text_of(shard.document(index), vocabulary)):
+                    documents.append(first[-1] + index)
+                    codes.append(_code(fact, form))
+        sizes.append(np.add.reduceat(byte_sizes[shard.ids], shard.starts))
+        shards.append(Lengths(shard.base_lengths))
+        first.append(first[-1] + len(shard))
+    return Documents(
+        shards,
+        np.array(first, np.int64),
+        {arm: _joined(parts) for arm, parts in tokens.items()},
+        {arm: _joined(parts) for arm, parts in fact_tokens.items()},
+        _joined(sizes),
+        np.array(documents, np.int64),
+        np.array(codes, np.int64),
+    )
+
+
+def _joined(parts: list[Counts]) -> Counts:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _code(fact: Fact, form: str) -> int:
+    return _NUMBER[fact] * len(FORMS) + FORMS.index(form)
+
+
+def _drill_count(plan: CorpusPlan, fold: int, split: str) -> dict[str, int]:
+    shards = [
+        open_shard(path, plan.vocabulary.eos) for path in shard_paths(plan.folder / "drills", f"drills{fold}", split)
+    ]
+    return {"documents": sum(map(len, shards)), "tokens": sum(len(shard.ids) for shard in shards)}
+
+
+def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
+    """What SFT or GRPO trains on, the same in every arm: rows an epoch, facts stated in completions and facts asked in
+    prompts. None where the trial has no such stage."""
+    trial = plan.trial
+    never = never_asked(seed, trial.corpus.drills.never_asked_folds)
+    if not sources(trial, stage):
+        return None
+    stated: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    problems = []
+    examples = trained_rows(trial, stage, seed, never)
+    for example in examples:
+        if stage == "sft":  # GRPO sees no gold completion
+            stated.update(site.fact.equation for site in sites(example.completion))
+        facts = drills.asked_in(example.prompt) | ({example.fact} if example.fact else set())
+        asked.update(fact.equation for fact in facts)
+        problems += [f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in facts & never]
+    return {"rows": len(examples), "stated": stated, "asked": asked, "problems": problems}

@@ -1,0 +1,50 @@
+"""An arm's mixed stream written out in full shards, for karpathy/build-nanogpt's loader: documents run on across
+shards."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokentrial.corpus.prepare import VERSION, CorpusPlan
+from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
+from tokentrial.corpus.stream import Stream
+from tokentrial.store import fingerprint, need_disk, step, write_json
+
+
+def materialize(
+    plan: CorpusPlan, arm: str, seed: int, target_tokens: int, shard_size: int, folder: Path
+) -> dict[str, int]:
+    """Write the stream of one arm and seed into `folder`; returns counts of tokens and shards."""
+    stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed)
+    val = shard_paths(plan.folder, TEXT, "val")
+    need_disk(folder.parent, 2 * target_tokens, "the materialized stream", plan.trial.disk_reserve_gb)
+    counts = {"train_tokens": 0, "val_tokens": 0, "shards": 0}
+    wanted = fingerprint(
+        "materialize", VERSION, patch=plan.patch(arm), seed=seed, tokens=target_tokens, shard_size=shard_size
+    )
+    with step(folder, wanted, arm=arm, seed=seed) as partial:
+        for path in val:
+            shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
+            ids = np.concatenate([shard.document(index) for index in range(len(shard))])
+            np.save(partial / path.name, ids)
+            counts["val_tokens"] += len(ids)
+        held: list[Any] = []
+        held_tokens = 0
+        for document in stream.documents():
+            held.append(document.ids)
+            held_tokens += len(document.ids)
+            enough = counts["train_tokens"] + held_tokens >= target_tokens
+            if held_tokens >= shard_size or enough:
+                ids = np.concatenate(held)
+                size = min(shard_size, target_tokens - counts["train_tokens"])
+                while len(ids) >= size > 0:
+                    np.save(partial / f"{TEXT}_train_{counts['shards']:06d}.npy", ids[:size])
+                    ids, counts["shards"] = ids[size:], counts["shards"] + 1
+                    counts["train_tokens"] += size
+                    size = min(shard_size, target_tokens - counts["train_tokens"])
+                held, held_tokens = [ids], len(ids)
+            if enough:
+                break
+        write_json(partial / "materialized.json", counts)
+    return counts

@@ -1,0 +1,176 @@
+"""A task of the corpus stage: one unit of the source, encoded once, as shards of its own.
+
+    <tasks>/00012/fineweb_{train|val}_000000.npy, record.json
+
+What a task writes depends on its unit and the settings alone: tasks may run in any order, on any number of workers.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokentrial.corpus import drills
+from tokentrial.corpus.read import Bad, Unit, documents
+from tokentrial.corpus.shards import TEXT, ShardWriter
+from tokentrial.errors import TrialError
+from tokentrial.settings import Corpus
+from tokentrial.store import read_json, write_json
+from tokentrial.tokenizer.encode import Encoder
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+SPLITS = ("train", "val")
+RECORD = "record.json"
+_TOKEN_NAME = re.compile(rb"<(?:MUL_[1-9]_[1-9]_[0-9]{1,2}|FACT)>")
+_NOTHING = bytes(range(33)) + b"\x7f"  # white space and control characters
+SHOWN = 100  # bad documents recorded one by one; the others are counted
+
+
+class TextTasks(NamedTuple):
+    """All tasks of a corpus: what every worker is given."""
+
+    folder: Path
+    settings: Corpus
+    vocabulary: Vocabulary
+    units: list[Unit]
+    wanted: int | None  # train tokens
+
+    def done(self) -> dict[int, dict[str, Any]]:
+        """Records of the finished tasks."""
+        paths = self.folder.glob(f"[0-9]*/{RECORD}")
+        return {int(path.parent.name): read_json(path) for path in paths}
+
+    def needed(self, done: dict[int, dict[str, Any]]) -> list[int]:
+        """The first tasks that together give the tokens wanted, in order, as far as they are done."""
+        found, tokens = [], 0
+        for rank in range(len(self.units)):
+            if rank not in done or (self.wanted is not None and tokens >= self.wanted):
+                break
+            found.append(rank)
+            tokens += done[rank]["tokens"]["train"]
+        return found
+
+
+_ENCODERS: dict[int, Encoder] = {}  # one a process: it remembers the words it has seen
+
+
+def run_task(tasks: TextTasks, rank: int) -> None:
+    """Do one task, unless it is done, or the tasks before it that are done give all that is wanted. A task that is
+    left out so is never among the needed ones: those before it only grow."""
+    folder = tasks.folder / f"{rank:05d}"
+    before = (record["tokens"]["train"] for number, record in tasks.done().items() if number < rank)
+    if folder.exists() or (tasks.wanted is not None and sum(before) >= tasks.wanted):
+        return
+    # a name of its own: the same task may still be running somewhere on a cluster
+    partial = tasks.folder / f"{rank:05d}.{os.uname().nodename}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write_json(partial / RECORD, _write(partial, tasks, tasks.units[rank]))
+        if not folder.exists():
+            partial.rename(folder)
+    except OSError as error:
+        raise TrialError(f"{folder}: cannot be written: {error}; what is done is kept, run again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
+    settings, vocabulary = tasks.settings, tasks.vocabulary
+    encoder = _ENCODERS.setdefault(vocabulary.merges, Encoder(vocabulary))
+    writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
+    selection = Selection(unit, settings)
+    text_bytes = dict.fromkeys(SPLITS, 0)
+    for texts, splits in selection.batches():
+        ids, lengths = encoder.encode(texts)
+        start = 0
+        for text, split, length in zip(texts, splits, lengths.tolist(), strict=True):
+            writers[split].add(ids[start : start + length])
+            text_bytes[split] += len(text)
+            start += length
+    for writer in writers.values():
+        writer.close()
+    return selection.counts | {
+        "bad": [{"where": bad.where, "why": bad.why} for bad in selection.bad],
+        "documents": {split: writer.documents for split, writer in writers.items()},
+        "tokens": {split: writer.tokens for split, writer in writers.items()},
+        "bytes": text_bytes,
+        "source_bytes": unit.bytes,
+    }
+
+
+class Selection:
+    """Which of a unit's documents go into the corpus, cut into pieces, and into which split; the others are counted."""
+
+    def __init__(self, unit: Unit, settings: Corpus) -> None:
+        self.unit, self.settings = unit, settings
+        self.bad: list[Bad] = []
+        self.counts = dict.fromkeys(
+            ("documents_read", "bad_documents", "empty_documents", "asking_documents_dropped", "literal_token_names"), 0
+        )
+
+    def batches(self) -> Iterator[tuple[list[bytes], list[str]]]:
+        """Pieces in the order of the source, and the split of each."""
+        for batch in documents(self.unit, self.settings.text_column, self.settings.on_bad == "skip"):
+            texts: list[bytes] = []
+            splits: list[str] = []
+            for text in batch:
+                if self.counts["documents_read"] == self.settings.documents:
+                    break
+                self.counts["documents_read"] += 1
+                if (kept := self._kept(text)) is not None:
+                    cut = list(pieces(kept, self.settings.piece_characters))
+                    texts += cut
+                    splits += [split_of(kept, self.settings.seed, self.settings.val_share)] * len(cut)
+            yield texts, splits
+            if self.counts["documents_read"] == self.settings.documents:
+                return
+
+    def _kept(self, text: bytes | Bad) -> bytes | None:
+        if not isinstance(text, Bad) and len(text) > self.settings.max_document_bytes:
+            where = f"{self.unit.files[0]}, document {self.counts['documents_read']} of this task"
+            text = Bad(where, f"{len(text)} bytes, more than corpus.max_document_bytes")
+            if self.settings.on_bad == "error":
+                raise TrialError(f"{text.where}: {text.why}; raise that, or give corpus.on_bad=skip")
+        if isinstance(text, Bad):
+            self.counts["bad_documents"] += 1
+            self.bad += [text] if len(self.bad) < SHOWN else []
+            return None
+        if b"<" in text:
+            self.counts["literal_token_names"] += len(_TOKEN_NAME.findall(text))
+        if not text.strip(_NOTHING):
+            self.counts["empty_documents"] += 1
+            return None
+        if self.settings.drills.never_asked_folds and _asks(text):
+            self.counts["asking_documents_dropped"] += 1
+            return None
+        return text
+
+
+def _asks(text: bytes) -> bool:
+    return b" times " in text and any(fact.left >= 2 for fact in drills.asked_in(text.decode()))
+
+
+def split_of(text: bytes, seed: int, val_share: float) -> str:
+    """`train` or `val`, by the document's own hash: order and number of documents change nothing."""
+    digest = hashlib.blake2b(text, digest_size=8, salt=seed.to_bytes(8, "big")).digest()
+    return "val" if int.from_bytes(digest, "big") < val_share * 2**64 else "train"
+
+
+def pieces(text: bytes, characters: int | None) -> Iterator[bytes]:
+    """The text, or its pieces of at most `characters`, cut after white space where there is any."""
+    if characters is None:
+        yield text
+        return
+    whole, start = text.decode(), 0
+    while start < len(whole):
+        end = start + characters
+        if end < len(whole):
+            cut = max(whole.rfind(space, start, end) for space in (" ", "\n"))
+            end = cut + 1 if cut > start else end
+        if piece := whole[start:end].strip():
+            yield piece.encode()
+        start = end

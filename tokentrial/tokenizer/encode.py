@@ -1,0 +1,80 @@
+"""The fast encoder: batches of documents to one flat array of ids, the same ids as tiktoken's, ten times as fast.
+
+gigatoken does the work, on the calling thread. Its table of letters and digits is of Unicode 17, tiktoken's 0.14 of
+Unicode 16: a document that holds one of the code points they read differently goes to tiktoken.
+"""
+
+import importlib.util
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import gigatoken
+
+# code points that Unicode 17 made letters or digits
+_NEW = re.compile(
+    "[\u088f\u0c5c\u0cdc\ua7ce\ua7cf\ua7d2\ua7d4\ua7f1"
+    "\U00010940-\U00010959\U00010ec5-\U00010ec7\U00011db0-\U00011ddb\U00011de0-\U00011de9\U00016ea0-\U00016eb8"
+    "\U00016ebb-\U00016ed3\U00016ff2-\U00016ff6\U000187f8-\U000187ff\U00018d09-\U00018d1e\U00018d80-\U00018df2"
+    "\U0001e6c0-\U0001e6de\U0001e6e0-\U0001e6e2\U0001e6e4\U0001e6e5\U0001e6e7-\U0001e6ed\U0001e6f0-\U0001e6f4"
+    "\U0001e6fe\U0001e6ff\U0002b73a-\U0002b73f\U0002cea2-\U0002cead\U000323b0-\U00033479]"
+)
+_LEADS = (b"\xe0", b"\xea", b"\xf0")  # first bytes of all of them, rare enough to look for
+
+
+class Encoder:
+    """Encodes documents of valid UTF-8. Make one a process: what it has seen is remembered."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.fast = importlib.util.find_spec("gigatoken") is not None
+        if not self.fast:
+            print("gigatoken is not installed: tiktoken encodes, at a tenth of the speed", file=sys.stderr)
+
+    def encode(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Ids of all documents in a row [tokens], and the number of ids of each [documents]."""
+        if not self.fast:
+            return _joined([self.vocabulary.encode(text.decode()) for text in documents])
+        slow = [i for i, text in enumerate(documents) if _read_differently(text)]
+        if not slow:
+            return self._fast(documents)
+        return _joined(
+            [
+                self.vocabulary.encode(text.decode()) if i in slow else self._fast([text])[0]
+                for i, text in enumerate(documents)
+            ]
+        )
+
+    def _fast(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        layout: Any = self._gigatoken.encode_batch(list(documents), parallel=False).layout
+        offsets = np.asarray(layout.offsets)
+        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        return ids.astype(np.uint16), np.diff(offsets).astype(np.int64)
+
+    @cached_property
+    def _gigatoken(self) -> "gigatoken.Tokenizer":
+        import gigatoken
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "gpt2.tiktoken"
+            path.write_bytes(self.vocabulary.rank_file())
+            return gigatoken.Tokenizer.from_tiktoken(path, "gpt2", {})
+
+
+def _read_differently(text: bytes) -> bool:
+    return any(lead in text for lead in _LEADS) and _NEW.search(text.decode()) is not None
+
+
+def _joined(parts: list[NDArray[np.uint16]]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    whole = np.concatenate(parts) if parts else np.empty(0, np.uint16)
+    return whole, np.array([len(part) for part in parts], np.int64)
