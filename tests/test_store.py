@@ -267,11 +267,11 @@ def test_the_lock_goes_with_a_failure(tmp_path):
 
 def test_a_step_that_does_not_fit_is_refused_before_it_starts(tmp_path):
     free = store.shutil.disk_usage(tmp_path).free
-    store.need_disk(tmp_path / "new", 0, "the trial", reserve=0)
+    store.need_disk(tmp_path / "new", 0, "the trial", 0)
     with pytest.raises(TrialError, match=r"the trial needs .* GB and a reserve of 0\.2 GB.*GB are free; free some"):
-        store.need_disk(tmp_path, free + 10**9, "the trial")
+        store.need_disk(tmp_path, free + 10**9, "the trial", 0.2)
     with pytest.raises(TrialError, match="reserve"):
-        store.need_disk(tmp_path, 0, "the trial", reserve=free + 10**9)
+        store.need_disk(tmp_path, 0, "the trial", free / 1e9 + 1)
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])

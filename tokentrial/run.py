@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -139,11 +139,12 @@ def _corpus(plan: CorpusPlan, executor: LocalExecutor, progress: Progress) -> No
     executor.run([Call("text", prepare.prepare_text, (plan, workers))], progress)
     progress.start("drills", 1)
     executor.run([Call("drills", prepare.prepare_drills, (plan,))], progress)
-    with prepare.pending_patches(plan) as folders:
-        shards = plan.shards if folders else []
-        progress.start("patches", len(shards))
-        calls = [Call(path.stem, prepare.patch_shard, (plan.vocabulary, path, folders)) for path in shards]
-        prepare.record_patches(plan, folders, executor.run(calls, progress))
+
+    def each(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
+        progress.start("patches", len(calls))
+        return executor.run([Call(name, function, arguments) for name, arguments in calls.items()], progress)
+
+    prepare.prepare_patches(plan, each)
     prepare.write_meta(plan)
     progress.start("audit", 1)
     executor.run([Call("audit", audits.audit, (plan,))], progress)

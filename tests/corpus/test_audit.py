@@ -157,7 +157,7 @@ def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
     find = arms.find
     monkeypatch.setattr(arms, "find", lambda name: Leaking() if name == "leaking" else find(name))
     plan = copied("arms=[baseline,mul_tokens,leaking]")
-    prepare.prepare_patches(plan, "leaking")
+    prepare.prepare_patches(plan)
     with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
         audits.audit(plan)
     assert "leak: leaking rewrites the prompt 'User: What is 1 times 1?\\nAssistant: The answer is'" in str(error.value)

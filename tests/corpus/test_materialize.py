@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus.prepare import materialize
+from tokentrial.corpus.materialize import materialize
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS
-from tokentrial.corpus.shards import ShardWriter, documents_with, open_shard, shard_paths, text_of, write_patch
+from tokentrial.corpus.shards import ShardWriter, documents_with, open_shard, shard_paths, text_of, write_patches
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -111,7 +111,7 @@ def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factor
     folder, treatment = tmp_path_factory.mktemp("patch"), arms.find(name)
     write(folder, texts)
     path, patch = folder / "fineweb_train_000000.npy", folder / "patch.npz"
-    counts = write_patch(path, patch, treatment, VOCABULARY)
+    counts = write_patches(path, {name: patch}, VOCABULARY)[name]
     base, patched = open_shard(path, EOS), open_shard(path, EOS, patch)
 
     expected = [np.concatenate([[EOS], VOCABULARY.encode_arm(treatment, text)]) for text in texts]
@@ -119,9 +119,9 @@ def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factor
     assert patched.base_lengths.tolist() == base.base_lengths.tolist() == [1 + len(VOCABULARY.encode(t)) for t in texts]
     changed = [treatment.rewrite(text) != text for text in texts]
     assert patched.patched.tolist() == changed
-    assert counts["documents"] == sum(changed)
-    assert counts["tokens"] == sum(map(len, expected))
-    assert counts["sites"] == sum(int((ids >= VOCABULARY.base).sum()) for ids in expected)
+    assert counts.changed == sum(changed)
+    assert counts.tokens == sum(map(len, expected))
+    assert counts.sites == sum(int((ids >= VOCABULARY.base).sum()) for ids in expected)
     if any(changed):
         with np.load(patch) as stored:
             assert stored["documents"].tolist() == [i for i, each in enumerate(changed) if each]

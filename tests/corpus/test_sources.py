@@ -116,7 +116,7 @@ def test_an_empty_folder_and_a_wrong_path_are_named(tmp_path, kind):
 
 @pytest.mark.parametrize("setting", ["webtext", "parquet:", "jsonl", "sotu:x", ""])
 def test_an_unknown_source_says_what_there_is(setting):
-    with pytest.raises(SettingsError, match="expected sotu, parquet:PATH or jsonl:PATH"):
+    with pytest.raises(SettingsError, match="expected sotu, fineweb-edu, parquet:PATH, jsonl:PATH or hf:NAME"):
         Source(setting, "text")
 
 

@@ -9,8 +9,8 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,6 @@ class CorpusPlan:
             more = 1 + _MORE_TEXT + _MORE_TEXT_A_DRILL * corpus.drills.share
             return int(more * (1 - corpus.drills.share) * self.trial.pretrain.tokens / corpus.epochs)
         return None if tokens == "all" else tokens
-
-    @property
-    def shards(self) -> list[Path]:
-        """Every shard that an arm may change, text and drills, train and val."""
-        return sorted([*self.folder.glob("*.npy"), *(self.folder / "drills").glob("*.npy")])
 
     @cached_property
     def text(self) -> str:
@@ -216,15 +211,27 @@ def prepare_drills(plan: CorpusPlan) -> None:
                 writer.close()
 
 
-@contextmanager
-def pending_patches(plan: CorpusPlan) -> Iterator[dict[str, Path]]:
-    """Folders to fill for the arms whose patches are not there; whole when the block ends well."""
-    with ExitStack() as stack:
-        yield {
-            arm: stack.enter_context(step(plan.patch_folder(arm), plan.patch(arm), arm=arm))
-            for arm in plan.trial.arms
-            if not is_done(plan.patch_folder(arm), plan.patch(arm))
-        }
+Each = Callable[[Callable[..., Any], Mapping[str, tuple[Any, ...]]], Sequence[Any]]
+
+
+def one_by_one(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> Sequence[Any]:
+    """Call a function with each named tuple of arguments, here and now."""
+    return [function(*arguments) for arguments in calls.values()]
+
+
+def prepare_patches(plan: CorpusPlan, each: Each = one_by_one) -> None:
+    """What the arms change in text and drills, train and val; all arms whose patches are not there in one go over the
+    shards. `each` says who does the work."""
+    pending = [arm for arm in plan.trial.arms if not is_done(plan.patch_folder(arm), plan.patch(arm))]
+    if not pending:
+        return
+    with ExitStack() as steps:
+        folders = {arm: steps.enter_context(step(plan.patch_folder(arm), plan.patch(arm), arm=arm)) for arm in pending}
+        shards = sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")])
+        counts = each(patch_shard, {path.stem: (plan.vocabulary, path, folders) for path in shards})
+        for arm, folder in folders.items():
+            by_shard = {path.stem: made[arm] for path, made in zip(shards, counts, strict=True)}
+            _record_patches(folder, by_shard, plan.trial.corpus.seed)
 
 
 def patch_shard(vocabulary: Vocabulary, path: Path, folders: Mapping[str, Path]) -> dict[str, Patched]:
@@ -232,14 +239,13 @@ def patch_shard(vocabulary: Vocabulary, path: Path, folders: Mapping[str, Path])
     return write_patches(path, {arm: folder / f"{path.stem}.npz" for arm, folder in folders.items()}, vocabulary)
 
 
-def record_patches(plan: CorpusPlan, folders: Mapping[str, Path], counts: Sequence[Mapping[str, Patched]]) -> None:
-    """Write each arm's `patch.json`: counts of every shard in `plan.shards`, and sites of the text with their context,
-    for a human eye: none should be a fact that is not stated."""
-    for arm, folder in folders.items():
-        shards = {path.stem: each[arm]._asdict() for path, each in zip(plan.shards, counts, strict=True)}
-        seen = [site for name, shard in shards.items() for site in shard.pop("sample") if name.startswith(TEXT)]
-        sample = random.Random(plan.trial.corpus.seed).sample(seen, min(SAMPLE, len(seen)))
-        write_json(folder / "patch.json", {"shards": shards, "sites_in_context": sample})
+def _record_patches(folder: Path, by_shard: Mapping[str, Patched], seed: int) -> None:
+    """Write an arm's `patch.json`: counts of every shard, and sites of the text with their context, for a human eye:
+    each should be a fact that is stated there."""
+    counts = {name: made._asdict() for name, made in by_shard.items()}
+    seen = [site for name, made in counts.items() for site in made.pop("sample") if name.startswith(TEXT)]
+    sample = random.Random(seed).sample(seen, min(SAMPLE, len(seen)))
+    write_json(folder / "patch.json", {"shards": counts, "sites_in_context": sample})
 
 
 def write_meta(plan: CorpusPlan) -> None:
