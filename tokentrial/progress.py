@@ -11,6 +11,7 @@ from rich.progress import Progress as Bars
 from tokentrial.executors.local import Report
 
 _LINE_EVERY_S = 15.0
+_FEW = 40  # so many calls have a line each
 
 
 class Progress:
@@ -63,7 +64,7 @@ class Progress:
             if report.share >= 1:
                 self.bars.remove_task(self.rows.pop(report.name))
             self.bars.update(self.rows[""], completed=share, note=left)
-        elif report.share >= 1 or time.monotonic() - self.printed > _LINE_EVERY_S:
+        elif (report.share >= 1 and self.total <= _FEW) or time.monotonic() - self.printed > _LINE_EVERY_S:
             self.printed = time.monotonic()
             print(f"{share:4.0%}  {_clock(elapsed)}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
 

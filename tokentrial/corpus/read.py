@@ -64,18 +64,38 @@ def documents(unit: Unit, text_column: str, skip: bool) -> Iterator[Batch]:
 def patiently(work: Callable[[], T], path: str) -> T:
     """The result of `work` on a remote path, tried again with growing waits while the network fails; at once on a
     local one. What is not there or not allowed is no matter for patience."""
-    waits: tuple[float | None, ...] = (*_WAITS_S, None)
-    for wait in waits:
+    failures = 0
+    while True:
         try:
             return work()
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise TrialError(f"{path}: cannot be read: {error}; check corpus.source") from error
-        except OSError as error:
-            if wait is None or "://" not in path:
-                raise TrialError(f"{path}: cannot be read: {error}") from error
-            print(f"{path}: {error}; trying again in {wait:.0f} s", file=sys.stderr)
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+        except Exception as error:
+            if not _of_network(error):
+                raise
+            _wait(error, path, failures, "cannot be read")
+            failures += 1
+
+
+def _of_network(error: Exception) -> bool:
+    """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own."""
+    clients = ("httpx", "httpx2", "aiohttp", "botocore", "requests", "urllib3")
+    return isinstance(error, OSError) or any(kind.__module__.split(".")[0] in clients for kind in type(error).__mro__)
+
+
+def _of_data(error: Exception, path: str) -> bool:
+    """Whether an error of a local file is of what it holds: pyarrow says so by an OSError without a number."""
+    return "://" not in path and isinstance(error, OSError) and error.errno is None
+
+
+def _wait(error: Exception, path: str, failures: int, what: str) -> None:
+    """Wait before another try, longer after each failure in a row. Raises TrialError where no try would help."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 429)
+    absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    if "://" not in path or absent or refused or failures == len(_WAITS_S):
+        advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
+        raise TrialError(f"{path}: {what}: {error}{advice}") from error
+    print(f"{path}: {error}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
+    time.sleep(_WAITS_S[failures])
 
 
 def _open(path: str) -> Any:
@@ -204,7 +224,9 @@ def _row_group(file: Any, path: str, column: str, group: int) -> Iterator[Batch]
 
     try:
         yield from _resumed(rows, path)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and not _of_data(error, path):
+            raise
         yield [Bad(f"{path}, row group {group}", f"cannot be read: {error}")]
 
 
@@ -216,11 +238,10 @@ def _resumed(begin: Callable[[int], Iterator[Batch]], path: str) -> Iterator[Bat
     while True:
         try:
             batch = next(reader, None)
-        except OSError as error:
-            if "://" not in path or failures == len(_WAITS_S):
-                raise TrialError(f"{path}: broke off after {given} documents: {error}") from error
-            print(f"{path}: {error}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
-            time.sleep(_WAITS_S[failures])
+        except Exception as error:
+            if not _of_network(error) or _of_data(error, path):
+                raise
+            _wait(error, path, failures, f"broke off after {given} documents")
             reader, failures = begin(given), failures + 1
             continue
         if batch is None:

@@ -198,9 +198,7 @@ def _in_context(text: str, pieces: list[Piece], document: str) -> Iterator[dict[
 
 def documents_with(shard: Shard, vocabulary: Vocabulary, needle: bytes) -> Iterator[tuple[int, str]]:
     """Index and text of the documents with a token whose bytes hold the one-byte `needle`."""
-    holds = np.zeros(vocabulary.size, bool)
-    holds[[i for token, i in vocabulary.ranks.items() if needle in token]] = True
-    hits = np.flatnonzero(holds[shard.ids])
+    hits = np.flatnonzero(vocabulary.holding(needle)[shard.ids])
     for index in np.unique(np.searchsorted(shard.starts, hits, side="right") - 1):
         yield int(index), text_of(shard.document(index), vocabulary)
 

@@ -91,9 +91,11 @@ class Source:
             whole.update(hashes[key].encode())
         return whole.hexdigest()
 
-    def units(self, task_bytes: int, in_one: bool = False) -> list[Unit]:
-        """What each task reads: stretches of about `task_bytes`, cut between files and between the row groups of large
-        parquet files; it depends on the files alone. `in_one`: everything in one."""
+    def units(self, task_bytes: int | None, in_one: bool = False) -> list[Unit]:
+        """What each task reads: stretches of about `task_bytes`, or of a 64th of the whole, cut between files and
+        between the row groups of large parquet files; it depends on the files alone. `in_one`: everything in one."""
+        if task_bytes is None:
+            task_bytes = min(max(self.bytes // 64, 4_000_000), 200_000_000)
         if in_one or self.kind == "sotu":
             return [Unit(self.kind, tuple(file.path for file in self.files), None, self.bytes)]
         units: list[Unit] = []
@@ -143,12 +145,8 @@ def pinned(path: str) -> str:
     if "@" in name:
         return path
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
-        revision = patiently(lambda: HfApi().dataset_info(f"{owner}/{name}").sha, path)
-    except HfHubHTTPError as error:
-        raise SettingsError(f"corpus.source: {owner}/{name} is not to be had from the Hub: {error}") from None
+    revision = patiently(lambda: HfApi().dataset_info(f"{owner}/{name}").sha, path)
     return "/".join([f"hf://datasets/{owner}", f"{name}@{revision}", *rest])
 
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,13 +105,17 @@ def _ranks(merges: tuple[tuple[str, str], ...]) -> dict[bytes, int]:
 
 
 class Vocabulary:
-    """Ids of a trial: `merges` of GPT-2's merges and a block of `facts` ids. Picklable and cheap to make."""
+    """Ids of a trial: `merges` of GPT-2's merges and a block of `facts` ids. Cheap to make and to send: a process that
+    is sent the same one again and again makes its tables once."""
 
     def __init__(self, merges: int, facts: int, path: str | None = None) -> None:
         self.merges, self.facts, self.path = merges, facts, path
         self.eos = 256 + merges
         self.base = -(-(self.eos + 1) // 64) * 64
         self.size = self.base + facts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.merges, self.facts, self.path)
 
     @cached_property
     def ranks(self) -> dict[bytes, int]:
@@ -169,9 +173,21 @@ class Vocabulary:
         at = np.arange(ends[-1]) + np.repeat(starts[ids] - ends + lengths, lengths)
         return bytes(text[at].tobytes())
 
+    @lru_cache(maxsize=4)  # noqa: B019 - a process holds one or two vocabularies
+    def holding(self, needle: bytes) -> NDArray[np.bool_]:
+        """Which ids stand for bytes that hold the one-byte `needle`."""
+        holds = np.zeros(self.size, bool)
+        holds[[i for token, i in self.ranks.items() if needle in token]] = True
+        return holds
+
     @cached_property
     def _bytes(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The bytes of all plain tokens in a row, and where each begins."""
         tokens = list(self.ranks)
         starts = np.cumsum([0, *map(len, tokens)])
         return np.frombuffer(b"".join(tokens), np.uint8), starts
+
+
+@lru_cache(maxsize=4)
+def _received(merges: int, facts: int, path: str | None) -> Vocabulary:
+    return Vocabulary(merges, facts, path)
