@@ -208,7 +208,7 @@ class Compared(Settings):
     def well_formed(self) -> "Compared":
         if self.outcome.count("/") != 3:
             raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
-        contrasted = self.contrast.split(" - ")
+        contrasted = [arm.strip() for arm in self.contrast.split(" - ")]
         if len(contrasted) != 2 or contrasted[0] == contrasted[1]:
             raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm', two different ones")
         return self

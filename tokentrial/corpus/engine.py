@@ -24,6 +24,7 @@ from tokentrial.errors import SettingsError, TrialError
 logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record
 
 _LOOK_EVERY_S = 0.5
+_SMALL = 50_000_000  # bytes of a source that one process has encoded before several have started
 _LONG_AFTER_S = 60.0  # a Slurm job that is in no queue and has written nothing for so long is lost
 
 Progress = Callable[[float, str], None]
@@ -59,7 +60,7 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
     shutil.rmtree(tasks.folder / "datatrove", ignore_errors=True)  # its marks carry no settings; our records do
     kind = tasks.settings.executor
     if kind == "auto":
-        kind = "local" if len(tasks.units) > 1 else "in-process"
+        kind = "local" if len(tasks.units) > 1 and sum(unit.bytes for unit in tasks.units) > _SMALL else "in-process"
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tasks, stopped, progress), daemon=True)
     watcher.start()

@@ -25,7 +25,7 @@ from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
 from tokentrial.store import fingerprint, is_done, need_disk, read_json, step, write_json
-from tokentrial.tokenizer.encode import Encoder
+from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
@@ -150,7 +150,7 @@ def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
     size = sum(map(len, texts))
     if not size:
         return
-    encoder = Encoder(plan.vocabulary)
+    encoder = encoder_of(plan.vocabulary)
     encoder.encode(texts[:1])
     begun = time.perf_counter()
     ids, _ = encoder.encode(texts)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Piece
 from tokentrial.errors import TrialError
+from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 Ids = NDArray[np.uint16]
@@ -151,42 +152,66 @@ def write_patches(shard_path: Path, patches: dict[str, Path], vocabulary: Vocabu
     """
     shard = open_shard(shard_path, vocabulary.eos)
     treatments = {name: arms.find(name) for name in patches}
-    changing = {name: arm for name, arm in treatments.items() if arm.tokens}
-    ids_of = {
-        name: {token: np.array([i], np.uint16) for token, i in vocabulary.token_ids(arm).items()}
-        for name, arm in changing.items()
+    rewritten = {name: Rewritten(arm, vocabulary) for name, arm in treatments.items() if arm.tokens}
+    for index, text in documents_with(shard, vocabulary, b"=") if rewritten else ():
+        for each in rewritten.values():
+            each.look_at(index, text, shard_path.stem)
+    return {
+        name: rewritten[name].write(patch, shard)
+        if name in rewritten
+        else _counted(shard, [], shard.base_lengths, 0, [])
+        for name, patch in patches.items()
     }
-    changed: dict[str, list[int]] = {name: [] for name in patches}
-    parts: dict[str, list[Ids]] = {name: [] for name in patches}
-    samples: dict[str, list[dict[str, str]]] = {name: [] for name in patches}
-    eos = np.array([vocabulary.eos], np.uint16)
-    for index, text in documents_with(shard, vocabulary, b"=") if changing else ():
-        for name, arm in changing.items():
-            pieces = list(arm.pieces(text))
-            if not any(piece.token for piece in pieces):
-                continue
-            changed[name].append(index)
-            parts[name].append(np.concatenate([eos, vocabulary.encode_pieces(pieces, ids_of[name])]))
-            if len(samples[name]) < SAMPLE:
-                samples[name] += _in_context(text, pieces, f"{shard_path.stem}:{index}")
-    counts = {}
-    for name, patch in patches.items():
-        lengths = np.array([len(part) for part in parts[name]], np.int64)
-        ids = np.concatenate(parts[name]) if parts[name] else np.empty(0, np.uint16)
-        if changed[name]:
-            documents = np.array(changed[name], np.int64)
-            np.savez(patch, documents=documents, starts=np.cumsum(lengths) - lengths, ids=ids)
+
+
+class Rewritten:
+    """The documents of one shard that an arm changes; their plain pieces are encoded all at once."""
+
+    def __init__(self, arm: arms.Arm, vocabulary: Vocabulary) -> None:
+        self.arm, self.vocabulary = arm, vocabulary
+        self.ids_of = vocabulary.token_ids(arm)
+        self.changed: list[int] = []
+        self.plain: list[bytes] = []
+        self.pieces: list[int] = []  # in order: -1 a plain piece, else an id; each document begins with eos
+        self.firsts: list[int] = []  # where in `pieces` each document begins
+        self.sample: list[dict[str, str]] = []
+
+    def look_at(self, index: int, text: str, shard: str) -> None:
+        """Take the document in, if the arm changes it."""
+        pieces = list(self.arm.pieces(text))
+        if not any(piece.token for piece in pieces):
+            return
+        self.changed.append(index)
+        self.firsts.append(len(self.pieces))
+        self.pieces.append(self.vocabulary.eos)
+        for piece in pieces:
+            if piece.token is None:
+                self.plain.append(piece.text.encode())
+            self.pieces.append(-1 if piece.token is None else self.ids_of[piece.token])
+        if len(self.sample) < SAMPLE:
+            self.sample += _in_context(text, pieces, f"{shard}:{index}")
+
+    def write(self, patch: Path, shard: Shard) -> Patched:
+        """Encode and write what was taken in, and count it; no file where nothing was."""
+        plain, plain_lengths = encoder_of(self.vocabulary).encode(self.plain)
+        pieces = np.array(self.pieces, np.int64)
+        lengths = np.ones(len(pieces), np.int64)
+        lengths[pieces < 0] = plain_lengths
+        ids = np.repeat(pieces, lengths)
+        ids[ids < 0] = plain
+        starts = (np.cumsum(lengths) - lengths)[self.firsts]
+        if self.changed:
+            np.savez(patch, documents=np.array(self.changed, np.int64), starts=starts, ids=ids.astype(np.uint16))
         all_lengths = shard.base_lengths.copy()
-        all_lengths[changed[name]] = lengths
-        counts[name] = Patched(
-            len(shard),
-            len(changed[name]),
-            int((ids >= vocabulary.base).sum()),
-            int(all_lengths.sum()),
-            np.bincount(np.frexp(all_lengths)[1] - 1).tolist(),
-            samples[name][:SAMPLE],
-        )
-    return counts
+        all_lengths[self.changed] = np.diff(np.append(starts, len(ids)))
+        return _counted(shard, self.changed, all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
+
+
+def _counted(
+    shard: Shard, changed: list[int], lengths: NDArray[np.int64], sites: int, sample: list[dict[str, str]]
+) -> Patched:
+    powers = np.bincount(np.frexp(lengths)[1] - 1)
+    return Patched(len(shard), len(changed), sites, int(lengths.sum()), powers.tolist(), sample[:SAMPLE])
 
 
 def _in_context(text: str, pieces: list[Piece], document: str) -> Iterator[dict[str, str]]:

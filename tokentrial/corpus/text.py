@@ -19,7 +19,7 @@ from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.errors import TrialError
 from tokentrial.settings import Corpus
 from tokentrial.store import read_json, write_json
-from tokentrial.tokenizer.encode import Encoder
+from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 SPLITS = ("train", "val")
@@ -54,9 +54,6 @@ class TextTasks(NamedTuple):
         return found
 
 
-_ENCODERS: dict[int, Encoder] = {}  # one a process: it remembers the words it has seen
-
-
 def run_task(tasks: TextTasks, rank: int) -> None:
     """Do one task, unless it is done, or the tasks before it that are done give all that is wanted. A task that is
     left out so is never among the needed ones: those before it only grow."""
@@ -80,7 +77,7 @@ def run_task(tasks: TextTasks, rank: int) -> None:
 
 def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
     settings, vocabulary = tasks.settings, tasks.vocabulary
-    encoder = _ENCODERS.setdefault(vocabulary.merges, Encoder(vocabulary))
+    encoder = encoder_of(vocabulary)
     writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
     selection = Selection(unit, settings)
     text_bytes = dict.fromkeys(SPLITS, 0)

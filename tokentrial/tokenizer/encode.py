@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ _LEADS = (b"\xe0", b"\xea", b"\xf0")  # first bytes of all of them, rare enough 
 
 
 class Encoder:
-    """Encodes documents of valid UTF-8. Make one a process: what it has seen is remembered."""
+    """Encodes documents of valid UTF-8."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -69,6 +69,12 @@ class Encoder:
             path = Path(folder) / "gpt2.tiktoken"
             path.write_bytes(self.vocabulary.rank_file())
             return gigatoken.Tokenizer.from_tiktoken(path, "gpt2", {})
+
+
+@lru_cache(maxsize=4)
+def encoder_of(vocabulary: Vocabulary) -> Encoder:
+    """This process's encoder: it remembers the words it has seen."""
+    return Encoder(vocabulary)
 
 
 def _read_differently(text: bytes) -> bool:

@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.arms.arm import Arm, Piece
+from tokentrial.arms.arm import Arm
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -114,6 +114,12 @@ class Vocabulary:
         self.base = -(-(self.eos + 1) // 64) * 64
         self.size = self.base + facts
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash((self.merges, self.facts, self.path))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (self.merges, self.facts, self.path)
 
@@ -148,11 +154,10 @@ class Vocabulary:
     def encode_arm(self, arm: Arm, text: str) -> NDArray[np.uint16]:
         """Ids of a text as the arm rewrites it: each plain piece by itself, each fact token its id of the block."""
         ids = self.token_ids(arm)
-        return self.encode_pieces(arm.pieces(text), {token: np.array([i], np.uint16) for token, i in ids.items()})
-
-    def encode_pieces(self, pieces: Iterable[Piece], ids: Mapping[str, NDArray[np.uint16]]) -> NDArray[np.uint16]:
-        """Ids of a text cut in pieces, `ids` holding each token's."""
-        parts = [self.encode(piece.text) if piece.token is None else ids[piece.token] for piece in pieces]
+        parts = [
+            self.encode(piece.text) if piece.token is None else np.array([ids[piece.token]], np.uint16)
+            for piece in arm.pieces(text)
+        ]
         return np.concatenate(parts) if parts else np.empty(0, np.uint16)
 
     def token_ids(self, arm: Arm) -> dict[str, int]:
