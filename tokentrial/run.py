@@ -22,7 +22,7 @@ from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
-from tokentrial.store import MANIFEST, lock, need_disk, read_json, write_bytes, write_json
+from tokentrial.store import MANIFEST, clear_when_full, lock, need_disk, read_json, write_bytes, write_json
 from tokentrial.trial import Trial, load
 
 DECLARED = "declared.json"
@@ -50,7 +50,7 @@ def run(
     plan = CorpusPlan(trial)
     every = ["corpus", *stages(trial)]
     asked = every if wanted is None else [stage for stage in every if stage in wanted]
-    with lock(trial.folder), interruptible(trial.folder):
+    with clear_when_full(trial.folder), lock(trial.folder), interruptible(trial.folder):
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )

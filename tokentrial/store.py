@@ -4,6 +4,7 @@ A step is a folder written to `<name>.partial`, renamed when whole, its `manifes
 A step is done when its manifest carries the fingerprint asked for and every file it lists has its size.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -77,6 +78,20 @@ def is_done(folder: Path, wanted: str) -> bool:
         (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
         for name, entry in manifest["files"].items()
     )
+
+
+@contextmanager
+def clear_when_full(folder: Path) -> Iterator[None]:
+    """A full disk within the block is a TrialError that says what to do; what was done before is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrialError(
+            f"{folder}: {error.strerror}; free some space or give output=OTHER_FOLDER, then run the same command "
+            "again: what is done is kept"
+        ) from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Shards and patches: what is written is what is read, and a patch is the whole difference between two arms."""
 
+import io
 import re
 
 import numpy as np
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS
-from tokentrial.corpus.shards import ShardWriter, documents_with, open_shard, shard_paths, text_of, write_patches
+from tokentrial.corpus.shards import (
+    ShardWriter,
+    documents_with,
+    open_shard,
+    patched,
+    shard_paths,
+    text_of,
+    write_patches,
+)
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -161,3 +170,101 @@ def test_documents_with_a_sign_are_found_and_no_others(tmp_path):
     write(tmp_path, texts)
     shard = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
     assert list(documents_with(shard, VOCABULARY, b"=")) == [(1, "a=b"), (3, "x ==> y"), (4, "6*9=54")]
+
+
+# files and memory
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 10, 99, 1001, 65_537, 1_000_003])
+def test_a_shard_is_the_very_file_that_numpy_would_write(tmp_path, tokens):
+    """Its header is written last and over a gap that was left for it: byte for byte numpy's own."""
+    ids = np.random.default_rng(tokens).integers(0, EOS, tokens).astype(np.uint16)
+    writer = ShardWriter(tmp_path, "fineweb", "train", 10**9, EOS)
+    cuts = sorted({1, tokens // 2, tokens - 1} - {0, tokens})
+    for document in np.split(ids, cuts):
+        writer.add(document)
+    writer.close()
+    expected = io.BytesIO()
+    parts = [part for document in np.split(ids, cuts) for part in (np.array([EOS], np.uint16), document)]
+    np.save(expected, np.concatenate(parts))
+    assert (tmp_path / "fineweb_train_000000.npy").read_bytes() == expected.getvalue()
+    assert writer.tokens == tokens + len(cuts) + 1
+
+
+def test_a_shard_of_one_empty_document_is_numpys_too(tmp_path):
+    write(tmp_path, [""])
+    expected = io.BytesIO()
+    np.save(expected, np.array([EOS], np.uint16))
+    assert (tmp_path / "fineweb_train_000000.npy").read_bytes() == expected.getvalue()
+
+
+def test_a_writer_that_is_given_nothing_writes_no_file(tmp_path):
+    writer = ShardWriter(tmp_path, "fineweb", "train", 1000, EOS)
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+    assert (writer.shards, writer.tokens, writer.documents) == (0, 0, 0)
+
+
+def test_what_a_writer_is_given_may_be_a_view(tmp_path):
+    """A task adds stretches of one long array; what is written is the stretch."""
+    ids = VOCABULARY.encode("a long text " * 30)
+    writer = ShardWriter(tmp_path, "fineweb", "train", 10**9, EOS)
+    for start, stop in ((0, 5), (5, 5), (7, 90), (90, len(ids))):
+        writer.add(ids[start:stop])
+    writer.close()
+    expected = [EOS, *ids[:5], EOS, EOS, *ids[7:90], EOS, *ids[90:]]
+    assert np.load(tmp_path / "fineweb_train_000000.npy").tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["mul_tokens", "mul_append"])
+def test_a_patch_is_laid_over_a_shard_without_a_copy_of_it(tmp_path, name):
+    write(tmp_path, ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"])
+    path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
+    write_patches(path, {name: patch}, VOCABULARY)
+    base = open_shard(path, EOS)
+    laid = patched(base, patch)
+    assert laid.ids is base.ids
+    assert laid.patched.tolist() == [False, True, False, True, False]
+    for index in range(5):
+        document = laid.document(index)
+        assert document.base is not None  # a view
+        assert np.shares_memory(document, base.ids) == (not laid.patched[index])
+        assert np.shares_memory(document, laid.changed) == laid.patched[index]
+    # the shard itself is as it was: another arm's patch may be laid over it
+    assert not base.patched.any()
+    assert decoded(base) == ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"]
+    opened = open_shard(path, EOS, patch)
+    assert opened.lengths.tolist() == laid.lengths.tolist()
+    assert opened.fact_tokens(VOCABULARY.base).tolist() == [0, 1, 0, 1, 0]
+
+
+def test_a_shard_without_a_patch_is_the_shard(tmp_path):
+    write(tmp_path, ["plain", "still plain"])
+    base = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
+    assert patched(base, tmp_path / "nothing.npz") is base
+    assert base.fact_tokens(VOCABULARY.base).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_patch_is_named(tmp_path, share):
+    write(tmp_path, ["so 6*9=54."] * 20)
+    path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
+    write_patches(path, {"mul_tokens": patch}, VOCABULARY)
+    patch.write_bytes(patch.read_bytes()[: int(share * patch.stat().st_size)])
+    with pytest.raises(TrialError, match=r"patch\.npz: not a whole patch: .*; delete its folder"):
+        open_shard(path, EOS, patch)
+
+
+def test_patches_of_several_arms_are_what_each_alone_would_be(tmp_path):
+    write(tmp_path, ["plain", "so 6*9=54.", "3x4=12 and 7 × 8 = 56", "2*2=5", "<MUL_6_9_54> 1*1=1<MUL_1_1_1>"] * 7)
+    path, names = tmp_path / "fineweb_train_000000.npy", arms.names()
+    together = write_patches(path, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY)
+    for name in names:
+        [alone] = write_patches(path, {name: tmp_path / "alone.npz"}, VOCABULARY).values()
+        assert alone == together[name]
+        assert (tmp_path / "alone.npz").exists() == (tmp_path / f"{name}.npz").exists()
+        if alone.changed:
+            with np.load(tmp_path / "alone.npz") as one, np.load(tmp_path / f"{name}.npz") as other:
+                assert set(one) == set(other)
+                assert all(one[part].tolist() == other[part].tolist() for part in one)
+            (tmp_path / "alone.npz").unlink()

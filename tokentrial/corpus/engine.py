@@ -5,6 +5,7 @@ file before it raises it.
 """
 
 import ctypes
+import os
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,9 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
-from tokentrial.corpus.text import TextTasks, run_task
+from tokentrial.corpus.text import TextTasks, run_task, writers
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.store import clear_when_full
 
 logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record
 
@@ -38,11 +40,11 @@ class TextStep(PipelineStep):  # type: ignore[misc]
 
     def __init__(self, tasks: TextTasks) -> None:
         super().__init__()
-        self.tasks = tasks
+        self.tasks, self.launcher = tasks, os.getpid()
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Do task `rank`."""
-        if sys.platform == "linux":
+        if sys.platform == "linux" and os.getpid() != self.launcher:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no task outlives its run
         try:
             run_task(self.tasks, rank)
@@ -63,13 +65,15 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
         kind = "local" if len(tasks.units) > 1 and sum(unit.bytes for unit in tasks.units) > _SMALL else "in-process"
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tasks, stopped, progress), daemon=True)
+    before = signal.signal(signal.SIGUSR1, _worker_died)
     watcher.start()
     try:
-        if kind == "in-process":
-            for rank in range(len(tasks.units)):
-                run_task(tasks, rank)
-        else:
-            {"local": _local, "ray": _ray, "slurm": _slurm}[kind](tasks, workers)
+        with clear_when_full(tasks.folder):
+            if kind == "in-process":
+                for rank in range(len(tasks.units)):
+                    run_task(tasks, rank)
+            else:
+                {"local": _local, "ray": _ray, "slurm": _slurm}[kind](tasks, workers)
     except TrialError:
         raise
     except Exception as error:
@@ -78,6 +82,7 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
     finally:
         stopped.set()
         watcher.join()
+        signal.signal(signal.SIGUSR1, before)
     _raise_left(tasks)
 
 
@@ -99,6 +104,24 @@ def _watch(tasks: TextTasks, stopped: threading.Event, progress: Progress) -> No
             share = max(share, min(1.0, tokens / tasks.wanted))
         rate = (tokens - start) / (time.monotonic() - begun)
         progress(share, f"{tokens / 1e6:,.1f}M tokens, {rate / 1e6:.2f}M a second")
+        # a pool waits for ever for the task of a worker that was killed
+        if any(not _alive(writer) for writer in writers(tasks.folder)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+def _worker_died(number: int, frame: object) -> None:
+    raise TrialError(
+        "corpus.executor: a worker process died (killed, or out of memory); what is done is kept: run the same command "
+        "again, with fewer workers=N if memory is short"
+    )
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in (Path("/proc") / str(process) / "status").read_text()
 
 
 def _local(tasks: TextTasks, workers: int) -> None:

@@ -24,7 +24,7 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
-from tokentrial.store import fingerprint, is_done, need_disk, read_json, step, write_json
+from tokentrial.store import clear_when_full, fingerprint, is_done, need_disk, read_json, step, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
@@ -103,11 +103,15 @@ class CorpusPlan:
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
     """Split by document hash, cut into pieces, encode once, write shards; in tasks, side by side."""
+    with clear_when_full(plan.folder):
+        if not is_done(plan.folder, plan.text):
+            _prepare_text(plan, workers)
+
+
+def _prepare_text(plan: CorpusPlan, workers: int) -> None:
     from tokentrial.corpus.engine import run_tasks
 
     settings = plan.trial.corpus
-    if is_done(plan.folder, plan.text):
-        return
     folder = plan.folder.with_name(f"{plan.folder.name}.tasks") / plan.text
     units = plan.source.units(settings.task_bytes, in_one=settings.documents is not None)
     tasks = TextTasks(folder, settings, plan.vocabulary, units, plan.wanted)
@@ -145,7 +149,7 @@ def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
 def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
     """Estimate tokens, disk and time from the source's first batch, tell them, and refuse what the disk cannot hold."""
     unit = tasks.units[0]
-    batch = next(documents(unit, plan.trial.corpus.text_column, skip=True), [])
+    batch = next(documents(unit, plan.trial.corpus.text_column, True, plan.trial.corpus.max_document_bytes), [])
     texts = [text for text in batch if not isinstance(text, Bad)]
     size = sum(map(len, texts))
     if not size:

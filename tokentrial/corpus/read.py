@@ -47,18 +47,24 @@ class Bad(NamedTuple):
 Batch = list[bytes | Bad]
 
 
-def documents(unit: Unit, text_column: str, skip: bool) -> Iterator[Batch]:
-    """The documents of a unit in order. What cannot be read is a TrialError that names file and place, or, with
-    `skip`, a Bad among the documents."""
+def documents(unit: Unit, text_column: str, skip: bool, most_bytes: int = sys.maxsize) -> Iterator[Batch]:
+    """The documents of a unit in order. What cannot be read, or is longer than `most_bytes`, is a TrialError that names
+    file and place, or, with `skip`, a Bad among the documents."""
     readers: dict[str, Callable[..., Iterator[Batch]]] = {"sotu": _text, "parquet": _parquet, "jsonl": _jsonl}
     read = readers[unit.kind]
     for path in unit.files:
-        for batch in read(path, text_column, unit.groups):
+        for batch in read(path, text_column, unit.groups, most_bytes):
             if not skip:
                 for bad in batch:
                     if isinstance(bad, Bad):
                         raise TrialError(f"{bad.where}: {bad.why}; mend it, or give corpus.on_bad=skip")
             yield batch
+
+
+def _limited(text: bytes, most_bytes: int, where: str) -> bytes | Bad:
+    if len(text) <= most_bytes:
+        return text
+    return Bad(where, f"{len(text):,} bytes, more than corpus.max_document_bytes, {most_bytes:,}")
 
 
 def patiently(work: Callable[[], T], path: str) -> T:
@@ -69,9 +75,9 @@ def patiently(work: Callable[[], T], path: str) -> T:
         try:
             return work()
         except Exception as error:
-            if not _of_network(error):
+            if not _of_network(error) or _of_data(error):
                 raise
-            _wait(error, path, failures, "cannot be read")
+            _wait(error, path, failures, f"{path}: cannot be read")
             failures += 1
 
 
@@ -81,9 +87,16 @@ def _of_network(error: Exception) -> bool:
     return isinstance(error, OSError) or any(kind.__module__.split(".")[0] in clients for kind in type(error).__mro__)
 
 
-def _of_data(error: Exception, path: str) -> bool:
-    """Whether an error of a local file is of what it holds: pyarrow says so by an OSError without a number."""
-    return "://" not in path and isinstance(error, OSError) and error.errno is None
+def _of_data(error: Exception) -> bool:
+    """Whether an OSError is of what a file holds, and no matter of disk or network: pyarrow and bz2 raise it themselves
+    then, without a number."""
+    if type(error) is not OSError or error.errno is not None:
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    source = trace.tb_frame.f_code.co_filename if trace is not None else ""
+    return "pyarrow" in source or source.endswith(("bz2.py", "_compression.py", "_streams.py"))
 
 
 def _wait(error: Exception, path: str, failures: int, what: str) -> None:
@@ -93,15 +106,22 @@ def _wait(error: Exception, path: str, failures: int, what: str) -> None:
     absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
     if "://" not in path or absent or refused or failures == len(_WAITS_S):
         advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
-        raise TrialError(f"{path}: {what}: {error}{advice}") from error
+        raise TrialError(f"{what}: {error}{advice}") from error
     print(f"{path}: {error}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
     time.sleep(_WAITS_S[failures])
 
 
+_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+
+
 def _open(path: str) -> Any:
-    """A file in bytes, decompressed by its ending."""
+    """A file in bytes, decompressed by its ending. Raises EOFError where a compressed one is empty."""
     import fsspec
 
+    if path.endswith(_COMPRESSED):
+        with fsspec.open(path, "rb") as file:
+            if not file.read(1):
+                raise EOFError("the file is empty")
     if path.endswith(".zst"):
         return io.BufferedReader(_Zstandard(fsspec.open(path, "rb").open()), 1 << 20)
     return fsspec.open(path, "rb", compression="infer").open()
@@ -153,7 +173,7 @@ def row_groups(path: str, size: int, task_bytes: int) -> list[Unit]:
     import pyarrow
 
     try:
-        with _parquet_file(path) as file:
+        with patiently(lambda: _parquet_file(path), path) as file:
             groups = file.metadata.num_row_groups
     except pyarrow.ArrowInvalid:
         return [Unit("parquet", (path,), None, size)]  # read as a whole, where it is a Bad
@@ -170,7 +190,7 @@ def expansion(unit: Unit, column: str) -> float:
     if unit.kind != "parquet":
         return 1.0 if path.endswith((".jsonl", ".json", ".txt")) else 3.0
     try:
-        with _parquet_file(path) as file:
+        with patiently(lambda: _parquet_file(path), path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     except pyarrow.ArrowInvalid:
@@ -181,18 +201,24 @@ def expansion(unit: Unit, column: str) -> float:
 
 
 def _parquet_file(path: str) -> Any:
+    """An open parquet file. Raises ArrowInvalid where it is none."""
     import pyarrow.parquet
 
-    if "://" not in path:
-        return patiently(lambda: pyarrow.parquet.ParquetFile(path), path)
-    return patiently(lambda: pyarrow.parquet.ParquetFile(_open(path), pre_buffer=True), path)
+    try:
+        if "://" not in path:
+            return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(_open(path), pre_buffer=True)
+    except OSError as error:
+        if _of_data(error):
+            raise pyarrow.ArrowInvalid(str(error)) from error
+        raise
 
 
-def _parquet(path: str, column: str, groups: tuple[int, int] | None) -> Iterator[Batch]:
+def _parquet(path: str, column: str, groups: tuple[int, int] | None, most_bytes: int) -> Iterator[Batch]:
     import pyarrow
 
     try:
-        file = _parquet_file(path)
+        file = patiently(lambda: _parquet_file(path), path)
     except pyarrow.ArrowInvalid as error:
         yield [Bad(path, f"not a whole parquet file: {error}")]
         return
@@ -204,45 +230,48 @@ def _parquet(path: str, column: str, groups: tuple[int, int] | None) -> Iterator
             )
         kind = schema.field(column).type
         kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+        if not any(is_text(kind) for is_text in texts):
             raise SettingsError(f"corpus.text_column: {path}: {column!r} is {kind}, expected text")
         for group in range(*(groups or (0, file.metadata.num_row_groups))):
-            yield from _row_group(file, path, column, group)
+            yield from _row_group(file, path, column, group, most_bytes)
 
 
-def _row_group(file: Any, path: str, column: str, group: int) -> Iterator[Batch]:
+def _row_group(file: Any, path: str, column: str, group: int, most_bytes: int) -> Iterator[Batch]:
     """One row group; where the network fails it is read again from its first row, and what was given is left out."""
     import pyarrow
 
-    def rows(given: int) -> Iterator[Batch]:
-        reopened = _parquet_file(path) if given else file
+    where = f"{path}, row group {group}"
+
+    def rows(given: int, again: bool) -> Iterator[Batch]:
+        opened = _parquet_file(path) if again else file
         seen = 0
-        for batch in reopened.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[column], use_threads=False):
+        for batch in opened.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[column], use_threads=False):
             seen += len(batch)
             if seen > given:
-                yield _texts(batch.column(0), f"{path}, row group {group}", seen - len(batch))
+                yield _texts(batch.column(0), where, seen - len(batch), most_bytes)
 
     try:
-        yield from _resumed(rows, path)
+        yield from _resumed(rows, path, where)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and not _of_data(error, path):
+        if isinstance(error, OSError) and not _of_data(error):
             raise
-        yield [Bad(f"{path}, row group {group}", f"cannot be read: {error}")]
+        yield [Bad(where, f"cannot be read: {error}")]
 
 
-def _resumed(begin: Callable[[int], Iterator[Batch]], path: str) -> Iterator[Batch]:
-    """Batches of `begin(0)`; where the network fails, after a wait, of `begin(documents given)`. Only so many failures
-    in a row are borne, and none of a local path."""
+def _resumed(begin: Callable[[int, bool], Iterator[Batch]], path: str, where: str) -> Iterator[Batch]:
+    """Batches of `begin(0, False)`; where the network fails, after a wait, of `begin(documents given, True)`. Only so
+    many failures in a row are borne, and none of a local path."""
     given = failures = 0
-    reader = begin(0)
+    reader = begin(0, False)
     while True:
         try:
             batch = next(reader, None)
         except Exception as error:
-            if not _of_network(error) or _of_data(error, path):
+            if not _of_network(error) or _of_data(error):
                 raise
-            _wait(error, path, failures, f"broke off after {given} documents")
-            reader, failures = begin(given), failures + 1
+            _wait(error, path, failures, f"{where}: broke off after {given} documents")
+            reader, failures = begin(given, True), failures + 1
             continue
         if batch is None:
             return
@@ -250,18 +279,27 @@ def _resumed(begin: Callable[[int], Iterator[Batch]], path: str) -> Iterator[Bat
         yield batch
 
 
-def _texts(column: Any, where: str, first: int) -> Batch:
+def _texts(column: Any, where: str, first: int, most_bytes: int) -> Batch:
     """A column's texts as bytes; null is empty. Arrow does not check UTF-8 as it reads: we do, all of it at once."""
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pyarrow.types.is_string_view(column.type):
+        column = column.cast(pyarrow.large_string())
     texts = column.cast(pyarrow.large_binary()).to_pylist()
     try:
         column.validate(full=True)
     except pyarrow.ArrowInvalid:
-        return [_checked(text or b"", f"{where}, row {first + i}") for i, text in enumerate(texts)]
-    return [text or b"" for text in texts]
+        valid: Batch = [_checked(text or b"", f"{where}, row {first + i}") for i, text in enumerate(texts)]
+    else:
+        valid = [text or b"" for text in texts]
+    if all(isinstance(text, Bad) or len(text) <= most_bytes for text in valid):
+        return valid
+    return [
+        text if isinstance(text, Bad) else _limited(text, most_bytes, f"{where}, row {first + i}")
+        for i, text in enumerate(valid)
+    ]
 
 
 def _checked(text: bytes, where: str) -> bytes | Bad:
@@ -272,32 +310,35 @@ def _checked(text: bytes, where: str) -> bytes | Bad:
     return text
 
 
-def _jsonl(path: str, column: str, *_: object) -> Iterator[Batch]:
-    def rows(given: int) -> Iterator[Batch]:
+def _jsonl(path: str, column: str, _: object, most_bytes: int) -> Iterator[Batch]:
+    def rows(given: int, again: bool) -> Iterator[Batch]:
         number, held, size = 0, Batch(), 0
-        with patiently(lambda: _open(path), path) as file:
-            while True:
-                try:
-                    line = file.readline(_LINE_BYTES)
-                except (EOFError, zlib.error, lzma.LZMAError, ValueError, gzip.BadGzipFile) as error:
-                    held.append(Bad(f"{path}, after line {number}", f"broken off, the rest is lost: {error}"))
-                    break
-                if not line:
-                    break
-                number += 1
-                if number > given:
-                    held.append(_parsed(line, column, f"{path}, line {number}"))
-                    size += len(line)
-                if len(held) == _ROWS or size > _BATCH_BYTES:
-                    yield held
-                    held, size = Batch(), 0
+        try:
+            with _open(path) if again else patiently(lambda: _open(path), path) as file:
+                while line := file.readline(_LINE_BYTES):
+                    number += 1
+                    document = _parsed(line, column, f"{path}, line {number}", most_bytes)
+                    if len(line) == _LINE_BYTES and not line.endswith(b"\n"):
+                        document = Bad(f"{path}, line {number}", f"longer than {_LINE_BYTES:,} bytes")
+                        while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
+                            pass
+                    if number > given:
+                        held.append(document)
+                        size += len(line)
+                    if len(held) == _ROWS or size > _BATCH_BYTES:
+                        yield held
+                        held, size = Batch(), 0
+        except (EOFError, zlib.error, lzma.LZMAError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and not (_of_data(error) or isinstance(error, gzip.BadGzipFile)):
+                raise
+            held.append(Bad(f"{path}, after line {number}", f"broken off, the rest is lost: {error}"))
         if held:
             yield held
 
-    yield from _resumed(rows, path)
+    yield from _resumed(rows, path, path)
 
 
-def _parsed(line: bytes, column: str, where: str) -> bytes | Bad:
+def _parsed(line: bytes, column: str, where: str, most_bytes: int) -> bytes | Bad:
     """The text of one JSON line. orjson refuses lone surrogates, json reads them."""
     try:
         try:
@@ -308,4 +349,4 @@ def _parsed(line: bytes, column: str, where: str) -> bytes | Bad:
         return Bad(where, f"expected a JSON object with {column!r}: {error!r}")
     if not isinstance(text, str):
         return Bad(where, f"{column!r} is {text!r:.100}, expected text")
-    return well_formed(text).encode()
+    return _limited(well_formed(text).encode(), most_bytes, where)

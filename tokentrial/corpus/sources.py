@@ -48,13 +48,14 @@ class Source:
             self.path = str(Path(package.origin).parent / "data" / "speeches")
         elif self.kind == "fineweb-edu":
             self.kind, self.path = "parquet", f"hf://datasets/{_FINEWEB}/{path or 'sample/10BT'}"
-        elif self.kind == "hf" and path:
+        elif self.kind == "hf" and path.count("/") and not path.startswith("/"):
             self.kind, self.path = "parquet", f"hf://datasets/{path}"
         elif self.kind in ("parquet", "jsonl") and path:
             self.path = path if "://" in path else str(Path(path).expanduser())
         else:
             raise SettingsError(
-                f"corpus.source: found {setting!r}, expected sotu, fineweb-edu, parquet:PATH, jsonl:PATH or hf:NAME"
+                f"corpus.source: found {setting!r}, expected sotu, fineweb-edu, parquet:PATH, jsonl:PATH or "
+                "hf:OWNER/NAME"
             )
         remembered = self._remembered()
         if self.path.startswith("hf://"):

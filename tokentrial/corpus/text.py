@@ -7,6 +7,7 @@ What a task writes depends on its unit and the settings alone: tasks may run in 
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,9 +17,8 @@ from typing import Any, NamedTuple
 from tokentrial.corpus import drills
 from tokentrial.corpus.read import Bad, Unit, documents
 from tokentrial.corpus.shards import TEXT, ShardWriter
-from tokentrial.errors import TrialError
 from tokentrial.settings import Corpus
-from tokentrial.store import read_json, write_json
+from tokentrial.store import clear_when_full, read_json, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -62,17 +62,21 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     if folder.exists() or (tasks.wanted is not None and sum(before) >= tasks.wanted):
         return
     # a name of its own: the same task may still be running somewhere on a cluster
-    partial = tasks.folder / f"{rank:05d}.{os.uname().nodename}.{os.getpid()}.partial"
+    partial = tasks.folder / f"{rank:05d}.{platform.node()}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_json(partial / RECORD, _write(partial, tasks, tasks.units[rank]))
+        with clear_when_full(folder):
+            write_json(partial / RECORD, _write(partial, tasks, tasks.units[rank]))
         if not folder.exists():
             partial.rename(folder)
-    except OSError as error:
-        raise TrialError(f"{folder}: cannot be written: {error}; what is done is kept, run again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def writers(folder: Path) -> list[int]:
+    """Processes of this machine that are at a task."""
+    return [int(path.name.split(".")[-2]) for path in folder.glob(f"[0-9]*.{platform.node()}.*.partial")]
 
 
 def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
@@ -111,7 +115,8 @@ class Selection:
 
     def batches(self) -> Iterator[tuple[list[bytes], list[str]]]:
         """Pieces in the order of the source, and the split of each."""
-        for batch in documents(self.unit, self.settings.text_column, self.settings.on_bad == "skip"):
+        of = self.settings
+        for batch in documents(self.unit, of.text_column, of.on_bad == "skip", of.max_document_bytes):
             texts: list[bytes] = []
             splits: list[str] = []
             for text in batch:
@@ -127,11 +132,6 @@ class Selection:
                 return
 
     def _kept(self, text: bytes | Bad) -> bytes | None:
-        if not isinstance(text, Bad) and len(text) > self.settings.max_document_bytes:
-            where = f"{self.unit.files[0]}, document {self.counts['documents_read']} of this task"
-            text = Bad(where, f"{len(text)} bytes, more than corpus.max_document_bytes")
-            if self.settings.on_bad == "error":
-                raise TrialError(f"{text.where}: {text.why}; raise that, or give corpus.on_bad=skip")
         if isinstance(text, Bad):
             self.counts["bad_documents"] += 1
             self.bad += [text] if len(self.bad) < SHOWN else []

@@ -57,13 +57,7 @@ def _compare(
     shards = {split: [open_shard(path, plan.vocabulary.eos) for path in paths[split]] for split in SPLITS}
     numbers = [(split, n) for split in SPLITS for n in range(sum(map(len, shards[split])))]
     wanted = set(rng.sample(numbers, min(documents, len(numbers))))
-    treatments = [arms.find(arm) for arm in plan.trial.arms]
-    with_patch = {
-        (arm.name, path): patched(shard, plan.patch_folder(arm.name) / f"{path.stem}.npz")
-        for split in SPLITS
-        for path, shard in zip(paths[split], shards[split], strict=True)
-        for arm in treatments
-    }
+    chosen: list[tuple[Path, int, bytes]] = []
     problems: list[str] = []
     seen = dict.fromkeys(SPLITS, 0)
     for texts, splits in selection.batches():
@@ -71,18 +65,26 @@ def _compare(
             number, seen[split] = seen[split], seen[split] + 1
             if (split, number) not in wanted:
                 continue
-            path, index = _place(paths[split], shards[split], number)
-            for arm in treatments:
-                expected = np.append(plan.vocabulary.eos, plan.vocabulary.encode_arm(arm, text.decode()))
-                if not np.array_equal(with_patch[arm.name, path].document(index), expected):
-                    problems.append(f"{path}, document {index}: {arm.name} serves other ids than the source gives")
+            chosen.append((*_place(paths[split], shards[split], number), text))
     for split in SPLITS:
         if seen[split] != sum(map(len, shards[split])):
             problems.append(
                 f"{', '.join(map(str, paths[split]))}: {sum(map(len, shards[split]))} documents, the source gives "
                 f"{seen[split]}"
             )
-    return len(wanted), problems
+    if problems:
+        return 0, problems
+    for arm in map(arms.find, plan.trial.arms):
+        with_patch = {
+            path: patched(shard, plan.patch_folder(arm.name) / f"{path.stem}.npz")
+            for split in SPLITS
+            for path, shard in zip(paths[split], shards[split], strict=True)
+        }
+        for path, index, text in chosen:
+            expected = np.append(plan.vocabulary.eos, plan.vocabulary.encode_arm(arm, text.decode()))
+            if not np.array_equal(with_patch[path].document(index), expected):
+                problems.append(f"{path}, document {index}: {arm.name} serves other ids than the source gives")
+    return len(chosen), problems
 
 
 def _place(paths: Sequence[Path], shards: Sequence[Shard], number: int) -> tuple[Path, int]:

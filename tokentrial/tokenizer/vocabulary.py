@@ -38,7 +38,8 @@ _TIKTOKEN_KEY = hashlib.sha1(
 _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 _LONG_RUN = 10_000
-_SPACES = re.compile(rf"\s{{{_LONG_RUN},}}(?=\S)")
+# white space as the pattern knows it: Python's \s holds four separators more
+_SPACES = re.compile(rf"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{{{_LONG_RUN},}}")
 
 
 def well_formed(text: str) -> str:
@@ -145,7 +146,7 @@ class Vocabulary:
         text, cuts = well_formed(text), [0]
         if len(text) > _LONG_RUN:
             # tiktoken's pattern fails on a million spaces before a word; cut before the last, where it would cut itself
-            cuts += [match.end() - 1 for match in _SPACES.finditer(text)]
+            cuts += [run.end() - 1 for run in _SPACES.finditer(text) if run.end() < len(text)]
         parts = [text[start:stop] for start, stop in zip(cuts, [*cuts[1:], None], strict=True)]
         return np.concatenate(
             [self._encoding.encode_to_numpy(part, disallowed_special=()).astype(np.uint16) for part in parts]

@@ -1,0 +1,257 @@
+"""Exposure is what a slow walk over the served documents counts, and a budget of bytes gives each arm the text that the
+control reads.
+"""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tokentrial.arms.facts import FACTS, sites
+from tokentrial.cell import Cell
+from tokentrial.corpus import drills
+from tokentrial.corpus.exposure import FORMS, expose
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.shards import open_shard, text_of
+from tokentrial.corpus.stream import Stream
+from tokentrial.errors import TrialError
+from tokentrial.run import run
+from tokentrial.store import read_json
+
+ARMS = "arms=[baseline,mul_tokens,mul_append]"
+CELLS = [(arm, seed) for arm in ("baseline", "mul_tokens", "mul_append") for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def exposed(plan):
+    """What was written when the corpus was audited."""
+    return read_json(plan.folder / "exposure.json")["served"]
+
+
+@pytest.fixture(scope="module")
+def replanned(plan, tiny):
+    """`replanned(*overrides)`: the same corpus under another budget."""
+    return lambda *overrides: CorpusPlan(tiny(plan.trial.folder, ARMS, "seeds=[1,2,3]", *overrides))
+
+
+@pytest.fixture(scope="module")
+def matched(replanned):
+    """The plan with the budget in bytes, and what it serves."""
+    plan = replanned("budget.match=bytes")
+    return plan, expose(plan)["served"]
+
+
+@pytest.fixture(scope="module")
+def originals(plan):
+    """`originals(served document)`: the text from which an arm's document was made."""
+    shards = {}
+
+    def text(served):
+        folder = plan.folder if served.set == "fineweb" else plan.folder / "drills"
+        path = folder / f"{served.set}_train_{served.shard:06d}.npy"
+        if path not in shards:
+            shards[path] = open_shard(path, plan.vocabulary.eos)
+        return text_of(shards[path].document(served.number), plan.vocabulary)
+
+    return text
+
+
+def walk(plan, arm, seed, tokens):
+    """The documents of which a loader holds at least a token, when it has held so many."""
+    held = 0
+    for served in Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed).documents():
+        yield served
+        held += len(served.ids)
+        if held >= tokens:
+            return
+
+
+def counted(plan, originals, arm, seed, steps):
+    """A record of `exposure.json`, document by document. The last target is a token beyond the steps' inputs."""
+    documents, tokens, totals = Counter(), Counter(), Counter()
+    facts = {fact.equation: dict.fromkeys(FORMS, 0) for fact in FACTS}
+    for served in walk(plan, arm, seed, steps * plan.trial.pretrain.batch_tokens + 1):
+        text, kind = originals(served), "text" if served.set == "fineweb" else "drills"
+        documents[kind] += 1
+        tokens[kind] += len(served.ids)
+        totals["baseline_tokens"] += 1 + len(plan.vocabulary.encode(text))
+        totals["bytes"] += len(text.encode())
+        totals["fact_tokens"] += sum(token >= plan.vocabulary.base for token in served.ids.tolist())
+        stated = [(s.fact, "text") for s in sites(text)] if kind == "text" else drills.read(text)
+        for fact, form in stated:
+            facts[fact.equation][form] += 1
+    return {
+        "steps": steps,
+        "tokens": steps * plan.trial.pretrain.batch_tokens,
+        "documents": dict(documents),
+        "drill_share": tokens["drills"] / tokens.total(),
+        **totals,
+        "questions": sum(forms["question"] + forms["statement"] for forms in facts.values()),
+        "facts": facts,
+    }
+
+
+@pytest.mark.parametrize(("arm", "seed"), CELLS)
+def test_exposure_is_what_a_slow_walk_over_the_served_documents_counts(plan, exposed, originals, arm, seed):
+    record = exposed[arm][str(seed)]
+    assert record == counted(plan, originals, arm, seed, plan.trial.pretrain.steps)
+    assert record["bytes"] > 50_000
+    assert sum(sum(forms.values()) for forms in record["facts"].values()) > 500
+    assert sum(forms["text"] for forms in record["facts"].values()) > 5
+    assert (record["fact_tokens"] > 0) == (arm != "baseline")
+
+
+def test_what_is_read_again_is_counted_again(replanned, originals):
+    plan = replanned("corpus.epochs=3", "pretrain.steps=60", "seeds=[2]")
+    read = [(each.set, each.shard, each.number) for each in walk(plan, "mul_tokens", 2, 60 * 4096)]
+    twice = {kind for (kind, *_), times in Counter(read).items() if times > 1}
+    assert twice == {"fineweb", "drills2"}
+    for arm, seeds in expose(plan)["served"].items():
+        assert seeds["2"] == counted(plan, originals, arm, 2, 60)
+
+
+def test_every_cell_and_nothing_else_is_exposed(exposed):
+    assert {(arm, int(seed)) for arm, seeds in exposed.items() for seed in seeds} == set(CELLS)
+
+
+def test_the_drills_take_their_share_in_the_control_and_less_where_an_arm_shortens_them(exposed):
+    for seed in ("1", "2", "3"):
+        share = {arm: exposed[arm][seed]["drill_share"] for arm in exposed}
+        assert share["baseline"] == pytest.approx(0.6, abs=0.01)
+        assert share["mul_tokens"] < share["baseline"] < share["mul_append"]
+
+
+def test_text_that_runs_out_names_the_arm_and_what_to_do(plan, replanned):
+    """The same documents last for fewer tokens in an arm of shorter text: for some steps only its run out."""
+    lasts = {}
+    for arm in ("baseline", "mul_tokens"):
+        lengths = []
+        with pytest.raises(TrialError):
+            lengths.extend(len(served.ids) for served in walk(plan, arm, 2, 10**9))
+        lasts[arm] = sum(lengths)
+    assert lasts["mul_tokens"] + 64 < lasts["baseline"]
+    for steps, runs_out in (
+        ((lasts["mul_tokens"] - 1) // 64, None),
+        ((lasts["mul_tokens"] - 1) // 64 + 1, "mul_tokens"),
+        ((lasts["baseline"] - 1) // 64 + 1, "baseline"),
+    ):
+        short = replanned(
+            ARMS.replace(",mul_append", ""),
+            "seeds=[2]",
+            f"pretrain.steps={steps}",
+            "pretrain.batch_tokens=64",
+            "pretrain.micro_batch=1",
+        )
+        if runs_out is None:
+            assert expose(short)["served"]["mul_tokens"]["2"]["steps"] == steps
+            continue
+        message = rf"ran out after {lasts[runs_out]:,} tokens, and {runs_out} reads {steps * 64:,}; .*corpus\.epochs"
+        with pytest.raises(TrialError, match=message):
+            expose(short)
+
+
+# a budget of bytes
+
+
+def bytes_read(plan, originals, arm, seed, steps):
+    """Source bytes that so many steps take in: of the last document the share of its bytes that its tokens are."""
+    budget = steps * plan.trial.pretrain.batch_tokens
+    sizes, ends = [0], [0]
+    for served in walk(plan, arm, seed, budget):
+        sizes.append(len(originals(served).encode()))
+        ends.append(ends[-1] + len(served.ids))
+    return float(np.interp(budget, ends, np.cumsum(sizes)))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_matched_bytes_leave_the_control_its_steps_and_shorten_the_arm_of_shorter_text(plan, exposed, matched, seed):
+    _, served = matched
+    steps = {arm: seeds[str(seed)]["steps"] for arm, seeds in served.items()}
+    assert steps["baseline"] == plan.trial.pretrain.steps == 20
+    assert steps["mul_tokens"] < 20 < steps["mul_append"]
+    assert served["baseline"] == exposed["baseline"]
+    for arm, seeds in served.items():
+        assert seeds[str(seed)]["tokens"] == steps[arm] * plan.trial.pretrain.batch_tokens
+
+
+@pytest.mark.parametrize(("arm", "seed"), CELLS)
+def test_with_matched_bytes_exposure_is_still_what_is_served(matched, originals, arm, seed):
+    plan, served = matched
+    record = served[arm][str(seed)]
+    assert record == counted(plan, originals, arm, seed, record["steps"])
+
+
+@pytest.mark.parametrize("batch", [4096, 256])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_with_matched_bytes_every_arm_reads_what_the_control_reads_to_within_a_step(replanned, originals, seed, batch):
+    smaller = f"pretrain.batch_tokens={batch}", f"pretrain.steps={20 * 4096 // batch}", "pretrain.micro_batch=4"
+    plan = replanned("budget.match=bytes", *smaller, f"seeds=[{seed}]")
+    served = expose(plan)["served"]
+    control = bytes_read(plan, originals, "baseline", seed, 20 * 4096 // batch)
+    for arm in ("mul_tokens", "mul_append"):
+        steps = served[arm][str(seed)]["steps"]
+        before, after = (bytes_read(plan, originals, arm, seed, n) for n in (steps - 1, steps))
+        assert before < control <= after
+
+
+def test_matched_bytes_go_by_the_control_that_the_trial_names(replanned):
+    smaller = "pretrain.batch_tokens=256", "pretrain.steps=320", "pretrain.micro_batch=4"
+    steps = {}
+    for control in ("baseline", "mul_append"):
+        served = expose(replanned("budget.match=bytes", *smaller, "seeds=[1]", f"control={control}"))["served"]
+        steps[control] = {arm: seeds["1"]["steps"] for arm, seeds in served.items()}
+        assert steps[control][control] == 320
+    assert all(steps["mul_append"][arm] < steps["baseline"][arm] for arm in steps["baseline"])
+
+
+def test_text_that_runs_out_for_an_arm_with_more_steps_is_an_error(replanned, plan):
+    """With a control of shorter text the others need more tokens, of the same documents: none runs out before it."""
+    lengths = []
+    with pytest.raises(TrialError):
+        lengths.extend(len(served.ids) for served in walk(plan, "mul_tokens", 1, 10**9))
+    settings = "pretrain.batch_tokens=64", "pretrain.micro_batch=1", "seeds=[1]", "budget.match=bytes"
+    steps = (sum(lengths) - 1) // 64 - 200
+    served = expose(replanned("control=mul_tokens", *settings, f"pretrain.steps={steps}"))["served"]
+    assert served["mul_append"]["1"]["steps"] > served["baseline"]["1"]["steps"] > steps
+    with pytest.raises(TrialError, match="mul_tokens reads"):
+        expose(replanned("control=mul_tokens", *settings, f"pretrain.steps={steps + 201}"))
+
+
+# what pretraining makes of it
+
+
+@pytest.mark.slow
+def test_a_cell_is_pretrained_for_the_steps_that_exposure_gives_it(tiny, tmp_path, inline):
+    mix = "{equation: 0, times_sign: 0, letter_x: 0, boxes: 0.5, statement: 0, question: 0.5}"
+    smaller = "pretrain.batch_tokens=2048", "pretrain.micro_batch=32", "pretrain.probes=0", f"corpus.drills.mix={mix}"
+    trial = tiny(tmp_path / "run", "seeds=[1]", "budget.match=bytes", *smaller)
+    run(trial, ("corpus", "pretrain"))
+    served = read_json(trial.folder / "corpus" / "exposure.json")["served"]
+    steps = {}
+    for arm in trial.arms:
+        folder = Cell(arm, 1).folder(trial, "pretrain")
+        results = read_json(folder / "results.json")
+        steps[arm] = results["total_steps"]
+        record = served[arm]["1"]
+        assert (results["total_steps"], results["total_tokens"]) == (record["steps"], record["tokens"])
+        assert results["documents"] == sum(record["documents"].values())
+        assert results["baseline_tokens"] == record["baseline_tokens"]
+        assert (folder / f"model_{record['steps'] - 1:05d}.safetensors").exists()
+    assert steps["mul_tokens"] < steps["baseline"] == 20
+
+
+def test_pretraining_is_done_again_where_the_budget_is_matched_otherwise(plan, replanned):
+    cell = Cell("mul_tokens", 1)
+    variants = [
+        replanned(),
+        replanned("budget.match=bytes"),
+        replanned("budget.match=bytes", "control=mul_append"),
+    ]
+    prints = [cell.fingerprints(each) for each in variants]
+    assert prints[0] == cell.fingerprints(plan)
+    for one, other in pairwise(prints):
+        assert one["pretrain"] != other["pretrain"]
+        assert one["export"] != other["export"]
+    # with matched tokens it does not matter which arm is the control
+    assert cell.fingerprints(replanned("control=mul_append")) == prints[0]

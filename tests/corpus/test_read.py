@@ -1,0 +1,510 @@
+"""Reading: patience with a network that fails, none with what is not there, and the same documents in the end."""
+
+import gzip
+import io
+import json
+import random
+from typing import ClassVar
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from fsspec.registry import _registry
+from fsspec.spec import AbstractFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentrial.corpus import read
+from tokentrial.corpus.read import Bad, Unit, documents, expansion, patiently
+from tokentrial.corpus.sources import Source
+from tokentrial.errors import SettingsError, TrialError
+
+MOST = 50_000_000  # bytes of a document
+TEXTS = [f"document {i}, é{'.' * (i % 7)}" for i in range(3500)]
+
+# so long, and of so many different characters, that a parquet file's row groups are fetched one by one
+LONG = [f"{i} " + random.Random(i).randbytes(150).hex() for i in range(3500)]
+
+
+class Store(AbstractFileSystem):
+    """A remote store. `trouble(path, start, size)` is asked before every read and may raise; `opening(path)` before
+    every opening."""
+
+    protocol = "store"
+    cachable = False
+    files: ClassVar[dict[str, bytes]] = {}
+    opening = trouble = None
+
+    def _open(self, path, mode="rb", **kwargs):
+        path = self._strip_protocol(path)
+        if Store.opening:
+            Store.opening(path)
+        if path not in Store.files:
+            raise FileNotFoundError(f"store has no {path}")
+        return Remote(path, Store.files[path])
+
+    def ls(self, path, detail=True, **kwargs):
+        path = self._strip_protocol(path).rstrip("/")
+        here = [
+            {"name": name, "size": len(data), "type": "file", "ETag": str(hash(data))}
+            for name, data in Store.files.items()
+            if name == path or name.startswith(path + "/")
+        ]
+        if not here:
+            raise FileNotFoundError(path)
+        return here if detail else [each["name"] for each in here]
+
+
+class Remote(io.RawIOBase):
+    """Bytes that are fetched from the store."""
+
+    def __init__(self, path, data):
+        self.path, self.data = path, io.BytesIO(data)
+
+    def read(self, size=-1):
+        if Store.trouble:
+            start = self.data.tell()
+            Store.trouble(self.path, start, len(self.data.getbuffer()) - start if size in (-1, None) else size)
+        return self.data.read(size)
+
+    def readline(self, size=-1):
+        start, line = self.data.tell(), self.data.readline(-1 if size is None else size)
+        if Store.trouble:
+            Store.trouble(self.path, start, len(line))
+        return line
+
+    def readinto(self, buffer):
+        part = self.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    def seek(self, offset, whence=0):
+        return self.data.seek(offset, whence)
+
+    def tell(self):
+        return self.data.tell()
+
+    def readable(self):
+        return True
+
+    seekable = readable
+
+
+class Failing:
+    """Raises on every read that touches a place, as often as it is told to."""
+
+    def __init__(self, place, times, error=None):
+        self.place, self.times, self.error = place, times, error or OSError("connection reset by peer")
+
+    def __call__(self, path, start=0, size=1):
+        if self.times and start <= self.place < start + size:
+            self.times -= 1
+            raise self.error
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """An empty remote store at store://."""
+    monkeypatch.setitem(_registry, "store", Store)
+    monkeypatch.setattr(Store, "files", {})
+    monkeypatch.setattr(Store, "opening", None)
+    monkeypatch.setattr(Store, "trouble", None)
+    return Store
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch):
+    """The waits, none of which is waited."""
+    waits = []
+    monkeypatch.setattr(read.time, "sleep", waits.append)
+    return waits
+
+
+def lines(texts=TEXTS):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def line_at(number, texts=TEXTS):
+    """Where line `number` begins, from 0."""
+    return len(lines(texts[:number]))
+
+
+def table_file(texts=TEXTS, group=1500, **more):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), file, row_group_size=group, **more)
+    return file.getvalue()
+
+
+def texts_of(kind, path, skip=False, groups=None):
+    unit = Unit(kind, (path,), groups, 0)
+    return [each if isinstance(each, Bad) else each.decode() for b in documents(unit, "text", skip, MOST) for each in b]
+
+
+def in_group(data, group, row=0.5):
+    """A byte of the text's pages of a row group."""
+    column = pyarrow.parquet.ParquetFile(io.BytesIO(data)).metadata.row_group(group).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    return start + int(row * column.total_compressed_size)
+
+
+# a network that fails and comes back
+
+
+@pytest.mark.parametrize(("kind", "data"), [("jsonl", lines()), ("parquet", table_file())])
+def test_a_remote_file_is_read_as_a_local_one(store, tmp_path, kind, data):
+    store.files[f"a.{kind}"] = data
+    (tmp_path / f"a.{kind}").write_bytes(data)
+    assert texts_of(kind, f"store://a.{kind}") == texts_of(kind, str(tmp_path / f"a.{kind}")) == TEXTS
+
+
+@pytest.mark.parametrize(("kind", "data"), [("jsonl", lines()), ("parquet", table_file())])
+def test_an_opening_that_fails_twice_is_waited_for(store, slept, capsys, kind, data):
+    store.files[f"a.{kind}"] = data
+    store.opening = Failing(0, 2)
+    assert texts_of(kind, f"store://a.{kind}") == TEXTS
+    assert slept == [1, 2]
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"store://a.{kind}: connection reset by peer; trying again in {n} s" for n in (1, 2)]
+
+
+@pytest.mark.parametrize("line", [0, 1, 999, 1000, 1001, 2500, 3499])
+def test_a_jsonl_file_that_breaks_off_twice_goes_on_where_it_was(store, slept, line):
+    store.files["a.jsonl"] = lines()
+    store.trouble = Failing(line_at(line) + 3, 2)
+    assert texts_of("jsonl", "store://a.jsonl") == TEXTS
+    assert slept == [1, 2]
+
+
+@pytest.mark.parametrize("group", [0, 1, 2])
+@pytest.mark.parametrize("where", [0.01, 0.5, 0.99])
+def test_a_parquet_file_that_breaks_off_twice_goes_on_where_it_was(store, slept, group, where):
+    store.files["a.parquet"] = data = table_file(LONG)
+    store.trouble = Failing(in_group(data, group, where), 2)
+    assert texts_of("parquet", "store://a.parquet") == LONG
+    assert slept == [1, 2]
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_a_row_group_that_breaks_off_between_two_batches_goes_on_where_it_was(store, slept, monkeypatch, batches):
+    """However pyarrow fetches a row group: here it breaks off after some of its batches, and twice more."""
+    store.files["a.parquet"] = table_file(group=3500)
+    opened, failures = read._parquet_file, [batches, 0, batches]
+
+    class Breaking:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def iter_batches(self, **how):
+            left = failures.pop(0) if failures else None
+            for number, batch in enumerate(self.file.iter_batches(**how)):
+                if number == left:
+                    raise OSError("connection reset by peer")
+                yield batch
+
+    monkeypatch.setattr(read, "_parquet_file", lambda path: Breaking(opened(path)))
+    assert texts_of("parquet", "store://a.parquet") == TEXTS
+    assert slept == [1, 2, 4]  # no document came between
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress)])
+@pytest.mark.parametrize("where", [0.0, 0.4, 0.999])
+def test_a_compressed_file_that_breaks_off_twice_goes_on_where_it_was(store, slept, ending, pack, where):
+    store.files["a.jsonl" + ending] = data = pack(lines())
+    store.trouble = Failing(int(where * len(data)), 2)
+    assert texts_of("jsonl", "store://a.jsonl" + ending) == TEXTS
+    assert slept == [1, 2]
+
+
+@given(failures=st.lists(st.integers(0, 3499), max_size=5))
+def test_wherever_and_however_often_it_breaks_off_no_document_is_lost_or_doubled(failures):
+    troubles = [Failing(line_at(line), 1) for line in failures]
+
+    def trouble(*read_of):
+        for each in troubles:
+            each(*read_of)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_registry, "store", Store)
+        patch.setattr(Store, "files", {"a.jsonl": lines()})
+        patch.setattr(Store, "trouble", staticmethod(trouble))
+        patch.setattr(read.time, "sleep", lambda wait: None)
+        assert texts_of("jsonl", "store://a.jsonl") == TEXTS
+
+
+def test_the_waits_begin_anew_where_documents_came_between(store, slept):
+    store.files["a.jsonl"] = lines()
+    first, second = Failing(line_at(500), 2), Failing(line_at(2500), 3)
+
+    def trouble(*read_of):
+        first(*read_of)
+        second(*read_of)
+
+    store.trouble = trouble
+    assert texts_of("jsonl", "store://a.jsonl") == TEXTS
+    assert slept == [1, 2, 1, 2, 4]
+
+
+def test_what_is_bad_is_told_once_and_in_its_place_where_the_network_failed(store):
+    data = lines().split(b"\n")
+    data[700] = b'{"text": 5}'
+    data[1700] = b"broken"
+    store.files["a.jsonl"] = b"\n".join(data)
+    store.trouble = Failing(store.files["a.jsonl"].index(data[1800]), 2)
+    read_back = texts_of("jsonl", "store://a.jsonl", skip=True)
+    assert [(i, each.where) for i, each in enumerate(read_back) if isinstance(each, Bad)] == [
+        (700, "store://a.jsonl, line 701"),
+        (1700, "store://a.jsonl, line 1701"),
+    ]
+    assert [each for each in read_back if not isinstance(each, Bad)] == [
+        text for i, text in enumerate(TEXTS) if i not in (700, 1700)
+    ]
+
+
+# a network that stays away
+
+
+def test_after_five_waits_a_jsonl_file_is_given_up_with_how_far_it_got(store, slept):
+    store.files["a.jsonl"] = lines()
+    store.trouble = Failing(line_at(2100), 99)
+    with pytest.raises(
+        TrialError, match=r"^store://a\.jsonl: broke off after 2000 documents: connection reset"
+    ) as error:
+        texts_of("jsonl", "store://a.jsonl")
+    assert slept == [1, 2, 4, 8, 16]
+    assert "corpus.source" in str(error.value)  # and what to do
+
+
+def test_after_five_waits_a_parquet_file_is_given_up_with_how_far_it_got(store, slept):
+    """Two row groups of 1500 have been read: the error says so, by their documents or by their number."""
+    store.files["a.parquet"] = data = table_file(LONG)
+    store.trouble = Failing(in_group(data, 2, 0.1), 99)
+    with pytest.raises(TrialError, match=r"store://a\.parquet.*(after 3000 documents|row group 2)"):
+        texts_of("parquet", "store://a.parquet")
+    assert slept == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_after_five_waits_a_file_that_does_not_open_is_given_up(store, slept, kind):
+    store.files[f"a.{kind}"] = b""
+    store.opening = Failing(0, 99)
+    with pytest.raises(TrialError, match=rf"^store://a\.{kind}: cannot be read: connection reset.*corpus\.source"):
+        texts_of(kind, f"store://a.{kind}")
+    assert slept == [1, 2, 4, 8, 16]
+
+
+def test_giving_up_is_no_document_to_be_skipped(store):
+    """With on_bad=skip too: a network that stays away is no property of the data."""
+    store.files["a.jsonl"] = lines()
+    store.trouble = Failing(line_at(10), 99)
+    with pytest.raises(TrialError, match="broke off after 0 documents"):
+        texts_of("jsonl", "store://a.jsonl", skip=True)
+
+
+def test_damaged_pages_of_a_remote_file_are_bad_data_and_no_network(store, slept):
+    """What the store holds does not change by waiting; with on_bad=skip the row group is left out."""
+    damaged = bytearray(table_file(compression="zstd", use_dictionary=False))
+    where = in_group(damaged, 1, 0.1)
+    damaged[where : where + 400] = bytes(400)
+    store.files["a.parquet"] = bytes(damaged)
+    read_back = texts_of("parquet", "store://a.parquet", skip=True)
+    assert [each.where for each in read_back if isinstance(each, Bad)] == ["store://a.parquet, row group 1"]
+    assert {"document 0, é", TEXTS[3499]} <= {each for each in read_back if not isinstance(each, Bad)}
+    assert slept == []
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("gone"), PermissionError("not yours"), IsADirectoryError("no file")]
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_what_is_not_there_or_not_allowed_is_an_error_at_once(store, slept, kind, error):
+    store.files[f"a.{kind}"] = table_file() if kind == "parquet" else lines()
+    store.opening = Failing(0, 99, error)
+    with pytest.raises(TrialError, match=rf"store://a\.{kind}: cannot be read: {error}.*corpus\.source"):
+        texts_of(kind, f"store://a.{kind}")
+    assert slept == []
+
+
+def test_a_listing_is_waited_for_too(store, slept, monkeypatch):
+    store.files["d/a.jsonl"] = lines(["x"])
+    trouble, find = Failing(0, 2), Store.find
+
+    def patched(self, path, **kwargs):
+        trouble(path)
+        return find(self, path, **kwargs)
+
+    monkeypatch.setattr(Store, "find", patched)
+    assert list(Source("jsonl:store://d", "text").documents()) == ["x"]
+    assert slept == [1, 2]
+
+
+# whose errors are whose
+
+
+def client_error(module, status=None):
+    kind = type("ClientError", (Exception,), {"__module__": module})
+    error = kind("the client's own words")
+    if status is not None:
+        error.response = type("Response", (), {"status_code": status})()
+    return error
+
+
+def failing_twice(error):
+    failures = [error, error]
+
+    def work():
+        if failures:
+            raise failures.pop()
+        return "worked"
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(
+            client_error(f"{name}._exceptions")
+            for name in ("httpx", "aiohttp.client", "botocore", "urllib3", "requests")
+        ),
+        *(client_error("httpx", status) for status in (408, 429, 500, 503)),
+        *(OSError("read timed out"), ConnectionResetError("reset"), TimeoutError("timed out")),
+    ],
+    ids=lambda error: f"{type(error).__module__} {getattr(getattr(error, 'response', None), 'status_code', '')}",
+)
+def test_a_network_clients_error_is_waited_for(slept, error):
+    assert patiently(failing_twice(error), "s3://bucket/a.parquet") == "worked"
+    assert slept == [1, 2]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 416])
+def test_a_refusal_is_an_error_at_once(slept, status):
+    with pytest.raises(TrialError, match=r"^hf://datasets/o/n: cannot be read: the client's own words; check"):
+        patiently(failing_twice(client_error("httpx", status)), "hf://datasets/o/n")
+    assert slept == []
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours"), SettingsError("ours")])
+def test_what_is_no_ones_network_is_raised_as_it_is(slept, error):
+    with pytest.raises(type(error), match="ours"):
+        patiently(failing_twice(error), "s3://bucket/a.parquet")
+    assert slept == []
+
+
+# local files
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_local_file_that_cannot_be_read_is_an_error_at_once(tmp_path, slept, kind):
+    path = tmp_path / f"a.{kind}"
+    with pytest.raises(TrialError, match=rf"{path}: cannot be read"):
+        texts_of(kind, str(path))
+    path.mkdir()
+    with pytest.raises(TrialError, match=rf"{path}"):
+        texts_of(kind, str(path))
+    assert slept == []
+
+
+def test_a_local_disk_that_fails_is_an_error_at_once_and_says_how_far_it_got(tmp_path, slept, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines())
+    monkeypatch.setattr(Store, "trouble", Failing(line_at(1200), 99, OSError(5, "Input/output error")))
+    monkeypatch.setattr(read, "_open", lambda name: Remote(name, path.read_bytes()))
+    for skip in (False, True):
+        with pytest.raises(TrialError, match=rf"{path}: broke off after 1000 documents: .*Input/output error"):
+            texts_of("jsonl", str(path), skip)
+    assert slept == []
+
+
+# batches
+
+
+def test_batches_hold_at_most_a_thousand_documents_and_about_eight_megabytes(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines())
+    sizes = [len(batch) for batch in documents(Unit("jsonl", (str(path),), None, 0), "text", False, MOST)]
+    assert sizes == [1000, 1000, 1000, 500]
+    path.write_bytes(lines(["x" * 3_000_000] * 7))
+    sizes = [sum(map(len, batch)) for batch in documents(Unit("jsonl", (str(path),), None, 0), "text", False, MOST)]
+    assert sum(sizes) == 21_000_000
+    assert max(sizes) <= 11_000_000
+    path = tmp_path / "a.parquet"
+    path.write_bytes(table_file(group=3500))
+    assert max(len(batch) for batch in documents(Unit("parquet", (str(path),), None, 0), "text", False, MOST)) <= 1000
+
+
+def test_a_line_too_long_to_be_a_document_is_one_bad_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "_LINE_BYTES", 100)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(["one", "x" * 950, "two", "y" * 40, "not an object"]))
+    read_back = texts_of("jsonl", str(path), skip=True)
+    assert [each for each in read_back if not isinstance(each, Bad)] == ["one", "two", "y" * 40, "not an object"]
+    assert [each.where for each in read_back if isinstance(each, Bad)] == [f"{path}, line 2"]
+    with pytest.raises(TrialError, match=rf"{path}, line 2: "):
+        texts_of("jsonl", str(path))
+
+
+def test_a_piece_of_a_line_too_long_is_never_taken_for_a_document(tmp_path, monkeypatch):
+    """Cut after its hundredth byte the line goes on with what looks like a line of its own."""
+    monkeypatch.setattr(read, "_LINE_BYTES", 100)
+    inner = json.dumps({"text": "never a document"})
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"#" * 100 + inner.encode() + b"\n" + lines(["one"]))
+    read_back = texts_of("jsonl", str(path), skip=True)
+    assert [each for each in read_back if not isinstance(each, Bad)] == ["one"]
+
+
+# parquet's kinds of text
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.string(),
+        pyarrow.large_string(),
+        pyarrow.string_view(),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.large_string()),
+    ],
+    ids=str,
+)
+def test_text_is_text_however_arrow_keeps_it(tmp_path, kind):
+    texts = ["one", None, "é", "", "one", "\x00", "😀"]
+    column = pyarrow.array(texts).cast(kind) if pyarrow.types.is_string_view(kind) else pyarrow.array(texts, kind)
+    pyarrow.parquet.write_table(pyarrow.table({"id": range(7), "text": column}), tmp_path / "a.parquet")
+    assert texts_of("parquet", str(tmp_path / "a.parquet")) == [text or "" for text in texts]
+
+
+@pytest.mark.parametrize(("groups", "stretch"), [((0, 1), (0, 1500)), ((1, 3), (1500, 3500)), (None, (0, 3500))])
+def test_a_unit_reads_its_row_groups_alone(tmp_path, groups, stretch):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(table_file())
+    assert texts_of("parquet", str(path), groups=groups) == TEXTS[slice(*stretch)]
+
+
+# how much text there is in a file, for the estimate
+
+
+def test_the_estimate_of_text_in_a_file_is_of_the_right_size(tmp_path):
+    texts = [f"{i} " * 50 for i in range(2000)]
+    size = sum(map(len, texts))
+    table = pyarrow.table({"text": texts, "other": [str(i) * 300 for i in range(2000)]})
+    for compression in ("none", "zstd"):
+        path = tmp_path / f"{compression}.parquet"
+        pyarrow.parquet.write_table(table, path, compression=compression, use_dictionary=False)
+        whole = path.stat().st_size
+        guess = whole * expansion(Unit("parquet", (str(path),), None, whole), "text")
+        assert 0.8 * size < guess < 1.25 * size
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
+    plain.write_bytes(lines(texts))
+    packed.write_bytes(gzip.compress(lines(texts)))
+    assert 0.8 * size < plain.stat().st_size * expansion(Unit("jsonl", (str(plain),), None, 0), "text") < 1.3 * size
+    assert expansion(Unit("jsonl", (str(packed),), None, 0), "text") > 1
