@@ -22,7 +22,7 @@ ALONE = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"
 
 def snapshot(folder):
     """Every file with what would change if it were written again."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "trial.yaml")]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "trial.yaml", "sources.json")]
     return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
@@ -49,12 +49,14 @@ def asked_for(monkeypatch, finished_copy, tiny):
                 pass
 
             def run(self, calls, on_report):
+                returned = []
                 for call in calls:
                     if call.function is run_cell:
                         work[call.name] = call.arguments[2]
                     else:
                         corpus.append(call.name)
-                        call.function(*call.arguments)
+                        returned.append(call.function(*call.arguments))
+                return returned
 
         monkeypatch.setattr(runs, "LocalExecutor", Recorder)
         monkeypatch.setattr(runs, "build", lambda *given: None)

@@ -60,12 +60,15 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
     for stale in tasks.folder.glob("*.error"):
         stale.unlink()
     shutil.rmtree(tasks.folder / "datatrove", ignore_errors=True)  # its marks carry no settings; our records do
+    for path, writer in writers(tasks.folder):
+        if not _alive(writer):
+            shutil.rmtree(path)  # left by a run that was killed
     kind = tasks.settings.executor
     if kind == "auto":
         kind = "local" if len(tasks.units) > 1 and sum(unit.bytes for unit in tasks.units) > _SMALL else "in-process"
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tasks, stopped, progress), daemon=True)
-    before = signal.signal(signal.SIGUSR1, _worker_died)
+    before = signal.signal(signal.SIGUSR1, _worker_died)  # run_tasks is called on the main thread
     watcher.start()
     try:
         with clear_when_full(tasks.folder):
@@ -105,7 +108,7 @@ def _watch(tasks: TextTasks, stopped: threading.Event, progress: Progress) -> No
         rate = (tokens - start) / (time.monotonic() - begun)
         progress(share, f"{tokens / 1e6:,.1f}M tokens, {rate / 1e6:.2f}M a second")
         # a pool waits for ever for the task of a worker that was killed
-        if any(not _alive(writer) for writer in writers(tasks.folder)):
+        if any(not _alive(writer) and path.exists() for path, writer in writers(tasks.folder)):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 
@@ -117,11 +120,16 @@ def _worker_died(number: int, frame: object) -> None:
 
 
 def _alive(process: int) -> bool:
+    """Whether a process of this machine is there and no zombie."""
     try:
         os.kill(process, 0)
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except ProcessLookupError:
         return False
-    return "State:\tZ" not in (Path("/proc") / str(process) / "status").read_text()
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        return sys.platform != "linux"  # elsewhere there is no /proc to ask
 
 
 def _local(tasks: TextTasks, workers: int) -> None:

@@ -74,9 +74,9 @@ def run_task(tasks: TextTasks, rank: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def writers(folder: Path) -> list[int]:
-    """Processes of this machine that are at a task."""
-    return [int(path.name.split(".")[-2]) for path in folder.glob(f"[0-9]*.{platform.node()}.*.partial")]
+def writers(folder: Path) -> list[tuple[Path, int]]:
+    """The folders that processes of this machine are at, and the processes."""
+    return [(path, int(path.name.split(".")[-2])) for path in folder.glob(f"[0-9]*.{platform.node()}.*.partial")]
 
 
 def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
