@@ -22,7 +22,8 @@ ALONE = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"
 
 def snapshot(folder):
     """Every file with what would change if it were written again."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "trial.yaml", "sources.json")]
+    memory = (".lock", "trial.yaml", "sources.json")  # where the run lies and what it is asked
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in memory]
     return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
