@@ -107,8 +107,10 @@ def _watch(tasks: TextTasks, stopped: threading.Event, progress: Progress) -> No
             share = max(share, min(1.0, tokens / tasks.wanted))
         rate = (tokens - start) / (time.monotonic() - begun)
         progress(share, f"{tokens / 1e6:,.1f}M tokens, {rate / 1e6:.2f}M a second")
-        # a pool waits for ever for the task of a worker that was killed
-        if any(not _alive(writer) and path.exists() for path, writer in writers(tasks.folder)):
+        # a pool waits for ever for the task of a worker that was killed; after an error it ends its workers itself
+        if not list(tasks.folder.glob("*.error")) and any(
+            not _alive(writer) and path.exists() for path, writer in writers(tasks.folder)
+        ):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 
