@@ -10,7 +10,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 # settings that say where and with what a stage is computed, not what: they may differ between two runs of one trial
 LOCAL = {
-    "pretrain": frozenset({"micro_batch", "device"}),
+    "pretrain": frozenset({"micro_batch", "device", "compile", "ranks", "checkpoint", "track"}),
     "corpus": frozenset({"executor", "cluster", "allow_short"}),
 }
 
@@ -76,8 +76,21 @@ class Corpus(Settings):
     cluster: dict[str, str | int | float] = {}  # for ray: address; for slurm: partition, time, qos, ...
 
 
+_FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr": 0.0, "warmup": 0.02}
+
+
+class Checkpoint(Settings):
+    """What pretraining keeps, to go on from where it was stopped."""
+
+    interval: Count = 500  # steps
+    keep_last: Count = 1
+    keep_every: Count | None = None  # steps; these are kept to the end, for a look at the course of training
+
+
 class Pretrain(Settings):
     """GPT-2 and how it is trained. Defaults are the reference experiment's 50M-token pilot."""
+
+    recipe: Literal["reference", "fast"] = "reference"  # fast: what _FAST says where a setting is not given
 
     n_layer: Count = 12
     n_head: Count = 12
@@ -92,19 +105,29 @@ class Pretrain(Settings):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip: Annotated[float, Field(gt=0)] = 1.0
+    init: Literal["gpt2", "zero_projections"] = "gpt2"
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: Share = 0.05  # share of the steps
     decay: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
     min_lr: Share = 0.1  # share of the peak rate at the end
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = (
+        "auto"  # auto: bf16 on a GPU, fp16 where it has none; fp32 on a CPU
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU
+    ranks: Count | Literal["auto"] = "auto"  # processes of one cell; auto: one a GPU of the machine, one on a CPU
     log_every: Count = 10
+    validations: Count = 1  # times the held-out text is measured during training, the last time at its end
     probes: Annotated[int, Field(ge=0)] = 10  # times the multiplication table is asked during training
+    checkpoint: Checkpoint = Checkpoint()
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
     @model_validator(mode="before")
     @classmethod
-    def lists_are_tuples(cls, data: Any) -> Any:
-        """YAML knows no tuples."""
+    def filled_in(cls, data: Any) -> Any:
+        """YAML knows no tuples; and a recipe fills in what is not given."""
+        if isinstance(data, dict) and data.get("recipe") == "fast":
+            data = _FAST | data
         if isinstance(data, dict) and isinstance(data.get("betas"), list):
             data = data | {"betas": tuple(data["betas"])}
         return data

@@ -1,131 +1,226 @@
 """Pretraining of one cell: same seed, same weights and documents in every arm; `results.json` as in the reference."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream
-from tokentrial.errors import TrialError
+from tokentrial.errors import Interrupted, TrialError
+from tokentrial.pretrain.checkpoint import last_step, restore, save
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.loader import Loader
+from tokentrial.pretrain.loader import Batch, Loader
+from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
+from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
-from tokentrial.store import write_json
+from tokentrial.store import need_disk, write_json
 
 _VAL_TOKENS = 20_000
+_EXPLODED = 2.0  # times the loss of ids drawn evenly
 
 Probe = Callable[[int, GPT], dict[str, float]]
-Progress = Callable[[float, str], None]
 
 
 def pretrain(
-    folder: Path, stream: Stream, settings: Pretrain, probe: Probe | None = None, progress: Progress | None = None
+    folder: Path,
+    stream: Stream,
+    settings: Pretrain,
+    probe: Probe | None = None,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
+    ranks: Ranks | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> GPT:
-    """Train one cell and write its weights, `metrics.jsonl` and `results.json` into `folder`.
+    """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`.
 
-    `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. Returns the model.
+    `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. With `checkpoints`, a folder,
+    it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. Every rank of a
+    cell calls this; the first one writes. Returns the model.
     """
-    device, dtype = torch.device(resolve_device(settings)), resolve_dtype(settings)
+    ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
+    device, dtype = ranks.device, resolve_dtype(settings)
     config = Config(stream.vocabulary.size, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
-    model = GPT(config, stream.seed).to(device)
+    _has_room(config, settings, device, checkpoints)
+    model = GPT(config, stream.seed, settings.init).to(device)
     made = optimizers(model, settings)
-    rows = settings.batch_tokens // settings.context
-    loader = Loader(stream, rows, settings.context)
-    autocast = torch.autocast(device.type, torch.bfloat16) if dtype == "bf16" else nullcontext()
-    probe_steps = {math.ceil(settings.steps * (i + 1) / settings.probes) for i in range(settings.probes)}
-    train_losses: list[float] = []
-    curve: list[dict[str, float]] = []
-    started = time.perf_counter()
-    with (folder / "metrics.jsonl").open("wb") as metrics:
-        for step in range(settings.steps):
-            share = lr_share(step, settings)
-            set_rates(made, share)
-            loss = _accumulate(model, loader, settings.micro_batch, device, autocast)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            for optimizer in made:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            last = step + 1 == settings.steps
-            if step % settings.log_every == 0 or last:
-                value = float(loss)
-                if not math.isfinite(value):
-                    raise TrialError(
-                        f"{folder}: the loss is {value} at step {step}; lower pretrain.lr or pretrain.muon_lr"
-                    )
-                train_losses.append(value)
-                rate = (step + 1) * settings.batch_tokens / (time.perf_counter() - started)
-                record = {
-                    "step": step,
-                    "loss": value,
-                    "lr": share * settings.lr,
-                    "norm": float(norm),
-                    "tokens_per_s": rate,
-                }
-                metrics.write(orjson.dumps(record) + b"\n")
-                if progress:
-                    progress((step + 1) / settings.steps, f"loss {value:.3f}")
-            if probe and step + 1 in probe_steps:
-                asked = {"step": step + 1, "tokens": (step + 1) * settings.batch_tokens, **probe(step + 1, model)}
-                curve.append(asked)
-                metrics.write(orjson.dumps(asked) + b"\n")
-    seconds = time.perf_counter() - started
-    val_loss = validation_loss(model, stream, device)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / f"model_{settings.steps - 1:05d}.safetensors")
-    write_json(
-        folder / "results.json",
-        {
-            "condition": stream.arm,
-            "seed": stream.seed,
-            "vocab_size": stream.vocabulary.size,
-            "num_params": model.num_params(),
-            "config": settings.model_dump(mode="json"),
-            "gpt_config": {
-                "block_size": config.context,
-                "vocab_size": config.vocab,
-                "n_layer": config.n_layer,
-                "n_head": config.n_head,
-                "n_embd": config.n_embd,
+    loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)
+    done, log = restore(checkpoints, model, made) if checkpoints else (0, {})
+    loader.skip(done)
+    train_losses, val_losses, curve = (log.get(name, []) for name in ("train_losses", "val_losses", "curve"))
+    if settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda"):
+        model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
+    step_of = Step(model, loader, settings, ranks, dtype)
+    probes, validations = _evenly(settings.probes, settings.steps), _evenly(settings.validations, settings.steps)
+    name = f"{stream.arm}-seed{stream.seed}"
+    meter = None
+    if ranks.first:
+        meter = Meter(folder, settings, config, device, ranks.world, name, log.get("records", []), progress)
+    for step in range(done, settings.steps):
+        share = lr_share(step, settings)
+        set_rates(made, share)
+        loss, norm = step_of(made)
+        last = step + 1 == settings.steps
+        logged = step % settings.log_every == 0 or last
+        keep = checkpoints is not None and not last and (step + 1) % settings.checkpoint.interval == 0
+        # with several ranks only a logged step asks the others whether to stop: each question makes all of them wait
+        stopping = checkpoints is not None and not last and (logged or ranks.world == 1) and ranks.any(stop())
+        if logged or keep or stopping:
+            value = float(ranks.mean(loss))
+            if not math.isfinite(value) or value > _EXPLODED * math.log(config.vocab):
+                raise TrialError(
+                    f"{folder}: the loss is {value:.4g} at step {step}, after {loader.place}; {_kept(checkpoints)}; "
+                    "lower pretrain.lr or pretrain.muon_lr"
+                )
+        if logged:
+            train_losses.append(value)
+            if meter:
+                meter.step(step, value, share * settings.lr, float(norm))
+        aside = time.perf_counter()
+        if meter and step + 1 in validations:
+            val_losses.append(validation_loss(model, stream, device))
+            meter.add({"step": step, "val_loss": val_losses[-1]})
+        if meter and probe and step + 1 in probes:
+            asked = {"step": step + 1, "tokens": (step + 1) * settings.batch_tokens, **probe(step + 1, model)}
+            curve.append(asked)
+            meter.add(dict(asked))
+        if checkpoints and meter and (keep or stopping):
+            kept = {"train_losses": train_losses, "val_losses": val_losses, "curve": curve, "records": meter.records}
+            save(checkpoints, step + 1, model, made, kept, settings.checkpoint)
+        if stopping:
+            ranks.wait()
+            raise Interrupted(f"{folder}: stopped after step {step + 1}, {_kept(checkpoints)}")
+        if meter:
+            meter.without(time.perf_counter() - aside)
+        if step + 1 in probes or step + 1 in validations or keep:
+            ranks.wait()
+    if meter:
+        meter.close()
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, folder / f"model_{settings.steps - 1:05d}.safetensors")
+        write_json(
+            folder / "results.json",
+            {
+                "condition": stream.arm,
+                "seed": stream.seed,
+                "vocab_size": stream.vocabulary.size,
+                "num_params": model.num_params(),
+                "config": settings.model_dump(mode="json"),
+                "gpt_config": {
+                    "block_size": config.context,
+                    "vocab_size": config.vocab,
+                    "n_layer": config.n_layer,
+                    "n_head": config.n_head,
+                    "n_embd": config.n_embd,
+                },
+                "final_train_loss": train_losses[-1],
+                "final_val_loss": val_losses[-1],
+                "total_steps": settings.steps,
+                "total_tokens": settings.tokens,
+                "train_losses": train_losses,
+                "val_losses": val_losses,
+                "documents": loader.documents,
+                "baseline_tokens": loader.baseline_tokens,
+                "curve": curve,
+                "dtype": dtype,
+                "device": device.type,
+                "ranks": ranks.world,
+                "seconds": meter.seconds + time.perf_counter() - meter.started,
             },
-            "final_train_loss": train_losses[-1],
-            "final_val_loss": val_loss,
-            "total_steps": settings.steps,
-            "total_tokens": settings.tokens,
-            "train_losses": train_losses,
-            "val_losses": [val_loss],
-            "documents": loader.documents,
-            "baseline_tokens": loader.baseline_tokens,
-            "curve": curve,
-            "dtype": dtype,
-            "device": device.type,
-            "seconds": seconds,
-        },
-    )
+        )
     return model
 
 
-def _accumulate(model: GPT, loader: Loader, micro_batch: int, device: torch.device, autocast: Any) -> torch.Tensor:
-    """Gradients of one step's mean loss, `micro_batch` rows at a time. Returns the loss."""
-    inputs, targets = loader.next()
-    parts = len(inputs) // micro_batch
-    total = torch.zeros((), device=device)
-    for rows in np.split(np.arange(len(inputs)), parts):
-        x, y = (torch.from_numpy(part[rows]).to(device) for part in (inputs, targets))
-        with autocast:
-            loss: torch.Tensor = model(x, y) / parts
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total
+class Step:
+    """One optimizer step on the next batch: gradients of its mean loss, `micro_batch` rows of each rank at a time."""
+
+    def __init__(self, model: GPT, loader: Loader, settings: Pretrain, ranks: Ranks, dtype: str) -> None:
+        self.loader, self.settings, self.ranks = loader, settings, ranks
+        self.rows, self.micro_batch = ranks.rows(loader.rows, settings.micro_batch)
+        self.model, self.parameters = ranks.wrap(model), list(model.parameters())
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        device = ranks.device.type
+        self.autocast = torch.autocast(device, kinds[dtype]) if dtype in kinds else nullcontext()
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == "fp16")  # type: ignore[attr-defined]
+        # on a GPU the next batch is made while this one is computed; on a CPU it would only take from the same cores
+        self.ahead = ThreadPoolExecutor(1) if device == "cuda" else None
+        self.following: Future[Batch] | None = None
+
+    def __call__(self, made: list[torch.optim.Optimizer]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the step. Returns this rank's mean loss and the norm of the gradient before it was clipped."""
+        batch = self._next()
+        parts = len(self.rows) // self.micro_batch
+        total = torch.zeros((), device=self.ranks.device)
+        for part in range(parts):
+            first = self.rows.start + part * self.micro_batch
+            x, y = (self._there(side[first : first + self.micro_batch]) for side in batch)
+            waits = self.ranks.world > 1 and part + 1 < parts
+            with self.model.no_sync() if waits else nullcontext(), self.autocast:  # type: ignore[operator]
+                loss: torch.Tensor = self.model(x, y) / parts
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        for optimizer in made:
+            self.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        for optimizer in made:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        return total, norm
+
+    def _next(self) -> Batch:
+        if self.ahead is None:
+            return self.loader.next()
+        batch = self.following.result() if self.following else self.loader.next()
+        self.following = self.ahead.submit(self.loader.next)
+        return batch
+
+    def _there(self, side: NDArray[np.int64]) -> torch.Tensor:
+        tensor = torch.from_numpy(side)
+        if self.ranks.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.ranks.device, non_blocking=True)
+
+
+def _evenly(times: int, steps: int) -> set[int]:
+    """So many step counts, evenly spaced, the last one the end."""
+    return {math.ceil(steps * (i + 1) / times) for i in range(times)}
+
+
+def _kept(checkpoints: Path | None) -> str:
+    newest = last_step(checkpoints) if checkpoints else 0
+    return f"the last checkpoint is of step {newest}" if newest else "there is no checkpoint before it"
+
+
+def _has_room(config: Config, settings: Pretrain, device: torch.device, checkpoints: Path | None) -> None:
+    """Say before the first step that the memory does not hold weights, gradients and AdamW's two moments, 16 bytes a
+    parameter, or the disk not two checkpoints."""
+    parameters = 12 * config.n_layer * config.n_embd**2 + (config.rows + config.context) * config.n_embd
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    if 16 * parameters > free:
+        raise TrialError(
+            f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
+            f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
+        )
+    if checkpoints and settings.steps > settings.checkpoint.interval:
+        copies = settings.checkpoint.keep_last + 1
+        if settings.checkpoint.keep_every:
+            copies += settings.steps // settings.checkpoint.keep_every
+        need_disk(checkpoints.parent, copies * 12 * parameters, "the checkpoints of pretraining", 0.0)
 
 
 @torch.no_grad()

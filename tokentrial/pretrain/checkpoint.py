@@ -1,0 +1,80 @@
+"""Checkpoints of pretraining: model, optimizers and log, whole or absent; the loader's place is the step itself.
+
+    <checkpoints>/step_000500/{model.safetensors, optimizer.safetensors, log.json, manifest.json}
+
+Nothing in the loop draws at random, so there is no state of a generator to keep.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tokentrial.pretrain.gpt import GPT
+from tokentrial.settings import Checkpoint
+from tokentrial.store import is_done, read_json, step, write_json
+
+Optimizers = list[torch.optim.Optimizer]
+
+
+def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str, Any], settings: Checkpoint) -> None:
+    """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`."""
+    with step(folder / f"step_{number:06d}", _name(number), step=number) as partial:
+        save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
+        save_file(_contiguous(_flat(made)), partial / "optimizer.safetensors")
+        write_json(partial / "log.json", log)
+    there = _whole(folder)
+    for old in there[: -settings.keep_last]:
+        if settings.keep_every is None or old % settings.keep_every:
+            shutil.rmtree(folder / f"step_{old:06d}")
+
+
+def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, Any]]:
+    """Load the last whole checkpoint; returns its number of steps and its log, 0 and an empty one where there is none."""
+    there = _whole(folder)
+    if not there:
+        return 0, {}
+    newest = folder / f"step_{there[-1]:06d}"
+    device = model.wte.weight.device
+    model.load_state_dict(load_file(newest / "model.safetensors", device=str(device)))
+    state = load_file(newest / "optimizer.safetensors", device=str(device))
+    for number, optimizer in enumerate(made):
+        by_parameter: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in state.items():
+            optimizer_number, parameter, key = name.split(".")
+            if int(optimizer_number) == number:
+                by_parameter.setdefault(int(parameter), {})[key] = tensor
+        optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
+    log: dict[str, Any] = read_json(newest / "log.json")
+    return there[-1], log
+
+
+def last_step(folder: Path) -> int:
+    """Steps of the last whole checkpoint, 0 where there is none."""
+    return max(_whole(folder), default=0)
+
+
+def _whole(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are whole, in order."""
+    numbers = sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_??????"))
+    return [number for number in numbers if is_done(folder / f"step_{number:06d}", _name(number))]
+
+
+def _name(number: int) -> str:
+    return f"checkpoint {number}"
+
+
+def _flat(made: Optimizers) -> dict[str, torch.Tensor]:
+    """The optimizers' tensors by `optimizer.parameter.key`; all of their state is tensors."""
+    return {
+        f"{number}.{parameter}.{key}": value
+        for number, optimizer in enumerate(made)
+        for parameter, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,88 @@
+"""The processes that train one cell together: torchrun starts them, DistributedDataParallel joins their gradients.
+
+One process alone is the rule on a CPU and on one GPU. The global batch and the order of documents do not depend on how
+many there are: every rank takes its rows of the same batch.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from tokentrial.errors import SettingsError
+from tokentrial.pretrain.device import resolve_device
+from tokentrial.settings import Pretrain
+
+
+class Ranks(NamedTuple):
+    """This process among those of its cell."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def rows(self, rows: int, micro_batch: int) -> tuple[range, int]:
+        """This rank's rows of the global batch, and how many of them a forward pass takes."""
+        if rows % self.world:
+            raise SettingsError(f"pretrain.ranks is {self.world}, expected a divisor of the {rows} rows a step")
+        mine = rows // self.world
+        micro_batch = min(micro_batch, mine)
+        if mine % micro_batch:
+            raise SettingsError(f"pretrain.micro_batch is {micro_batch}, expected a divisor of a rank's {mine} rows")
+        return range(self.rank * mine, (self.rank + 1) * mine), micro_batch
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward pass joins the ranks' gradients; the model itself where there is one rank."""
+        if self.world == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean over ranks."""
+        if self.world > 1:
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in any rank."""
+        if self.world == 1:
+            return flag
+        told = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(settings: Pretrain) -> Iterator[Ranks]:
+    """This process's place: alone, or of the group that torchrun's environment names, which is joined and left."""
+    kind = resolve_device(settings)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    if world == 1:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
