@@ -9,8 +9,9 @@ from pathlib import Path
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
-from tokentrial.executors.local import report
-from tokentrial.pretrain.device import resolve_dtype
+from tokentrial.executors.local import report, stoppable
+from tokentrial.pretrain.device import ranks_of, resolve_dtype
+from tokentrial.pretrain.launch import launch
 from tokentrial.store import fingerprint, is_done, read_json, step
 from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
@@ -129,20 +130,37 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
         shutil.rmtree(checkpoints.parent, ignore_errors=True)
 
 
+def pretrain_cell(
+    plan: CorpusPlan, cell: Cell, folder: Path, checkpoints: Path, progress: Callable[[float, str], None]
+) -> None:
+    """Pretrain a cell in this process, or as one rank of the group that torchrun has started."""
+    from tokentrial.evaluate.evaluate import TableProbe
+    from tokentrial.pretrain.ranks import joined
+    from tokentrial.pretrain.train import pretrain
+
+    trial = plan.trial
+    stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
+    served = read_json(plan.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
+    settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
+    probe = TableProbe(trial, plan.vocabulary, arms.find(cell.arm), cell.seed)
+    with stoppable() as stop, joined(settings) as ranks:
+        pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop)
+
+
 def _do(
     stage: str, folder: Path, checkpoints: Path, plan: CorpusPlan, cell: Cell, progress: Callable[[float, str], None]
 ) -> None:
     """One stage into its folder."""
-    from tokentrial.evaluate.evaluate import TableProbe, evaluate
+    from tokentrial.evaluate.evaluate import evaluate
     from tokentrial.pretrain.export import export
-    from tokentrial.pretrain.train import pretrain
 
     trial, arm = plan.trial, arms.find(cell.arm)
     if stage == "pretrain":
-        stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
-        served = read_json(plan.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
-        settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
-        pretrain(folder, stream, settings, TableProbe(trial, plan.vocabulary, arm, cell.seed), progress)
+        ranks = ranks_of(trial.pretrain)
+        if ranks > 1:
+            launch(ranks, [str(trial.folder), cell.arm, str(cell.seed), str(folder), str(checkpoints)], progress)
+        else:
+            pretrain_cell(plan, cell, folder, checkpoints, progress)
         return
     if stage == "export":
         export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name)

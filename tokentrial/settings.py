@@ -110,9 +110,7 @@ class Pretrain(Settings):
     warmup: Share = 0.05  # share of the steps
     decay: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
     min_lr: Share = 0.1  # share of the peak rate at the end
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = (
-        "auto"  # auto: bf16 on a GPU, fp16 where it has none; fp32 on a CPU
-    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU, or fp16; fp32 on a CPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU
     ranks: Count | Literal["auto"] = "auto"  # processes of one cell; auto: one a GPU of the machine, one on a CPU

@@ -15,10 +15,10 @@ import torch
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name
 from tokentrial.evaluate.generate import complete
-from tokentrial.evaluate.heldout import heldout
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.pretrain.device import resolve_device

@@ -6,16 +6,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from tokentrial.errors import TrialError
+from tokentrial.errors import Interrupted, TrialError
 
 _LOOK_EVERY_S = 0.2
+_GRACE_S = 25.0  # from the word to stop to the kill: a spot machine gives 30
 _reports: Any = None  # in a worker: the queue of its reports
+_stoppable = False  # in a worker: whether its call looks for the word to stop
+_stopped = False
 
 
 class Call(NamedTuple):
@@ -38,6 +42,26 @@ def report(name: str, share: float, text: str) -> None:
     """Tell the parent how far this worker's call is; does nothing outside a worker."""
     if _reports is not None:
         _reports.put(Report(name, share, text))
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Within the block a SIGTERM does not end this worker: what is yielded says whether one has come, and the work in
+    the block saves itself and raises Interrupted."""
+    global _stoppable
+    _stoppable = True
+    try:
+        yield lambda: _stopped
+    finally:
+        _stoppable = False
+
+
+def told_to_stop(number: int, frame: object) -> None:
+    """Handler of SIGTERM in a worker."""
+    global _stopped
+    _stopped = True
+    if not _stoppable:
+        os._exit(128 + number)
 
 
 def cores() -> int:
@@ -63,7 +87,12 @@ class LocalExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            for child in multiprocessing.active_children():
+            children = multiprocessing.active_children()
+            for child in children:
+                child.terminate()
+            waited = time.monotonic() + _GRACE_S
+            for child in children:
+                child.join(max(0.0, waited - time.monotonic()) if issubclass(kind, Interrupted) else 0.0)
                 child.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reports.close()
@@ -104,7 +133,7 @@ def _start_worker(reports: Any, parent: int) -> None:
     global _reports
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, told_to_stop)
     if sys.platform == "linux":
         import ctypes
 

@@ -32,7 +32,7 @@ def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str,
 
 
 def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, Any]]:
-    """Load the last whole checkpoint; returns its number of steps and its log, 0 and an empty one where there is none."""
+    """Load the last whole checkpoint. Returns its number of steps and its log; 0 and an empty one without any."""
     there = _whole(folder)
     if not there:
         return 0, {}
@@ -49,6 +49,18 @@ def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, 
         optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
     log: dict[str, Any] = read_json(newest / "log.json")
     return there[-1], log
+
+
+def hand_over(folder: Path, to: Path, settings: Checkpoint) -> None:
+    """Copy the weights of the checkpoints that are kept to the end, as `model_<step>.safetensors`."""
+    for number in _whole(folder) if settings.keep_every else ():
+        if number % (settings.keep_every or 1) == 0:
+            shutil.copyfile(folder / f"step_{number:06d}" / "model.safetensors", to / weights_name(number))
+
+
+def weights_name(steps: int) -> str:
+    """File of the weights after so many steps, numbered as in the reference: from 0."""
+    return f"model_{steps - 1:05d}.safetensors"
 
 
 def last_step(folder: Path) -> int:

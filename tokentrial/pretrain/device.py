@@ -9,6 +9,17 @@ def resolve_device(settings: Pretrain) -> str:
     return ("cuda" if has_gpu() else "cpu") if settings.device == "auto" else settings.device
 
 
+def ranks_of(settings: Pretrain) -> int:
+    """Processes that train one cell: as the settings say, else one for every GPU of the machine, and one on a CPU."""
+    if settings.ranks != "auto":
+        return settings.ranks
+    if resolve_device(settings) == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def resolve_dtype(settings: Pretrain) -> str:
     """`fp32`, `bf16` or `fp16`. On a CPU fp32: bf16 is not faster there. On a GPU torch is asked what it has."""
     if settings.dtype != "auto":

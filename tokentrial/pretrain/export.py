@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import TrialError
+from tokentrial.pretrain.checkpoint import weights_name
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.store import read_json, write_bytes
 from tokentrial.tokenizer.export import to_transformers
@@ -44,7 +45,7 @@ def load_gpt(folder: Path) -> GPT:
     shape = results["gpt_config"]
     config = Config(shape["vocab_size"], shape["n_layer"], shape["n_head"], shape["n_embd"], shape["block_size"])
     model = GPT(config, results["seed"])
-    model.load_state_dict(load_file(folder / f"model_{results['total_steps'] - 1:05d}.safetensors"))
+    model.load_state_dict(load_file(folder / weights_name(results["total_steps"])))
     return model.eval()
 
 

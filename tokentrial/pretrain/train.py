@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,20 +14,19 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.pretrain.checkpoint import last_step, restore, save
+from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Batch, Loader
 from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
 from tokentrial.pretrain.ranks import Ranks
+from tokentrial.pretrain.validate import validate
 from tokentrial.settings import Pretrain
 from tokentrial.store import need_disk, write_json
 
-_VAL_TOKENS = 20_000
 _EXPLODED = 2.0  # times the loss of ids drawn evenly
 
 Probe = Callable[[int, GPT], dict[str, float]]
@@ -45,9 +44,9 @@ def pretrain(
 ) -> GPT:
     """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`.
 
-    `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. With `checkpoints`, a folder,
-    it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. Every rank of a
-    cell calls this; the first one writes. Returns the model.
+    `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. With `checkpoints`, a
+    folder, it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. Every rank
+    of a cell calls this; the first one writes. Returns the model.
     """
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
     device, dtype = ranks.device, resolve_dtype(settings)
@@ -89,8 +88,9 @@ def pretrain(
                 meter.step(step, value, share * settings.lr, float(norm))
         aside = time.perf_counter()
         if meter and step + 1 in validations:
-            val_losses.append(validation_loss(model, stream, device))
-            meter.add({"step": step, "val_loss": val_losses[-1]})
+            measured = validate(model, stream, device)
+            val_losses.append(measured["val_loss"])
+            meter.add({"step": step, **measured})
         if meter and probe and step + 1 in probes:
             asked = {"step": step + 1, "tokens": (step + 1) * settings.batch_tokens, **probe(step + 1, model)}
             curve.append(asked)
@@ -108,7 +108,9 @@ def pretrain(
     if meter:
         meter.close()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, folder / f"model_{settings.steps - 1:05d}.safetensors")
+        save_file(weights, folder / weights_name(settings.steps))
+        if checkpoints:
+            hand_over(checkpoints, folder, settings.checkpoint)
         write_json(
             folder / "results.json",
             {
@@ -152,7 +154,7 @@ class Step:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         device = ranks.device.type
         self.autocast = torch.autocast(device, kinds[dtype]) if dtype in kinds else nullcontext()
-        self.scaler = torch.amp.GradScaler(device, enabled=dtype == "fp16")  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == "fp16")
         # on a GPU the next batch is made while this one is computed; on a CPU it would only take from the same cores
         self.ahead = ThreadPoolExecutor(1) if device == "cuda" else None
         self.following: Future[Batch] | None = None
@@ -166,9 +168,10 @@ class Step:
             first = self.rows.start + part * self.micro_batch
             x, y = (self._there(side[first : first + self.micro_batch]) for side in batch)
             waits = self.ranks.world > 1 and part + 1 < parts
-            with self.model.no_sync() if waits else nullcontext(), self.autocast:  # type: ignore[operator]
+            no_sync: Any = self.model.no_sync if waits else nullcontext
+            with no_sync(), self.autocast:
                 loss: torch.Tensor = self.model(x, y) / parts
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         for optimizer in made:
             self.scaler.unscale_(optimizer)
@@ -221,28 +224,3 @@ def _has_room(config: Config, settings: Pretrain, device: torch.device, checkpoi
         if settings.checkpoint.keep_every:
             copies += settings.steps // settings.checkpoint.keep_every
         need_disk(checkpoints.parent, copies * 12 * parameters, "the checkpoints of pretraining", 0.0)
-
-
-@torch.no_grad()
-def validation_loss(model: GPT, stream: Stream, device: torch.device) -> float:
-    """Nats a token of the arm's own val text, its first 20,000 tokens; arms are not to be compared by it."""
-    context = model.config.context
-    losses, weights = [], []
-    for window in _val_windows(stream, context):
-        ids = torch.from_numpy(window.astype(np.int64)).to(device)[None]
-        losses.append(float(model(ids[:, :-1], ids[:, 1:])))
-        weights.append(len(window) - 1)
-    return float(np.average(losses, weights=weights))
-
-
-def _val_windows(stream: Stream, context: int) -> Iterator[np.ndarray[Any, Any]]:
-    tokens = np.empty(0, np.uint16)
-    for path in shard_paths(stream.folder, TEXT, "val"):
-        patch = stream.folder / "patches" / stream.arm / f"{path.stem}.npz"
-        shard = open_shard(path, stream.vocabulary.eos, patch)
-        tokens = np.concatenate([tokens, *(shard.document(index) for index in range(len(shard)))])
-        if len(tokens) > _VAL_TOKENS:
-            break
-    tokens = tokens[:_VAL_TOKENS]
-    for start in range(0, len(tokens) - 1, context):
-        yield tokens[start : start + context + 1]

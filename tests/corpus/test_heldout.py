@@ -5,7 +5,7 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
-from tokentrial.evaluate.heldout import heldout
+from tokentrial.corpus.heldout import heldout
 
 
 def held(plan, arm, name="fineweb", limit=10_000):

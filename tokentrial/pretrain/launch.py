@@ -1,0 +1,71 @@
+"""One cell as a group of processes on this machine: torchrun starts them, and they live no longer than this one.
+
+Over several machines torchrun is called by hand, on each with its own flags; see docs/scaling.md.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from tokentrial.errors import Interrupted, TrialError
+from tokentrial.executors.local import stoppable
+
+_MARK = "@progress "
+
+
+def launch(ranks: int, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
+    """Run `tokentrial.rank` in so many processes. Raises TrialError with what they said where they fail."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    with stoppable() as stop:
+        group = subprocess.Popen(
+            [*command, "-m", "tokentrial.rank", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        # the word to stop reaches this process, whose call is blocked in reading: it is passed on from a handler
+        before = signal.getsignal(signal.SIGTERM)
+
+        def pass_on(number: int, frame: object) -> None:
+            group.terminate()
+            if callable(before):
+                before(number, frame)  # type: ignore[arg-type]
+
+        signal.signal(signal.SIGTERM, pass_on)
+        said: list[str] = []
+        try:
+            assert group.stdout is not None
+            for line in group.stdout:
+                if line.startswith(_MARK):
+                    share, _, text = line.removeprefix(_MARK).rstrip().partition(" ")
+                    progress(float(share), text)
+                else:
+                    said.append(line)
+            code = group.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if group.poll() is None:
+                os.killpg(group.pid, signal.SIGKILL)
+        if code and stop():
+            raise Interrupted(f"{arguments[-2]}: stopped; the same command goes on from the last checkpoint")
+        if code:
+            errors = [line.removeprefix("tokentrial: ") for line in said if line.startswith("tokentrial: ")]
+            raise TrialError(errors[0].strip() if errors else "torchrun failed:\n" + "".join(said[-30:]))
+
+
+def tell(share: float, text: str) -> None:
+    """Progress from the first rank to the process that launched it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{_MARK}{share:.5f} {text}", flush=True)
+
+
+def die_with_parent() -> None:
+    """In a child: be killed by the kernel when the parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
