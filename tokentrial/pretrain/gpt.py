@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ROWS = 128
-# torch's own choice costs a CPU thread 4 to 8 times plain cross-entropy; these options half of it to as much
-_CHUNKED = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=128, acc_policy="compact")
+# torch's own choice of a chunk costs a CPU thread 4 to 8 times plain cross-entropy; this one half of it to as much
+_CHUNKED = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=512, acc_policy="compact")
+_LARGE = 2_000_000  # weights of the embedding beyond which the gradient of a part of it costs more than a mask
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """GPT-2 with tied embeddings; its parameters bear the names they have in transformers."""
 
+    mask: Tensor
+
     def __init__(self, config: Config, seed: int, init: str = "gpt2") -> None:
         super().__init__()
         self.config, self.init = config, init
@@ -94,6 +97,9 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.context, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
+        mask = torch.zeros(config.rows)
+        mask[config.vocab :] = -1e30
+        self.register_buffer("mask", mask, persistent=False)
         self._init_weights(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
@@ -125,9 +131,15 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats, a scalar, of targets [batch, time]. The logits are made, used and their gradient
-        taken `_CHUNK` rows at a time: all of them together would be the largest tensor by far."""
+        taken in chunks of positions: all of them together would be the largest tensor by far. The padded rows stay out
+        of the softmax: cut off, or, where the embedding is large, masked."""
+        large = self.wte.weight.numel() > _LARGE
         return F.linear_cross_entropy(
-            self.hidden(ids).flatten(0, 1), self.wte.weight[: self.config.vocab], targets.flatten(), options=_CHUNKED
+            self.hidden(ids).flatten(0, 1),
+            self.wte.weight if large else self.wte.weight[: self.config.vocab],
+            targets.flatten(),
+            linear_bias=self.mask if large else None,
+            options=_CHUNKED,
         )
 
     def num_params(self) -> int:

@@ -1,0 +1,252 @@
+"""Pretraining against karpathy/nanoGPT and the reference experiment's train_nanogpt.py: same shape, cores and dtype.
+
+    python benchmarks/pretrain.py --nanogpt FOLDER --reference FOLDER    # folders with model.py and train_nanogpt.py
+
+Every run is a fresh process that takes steps on random ids: forward and backward pass, clipping, AdamW. The contenders
+take turns; the figures are medians of `--repeats` runs, each the median of its steps after three to warm up. Memory is
+the most that the process held, torch with it. `tiny_trial` sets two processes of ours, one thread each, as a trial runs
+its cells, against one process of nanoGPT with both threads. `overhead` is a pilot cell with the logging, checkpoints and
+validation of its settings against the same cell with none but the last.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+SHAPES = {
+    "tiny": {"vocab": 1088, "n_layer": 3, "n_head": 4, "n_embd": 96, "context": 128, "rows": 16, "steps": 40},
+    "vocab50k": {"vocab": 50_349, "n_layer": 4, "n_head": 4, "n_embd": 128, "context": 256, "rows": 4, "steps": 8},
+    "gpt2": {"vocab": 50_349, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024, "rows": 1, "steps": 2},
+}
+CLIP, LR, DECAY, BETAS, WARM = 1.0, 6e-4, 0.1, (0.9, 0.95), 3
+
+
+class Job(NamedTuple):
+    """One thing to time: `processes` at once, `threads` each."""
+
+    contender: str
+    shape: str
+    threads: int
+    processes: int = 1
+
+
+def ours(shape: dict[str, int]) -> Any:
+    """A function that takes one step, as the training loop takes it."""
+    import numpy as np
+    import torch
+
+    from tokentrial.pretrain.gpt import GPT, Config
+    from tokentrial.pretrain.optim import optimizers
+    from tokentrial.pretrain.ranks import Ranks
+    from tokentrial.pretrain.train import Step
+    from tokentrial.settings import Pretrain
+
+    class Random:
+        rows = shape["rows"]
+        generator = np.random.default_rng(0)
+
+        def next(self) -> Any:
+            ids = self.generator.integers(0, shape["vocab"], (shape["rows"], shape["context"] + 1))
+            return ids[:, :-1].copy(), ids[:, 1:].copy()
+
+    parts = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "context")}
+    batch = shape["rows"] * shape["context"]
+    settings = Pretrain(**parts, batch_tokens=batch, micro_batch=shape["rows"], lr=LR, betas=BETAS, clip=CLIP)
+    model = GPT(Config(shape["vocab"], *parts.values()), 0)
+    made = optimizers(model, settings)
+    loader: Any = Random()
+    step = Step(model, loader, settings, Ranks(device=torch.device("cpu")), "fp32")
+    return lambda: float(step(made)[0])
+
+
+def peer_step(model: Any, optimizer: Any, shape: dict[str, int]) -> Any:
+    import torch
+
+    def step() -> float:
+        ids = torch.randint(shape["vocab"], (shape["rows"], shape["context"] + 1))
+        _, loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss)
+
+    return step
+
+
+def nanogpt(shape: dict[str, int]) -> Any:
+    peer = importlib.import_module("model")
+    config = peer.GPTConfig(
+        block_size=shape["context"], vocab_size=shape["vocab"], n_layer=shape["n_layer"], n_head=shape["n_head"],
+        n_embd=shape["n_embd"], dropout=0.0, bias=True,
+    )  # fmt: skip
+    model = peer.GPT(config)
+    return peer_step(model, model.configure_optimizers(DECAY, LR, BETAS, "cpu"), shape)
+
+
+def reference(shape: dict[str, int]) -> Any:
+    peer = importlib.import_module("train_nanogpt")
+    config = peer.GPTConfig(
+        block_size=shape["context"], vocab_size=shape["vocab"], n_layer=shape["n_layer"], n_head=shape["n_head"],
+        n_embd=shape["n_embd"],
+    )  # fmt: skip
+    model = peer.GPT(config)
+    import torch
+
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    return peer_step(model, torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=1e-8), shape)
+
+
+def cell(plain: bool) -> dict[str, float]:
+    """Seconds of a pilot cell's pretraining, its probes left out; `plain`: with nothing seen or kept on the way."""
+    from tokentrial.corpus.stream import Stream
+    from tokentrial.pretrain.train import pretrain
+    from tokentrial.run import CorpusPlan, run
+    from tokentrial.trial import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        trial = load("pilot", [f"output={folder}/run", "seeds=[1]", "pretrain.steps=300"])
+        run(trial, ("corpus",))
+        plan = CorpusPlan(trial)
+        changed: dict[str, Any] = {"probes": 0}
+        if plain:
+            changed |= {
+                "log_every": 10**9,
+                "checkpoint": trial.pretrain.checkpoint.model_copy(update={"interval": 10**9}),
+            }
+        else:
+            changed |= {"checkpoint": trial.pretrain.checkpoint.model_copy(update={"interval": 100})}
+        stream = Stream.of(trial, plan.folder, plan.vocabulary, "baseline", 1)
+        out = Path(folder) / "out"
+        out.mkdir()
+        begun = time.perf_counter()
+        pretrain(out, stream, trial.pretrain.model_copy(update=changed), None, None, Path(folder) / "checkpoints")
+        return {"seconds": time.perf_counter() - begun, "gb": 0.0}
+
+
+def child(contender: str, shape_name: str) -> None:
+    """Time one contender and print the median seconds of a step and the most memory."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if contender in ("seen", "plain"):
+        print(json.dumps(cell(contender == "plain")))
+        return
+    shape = SHAPES[shape_name]
+    step = {"ours": ours, "nanogpt": nanogpt, "reference": reference}[contender](shape)
+    for _ in range(WARM if shape_name != "gpt2" else 1):
+        step()
+    taken = []
+    for _ in range(shape["steps"]):
+        begun = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - begun)
+    gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps({"seconds": median(taken), "gb": gb}))
+
+
+def timed(job: Job, folders: list[str]) -> dict[str, float]:
+    """Run a job's processes side by side, each pinned to its cores; their speeds add up."""
+    cores = sorted(os.sched_getaffinity(0))
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(job.threads),
+        "MKL_NUM_THREADS": str(job.threads),
+        "PYTHONPATH": os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]),
+    }
+    running = []
+    for number in range(job.processes):
+        mine = cores[number * job.threads : (number + 1) * job.threads]
+        command = [sys.executable, __file__, "--child", job.contender, job.shape]
+        running.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                env=environment,
+                text=True,
+                preexec_fn=lambda mine=mine: os.sched_setaffinity(0, mine),
+            )  # fmt: skip
+        )
+    results = []
+    for process in running:
+        said, _ = process.communicate()
+        if process.returncode:
+            sys.exit(f"{job} failed")
+        results.append(json.loads(said.strip().splitlines()[-1]))
+    speed = sum(1 / result["seconds"] for result in results)
+    return {"speed": speed, "gb": max(result["gb"] for result in results)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, help="a folder with nanoGPT's model.py")
+    parser.add_argument("--reference", type=Path, help="a folder with the reference's train_nanogpt.py")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=["tiny", "vocab50k", "gpt2", "overhead"])
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(*given.child)
+        return
+    if not (given.nanogpt and given.reference):
+        print("no peers given (--nanogpt FOLDER --reference FOLDER): nothing is compared", file=sys.stderr)
+        print(json.dumps({}))
+        return
+    folders = [str(given.nanogpt.resolve()), str(given.reference.resolve())]
+    peers = ("nanogpt", "reference")
+    jobs: list[Job] = []
+    if "tiny" in given.only:
+        jobs += [Job(name, "tiny", 1) for name in ("ours", *peers)]
+        jobs += [Job("ours", "tiny", 1, 2), Job("nanogpt", "tiny", 2)]
+    for shape in ("vocab50k", "gpt2"):
+        if shape in given.only:
+            jobs += [Job(name, shape, 2) for name in ("ours", *peers)]
+    if "overhead" in given.only:
+        jobs += [Job(name, "pilot", 1) for name in ("seen", "plain")]
+    results: dict[Job, list[dict[str, float]]] = {job: [] for job in jobs}
+    for repeat in range(given.repeats):
+        for job, measured in results.items():  # in turns: what slows the machine slows all
+            measured.append(timed(job, folders))
+            print(f"{repeat + 1}: {job} {measured[-1]}", file=sys.stderr)
+
+    def speed(*job: Any) -> float:
+        return median(result["speed"] for result in results[Job(*job)])
+
+    def memory(*job: Any) -> float:
+        return max(result["gb"] for result in results[Job(*job)])
+
+    print(f"{'contender':12}{'shape':10}{'processes':>10}{'threads':>8}{'tokens/s':>12}{'least-most':>22}{'GB':>7}")
+    for job in jobs:
+        batch = SHAPES[job.shape]["rows"] * SHAPES[job.shape]["context"] if job.shape in SHAPES else 300 * 1024
+        found = sorted(result["speed"] * batch for result in results[job])
+        spread = f"{found[0]:,.0f}-{found[-1]:,.0f}"
+        print(
+            f"{job.contender:12}{job.shape:10}{job.processes:10}{job.threads:8}{median(found):12,.0f}{spread:>22}"
+            f"{memory(*job):7.2f}"
+        )
+    ratios = {}
+    if "tiny" in given.only:
+        ratios["tiny_cell"] = speed("ours", "tiny", 1) / speed("nanogpt", "tiny", 1)
+        ratios["tiny_trial"] = speed("ours", "tiny", 1, 2) / speed("nanogpt", "tiny", 2)
+    for shape in ("vocab50k", "gpt2"):
+        if shape in given.only:
+            ratios[shape] = speed("ours", shape, 2) / max(speed(peer, shape, 2) for peer in peers)
+            ratios[f"{shape}_memory"] = memory("ours", shape, 2) / min(memory(peer, shape, 2) for peer in peers)
+    if "overhead" in given.only:
+        pairs = zip(results[Job("seen", "pilot", 1)], results[Job("plain", "pilot", 1)], strict=True)
+        ratios["overhead"] = median(plain["speed"] / seen["speed"] - 1 for seen, plain in pairs)
+    print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
+
+
+if __name__ == "__main__":
+    main()
