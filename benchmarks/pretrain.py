@@ -4,9 +4,9 @@
 
 Every run is a fresh process that takes steps on random ids: forward and backward pass, clipping, AdamW. The contenders
 take turns; the figures are medians of `--repeats` runs, each the median of its steps after three to warm up. Memory is
-the most that the process held, torch with it. `tiny_trial` sets two processes of ours, one thread each, as a trial runs
-its cells, against one process of nanoGPT with both threads. `overhead` is a pilot cell with the logging, checkpoints and
-validation of its settings against the same cell with none but the last.
+the most that the process held, torch with it. `tiny_trial` sets two processes of ours, one thread each, as a trial
+runs its cells, against one process of nanoGPT with both threads. `overhead` is a pilot cell with the logging,
+checkpoints and validation of its settings against the same cell with none but the last.
 """
 
 import argparse
@@ -175,7 +175,7 @@ def timed(job: Job, folders: list[str]) -> dict[str, float]:
                 env=environment,
                 text=True,
                 preexec_fn=lambda mine=mine: os.sched_setaffinity(0, mine),
-            )  # fmt: skip
+            )
         )
     results = []
     for process in running:
