@@ -11,13 +11,13 @@ from tokentrial.cell import Cell, pretrain_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.executors import local
-from tokentrial.pretrain.launch import die_with_parent, tell
+from tokentrial.pretrain.launch import tell
 from tokentrial.run import open_run
 
 
 def main(out: str, arm: str, seed: str, folder: str, checkpoints: str) -> None:
     """Pretrain the cell of the run folder `out` into `folder`, together with the other ranks."""
-    die_with_parent()
+    local.die_with_parent()
     signal.signal(signal.SIGTERM, local.told_to_stop)
     try:
         plan = CorpusPlan(open_run(Path(out)))

@@ -4,7 +4,6 @@ A finished task is skipped by its record; so that every executor tells of failur
 file before it raises it.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from datatrove.utils.logging import logger
 
 from tokentrial.corpus.text import TextTasks, run_task, writers
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.executors.local import die_with_parent
 from tokentrial.store import clear_when_full
 
 logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record
@@ -44,8 +44,8 @@ class TextStep(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Do task `rank`."""
-        if sys.platform == "linux" and os.getpid() != self.launcher:
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no task outlives its run
+        if os.getpid() != self.launcher:
+            die_with_parent()  # no task outlives its run
         try:
             run_task(self.tasks, rank)
         except TrialError as error:

@@ -39,13 +39,15 @@ class Lengths(NamedTuple):
 class Documents:
     """All train documents of one set, in the order of their shards: document `first[s] + i` is the i-th of shard s.
 
-    `documents[j]` states fact x form `codes[j]`; `tokens` and `fact_tokens` are by arm, `bytes` of the original text.
+    `documents[j]` states fact x form `codes[j]`; `tokens` and `fact_tokens` are by arm, `base_tokens` before any patch,
+    `bytes` of the original text.
     """
 
     shards: list[Lengths]
     first: Counts
     tokens: dict[str, Counts]
     fact_tokens: dict[str, Counts]
+    base_tokens: Counts
     bytes: Counts
     documents: Counts
     codes: Counts
@@ -82,7 +84,7 @@ def _seed(plan: CorpusPlan, seed: int, text: Documents, of_drills: Documents) ->
         in_order(seed, trial.corpus.epochs, len(text.shards), text.shards.__getitem__),
         in_order(seed, None, len(of_drills.shards), of_drills.shards.__getitem__),
     )
-    places = ((chosen, (text if chosen else of_drills).first[shard] + number) for chosen, _, shard, number in order)
+    places = ((chosen, (text if chosen else of_drills).first[shard] + number) for chosen, _, shard, number, _ in order)
     walk = Walk(np.empty(0, bool), np.empty(0, np.int64))
     steps = dict.fromkeys(trial.arms, trial.pretrain.steps)
     records: dict[str, dict[str, Any]] = {}
@@ -138,7 +140,7 @@ def _record(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict
         by_kind["tokens"][kind] = int(times @ documents.tokens[arm])
         totals["fact_tokens"] += int(times @ documents.fact_tokens[arm])
         totals["bytes"] += int(times @ documents.bytes)
-        totals["baseline_tokens"] += int(times @ _joined([shard.base_lengths for shard in documents.shards]))
+        totals["baseline_tokens"] += int(times @ documents.base_tokens)
     table = counts.reshape(len(FACTS), len(FORMS)).astype(int)
     asked = [FORMS.index(form) for form in drills.FORMS if form in drills.ASKING]
     return {
@@ -190,6 +192,7 @@ def _documents(plan: CorpusPlan, name: str) -> Documents:
         np.array(first, np.int64),
         {arm: _joined(parts) for arm, parts in tokens.items()},
         {arm: _joined(parts) for arm, parts in fact_tokens.items()},
+        _joined([shard.base_lengths for shard in shards]),
         _joined(sizes),
         np.array(documents, np.int64),
         np.array(codes, np.int64),

@@ -67,10 +67,9 @@ class Stream:
             in_order(self.seed, None, *drills),
         )
         total = 0
-        for chosen, shard, index, number in order:
-            base_length = int(shard.base_lengths[number])
-            total += base_length
-            yield Served(names[chosen], index, number, shard.document(number), base_length)
+        for chosen, shard, index, number, length in order:
+            total += length
+            yield Served(names[chosen], index, number, shard.document(number), length)
         raise TrialError(f"corpus: the text ran out after {total} tokens; {MORE_TEXT}")
 
     def _set(self, folder: Path, name: str) -> tuple[int, Callable[[int], Shard]]:
@@ -112,9 +111,9 @@ def in_order(
 
 def mixed(
     share: float, text: Iterator[tuple[S, int, int, int]], drills: Iterator[tuple[S, int, int, int]]
-) -> Iterator[tuple[bool, S, int, int]]:
+) -> Iterator[tuple[bool, S, int, int, int]]:
     """Text and drills mixed by the drills' share of the base tokens. Yields whether a document is of the text, its
-    shard, the shard's number, its own; ends where the text does."""
+    shard, the shard's number, its own and its base length; ends where the text does."""
     of_drills = total = 0
     while True:
         chosen = not (share > 0 and of_drills <= share * total)
@@ -124,4 +123,4 @@ def mixed(
         shard, index, number, length = following
         of_drills += 0 if chosen else length
         total += length
-        yield chosen, shard, index, number
+        yield chosen, shard, index, number, length

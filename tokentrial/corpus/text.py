@@ -53,13 +53,19 @@ class TextTasks(NamedTuple):
             tokens += done[rank]["tokens"]["train"]
         return found
 
+    def enough_before(self, rank: int) -> bool:
+        """Whether the finished tasks before this one give all that is wanted."""
+        if self.wanted is None:
+            return False
+        before: int = sum(record["tokens"]["train"] for number, record in self.done().items() if number < rank)
+        return before >= self.wanted
+
 
 def run_task(tasks: TextTasks, rank: int) -> None:
     """Do one task, unless it is done, or the tasks before it that are done give all that is wanted. A task that is
     left out so is never among the needed ones: those before it only grow."""
     folder = tasks.folder / f"{rank:05d}"
-    before = (record["tokens"]["train"] for number, record in tasks.done().items() if number < rank)
-    if folder.exists() or (tasks.wanted is not None and sum(before) >= tasks.wanted):
+    if folder.exists() or tasks.enough_before(rank):
         return
     # a name of its own: the same task may still be running somewhere on a cluster
     partial = tasks.folder / f"{rank:05d}.{platform.node()}.{os.getpid()}.partial"

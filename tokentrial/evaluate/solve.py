@@ -69,7 +69,7 @@ def summary(rows: Sequence[Row], condition: str, seconds: float) -> dict[str, An
         "total": count,
         "avg_response_tokens": sum(row["tokens"] for row in rows) / count,
         "mul_token_count": fact_tokens,
-        "mul_tokens_per_response": fact_tokens / count,
+        "mul_tokens_per_response": fact_tokens / count,  # the reference's field, of every arm
         "eval_time_seconds": seconds,
         "accuracy_flexible": flexible / count,
         "share_stopped": sum(bool(row["stopped"]) for row in rows) / count,

@@ -64,6 +64,14 @@ def told_to_stop(number: int, frame: object) -> None:
         os._exit(128 + number)
 
 
+def die_with_parent() -> None:
+    """In a child on Linux: be killed by the kernel as the parent dies."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -134,11 +142,8 @@ def _start_worker(reports: Any, parent: int) -> None:
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, told_to_stop)
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the kernel kills us with our parent
-    else:
+    die_with_parent()
+    if sys.platform != "linux":
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)  # the parent died before we could say so

@@ -22,8 +22,8 @@ Optimizers = list[torch.optim.Optimizer]
 def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str, Any], settings: Checkpoint) -> None:
     """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`."""
     with step(folder / f"step_{number:06d}", _name(number), step=number) as partial:
-        save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
-        save_file(_contiguous(_flat(made)), partial / "optimizer.safetensors")
+        save_tensors(model.state_dict(), partial / "model.safetensors")
+        save_tensors(_flat(made), partial / "optimizer.safetensors")
         write_json(partial / "log.json", log)
     there = _whole(folder)
     for old in there[: -settings.keep_last]:
@@ -53,8 +53,8 @@ def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, 
 
 def hand_over(folder: Path, to: Path, settings: Checkpoint) -> None:
     """Copy the weights of the checkpoints that are kept to the end, as `model_<step>.safetensors`."""
-    for number in _whole(folder) if settings.keep_every else ():
-        if number % (settings.keep_every or 1) == 0:
+    for number in _whole(folder):
+        if settings.keep_every and number % settings.keep_every == 0:
             shutil.copyfile(folder / f"step_{number:06d}" / "model.safetensors", to / weights_name(number))
 
 
@@ -88,5 +88,6 @@ def _flat(made: Optimizers) -> dict[str, torch.Tensor]:
     }
 
 
-def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+def save_tensors(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors of any device as a safetensors file."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)

@@ -3,7 +3,6 @@
 Over several machines torchrun is called by hand, on each with its own flags; see docs/scaling.md.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.executors.local import stoppable
+from tokentrial.executors.local import die_with_parent, stoppable
 
 _MARK = "@progress "
 
@@ -63,9 +62,3 @@ def tell(share: float, text: str) -> None:
     """Progress from the first rank to the process that launched it."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{_MARK}{share:.5f} {text}", flush=True)
-
-
-def die_with_parent() -> None:
-    """In a child: be killed by the kernel when the parent dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

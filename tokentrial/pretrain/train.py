@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, weights_name
+from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, save_tensors, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Batch, Loader
@@ -107,8 +106,7 @@ def pretrain(
             ranks.wait()
     if meter:
         meter.close()
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, folder / weights_name(settings.steps))
+        save_tensors(model.state_dict(), folder / weights_name(settings.steps))
         if checkpoints:
             hand_over(checkpoints, folder, settings.checkpoint)
         write_json(
