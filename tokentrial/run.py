@@ -65,12 +65,13 @@ def run(
         if before or after or not corpus_ready:
             _order_holds([*before, *after], plan, asked)
             need_disk(trial.folder, _disk(trial, [*before, *after]), "the trial", trial.disk_reserve_gb)
-            with LocalExecutor(_workers(trial, len(here))) as executor, Progress() as progress:
+            with Progress() as progress:
                 if not corpus_ready:
-                    _corpus(plan, executor, progress)
-                _cells(trial, "cells", before, executor, progress)
-                if after and (not before or learnable(trial)):
-                    _cells(trial, "grpo", after, executor, progress)
+                    _corpus(plan, progress)
+                with LocalExecutor(_workers(trial, len(here))) as executor:
+                    _cells(trial, "cells", before, executor, progress)
+                    if after and (not before or learnable(trial)):
+                        _cells(trial, "grpo", after, executor, progress)
         if chosen is None and wanted is None:
             return build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
     return None
@@ -132,22 +133,24 @@ def learnable(trial: Trial) -> bool:
     return go_on
 
 
-def _corpus(plan: CorpusPlan, executor: LocalExecutor, progress: Progress) -> None:
-    """Text, drills, what each arm changes in every shard, then exposure and audit."""
+def _corpus(plan: CorpusPlan, progress: Progress) -> None:
+    """Text, drills, surveys and what each arm changes in every shard, then exposure and audit."""
     workers = plan.trial.workers or cores()
-    progress.start("text", 1)
-    executor.run([Call("text", prepare.prepare_text, (plan, workers))], progress)
-    progress.start("drills", 1)
-    executor.run([Call("drills", prepare.prepare_drills, (plan,))], progress)
+    with LocalExecutor(workers) as executor:
 
-    def each(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
-        progress.start("patches", len(calls))
-        return executor.run([Call(name, function, arguments) for name, arguments in calls.items()], progress)
+        def one(name: str, function: Callable[..., Any], *arguments: Any) -> None:
+            progress.start(name, 1)
+            executor.run([Call(name, function, arguments)], progress)
 
-    prepare.prepare_patches(plan, each)
-    prepare.write_meta(plan)
-    progress.start("audit", 1)
-    executor.run([Call("audit", audits.audit, (plan,))], progress)
+        def each(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
+            progress.start("patches", len(calls))
+            return executor.run([Call(name, function, arguments) for name, arguments in calls.items()], progress)
+
+        one("text", prepare.prepare_text, plan, workers)
+        one("drills", prepare.prepare_drills, plan)
+        prepare.prepare_patches(plan, each)
+        prepare.write_meta(plan)
+        one("audit", audits.audit, plan)
 
 
 def declare(trial: Trial) -> None:
@@ -184,7 +187,7 @@ def _disk(trial: Trial, todo: Todo) -> int:
 def _workers(trial: Trial, cells: int) -> int:
     """As the trial says, else one a core on a CPU and one on a GPU; never more than there is work."""
     most = trial.workers or (cores() if resolve_device(trial.pretrain) == "cpu" else 1)
-    return max(1, min(most, max(cells, len(trial.arms))))
+    return max(1, min(most, cells))
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import pytest
 from tokentrial.arms.facts import FACTS, sites
 from tokentrial.cell import Cell
 from tokentrial.corpus import drills
-from tokentrial.corpus.exposure import FORMS, expose
+from tokentrial.corpus.exposure import expose
+from tokentrial.corpus.look import FORMS
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import open_shard, text_of
 from tokentrial.corpus.stream import Stream

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS
+from tokentrial.corpus.look import look_through
 from tokentrial.corpus.shards import (
     ShardWriter,
     documents_with,
     open_shard,
     patched,
+    read_patch,
     shard_paths,
     text_of,
-    write_patches,
 )
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -120,7 +121,7 @@ def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factor
     folder, treatment = tmp_path_factory.mktemp("patch"), arms.find(name)
     write(folder, texts)
     path, patch = folder / "fineweb_train_000000.npy", folder / "patch.npz"
-    counts = write_patches(path, {name: patch}, VOCABULARY)[name]
+    counts = look_through(path, None, {name: patch}, VOCABULARY)[name]
     base, patched = open_shard(path, EOS), open_shard(path, EOS, patch)
 
     expected = [np.concatenate([[EOS], VOCABULARY.encode_arm(treatment, text)]) for text in texts]
@@ -220,7 +221,7 @@ def test_what_a_writer_is_given_may_be_a_view(tmp_path):
 def test_a_patch_is_laid_over_a_shard_without_a_copy_of_it(tmp_path, name):
     write(tmp_path, ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"])
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    write_patches(path, {name: patch}, VOCABULARY)
+    look_through(path, None, {name: patch}, VOCABULARY)
     base = open_shard(path, EOS)
     laid = patched(base, patch)
     assert laid.ids is base.ids
@@ -235,21 +236,20 @@ def test_a_patch_is_laid_over_a_shard_without_a_copy_of_it(tmp_path, name):
     assert decoded(base) == ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"]
     opened = open_shard(path, EOS, patch)
     assert opened.lengths.tolist() == laid.lengths.tolist()
-    assert opened.fact_tokens(VOCABULARY.base).tolist() == [0, 1, 0, 1, 0]
+    assert read_patch(patch).fact_tokens(VOCABULARY.base).tolist() == [1, 1]
 
 
 def test_a_shard_without_a_patch_is_the_shard(tmp_path):
     write(tmp_path, ["plain", "still plain"])
     base = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
     assert patched(base, tmp_path / "nothing.npz") is base
-    assert base.fact_tokens(VOCABULARY.base).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_truncated_patch_is_named(tmp_path, share):
     write(tmp_path, ["so 6*9=54."] * 20)
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    write_patches(path, {"mul_tokens": patch}, VOCABULARY)
+    look_through(path, None, {"mul_tokens": patch}, VOCABULARY)
     patch.write_bytes(patch.read_bytes()[: int(share * patch.stat().st_size)])
     with pytest.raises(TrialError, match=r"patch\.npz: not a whole patch: .*; delete its folder"):
         open_shard(path, EOS, patch)
@@ -258,9 +258,9 @@ def test_a_truncated_patch_is_named(tmp_path, share):
 def test_patches_of_several_arms_are_what_each_alone_would_be(tmp_path):
     write(tmp_path, ["plain", "so 6*9=54.", "3x4=12 and 7 × 8 = 56", "2*2=5", "<MUL_6_9_54> 1*1=1<MUL_1_1_1>"] * 7)
     path, names = tmp_path / "fineweb_train_000000.npy", arms.names()
-    together = write_patches(path, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY)
+    together = look_through(path, None, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY)
     for name in names:
-        [alone] = write_patches(path, {name: tmp_path / "alone.npz"}, VOCABULARY).values()
+        [alone] = look_through(path, None, {name: tmp_path / "alone.npz"}, VOCABULARY).values()
         assert alone == together[name]
         assert (tmp_path / "alone.npz").exists() == (tmp_path / f"{name}.npz").exists()
         if alone.changed:

@@ -1,5 +1,5 @@
-"""Exposure: facts x forms as they are served within the budget, by arm and seed, read back from the written shards in
-the loader's order; and the steps that a budget of bytes gives each arm.
+"""Exposure: facts x forms as they are served within the budget, by arm and seed, from the surveys of the written shards
+in the loader's order; and the steps that a budget of bytes gives each arm.
 """
 
 from collections import Counter
@@ -11,28 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.arms.facts import FACTS, Fact, never_asked, sites
+from tokentrial.arms.facts import FACTS, never_asked, sites
 from tokentrial.corpus import drills
+from tokentrial.corpus.look import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.shards import TEXT, documents_with, open_shard, patched, shard_paths, text_of
+from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
 from tokentrial.corpus.stream import MORE_TEXT, drills_name, in_order, mixed
 from tokentrial.errors import TrialError
 from tokentrial.tasks.rows import sources, trained_rows
 
-FORMS = (*drills.FORMS, "text")  # "text": sites in the source's own documents
-_NUMBER = {fact: number for number, fact in enumerate(FACTS)}
 _CHUNK = 100_000  # documents walked at a time
-
-Counts = NDArray[np.int64]
-
-
-class Lengths(NamedTuple):
-    """Lengths of one shard's documents before a patch."""
-
-    base_lengths: Counts
-
-    def __len__(self) -> int:
-        return len(self.base_lengths)
 
 
 @dataclass(frozen=True)
@@ -43,7 +31,7 @@ class Documents:
     `bytes` of the original text.
     """
 
-    shards: list[Lengths]
+    shards: list[Survey]
     first: Counts
     tokens: dict[str, Counts]
     fact_tokens: dict[str, Counts]
@@ -155,47 +143,36 @@ def _record(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict
 
 
 def _documents(plan: CorpusPlan, name: str) -> Documents:
-    """The train documents of a set and what each states, from its bytes. Of text, only documents with an "=" are
-    looked at."""
-    vocabulary, arms = plan.vocabulary, plan.trial.arms
+    """The train documents of a set, from the surveys and patches of its shards."""
+    arms = plan.trial.arms
     folder = plan.folder if name == TEXT else plan.folder / "drills"
-    byte_sizes = np.zeros(vocabulary.size, np.int64)
-    byte_sizes[list(vocabulary.ranks.values())] = [len(token) for token in vocabulary.ranks]
-    shards: list[Lengths] = []
+    shards: list[Survey] = []
     first = [0]
     tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
     fact_tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
-    sizes: list[Counts] = []
-    documents: list[int] = []
-    codes: list[int] = []
+    documents: list[Counts] = []
     for path in shard_paths(folder, name, "train"):
-        shard = open_shard(path, vocabulary.eos)
+        survey = Survey.read(plan.survey_folder / f"{path.stem}.npz")
         for arm in arms:
-            with_patch = patched(shard, plan.patch_folder(arm) / f"{path.stem}.npz")
-            tokens[arm].append(with_patch.lengths)
-            fact_tokens[arm].append(with_patch.fact_tokens(vocabulary.base))
-        if name == TEXT:
-            for index, text in documents_with(shard, vocabulary, b"="):
-                for site in sites(text):
-                    documents.append(first[-1] + index)
-                    codes.append(_code(site.fact, "text"))
-        else:
-            for index in range(len(shard)):
-                for fact, form in drills.read(text_of(shard.document(index), vocabulary)):
-                    documents.append(first[-1] + index)
-                    codes.append(_code(fact, form))
-        sizes.append(np.add.reduceat(byte_sizes[shard.ids], shard.starts))
-        shards.append(Lengths(shard.base_lengths))
-        first.append(first[-1] + len(shard))
+            patch = read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")
+            lengths, facts = survey.base_lengths.copy(), np.zeros(len(survey), np.int64)
+            if patch is not None:
+                lengths[patch.documents] = patch.stops - patch.starts
+                facts[patch.documents] = patch.fact_tokens(plan.vocabulary.base)
+            tokens[arm].append(lengths)
+            fact_tokens[arm].append(facts)
+        documents.append(first[-1] + survey.documents)
+        shards.append(survey)
+        first.append(first[-1] + len(survey))
     return Documents(
         shards,
         np.array(first, np.int64),
         {arm: _joined(parts) for arm, parts in tokens.items()},
         {arm: _joined(parts) for arm, parts in fact_tokens.items()},
         _joined([shard.base_lengths for shard in shards]),
-        _joined(sizes),
-        np.array(documents, np.int64),
-        np.array(codes, np.int64),
+        _joined([shard.bytes for shard in shards]),
+        _joined(documents),
+        _joined([shard.codes for shard in shards]),
     )
 
 
@@ -203,15 +180,10 @@ def _joined(parts: list[Counts]) -> Counts:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def _code(fact: Fact, form: str) -> int:
-    return _NUMBER[fact] * len(FORMS) + FORMS.index(form)
-
-
 def _drill_count(plan: CorpusPlan, fold: int, split: str) -> dict[str, int]:
-    shards = [
-        open_shard(path, plan.vocabulary.eos) for path in shard_paths(plan.folder / "drills", f"drills{fold}", split)
-    ]
-    return {"documents": sum(map(len, shards)), "tokens": sum(len(shard.ids) for shard in shards)}
+    paths = shard_paths(plan.folder / "drills", f"drills{fold}", split)
+    surveys = [Survey.read(plan.survey_folder / f"{path.stem}.npz") for path in paths]
+    return {"documents": sum(map(len, surveys)), "tokens": int(sum(each.base_lengths.sum() for each in surveys))}
 
 
 def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:

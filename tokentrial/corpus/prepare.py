@@ -1,7 +1,9 @@
-"""The corpus stage: text shards encoded once, drill shards for each fold, a patch for each arm, `meta.json`.
+"""The corpus stage: text shards encoded once, drill shards for each fold, a survey of every shard, a patch for each arm,
+`meta.json`.
 
 corpus/fineweb_{train|val}_000000.npy    the text, as the baseline reads it
 corpus/drills/drills<fold>_{train|val}_000000.npy
+corpus/surveys/<shard>.npz               what its documents weigh and state
 corpus/patches/<arm>/<shard>.npz         only what the arm changes
 """
 
@@ -18,8 +20,9 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS, never_asked
 from tokentrial.corpus import drills
+from tokentrial.corpus.look import SAMPLE, Patched, look_through
 from tokentrial.corpus.read import Bad, documents, expansion
-from tokentrial.corpus.shards import SAMPLE, TEXT, Patched, ShardWriter, write_patches
+from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
@@ -88,6 +91,15 @@ class CorpusPlan:
         """Fingerprint of an arm's patches."""
         return fingerprint("patch", VERSION, arm=arm, version=arms.find(arm).version, of=[self.text, self.drills])
 
+    @property
+    def survey(self) -> str:
+        """Fingerprint of the surveys of all shards."""
+        return fingerprint("survey", VERSION, of=[self.text, self.drills])
+
+    @property
+    def survey_folder(self) -> Path:
+        return self.folder / "surveys"
+
     def patch_folder(self, arm: str) -> Path:
         return self.folder / "patches" / arm
 
@@ -97,6 +109,7 @@ class CorpusPlan:
         return (
             is_done(self.folder, self.text)
             and is_done(self.folder / "drills", self.drills)
+            and is_done(self.survey_folder, self.survey)
             and all(is_done(self.patch_folder(arm), self.patch(arm)) for arm in self.trial.arms)
         )
 
@@ -224,23 +237,29 @@ def one_by_one(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]
 
 
 def prepare_patches(plan: CorpusPlan, each: Each = one_by_one) -> None:
-    """What the arms change in text and drills, train and val; all arms whose patches are not there in one go over the
-    shards. `each` says who does the work."""
+    """What the arms change in text and drills, train and val, and the survey of both; what is not there yet is made in
+    one go over the shards. `each` says who does the work."""
     pending = [arm for arm in plan.trial.arms if not is_done(plan.patch_folder(arm), plan.patch(arm))]
-    if not pending:
+    surveyed = is_done(plan.survey_folder, plan.survey)
+    if surveyed and not pending:
         return
     with ExitStack() as steps:
         folders = {arm: steps.enter_context(step(plan.patch_folder(arm), plan.patch(arm), arm=arm)) for arm in pending}
+        surveys = None if surveyed else steps.enter_context(step(plan.survey_folder, plan.survey))
         shards = sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")])
-        counts = each(patch_shard, {path.stem: (plan.vocabulary, path, folders) for path in shards})
+        counts = each(look_at_shard, {path.stem: (plan.vocabulary, path, surveys, folders) for path in shards})
         for arm, folder in folders.items():
             by_shard = {path.stem: made[arm] for path, made in zip(shards, counts, strict=True)}
             _record_patches(folder, by_shard, plan.trial.corpus.seed)
 
 
-def patch_shard(vocabulary: Vocabulary, path: Path, folders: Mapping[str, Path]) -> dict[str, Patched]:
-    """Encode anew what the arms change in one shard, each arm's into its folder; counts by arm."""
-    return write_patches(path, {arm: folder / f"{path.stem}.npz" for arm, folder in folders.items()}, vocabulary)
+def look_at_shard(
+    vocabulary: Vocabulary, path: Path, surveys: Path | None, folders: Mapping[str, Path]
+) -> dict[str, Patched]:
+    """Survey one shard, and encode anew what the arms change in it, each into its folder; counts by arm."""
+    name = f"{path.stem}.npz"
+    patches = {arm: folder / name for arm, folder in folders.items()}
+    return look_through(path, surveys / name if surveys else None, patches, vocabulary)
 
 
 def _record_patches(folder: Path, by_shard: Mapping[str, Patched], seed: int) -> None:

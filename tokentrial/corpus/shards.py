@@ -13,18 +13,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.arms import arm as arms
-from tokentrial.arms.arm import Piece
 from tokentrial.errors import TrialError
-from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 Ids = NDArray[np.uint16]
 
 TEXT = "fineweb"  # the set of shards that holds the source's text; the name is build-nanogpt's
-
-SAMPLE = 50  # sites of a shard shown with their context, for a human eye
-_CONTEXT = 60  # characters on either side
 
 
 def shard_paths(folder: Path, name: str, split: str) -> list[Path]:
@@ -98,13 +92,6 @@ class Shard:
         """Ids of one document, eos first."""
         return (self.changed if self.patched[index] else self.ids)[self.starts[index] : self.stops[index]]
 
-    def fact_tokens(self, base: int) -> NDArray[np.int64]:
-        """How many ids of the fact block, from `base`, stand in each document; only patched ones hold any."""
-        counts = np.zeros(len(self), np.int64)
-        if len(self.changed):
-            counts[self.patched] = np.add.reduceat(self.changed >= base, self.starts[self.patched])
-        return counts
-
 
 def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     """Read a shard and, where the arm changes it, point the changed documents to the patch: nothing is copied."""
@@ -120,105 +107,42 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     return shard if patch is None else patched(shard, patch)
 
 
-def patched(shard: Shard, patch: Path) -> Shard:
-    """The shard with an arm's patch; the shard itself where the arm changes nothing in it."""
-    if not patch.exists():
-        return shard
+class Patch(NamedTuple):
+    """The documents of a shard that an arm changes: document `documents[i]` begins at `ids[starts[i]]`, eos first."""
+
+    documents: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ids: Ids
+
+    @property
+    def stops(self) -> NDArray[np.int64]:
+        return np.append(self.starts[1:], len(self.ids))
+
+    def fact_tokens(self, base: int) -> NDArray[np.int64]:
+        """How many ids of the fact block, from `base`, stand in each of its documents."""
+        counts: NDArray[np.int64] = np.add.reduceat(self.ids >= base, self.starts, dtype=np.int64)
+        return counts
+
+
+def read_patch(path: Path) -> Patch | None:
+    """A shard's patch; None where the arm changes nothing in it and no file was written."""
+    if not path.exists():
+        return None
     try:
-        with np.load(patch, allow_pickle=False) as change:
-            documents, offsets, ids = change["documents"], change["starts"], change["ids"]
+        with np.load(path, allow_pickle=False) as change:
+            return Patch(change["documents"], change["starts"], change["ids"])
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise TrialError(f"{patch}: not a whole patch: {error}; delete its folder and run again") from error
+        raise TrialError(f"{path}: not a whole patch: {error}; delete its folder and run again") from error
+
+
+def patched(shard: Shard, path: Path) -> Shard:
+    """The shard with an arm's patch; the shard itself where the arm changes nothing in it."""
+    patch = read_patch(path)
+    if patch is None:
+        return shard
     starts, stops, changed = shard.starts.copy(), shard.stops.copy(), shard.patched.copy()
-    starts[documents], stops[documents], changed[documents] = offsets, np.append(offsets[1:], len(ids)), True
-    return Shard(shard.ids, ids, starts, stops, shard.base_lengths, changed)
-
-
-class Patched(NamedTuple):
-    """What a patch changes in a shard, counted. `lengths[k]` documents have 2**k to 2**(k+1) - 1 tokens."""
-
-    documents: int
-    changed: int
-    sites: int
-    tokens: int
-    lengths: list[int]
-    sample: list[dict[str, str]]
-
-
-def write_patches(shard_path: Path, patches: dict[str, Path], vocabulary: Vocabulary) -> dict[str, Patched]:
-    """Encode anew what each arm changes in a shard and write it to the arm's path in `patches`.
-
-    Only documents with an "=" are decoded and looked at, once for all arms: every site holds one.
-    """
-    shard = open_shard(shard_path, vocabulary.eos)
-    treatments = {name: arms.find(name) for name in patches}
-    rewritten = {name: Rewritten(arm, vocabulary) for name, arm in treatments.items() if arm.tokens}
-    for index, text in documents_with(shard, vocabulary, b"=") if rewritten else ():
-        for each in rewritten.values():
-            each.look_at(index, text, shard_path.stem)
-    return {
-        name: rewritten[name].write(patch, shard)
-        if name in rewritten
-        else _counted(shard, [], shard.base_lengths, 0, [])
-        for name, patch in patches.items()
-    }
-
-
-class Rewritten:
-    """The documents of one shard that an arm changes; their plain pieces are encoded all at once."""
-
-    def __init__(self, arm: arms.Arm, vocabulary: Vocabulary) -> None:
-        self.arm, self.vocabulary = arm, vocabulary
-        self.ids_of = vocabulary.token_ids(arm)
-        self.changed: list[int] = []
-        self.plain: list[bytes] = []
-        self.pieces: list[int] = []  # in order: -1 a plain piece, else an id; each document begins with eos
-        self.firsts: list[int] = []  # where in `pieces` each document begins
-        self.sample: list[dict[str, str]] = []
-
-    def look_at(self, index: int, text: str, shard: str) -> None:
-        """Take the document in, if the arm changes it."""
-        pieces = list(self.arm.pieces(text))
-        if not any(piece.token for piece in pieces):
-            return
-        self.changed.append(index)
-        self.firsts.append(len(self.pieces))
-        self.pieces.append(self.vocabulary.eos)
-        for piece in pieces:
-            if piece.token is None:
-                self.plain.append(piece.text.encode())
-            self.pieces.append(-1 if piece.token is None else self.ids_of[piece.token])
-        if len(self.sample) < SAMPLE:
-            self.sample += _in_context(text, pieces, f"{shard}:{index}")
-
-    def write(self, patch: Path, shard: Shard) -> Patched:
-        """Encode and write what was taken in, and count it; no file where nothing was."""
-        plain, plain_lengths = encoder_of(self.vocabulary).encode(self.plain)
-        pieces = np.array(self.pieces, np.int64)
-        lengths = np.ones(len(pieces), np.int64)
-        lengths[pieces < 0] = plain_lengths
-        ids = np.repeat(pieces, lengths)
-        ids[ids < 0] = plain
-        starts = (np.cumsum(lengths) - lengths)[self.firsts]
-        if self.changed:
-            np.savez(patch, documents=np.array(self.changed, np.int64), starts=starts, ids=ids.astype(np.uint16))
-        all_lengths = shard.base_lengths.copy()
-        all_lengths[self.changed] = np.diff(np.append(starts, len(ids)))
-        return _counted(shard, self.changed, all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
-
-
-def _counted(
-    shard: Shard, changed: list[int], lengths: NDArray[np.int64], sites: int, sample: list[dict[str, str]]
-) -> Patched:
-    powers = np.bincount(np.frexp(lengths)[1] - 1)
-    return Patched(len(shard), len(changed), sites, int(lengths.sum()), powers.tolist(), sample[:SAMPLE])
-
-
-def _in_context(text: str, pieces: list[Piece], document: str) -> Iterator[dict[str, str]]:
-    for piece in pieces:
-        if piece.token:
-            before, after = text[max(0, piece.start - _CONTEXT) : piece.start], text[piece.end : piece.end + _CONTEXT]
-            yield {"document": document, "before": before, "site": piece.text, "token": piece.token, "after": after}
+    starts[patch.documents], stops[patch.documents], changed[patch.documents] = patch.starts, patch.stops, True
+    return Shard(shard.ids, patch.ids, starts, stops, shard.base_lengths, changed)
 
 
 def documents_with(shard: Shard, vocabulary: Vocabulary, needle: bytes) -> Iterator[tuple[int, str]]:

@@ -39,8 +39,8 @@ class TextTasks(NamedTuple):
     wanted: int | None  # train tokens
 
     def done(self) -> dict[int, dict[str, Any]]:
-        """Records of the finished tasks."""
-        paths = self.folder.glob(f"[0-9]*/{RECORD}")
+        """Records of the finished tasks; the folder of one at work bears a longer name."""
+        paths = [path for path in self.folder.glob(f"[0-9]*/{RECORD}") if path.parent.name.isdigit()]
         return {int(path.parent.name): read_json(path) for path in paths}
 
     def needed(self, done: dict[int, dict[str, Any]]) -> list[int]:

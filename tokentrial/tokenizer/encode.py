@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,23 +43,15 @@ class Encoder:
 
     def encode(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """Ids of all documents in a row [tokens], and the number of ids of each [documents]."""
-        if not self.fast:
-            return _joined([self.vocabulary.encode(text.decode()) for text in documents])
-        slow = [i for i, text in enumerate(documents) if _read_differently(text)]
-        if not slow:
-            return self._fast(documents)
-        return _joined(
-            [
-                self.vocabulary.encode(text.decode()) if i in slow else self._fast([text])[0]
-                for i, text in enumerate(documents)
-            ]
-        )
+        parts = [self._one(text) for text in documents]
+        whole = np.concatenate([np.empty(0, np.uint16), *parts], dtype=np.uint16, casting="unsafe")  # every id fits
+        return whole, np.array([len(part) for part in parts], np.int64)
 
-    def _fast(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        layout: Any = self._gigatoken.encode_batch(list(documents), parallel=False).layout
-        offsets = np.asarray(layout.offsets)
-        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
-        return ids.astype(np.uint16), np.diff(offsets).astype(np.int64)
+    def _one(self, text: bytes) -> NDArray[np.unsignedinteger]:
+        # gigatoken's `encode_batch` is no faster than document by document, and imports awkward, a second
+        if self.fast and not _read_differently(text):
+            return self._gigatoken.encode(text)
+        return self.vocabulary.encode(text.decode())
 
     @cached_property
     def _gigatoken(self) -> "gigatoken.Tokenizer":
@@ -78,9 +70,6 @@ def encoder_of(vocabulary: Vocabulary) -> Encoder:
 
 
 def _read_differently(text: bytes) -> bool:
+    if text.isascii():
+        return False
     return any(lead in text for lead in _LEADS) and _NEW.search(text.decode()) is not None
-
-
-def _joined(parts: list[NDArray[np.uint16]]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    whole = np.concatenate(parts) if parts else np.empty(0, np.uint16)
-    return whole, np.array([len(part) for part in parts], np.int64)

@@ -187,6 +187,13 @@ class Vocabulary:
         return holds
 
     @cached_property
+    def byte_sizes(self) -> NDArray[np.int64]:
+        """Bytes that each id stands for; none of eos and of the fact block."""
+        sizes = np.zeros(self.size, np.int64)
+        sizes[: self.eos] = np.diff(self._bytes[1])
+        return sizes
+
+    @cached_property
     def _bytes(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The bytes of all plain tokens in a row, and where each begins."""
         tokens = list(self.ranks)

@@ -1,0 +1,164 @@
+"""One look at a written shard: the patch of each arm, and the survey of what its documents weigh and state.
+
+Both need the text that stands in the shard, and are made in one go over it.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.arm import Piece
+from tokentrial.arms.facts import FACTS, Fact, sites
+from tokentrial.corpus import drills
+from tokentrial.corpus.shards import TEXT, Shard, documents_with, open_shard, text_of
+from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+SAMPLE = 50  # sites of a shard shown with their context, for a human eye
+_CONTEXT = 60  # characters on either side
+
+FORMS = (*drills.FORMS, "text")  # "text": sites in the source's own documents
+_NUMBER = {fact: number for number, fact in enumerate(FACTS)}
+
+Counts = NDArray[np.int64]
+
+
+class Survey(NamedTuple):
+    """Of each document of a shard its tokens before a patch and the bytes of its original text; and what they state:
+    `documents[j]` states fact x form `codes[j]`."""
+
+    base_lengths: Counts
+    bytes: Counts
+    documents: Counts
+    codes: Counts
+
+    def __len__(self) -> int:
+        return len(self.base_lengths)
+
+    def write(self, path: Path) -> None:
+        """Write it as `path`, an .npz file."""
+        np.savez(path, base_lengths=self.base_lengths, bytes=self.bytes, documents=self.documents, codes=self.codes)
+
+    @classmethod
+    def read(cls, path: Path) -> "Survey":
+        """Read what `write` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(*(stored[name] for name in cls._fields))
+
+
+class Patched(NamedTuple):
+    """What a patch changes in a shard, counted. `lengths[k]` documents have 2**k to 2**(k+1) - 1 tokens."""
+
+    documents: int
+    changed: int
+    sites: int
+    tokens: int
+    lengths: list[int]
+    sample: list[dict[str, str]]
+
+
+def look_through(
+    shard_path: Path, survey: Path | None, patches: Mapping[str, Path], vocabulary: Vocabulary
+) -> dict[str, Patched]:
+    """Write what a shard's documents weigh and state to `survey`, and what each arm changes, encoded anew, to the arm's
+    path in `patches`; returns each patch's counts.
+
+    Of text only documents with an "=" are decoded and looked at, once for all: every site holds one. Drills are read
+    whole, by their lines.
+    """
+    shard = open_shard(shard_path, vocabulary.eos)
+    of_text = shard_path.stem.startswith(TEXT)
+    treatments = {name: arms.find(name) for name in patches}
+    rewritten = {name: Rewritten(arm, vocabulary) for name, arm in treatments.items() if arm.tokens}
+    stated: list[tuple[int, int]] = []
+    if survey or rewritten:
+        for index, text in documents_with(shard, vocabulary, b"=") if of_text else _all_documents(shard, vocabulary):
+            stated += [(index, code_of(fact, form)) for fact, form in _statements(text, of_text)] if survey else ()
+            for each in rewritten.values():
+                each.look_at(index, text, shard_path.stem)
+    if survey:
+        sizes = np.add.reduceat(vocabulary.byte_sizes[shard.ids], shard.starts, dtype=np.int64)
+        documents, codes = np.array(stated, np.int64).reshape(-1, 2).T
+        Survey(shard.base_lengths, sizes, documents, codes).write(survey)
+    return {
+        name: rewritten[name].write(patch, shard)
+        if name in rewritten
+        else _counted(shard, [], shard.base_lengths, 0, [])
+        for name, patch in patches.items()
+    }
+
+
+def code_of(fact: Fact, form: str) -> int:
+    """The number of fact x form: row by row of a table of FACTS by FORMS."""
+    return _NUMBER[fact] * len(FORMS) + FORMS.index(form)
+
+
+def _statements(text: str, of_text: bool) -> Iterator[tuple[Fact, str]]:
+    if of_text:
+        return ((site.fact, "text") for site in sites(text))
+    return drills.read(text)
+
+
+def _all_documents(shard: Shard, vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
+    return ((index, text_of(shard.document(index), vocabulary)) for index in range(len(shard)))
+
+
+class Rewritten:
+    """The documents of one shard that an arm changes; their plain pieces are encoded all at once."""
+
+    def __init__(self, arm: arms.Arm, vocabulary: Vocabulary) -> None:
+        self.arm, self.vocabulary = arm, vocabulary
+        self.ids_of = vocabulary.token_ids(arm)
+        self.changed: list[int] = []
+        self.plain: list[bytes] = []
+        self.pieces: list[int] = []  # in order: -1 a plain piece, else an id; each document begins with eos
+        self.firsts: list[int] = []  # where in `pieces` each document begins
+        self.sample: list[dict[str, str]] = []
+
+    def look_at(self, index: int, text: str, shard: str) -> None:
+        """Take the document in, if the arm changes it."""
+        pieces = list(self.arm.pieces(text))
+        if not any(piece.token for piece in pieces):
+            return
+        self.changed.append(index)
+        self.firsts.append(len(self.pieces))
+        self.pieces.append(self.vocabulary.eos)
+        for piece in pieces:
+            if piece.token is None:
+                self.plain.append(piece.text.encode())
+            self.pieces.append(-1 if piece.token is None else self.ids_of[piece.token])
+        if len(self.sample) < SAMPLE:
+            self.sample += _in_context(text, pieces, f"{shard}:{index}")
+
+    def write(self, patch: Path, shard: Shard) -> Patched:
+        """Encode and write what was taken in, and count it; no file where nothing was."""
+        plain, plain_lengths = encoder_of(self.vocabulary).encode(self.plain)
+        pieces = np.array(self.pieces, np.int64)
+        lengths = np.ones(len(pieces), np.int64)
+        lengths[pieces < 0] = plain_lengths
+        ids = np.repeat(pieces, lengths)
+        ids[ids < 0] = plain
+        starts = (np.cumsum(lengths) - lengths)[self.firsts]
+        if self.changed:
+            np.savez(patch, documents=np.array(self.changed, np.int64), starts=starts, ids=ids.astype(np.uint16))
+        all_lengths = shard.base_lengths.copy()
+        all_lengths[self.changed] = np.diff(np.append(starts, len(ids)))
+        return _counted(shard, self.changed, all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
+
+
+def _counted(
+    shard: Shard, changed: list[int], lengths: NDArray[np.int64], sites: int, sample: list[dict[str, str]]
+) -> Patched:
+    powers = np.bincount(np.frexp(lengths)[1] - 1)
+    return Patched(len(shard), len(changed), sites, int(lengths.sum()), powers.tolist(), sample[:SAMPLE])
+
+
+def _in_context(text: str, pieces: list[Piece], document: str) -> Iterator[dict[str, str]]:
+    for piece in pieces:
+        if piece.token:
+            before, after = text[max(0, piece.start - _CONTEXT) : piece.start], text[piece.end : piece.end + _CONTEXT]
+            yield {"document": document, "before": before, "site": piece.text, "token": piece.token, "after": after}
