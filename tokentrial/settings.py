@@ -69,7 +69,7 @@ class Corpus(Settings):
     on_bad: Literal["error", "skip"] = "error"  # what cannot be read ends the run, or is skipped, counted and recorded
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     shard_tokens: Annotated[int, Field(ge=1000)] = 100_000_000  # at most, unless one document is longer
-    task_bytes: Count | None = None  # of its files, read by one task into shards of its own; null: a 64th, 4 to 200 MB
+    task_bytes: Count | None = None  # of its files, read by one task into shards of its own; null: a 64th, 16 to 200 MB
     epochs: Count = 1  # how often the text may be read before running out is an error
     drills: Drills = Drills()
     executor: Literal["auto", "in-process", "local", "ray", "slurm"] = "auto"  # auto: local for several tasks

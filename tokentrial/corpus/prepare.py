@@ -32,7 +32,7 @@ from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
-VERSION = 2
+VERSION = 3
 # drill tokens made for each that the budget takes: arms with shorter text read more of them
 _MORE_DRILLS = 1.5
 _VAL_DRILLS = 0.05

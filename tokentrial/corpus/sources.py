@@ -96,7 +96,7 @@ class Source:
         """What each task reads: stretches of about `task_bytes`, or of a 64th of the whole, cut between files and
         between the row groups of large parquet files; it depends on the files alone. `in_one`: everything in one."""
         if task_bytes is None:
-            task_bytes = min(max(self.bytes // 64, 4_000_000), 200_000_000)
+            task_bytes = min(max(self.bytes // 64, 16_000_000), 200_000_000)
         if in_one or self.kind == "sotu":
             return [Unit(self.kind, tuple(file.path for file in self.files), None, self.bytes)]
         units: list[Unit] = []

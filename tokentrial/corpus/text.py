@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,9 @@ def _asks(text: bytes) -> bool:
 
 def split_of(text: bytes, seed: int, val_share: float) -> str:
     """`train` or `val`, by the document's own hash: order and number of documents change nothing."""
-    digest = hashlib.blake2b(text, digest_size=8, salt=seed.to_bytes(8, "big")).digest()
+    # two steps: the checksum is eight times as fast over the text, the hash makes an even draw of it for each seed
+    summed = zlib.crc32(text).to_bytes(4, "big") + len(text).to_bytes(8, "big")
+    digest = hashlib.blake2b(summed, digest_size=8, salt=seed.to_bytes(8, "big")).digest()
     return "val" if int.from_bytes(digest, "big") < val_share * 2**64 else "train"
 
 

@@ -187,9 +187,9 @@ class Vocabulary:
         return holds
 
     @cached_property
-    def byte_sizes(self) -> NDArray[np.int64]:
+    def byte_sizes(self) -> NDArray[np.int32]:
         """Bytes that each id stands for; none of eos and of the fact block."""
-        sizes = np.zeros(self.size, np.int64)
+        sizes = np.zeros(self.size, np.int32)
         sizes[: self.eos] = np.diff(self._bytes[1])
         return sizes
 
