@@ -76,6 +76,13 @@ class Corpus(Settings):
     cluster: dict[str, str | int | float] = {}  # for ray: address; for slurm: partition, time, qos, ...
 
 
+# the shapes of Radford et al. 2019: 124M, 355M, 774M and 1558M parameters
+_SIZES = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
 _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr": 0.0, "warmup": 0.02}
 
 
@@ -91,6 +98,7 @@ class Pretrain(Settings):
     """GPT-2 and how it is trained. Defaults are the reference experiment's 50M-token pilot."""
 
     recipe: Literal["reference", "fast"] = "reference"  # fast: what _FAST says where a setting is not given
+    size: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] = "gpt2"  # n_layer, n_head, n_embd not given
 
     n_layer: Count = 12
     n_head: Count = 12
@@ -123,10 +131,14 @@ class Pretrain(Settings):
     @model_validator(mode="before")
     @classmethod
     def filled_in(cls, data: Any) -> Any:
-        """YAML knows no tuples; and a recipe fills in what is not given."""
-        if isinstance(data, dict) and data.get("recipe") == "fast":
+        """YAML knows no tuples; and a recipe and a size fill in what is not given."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("recipe") == "fast":
             data = _FAST | data
-        if isinstance(data, dict) and isinstance(data.get("betas"), list):
+        if data.get("size") in list(_SIZES):
+            data = _SIZES[data["size"]] | data
+        if isinstance(data.get("betas"), list):
             data = data | {"betas": tuple(data["betas"])}
         return data
 

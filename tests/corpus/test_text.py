@@ -130,6 +130,14 @@ def test_a_task_that_fails_midway_leaves_nothing_and_is_done_when_it_is_run_agai
     assert (tasks.folder / "00002" / RECORD).exists()
 
 
+def test_a_task_whose_record_is_written_and_that_has_not_its_name_yet_is_not_done(planned):
+    tasks = tasks_of(planned("run", "corpus.task_bytes=1"))
+    run_task(tasks, 0)
+    (tasks.folder / "00000").rename(tasks.folder / f"00000.{platform.node()}.1.partial")
+    assert tasks.done() == {}
+    assert not tasks.enough_before(3)
+
+
 def test_a_task_that_another_worker_finished_meanwhile_is_left_as_it_is(planned, monkeypatch):
     tasks = tasks_of(planned("run", "corpus.task_bytes=1"))
     write = texts_module._write

@@ -14,7 +14,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Piece
 from tokentrial.arms.facts import FACTS, Fact, sites
 from tokentrial.corpus import drills
-from tokentrial.corpus.shards import TEXT, Shard, documents_with, open_shard, text_of
+from tokentrial.corpus.shards import TEXT, Shard, documents_with, open_shard, read_arrays, text_of
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -45,9 +45,8 @@ class Survey(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> "Survey":
-        """Read what `write` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            return cls(*(stored[name] for name in cls._fields))
+        """Read what `write` wrote. Raises TrialError that names the file where it is not whole."""
+        return cls(*read_arrays(path, "survey", cls._fields))
 
 
 class Patched(NamedTuple):

@@ -1,5 +1,5 @@
-"""The corpus stage: text shards encoded once, drill shards for each fold, a survey of every shard, a patch for each arm,
-`meta.json`.
+"""The corpus stage: text shards encoded once, drill shards for each fold, a survey of every shard, a patch for each
+arm, `meta.json`.
 
 corpus/fineweb_{train|val}_000000.npy    the text, as the baseline reads it
 corpus/drills/drills<fold>_{train|val}_000000.npy

@@ -4,10 +4,10 @@
 the documents of one shard that an arm changes, encoded anew; it is applied as the shard is opened.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -126,13 +126,16 @@ class Patch(NamedTuple):
 
 def read_patch(path: Path) -> Patch | None:
     """A shard's patch; None where the arm changes nothing in it and no file was written."""
-    if not path.exists():
-        return None
+    return Patch(*read_arrays(path, "patch", Patch._fields)) if path.exists() else None
+
+
+def read_arrays(path: Path, what: str, names: Sequence[str]) -> list[NDArray[Any]]:
+    """The named arrays of an .npz file; the error names the file."""
     try:
-        with np.load(path, allow_pickle=False) as change:
-            return Patch(change["documents"], change["starts"], change["ids"])
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[name] for name in names]
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise TrialError(f"{path}: not a whole patch: {error}; delete its folder and run again") from error
+        raise TrialError(f"{path}: not a whole {what}: {error}; delete its folder and run again") from error
 
 
 def patched(shard: Shard, path: Path) -> Shard:
