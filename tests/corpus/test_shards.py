@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS
-from tokentrial.corpus.look import look_through
+from tokentrial.corpus.look import _differences, look_through
 from tokentrial.corpus.shards import (
+    Shard,
     ShardWriter,
     documents_with,
     open_shard,
@@ -128,7 +129,8 @@ def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factor
     assert [patched.document(i).tolist() for i in range(len(patched))] == [ids.tolist() for ids in expected]
     assert patched.base_lengths.tolist() == base.base_lengths.tolist() == [1 + len(VOCABULARY.encode(t)) for t in texts]
     changed = [treatment.rewrite(text) != text for text in texts]
-    assert patched.patched.tolist() == changed
+    assert (patched.numbers >= 0).tolist() == changed
+    assert patched.lengths.tolist() == [len(ids) for ids in expected]
     assert counts.changed == sum(changed)
     assert counts.tokens == sum(map(len, expected))
     assert counts.sites == sum(int((ids >= VOCABULARY.base).sum()) for ids in expected)
@@ -225,18 +227,42 @@ def test_a_patch_is_laid_over_a_shard_without_a_copy_of_it(tmp_path, name):
     base = open_shard(path, EOS)
     laid = patched(base, patch)
     assert laid.ids is base.ids
-    assert laid.patched.tolist() == [False, True, False, True, False]
+    assert laid.numbers.tolist() == [-1, 0, -1, 1, -1]
     for index in range(5):
-        document = laid.document(index)
-        assert document.base is not None  # a view
-        assert np.shares_memory(document, base.ids) == (not laid.patched[index])
-        assert np.shares_memory(document, laid.changed) == laid.patched[index]
+        assert np.shares_memory(laid.document(index), base.ids) == (laid.numbers[index] < 0)
     # the shard itself is as it was: another arm's patch may be laid over it
-    assert not base.patched.any()
+    assert base.patch is None
     assert decoded(base) == ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"]
     opened = open_shard(path, EOS, patch)
     assert opened.lengths.tolist() == laid.lengths.tolist()
     assert read_patch(patch).fact_tokens(VOCABULARY.base).tolist() == [1, 1]
+
+
+def test_a_patch_holds_the_few_ids_that_a_fact_changes_and_not_its_document(tmp_path):
+    text = "It was a long report, with many words before the sum and as many behind it. " * 200
+    write(tmp_path, [f"{text}So 6*9=54. {text}", "plain", f"{text}7*8=56 {text}3*3=9 {text}"])
+    path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
+    look_through(path, None, {"mul_tokens": patch}, VOCABULARY)
+    made, base = read_patch(patch), open_shard(path, EOS)
+    between = len(VOCABULARY.encode(f" {text}"))
+    assert len(made.ids) < between + 30  # what stands between the two facts of a document is in it, nothing else is
+    fewest = base.base_lengths[[0, 2]] - np.array([10, between + 20])
+    assert (made.heads + made.tails > fewest).all()
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2), min_size=1)), min_size=1, max_size=5)
+)
+def test_what_differs_is_found_and_makes_the_document_again(pairs):
+    before = [np.array([EOS, *base], np.uint16) for base, _ in pairs]
+    after = [np.array([EOS, *made, 600], np.uint16) for _, made in pairs]  # 600 is a fact's: no document holds it
+    starts = np.cumsum([0, *map(len, before[:-1])])
+    shard = Shard(np.concatenate(before), starts, np.array([*map(len, before)]), np.full(len(pairs), -1))
+    patch = _differences(shard, list(range(len(pairs))), after)
+    assert patch.lengths.tolist() == [len(ids) for ids in after]
+    for i, ids in enumerate(after):
+        assert patch.changed(i, before[i]).tolist() == ids.tolist()
+    assert patch.fact_tokens(600).tolist() == [1] * len(pairs)
 
 
 def test_a_shard_without_a_patch_is_the_shard(tmp_path):

@@ -41,12 +41,12 @@ def flip(path, document):
 def flip_patch(path, document):
     """Change one id of a document of a patch."""
     with np.load(path) as patch:
-        documents, starts, ids = patch["documents"], patch["starts"], patch["ids"]
+        arrays = dict(patch)
     before = path.stat().st_size
-    ids[starts[document] + 2] ^= 1
-    np.savez(path, documents=documents, starts=starts, ids=ids)
+    arrays["ids"][arrays["starts"][document]] ^= 1
+    np.savez(path, **arrays)
     assert path.stat().st_size == before
-    return int(documents[document])
+    return int(arrays["documents"][document])
 
 
 def problems(plan, full=False, documents=EVERY, seed=0):

@@ -157,7 +157,7 @@ def _documents(plan: CorpusPlan, name: str) -> Documents:
             patch = read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")
             lengths, facts = survey.base_lengths.copy(), np.zeros(len(survey), np.int64)
             if patch is not None:
-                lengths[patch.documents] = patch.stops - patch.starts
+                lengths[patch.documents] = patch.lengths
                 facts[patch.documents] = patch.fact_tokens(plan.vocabulary.base)
             tokens[arm].append(lengths)
             fact_tokens[arm].append(facts)

@@ -32,6 +32,6 @@ def heldout(corpus: Path, set_name: str, vocabulary: Vocabulary, arm: Arm, limit
             if taken + size > limit and taken:
                 return
             taken += size
-            rewritten = bool(shard.patched[index])
+            rewritten = bool(shard.numbers[index] >= 0)
             lossy = rewritten and arm.plain(arm.rewrite(text)) != text
             yield Heldout(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)

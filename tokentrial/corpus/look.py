@@ -14,7 +14,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Piece
 from tokentrial.arms.facts import FACTS, Fact, sites
 from tokentrial.corpus import drills
-from tokentrial.corpus.shards import TEXT, Shard, documents_with, open_shard, read_arrays, text_of
+from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, documents_with, open_shard, read_arrays, text_of
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -135,6 +135,8 @@ class Rewritten:
 
     def write(self, patch: Path, shard: Shard) -> Patched:
         """Encode and write what was taken in, and count it; no file where nothing was."""
+        if not self.changed:
+            return _counted(shard, [], shard.base_lengths, 0, [])
         plain, plain_lengths = encoder_of(self.vocabulary).encode(self.plain)
         pieces = np.array(self.pieces, np.int64)
         lengths = np.ones(len(pieces), np.int64)
@@ -142,11 +144,30 @@ class Rewritten:
         ids = np.repeat(pieces, lengths)
         ids[ids < 0] = plain
         starts = (np.cumsum(lengths) - lengths)[self.firsts]
-        if self.changed:
-            np.savez(patch, documents=np.array(self.changed, np.int64), starts=starts, ids=ids.astype(np.uint16))
+        made = _differences(shard, self.changed, np.split(ids.astype(np.uint16), starts[1:]))
+        np.savez(patch, **made._asdict())
         all_lengths = shard.base_lengths.copy()
-        all_lengths[self.changed] = np.diff(np.append(starts, len(ids)))
+        all_lengths[self.changed] = made.lengths
         return _counted(shard, self.changed, all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
+
+
+def _differences(shard: Shard, documents: list[int], made: list[Ids]) -> Patch:
+    """The patch that makes each of the documents what it is in the arm: a fact changes a few ids of a long one."""
+    heads, tails = np.zeros(len(made), np.int64), np.zeros(len(made), np.int64)
+    for i, (index, ids) in enumerate(zip(documents, made, strict=True)):
+        base = shard.document(index)
+        heads[i] = _alike(base, ids)
+        tails[i] = _alike(base[heads[i] :][::-1], ids[heads[i] :][::-1])
+    middles = [ids[head : len(ids) - tail] for ids, head, tail in zip(made, heads, tails, strict=True)]
+    starts = np.cumsum([0, *map(len, middles[:-1])])
+    return Patch(np.array(documents, np.int64), heads, tails, starts, np.concatenate(middles))
+
+
+def _alike(a: Ids, b: Ids) -> int:
+    """How many ids the two have in common from their beginning."""
+    least = min(len(a), len(b))
+    differ = a[:least] != b[:least]
+    return int(differ.argmax()) if differ.any() else least
 
 
 def _counted(

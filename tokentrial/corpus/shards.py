@@ -5,7 +5,7 @@ the documents of one shard that an arm changes, encoded anew; it is applied as t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile
@@ -67,18 +67,43 @@ class ShardWriter:
         self._written = 0
 
 
+class Patch(NamedTuple):
+    """What an arm changes in a shard: of document `documents[i]` the first `heads[i]` ids and the last `tails[i]` stay,
+    and `ids[starts[i]:starts[i + 1]]` stands between them."""
+
+    documents: NDArray[np.int64]
+    heads: NDArray[np.int64]
+    tails: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ids: Ids
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each changed document, its eos with it."""
+        return self.heads + np.diff(self.starts, append=len(self.ids)) + self.tails
+
+    def changed(self, i: int, base: Ids) -> Ids:
+        """Ids of changed document `documents[i]`, made from those before the patch."""
+        stop = self.starts[i + 1] if i + 1 < len(self.starts) else len(self.ids)
+        head, tail = base[: self.heads[i]], base[len(base) - self.tails[i] :]
+        return np.concatenate([head, self.ids[self.starts[i] : stop], tail])
+
+    def fact_tokens(self, base: int) -> NDArray[np.int64]:
+        """How many ids of the fact block, from `base`, stand in each changed document: at least one."""
+        counts: NDArray[np.int64] = np.add.reduceat(self.ids >= base, self.starts, dtype=np.int64)
+        return counts
+
+
 @dataclass(frozen=True)
 class Shard:
-    """The documents of one shard, eos first. Document i is `ids[starts[i]:stops[i]]`, or where an arm's patch changed
-    it, `patched[i]`, the same stretch of `changed`. `base_lengths` are the lengths before a patch, alike in every arm.
-    """
+    """The documents of one shard, eos first. Document i is `ids[starts[i]:starts[i] + base_lengths[i]]` or, where an
+    arm's patch changes it, its number `numbers[i]` of the patch; -1 elsewhere."""
 
     ids: Ids
-    changed: Ids
     starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    base_lengths: NDArray[np.int64]
-    patched: NDArray[np.bool_]
+    base_lengths: NDArray[np.int64]  # before a patch, alike in every arm
+    numbers: NDArray[np.int64]
+    patch: Patch | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -86,15 +111,21 @@ class Shard:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each document, its eos with it."""
-        return self.stops - self.starts
+        lengths = self.base_lengths.copy()
+        if self.patch is not None:
+            lengths[self.patch.documents] = self.patch.lengths
+        return lengths
 
     def document(self, index: int) -> Ids:
         """Ids of one document, eos first."""
-        return (self.changed if self.patched[index] else self.ids)[self.starts[index] : self.stops[index]]
+        base = self.ids[self.starts[index] : self.starts[index] + self.base_lengths[index]]
+        if self.patch is None or self.numbers[index] < 0:
+            return base
+        return self.patch.changed(int(self.numbers[index]), base)
 
 
 def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
-    """Read a shard and, where the arm changes it, point the changed documents to the patch: nothing is copied."""
+    """Read a shard and, where the arm changes it, its patch: what stays is not copied."""
     try:
         ids = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -102,26 +133,8 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     starts = np.flatnonzero(ids == eos).astype(np.int64)
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:
         raise TrialError(f"{path}: expected uint16 ids that begin with eos, {eos}; it is from another tokenizer")
-    stops = np.append(starts[1:], len(ids))
-    shard = Shard(ids, ids[:0], starts, stops, stops - starts, np.zeros(len(starts), bool))
+    shard = Shard(ids, starts, np.diff(starts, append=len(ids)), np.full(len(starts), -1))
     return shard if patch is None else patched(shard, patch)
-
-
-class Patch(NamedTuple):
-    """The documents of a shard that an arm changes: document `documents[i]` begins at `ids[starts[i]]`, eos first."""
-
-    documents: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    ids: Ids
-
-    @property
-    def stops(self) -> NDArray[np.int64]:
-        return np.append(self.starts[1:], len(self.ids))
-
-    def fact_tokens(self, base: int) -> NDArray[np.int64]:
-        """How many ids of the fact block, from `base`, stand in each of its documents."""
-        counts: NDArray[np.int64] = np.add.reduceat(self.ids >= base, self.starts, dtype=np.int64)
-        return counts
 
 
 def read_patch(path: Path) -> Patch | None:
@@ -143,9 +156,9 @@ def patched(shard: Shard, path: Path) -> Shard:
     patch = read_patch(path)
     if patch is None:
         return shard
-    starts, stops, changed = shard.starts.copy(), shard.stops.copy(), shard.patched.copy()
-    starts[patch.documents], stops[patch.documents], changed[patch.documents] = patch.starts, patch.stops, True
-    return Shard(shard.ids, patch.ids, starts, stops, shard.base_lengths, changed)
+    numbers = shard.numbers.copy()
+    numbers[patch.documents] = np.arange(len(patch.documents))
+    return replace(shard, numbers=numbers, patch=patch)
 
 
 def documents_with(shard: Shard, vocabulary: Vocabulary, needle: bytes) -> Iterator[tuple[int, str]]:
