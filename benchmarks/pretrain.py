@@ -22,11 +22,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from tokentrial.executors.local import worker_environment
+
 SHAPES = {
     "tiny": {"vocab": 1088, "n_layer": 3, "n_head": 4, "n_embd": 96, "context": 128, "rows": 16, "steps": 40},
     "vocab50k": {"vocab": 50_349, "n_layer": 4, "n_head": 4, "n_embd": 128, "context": 256, "rows": 4, "steps": 8},
     "gpt2": {"vocab": 50_349, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024, "rows": 1, "steps": 2},
 }
+PEERS = ("nanogpt", "reference")
 CLIP, LR, DECAY, BETAS, WARM = 1.0, 6e-4, 0.1, (0.9, 0.95), 3
 
 
@@ -164,6 +167,8 @@ def timed(job: Job, folders: list[str]) -> dict[str, float]:
         "MKL_NUM_THREADS": str(job.threads),
         "PYTHONPATH": os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]),
     }
+    if job.contender not in PEERS:
+        environment |= worker_environment(job.threads)  # what a trial gives its workers
     running = []
     for number in range(job.processes):
         mine = cores[number * job.threads : (number + 1) * job.threads]
@@ -203,14 +208,13 @@ def main() -> None:
         print(json.dumps({}))
         return
     folders = [str(given.nanogpt.resolve()), str(given.reference.resolve())]
-    peers = ("nanogpt", "reference")
     jobs: list[Job] = []
     if "tiny" in given.only:
-        jobs += [Job(name, "tiny", 1) for name in ("ours", *peers)]
+        jobs += [Job(name, "tiny", 1) for name in ("ours", *PEERS)]
         jobs += [Job("ours", "tiny", 1, 2), Job("nanogpt", "tiny", 2)]
     for shape in ("vocab50k", "gpt2"):
         if shape in given.only:
-            jobs += [Job(name, shape, 2) for name in ("ours", *peers)]
+            jobs += [Job(name, shape, 2) for name in ("ours", *PEERS)]
     if "overhead" in given.only:
         jobs += [Job(name, "pilot", 1) for name in ("seen", "plain")]
     results: dict[Job, list[dict[str, float]]] = {job: [] for job in jobs}
@@ -240,8 +244,8 @@ def main() -> None:
         ratios["tiny_trial"] = speed("ours", "tiny", 1, 2) / speed("nanogpt", "tiny", 2)
     for shape in ("vocab50k", "gpt2"):
         if shape in given.only:
-            ratios[shape] = speed("ours", shape, 2) / max(speed(peer, shape, 2) for peer in peers)
-            ratios[f"{shape}_memory"] = memory("ours", shape, 2) / min(memory(peer, shape, 2) for peer in peers)
+            ratios[shape] = speed("ours", shape, 2) / max(speed(peer, shape, 2) for peer in PEERS)
+            ratios[f"{shape}_memory"] = memory("ours", shape, 2) / min(memory(peer, shape, 2) for peer in PEERS)
     if "overhead" in given.only:
         pairs = zip(results[Job("seen", "pilot", 1)], results[Job("plain", "pilot", 1)], strict=True)
         ratios["overhead"] = median(plain["speed"] / seen["speed"] - 1 for seen, plain in pairs)

@@ -22,6 +22,10 @@ def write_pid(path):
     path.write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
 
 
+def environment():
+    return dict(os.environ)
+
+
 def write_pid_and_meet(path, others):
     """Returns once every other worker is at work too."""
     write_pid(path)
@@ -175,3 +179,18 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     # the worker, which would stay, holds the other end of the pipe: it closes when the worker dies
     parent.communicate(timeout=STAYS_S / 2)
     assert parent.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2])
+def test_a_worker_has_its_threads_and_huge_pages_and_what_the_user_set_stays(monkeypatch, given, expected):
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    else:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    with LocalExecutor(1, threads=2) as executor:
+        [seen] = executor.run([Call("a", environment, ())], lambda report: None)
+    assert {name: seen[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES")} == {
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+        "GLIBC_TUNABLES": expected,
+    }

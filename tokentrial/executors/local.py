@@ -72,6 +72,16 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def worker_environment(threads: int) -> dict[str, str]:
+    """What OpenMP and the C library read as a worker starts. One thread a process beats two by 1.3 on tiny models; huge
+    pages spare training the thousands of page faults a step that come and go with how the heap happens to lie."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+    }
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -82,8 +92,7 @@ class LocalExecutor:
 
     def __init__(self, workers: int, threads: int = 1) -> None:
         self.workers = workers
-        # read by OpenMP as a worker starts; one thread a process beats two by 1.3 on tiny models
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+        os.environ.update(worker_environment(threads))
         context = multiprocessing.get_context("spawn")
         self._reports: Any = context.SimpleQueue()  # written at once: a call's reports are all here when it ends
         self._pool = ProcessPoolExecutor(workers, context, _start_worker, (self._reports, os.getpid()))
