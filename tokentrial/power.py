@@ -89,8 +89,8 @@ def print_plan(planned: Planned, console: Console) -> None:
     of_sd = f", its 95 % interval {plan.sd_ci95[0]:.3g} to {plan.sd_ci95[1]:.3g}" if plan.sd_ci95 else ""
     lines = [
         f"{planned.title}: the paired differences have sd {plan.sd:.3g}{of_sd}.",
-        f"Planned with {PLANNING_FACTOR:g} times it, {plan.planning_sd:.3g}: a pilot's own sd is too small half of the "
-        "time.",
+        f"Planned with {PLANNING_FACTOR:g} times it, {plan.planning_sd:.3g}: a pilot's sd is too small more often than "
+        "not.",
     ]
     if plan.sd == 0:
         lines.append("No spread between the seeds: their number cannot be planned from it.")

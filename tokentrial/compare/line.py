@@ -27,7 +27,7 @@ class Line:
     ci95: list[float] | None
     p: float | None
     p_holm: float | None = None  # over all contrasts of this unit that were asked for together
-    p_by_fact: float | None = None  # sign-flip over unordered facts, where both orders of a fact are items
+    p_by_fact: float | None = None  # sign-flip over unordered facts, where several items ask one fact
     test: str
     discordant: list[int] | None = None  # items that only a, and only b, answered
     mde80: float | None

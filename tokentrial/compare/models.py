@@ -125,17 +125,16 @@ def _same_set(a: Items, b: Items) -> bool:
 
 
 def _over_facts(a: Items, b: Items, shared: list[str]) -> tuple[float | None, str | None]:
-    """Where a fact is asked in two orders, its items are one cluster: the sign-flip over facts, and a note."""
+    """Where several items ask one fact, such as 6*9 and 9*6, they are one cluster: sign-flip over facts, and a note."""
+    if len({a.facts.get(item, item) for item in shared}) == len(shared):
+        return None, None
     differences: dict[str, int] = {}
     for item in shared:
-        if item in a.facts:
-            fact = a.facts[item]
-            differences[fact] = differences.get(fact, 0) + a.right[item] - b.right[item]
-    if not differences or len(differences) == len(shared):
-        return None, None
+        fact = a.facts.get(item, item)
+        differences[fact] = differences.get(fact, 0) + a.right[item] - b.right[item]
     p = sign_flip(list(differences.values()), np.random.default_rng(0))
-    items = f"{len(shared)} items are {len(differences)} facts, most in two orders, and orders of a fact go together"
-    return p, f"{items}: flipped fact by fact p is {p:.2g}"
+    clusters = f"the {len(shared)} items ask {len(differences)} facts, and items of one fact go together"
+    return p, f"{clusters}: flipped fact by fact p is {p:.2g}"
 
 
 def _against_floors(floors: Mapping[str, float], rates: tuple[float, float], n_items: tuple[int, int]) -> list[str]:

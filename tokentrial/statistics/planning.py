@@ -35,8 +35,8 @@ class SeedPlan:
 def plan_seeds(sd: float, effects: Sequence[float], n: int | None = None, alpha: float = 0.05) -> SeedPlan:
     """Seeds for each effect, and what so many seeds detect, planned with 1.46 times the pilot's sd.
 
-    A pilot's own sd is too small half of the time, so a trial planned with it is underpowered half of the time
-    (Browne 1995, Stat. Med. 14:1933). An effect of 0 needs no number of seeds: ValueError.
+    A pilot's own sd is too small more often than not, and a trial planned with it has too few seeds (Browne 1995,
+    Stat. Med. 14:1933, who plans with an upper bound of it). An effect of 0 needs no number of seeds: ValueError.
     """
     if any(not 0 < abs(effect) < float("inf") for effect in effects):
         raise ValueError(f"effects: found {list(effects)}, expected finite numbers other than 0")
