@@ -80,6 +80,8 @@ def mde_independent(p: float, n_a: int, n_b: int, alpha: float = 0.05, power: fl
 
     Normal approximation with the pooled variance under no difference (Fleiss, Levin & Paik 2003, eq. 4.14).
     """
+    if fisher_exact(n_a, n_a, 0, n_b) >= alpha:
+        return None  # not even all against none
     base, z_alpha, z_power = min(p, 1 - p), float(ndtri(1 - alpha / 2)), float(ndtri(power))
 
     def short(effect: float) -> float:
@@ -97,6 +99,8 @@ def mde_paired(discordant: int, total: int, alpha: float = 0.05, power: float = 
     Connor (1987, Biometrics 43:207) at the observed share of discordant items, which is at least the difference.
     """
     _check(discordant, total)
+    if mcnemar_exact(total, 0) >= alpha:
+        return None  # not even all against none
     z_alpha, z_power = float(ndtri(1 - alpha / 2)), float(ndtri(power))
 
     def short(effect: float) -> float:
