@@ -39,10 +39,10 @@ def write_cell(folder, seed, known, bits=200.0):
 
 @pytest.fixture
 def run_folder(tiny, tmp_path):
-    """`run_folder(name, {arm: known by seed}, seeds)`: a run whose cells are evaluated after pretraining."""
+    """`run_folder(name, {arm: known by seed}, seeds)`: a run of which these arms are evaluated."""
 
     def make(name, knows, seeds=(1, 2, 3, 4, 5, 6), *overrides):
-        listed = [f"arms=[{','.join(knows)}]", f"seeds={[*seeds]}", "verdict.gate={asked: 0.6, never_asked: 0.4}"]
+        listed = [f"seeds={[*seeds]}", "verdict.gate={asked: 0.6, never_asked: 0.4}", "verdict.smallest_effect=0.1"]
         trial = tiny(tmp_path / name, *listed, *overrides)
         dumped = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
         write_bytes(trial.folder / "trial.yaml", dumped.encode())

@@ -146,4 +146,5 @@ def test_whatever_the_fields_hold_it_is_read_or_refused(tmp_path, value, name):
     try:
         read([path])
     except TrialError as error:
-        assert name in str(error)
+        named = name in str(error)
+        assert named

@@ -181,7 +181,7 @@ def test_texts_that_differ_are_not_compared_by_bits(run_folder, command):
 
 
 def test_a_run_without_results_says_what_to_do(run_folder, command):
-    folder = run_folder("empty", {"baseline": ()}, ())
+    folder = run_folder("empty", {})
     code, _, err = command("compare", folder, folder)
     assert code == 2
     assert str(folder) in err

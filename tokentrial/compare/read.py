@@ -45,9 +45,7 @@ def counts(words: Sequence[str], task: str | None) -> list[list[System]]:
         if task == TABLE:
             known = reference.table(items.total, items.correct)
             if known is None:
-                raise SettingsError(
-                    f"--counts {word!r} --task {task}: the table has 81 items, or 64 without those of 1"
-                )
+                raise SettingsError(f"--counts {word!r} --task {task}: expected 81 items, or 64 without those of 1")
             items = known
         groups.append([single(word, {f"{task or 'counts'}/all/accuracy": items})])
     return groups
