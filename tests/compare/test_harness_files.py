@@ -59,6 +59,18 @@ def test_samples_pair_by_question(tmp_path, compared):
     assert made["gsm8k/all/accuracy_flexible"]["difference"] == 0
 
 
+def test_a_question_that_is_there_twice_pairs_by_its_place(tmp_path, compared):
+    lines = [
+        {"doc_id": n, "doc": {"question": "the same?"}, "metrics": ["acc"], "filter": "none", "acc": float(n == 0)}
+        for n in range(3)
+    ]
+    for name, order in (("samples_one.jsonl", lines), ("samples_two.jsonl", lines[::-1])):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in order))
+    (tmp_path / "samples_two.jsonl").rename(tmp_path / "samples_one_2026-01-01T00-00-00.jsonl")
+    [line] = compared(tmp_path / "samples_one.jsonl", tmp_path / "samples_one_2026-01-01T00-00-00.jsonl")
+    assert (line["n_items"], line["discordant"]) == (3, [0, 0])
+
+
 def test_results_alone_are_totals(tmp_path, compared):
     folders = [write_harness(tmp_path / name, right, False) for name, right in (("one", ONE), ("two", TWO))]
     line = compared(*folders)[0]

@@ -99,6 +99,27 @@ def test_a_cell_whose_rows_are_not_what_an_evaluation_writes_is_refused(run_fold
     assert f"{path}: " in err
 
 
+@pytest.mark.parametrize("bits", [1e308, -1e20])
+def test_figures_beyond_reason_are_refused(run_folder, command, bits):
+    folder = run_folder("run", {"baseline": (5, 6), "mul_tokens": (7, 8)}, (1, 2))
+    path = folder / "baseline" / "seed1" / "eval_pretrain" / "heldout_text.json"
+    held = json.loads(path.read_text())
+    held["documents"][0]["bits"] = bits
+    path.write_text(json.dumps(held))
+    code, _, err = command("compare", folder)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{path.parent}: pretrain/heldout_text/untouched/bits_per_byte: found" in err
+
+
+def test_a_declaration_that_is_none_is_named(run_folder, command):
+    folders = [run_folder(name, {"baseline": (5, 6)}, (1, 2)) for name in ("one", "two")]
+    for folder in folders:
+        (folder / "declared.json").write_text('{"control": "baseline", "smallest_effect": -0.1}')
+    code, _, err = command("compare", *folders)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "declared.json: smallest_effect: found -0.1" in err
+
+
 def test_a_report_that_is_broken_is_named(run_folder, command):
     folder = run_folder("run", {"baseline": (5, 6), "mul_tokens": (7, 8)}, (1, 2))
     (folder / "comparison_report.json").write_text('{"outcomes": {"x": 3}}')

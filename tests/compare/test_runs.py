@@ -59,6 +59,12 @@ def test_the_same_arm_of_two_runs_pairs_by_seed(run_folder, compared):
     assert line["p_holm"] > line["p"]
 
 
+def test_of_two_runs_with_several_arms_those_of_one_name_are_compared(run_folder, compared):
+    both = {"baseline": LOW, "mul_tokens": HIGH}
+    pairs = {(line["a"], line["b"]) for line in compared(run_folder("one", both), run_folder("two", both))}
+    assert pairs == {(f"one/{arm}", f"two/{arm}") for arm in both}
+
+
 def test_a_run_against_itself_again_shows_no_difference(run_folder, compared):
     again = (5, 7, 6, 6, 5, 8)
     made = {

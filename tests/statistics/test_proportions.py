@@ -95,9 +95,11 @@ def test_pairs_that_go_together_make_the_interval_narrower():
 
 
 def test_a_correlation_smaller_than_its_continuity_correction_counts_as_none():
-    # 26 * 26 - 24 * 24 = 100 is above n / 2 = 50, so 50 is left of it; 25 of each leaves nothing
-    assert newcombe_paired(25, 25, 25, 25) == pytest.approx(newcombe_independent(50, 100, 50, 100))
-    assert np.diff(newcombe_paired(26, 24, 24, 26)) < np.diff(newcombe_independent(50, 100, 50, 100))
+    # 26 * 26 - 25 * 25 = 51 is n / 2 and leaves nothing
+    assert newcombe_paired(26, 25, 25, 26) == pytest.approx(newcombe_independent(51, 102, 51, 102))
+    # 26 * 26 - 24 * 24 = 100 leaves 50 of itself, and phi is 50 over the root of the margins, 50 * 50
+    widths = np.diff([newcombe_paired(26, 24, 24, 26), newcombe_independent(50, 100, 50, 100)])[:, 0]
+    assert (widths[0] / widths[1]) ** 2 == pytest.approx(1 - 50 / 2500)
 
 
 @given(fourfold)

@@ -18,6 +18,7 @@ from tokentrial.tasks.arithmetic import TABLE, table_subsets
 from tokentrial.trial import load
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
+_LARGEST = 1e9  # no accuracy, log-probability or bits per byte comes near it
 _SEED = re.compile(r"seed([0-9]{1,9})")
 
 
@@ -66,7 +67,7 @@ class Declared(Fields):
     """What of a run's declaration bears on a comparison with another run."""
 
     control: str
-    smallest_effect: float | None = None
+    smallest_effect: float | None = Field(default=None, gt=0, le=1e9)
     gate: GateSettings | None = None
 
 
@@ -146,6 +147,10 @@ def _model(stages: dict[str, Path], untouched: set[str]) -> Model:
             items |= {_named(stage, name): made for name, made in _items([row for _, row in raw]).items()}
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise refuse(path, f"not what an evaluation writes ({error!r}); evaluate this cell again") from None
+    for name, value in results.values.items():
+        if not abs(value) < _LARGEST:
+            folder = stages[name.partition("/")[0]]
+            raise refuse(folder, f"{name}: found {value:g}, expected a figure below {_LARGEST:g}")
     values = {name.removeprefix("/"): value for name, value in results.values.items()}
     facts = {name.removeprefix("/"): table for name, table in results.facts.items() if table}
     return Model(items, values, facts, held)
