@@ -64,7 +64,7 @@ def test_all_24_compare_in_one_call_as_scipy_does(outputs, compared, task, shown
 
 
 def test_after_sft_the_table_differs_one_seed_each(outputs, compared):
-    """55/81 against 30/81, paired: 33 and 8 discordant items in the files; clusters by fact are named."""
+    """55/81 against 30/81, paired item by item in the files; clusters by fact are named."""
     made = {
         line["outcome"]: line
         for line in compared(outputs / "eval_sft_gsm8k_baseline", outputs / "eval_sft_gsm8k_mul_tokens")

@@ -1,6 +1,9 @@
 """The seeds a trial needs follow from 1.46 times its pilot's noise."""
 
+import math
+
 import pytest
+from statsmodels.stats.power import TTestPower
 
 from tokentrial.statistics.planning import plan_seeds
 from tokentrial.statistics.power import mde, power
@@ -14,10 +17,10 @@ def test_seeds_are_the_fewest_that_reach_each_power_at_the_planning_sd():
             assert power(row.effect, 0.365, n) >= float(percent) / 100 > power(row.effect, 0.365, n - 1)
 
 
-def test_the_printed_power_of_six_seeds():
-    """FACTS: an sd of .25 at n = 6 gives 57 % for a difference of the size that the try-out showed, 0.27."""
-    assert power(0.27, 0.25, 6) == pytest.approx(0.57, abs=0.02)
-    assert plan_seeds(0.25, [0.27]).effects[0].seeds80_as_measured > 6
+@pytest.mark.parametrize("effect", [0.3, 0.1])
+def test_seeds_are_those_that_statsmodels_solves_for(effect):
+    solved = TTestPower().solve_power(effect / (1.46 * 0.25), alpha=0.05, power=0.8)
+    assert plan_seeds(0.25, [effect]).effects[0].seeds["80"] == math.ceil(solved)
 
 
 def test_what_so_many_seeds_detect_is_at_the_planning_sd_too():
