@@ -10,6 +10,8 @@ import typer
 from tokentrial.errors import SettingsError, TrialError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tokentrial.cell import Cell
     from tokentrial.trial import Trial
 
@@ -79,6 +81,84 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
         _print_json(made)
     else:
         _show(made, out)
+
+
+@app.command()
+def compare(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="A [B]...", help="run folders, OUT/ARM, OUT/ARM/seedK, or files of results"),
+    ] = None,
+    counts: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="bare counts instead, such as 5/81 0/81")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="what the counts are of; mul_table has known floors")] = None,
+    outcome: Annotated[list[str] | None, typer.Option(help="only this outcome; may be given again")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare results, ours, the reference experiment's or lm-eval's: what differs, and what may be said of it.
+
+    Example: tokentrial compare --counts 5/81 0/81 --task mul_table
+    """
+    from dataclasses import asdict
+
+    from tokentrial.compare import contrasts, read
+
+    if bool(paths) == bool(counts):
+        raise SettingsError("compare: give paths of results, or --counts 5/81 0/81")
+    if task and not counts:
+        raise SettingsError(f"--task {task}: names what --counts are of; results name their own")
+    groups = read.counts(counts, task) if counts else read.read(paths or ())
+    made = contrasts.compare(groups, outcome or ())
+    if json:
+        _print_json({"contrasts": [asdict(line) for line in made.contrasts], "notes": made.notes})
+        return
+    from tokentrial.compare.table import print_comparison
+
+    print_comparison(made, _console())
+
+
+@app.command()
+def power(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[OUT] [EFFECT]...", help="a run folder, and effects as --effect")
+    ] = None,
+    sd: Annotated[float | None, typer.Option(help="instead of OUT: sd of the paired differences over seeds")] = None,
+    effect: Annotated[list[float] | None, typer.Option(help="an effect to plan for; may be given again")] = None,
+    outcome: Annotated[str | None, typer.Option(help="the primary outcome if left out")] = None,
+    contrast: Annotated[str | None, typer.Option(help="'a - b'; the primary contrast if left out")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say how many seeds an effect needs, from a pilot's noise.
+
+    Example: tokentrial power outputs/pilot --effect 0.1
+    """
+    from dataclasses import asdict
+
+    from tokentrial import power as planning
+
+    folders, effects = [word for word in words or () if not _is_number(word)], list(effect or ())
+    effects += [float(word) for word in words or () if _is_number(word)]
+    if len(folders) + (sd is not None) != 1:
+        raise SettingsError("power: give one run folder with a report, or --sd 0.25")
+    if sd is None:
+        planned = planning.from_run(Path(folders[0]), outcome, contrast, effects)
+    elif outcome or contrast:
+        raise SettingsError("power: --outcome and --contrast are of a run folder, not of --sd")
+    else:
+        planned = planning.from_sd(sd, effects)
+    if json:
+        _print_json({"of": planned.title, **asdict(planned.plan)})
+    else:
+        planning.print_plan(planned, _console())
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 @app.command()
@@ -269,12 +349,16 @@ def _chosen(trial: "Trial", arm: str | None, seed: int | None) -> "list[Cell]":
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
     from tokentrial.report.tables import print_report
 
-    print_report(report, Console(width=None if sys.stdout.isatty() else 180))
+    print_report(report, _console())
     print(f"Report: {folder / 'report.md'}")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 180)
 
 
 def _print_json(value: Any) -> None:

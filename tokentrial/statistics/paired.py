@@ -85,7 +85,7 @@ def paired_t(differences: Values) -> PairedT:
 
 
 def _interval(mean: float, error: float, df: float, level: float) -> Interval:
-    half = error * float(special.stdtrit(df, (1 + level) / 2))
+    half = float(error * special.stdtrit(df, (1 + level) / 2))
     return mean - half, mean + half
 
 

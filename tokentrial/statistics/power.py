@@ -21,13 +21,18 @@ def power(effect: float, sd: float, n: int, alpha: float = 0.05) -> float | None
     _check(sd, alpha)
     if sd == 0 or n < 2:
         return None
-    return _chance(abs(effect) / sd * sqrt(n), n, alpha)
+    return _chance(abs(effect) / sd * sqrt(n), n - 1, alpha)
 
 
 def mde(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float | None:
     """Minimum detectable effect, found with chance `power`; None ("n/a") for sd = 0 or n < 2."""
     _check(sd, alpha, power)
-    return None if sd == 0 or n < 2 else sd * _mde_in_sd(n, alpha, power)
+    return None if sd == 0 or n < 2 else mde_of_error(sd / sqrt(n), n - 1, alpha, power)
+
+
+def mde_of_error(error: float, df: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The same for any t test whose difference has this standard error and these degrees of freedom."""
+    return error * _noncentrality(df, alpha, power)
 
 
 def seeds_needed(effect: float, sd: float, alpha: float = 0.05, power: float = 0.8, most: int = 1000) -> int | None:
@@ -35,7 +40,7 @@ def seeds_needed(effect: float, sd: float, alpha: float = 0.05, power: float = 0
     _check(sd, alpha, power)
     if sd == 0:
         return None
-    n = 2 + bisect_left(range(2, most + 1), power, key=lambda n: _chance(abs(effect) / sd * sqrt(n), n, alpha))
+    n = 2 + bisect_left(range(2, most + 1), power, key=lambda n: _chance(abs(effect) / sd * sqrt(n), n - 1, alpha))
     return n if n <= most else None
 
 
@@ -48,18 +53,18 @@ def sd_interval(sd: float, n: int, level: float = 0.95) -> tuple[float, float] |
     return low, high
 
 
-def _chance(noncentrality: float, n: int, alpha: float) -> float:
-    critical, shift = t.isf(alpha / 2, n - 1), min(noncentrality, _FAR)
+def _chance(noncentrality: float, df: float, alpha: float) -> float:
+    critical, shift = t.isf(alpha / 2, df), min(noncentrality, _FAR)
     # The lower tail as the upper tail of the mirrored t: nct.cdf returns NaN where nct.sf does not.
-    return float(nct.sf(critical, n - 1, shift) + nct.sf(critical, n - 1, -shift))
+    return float(nct.sf(critical, df, shift) + nct.sf(critical, df, -shift))
 
 
 @cache  # one trial asks for the same n, alpha and power in every contrast
-def _mde_in_sd(n: int, alpha: float, power: float) -> float:
+def _noncentrality(df: float, alpha: float, power: float) -> float:
     high = 1.0
-    while _chance(high, n, alpha) < power:
+    while _chance(high, df, alpha) < power:
         high *= 2
-    return float(brentq(lambda shift: _chance(shift, n, alpha) - power, 0, high, xtol=1e-10)) / sqrt(n)
+    return float(brentq(lambda shift: _chance(shift, df, alpha) - power, 0, high, xtol=1e-10))
 
 
 def _check(sd: float, alpha: float, power: float = 0.8) -> None:

@@ -1,0 +1,1 @@
+"""Results beside results, whoever wrote them: `read` loads, `contrasts` says what they show."""

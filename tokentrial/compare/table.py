@@ -1,0 +1,65 @@
+"""A comparison for a person."""
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokentrial.compare.contrasts import Comparison
+from tokentrial.compare.line import Line
+from tokentrial.report.tables import interval, number, one_line
+
+_PAIR = ("a", "b")
+_HEADER = ("outcome", "value a", "value b", "n", "a - b [95 %]", "p", "test", "MDE 80 %", "verdict")
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """One row a tested contrast; below the table each note, with the rows that it is of."""
+    tested = [line for line in comparison.contrasts if line.p is not None or line.verdict is not None]
+    pairs = {(line.a, line.b) for line in tested}
+    if len(pairs) == 1:
+        for letter, name in zip(_PAIR, pairs.pop(), strict=True):
+            _say(console, f"{letter}: {name}")
+        pairs = set()
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    for column in ("", *(_PAIR if pairs else ()), *_HEADER):
+        table.add_column(column, overflow="fold")
+    said: dict[str, list[int]] = {}
+    for row, line in enumerate(tested, 1):
+        cells = [str(row), *((line.a, line.b) if pairs else ()), *_cells(line)]
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+        for note in filter(None, line.note.split("; ")):
+            said.setdefault(note, []).append(row)
+    if tested:
+        console.print(table)
+    for note, rows in said.items():
+        _say(console, f"{note}." if len(rows) == len(tested) else f"{_rows(rows)}: {note}.")
+    for note in comparison.notes:
+        _say(console, f"{note}.")
+    if untested := len(comparison.contrasts) - len(tested):
+        _say(console, f"{untested} outcomes that no test fits, such as one seed's bits per byte, are in --json only.")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(one_line(text), highlight=False, markup=False)
+
+
+def _cells(line: Line) -> list[str]:
+    units = f"{line.n_a}" if line.n_a == line.n_b else f"{line.n_a} and {line.n_b}"
+    return [
+        line.outcome,
+        f"{line.value_a:.3f}",
+        f"{line.value_b:.3f}",
+        f"1 seed, {units} items" if line.unit == "items" else f"{units} seeds",
+        f"{line.difference:+.3f} {interval(line.ci95)}",
+        number(line.p) + (f" (Holm {number(line.p_holm)})" if line.p_holm not in (None, line.p) else ""),
+        line.test,
+        number(line.mde80),
+        line.verdict or "",
+    ]
+
+
+def _rows(rows: list[int]) -> str:
+    """`row 3`, or `rows 1, 2` and no more than eight of them."""
+    shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    return f"row{'s' if len(rows) > 1 else ''} {shown}"
