@@ -183,6 +183,8 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2])
 def test_a_worker_has_its_threads_and_huge_pages_and_what_the_user_set_stays(monkeypatch, given, expected):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # put back after the test: the executor sets this process's own
     if given:
         monkeypatch.setenv("GLIBC_TUNABLES", given)
     else:
