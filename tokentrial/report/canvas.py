@@ -55,6 +55,7 @@ def new_figure(width: float, height: float, **grid: Any) -> "tuple[Figure, Any]"
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
     return figure, figure.subplots(squeeze=False, **grid)
 
 

@@ -56,7 +56,7 @@ class Evidence:
                 counts[group, a - 1, b - 1] += 1
                 sums[0, group, a - 1, b - 1] += row["correct"]
                 sums[1, group, a - 1, b - 1] += row["choice_logprob"]
-            if seed == self.shown and (row["task"] == TABLE or "stopped" in row):
+            if seed == self.shown and ("stopped" in row or (row["task"] == TABLE and row["asked"] is not None)):
                 shown.append(row)
         if seed == self.shown:
             self.rows.setdefault(stage, {})[arm] = shown

@@ -96,7 +96,7 @@ def _ladder(report: Report, width: float) -> "Figure":
         floor = next((o["floor"] for s in stages if (o := report["outcomes"].get(f"{s}/{name}"))), None)
         if floor is not None:
             axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
-        axis.set_title("\n".join(wrap(in_words(f"/{name}", with_stage=False), 34 if width == WIDE else 52)))
+        axis.set_title("\n".join(wrap(in_words(f"/{name}", with_stage=False), 30 if width == WIDE else 44)))
         axis.set_xticks(range(len(stages)), [stage for stage in stages])
         axis.set_xlim(-0.25, len(stages) - 0.75)
         axis.grid(axis="y")
@@ -257,7 +257,7 @@ def _dose(report: Report, width: float) -> "Figure":
         start = 0.0
         for number, form in enumerate(forms):
             served = of_arm["forms"][form]
-            alpha = 0.95 - 0.8 * number / max(1, len(forms) - 1)
+            alpha = 1 - 0.72 * number / max(1, len(forms) - 1)
             axis.barh(-row, served, left=start, height=0.62, color=ARMS[2], alpha=alpha, edgecolor=PAPER, linewidth=0.8,
                       label=None if row else form.replace("_", " "))  # fmt: skip
             start += served

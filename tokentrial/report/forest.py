@@ -6,7 +6,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.report.canvas import INK, MUTED, NARROW, PAPER, WIDE, Report, look, new_figure
-from tokentrial.report.meaning import in_words
+from tokentrial.report.meaning import in_words, metric_words
 from tokentrial.report.tables import interval
 
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ def forest(report: Report, width: float) -> "Figure":
         metric = pair["outcome"].rsplit("/", 1)[1]
         panels.setdefault(metric, []).append(("" if number else "PRIMARY  ", made, pair))
     rows = [len(panel) for panel in panels.values()]
-    lines = 1 if width == WIDE else 2
     figure, axes = new_figure(
-        width, sum(rows) * (0.58 + 0.17 * lines) + 0.75 * len(rows), nrows=len(rows), height_ratios=[r + 0.5 for r in rows]
+        width, sum(rows) * (0.62 if width == WIDE else 0.9) + 0.8 * len(rows), nrows=len(rows), height_ratios=[r + 0.5 for r in rows]
     )
     for axis, (metric, panel) in zip(axes[:, 0], panels.items(), strict=True):
         _forest_panel(axis, report, metric, panel, width)
@@ -47,7 +46,7 @@ def _forest_panel(
         level = mean([b for b in outcome["per_seed"][control] if b is not None])
         if metric == "accuracy" and outcome["floor"] is not None:
             at = outcome["floor"] - level
-            axis.plot([at, at], [y - 0.2, y + 0.2], color=MUTED, linewidth=1.2, linestyle=(0, (1, 1)))
+            axis.plot([at, at], [y - 0.26, y + 0.1], color=MUTED, linewidth=1.2, linestyle=(0, (1, 1)))
             floored = True
         axis.plot(values, [y - 0.16] * len(values), "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
         low, high = made["ci95"] or (made["difference"],) * 2
@@ -55,23 +54,27 @@ def _forest_panel(
         axis.plot([made["difference"]], [y], "D", color=colour, markersize=7, markeredgecolor=PAPER, markeredgewidth=1)
         what = f"{role}{pair['contrast'].replace(' - ', ' − ')}, {in_words(pair['outcome'])}"
         figures = f"{made['verdict'] or 'no verdict'}  {made['difference']:+.3f} {interval(made['ci95'])}"
-        left = "\n".join(wrap(what, 54)) if width == NARROW else what
+        # on a ground of its own, so that no line runs through the words
+        ground: Any = {"bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}, "va": "bottom", "fontsize": 8}
+        ground["xycoords"] = ("axes fraction", "data")
         strong: Any = {"weight": "bold"} if role else {}
-        axis.annotate(left, (0, y + 0.2), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, **strong)
-        axis.annotate(
-            figures, (1, y - 0.42), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8, color=MUTED
-        )
+        if width == NARROW:
+            words = "\n".join([*wrap(what, 52), figures])
+            axis.annotate(words, (0, y + 0.14), **ground, **strong)
+        else:
+            axis.annotate(what, (0, y + 0.2), **ground, **strong)
+            axis.annotate(figures, (1, y + 0.2), ha="right", color=MUTED, **ground)
     axis.axvline(0, color=INK, linewidth=1)
     if metric == "accuracy":
         for edge in (-smallest, smallest):
             axis.axvline(edge, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-    axis.set_ylim(-len(panel) + 0.5, 0.55 + (0.12 if width == NARROW else 0))
+    axis.set_ylim(-len(panel) + 0.62, 0.62)
     axis.margins(x=0.06)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
     better = "left is better" if metric in ("bits_per_byte", "gold_nats_per_byte") else "right is better"
     marks = f"; dashed: ±{smallest:g}" + ("; dotted: at the floor" if floored else "") if metric == "accuracy" else ""
-    title = f"difference in {in_words(f'//all/{metric}', with_stage=False).split(' on ')[0]}, {better}{marks}"
+    title = f"difference in {metric_words(metric)}, {better}{marks}"
     axis.set_xlabel("\n".join(wrap(title, 200 if width == WIDE else 50)))
 
 

@@ -1,7 +1,7 @@
 """What a report means, in sentences: the verdict, each arm, what was not shown, what to run next, the limits."""
 
 from collections.abc import Mapping, Sequence
-from statistics import stdev
+from statistics import mean, stdev
 from typing import Any
 
 from tokentrial.report.tables import interval, number, one_line, spread
@@ -34,10 +34,15 @@ STAGES = {"pretrain": "after pretraining", "sft": "after SFT", "grpo": "after GR
 _MANY = 200  # seeds past which more of them are no plan
 
 
+def metric_words(metric: str) -> str:
+    """What a metric measures, for a reader."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
 def in_words(outcome: str, with_stage: bool = True) -> str:
     """An outcome's name for a reader: `pretrain/mul_table/asked/accuracy` is accuracy on asked facts."""
     stage, task, subset, metric = outcome.split("/", 3)
-    what = _METRICS.get(metric, metric.replace("_", " "))
+    what = metric_words(metric)
     if task == "mul_table":
         where = _SUBSETS.get(subset, subset) or "the whole times table"
     else:
@@ -62,19 +67,20 @@ def headline(report: Report) -> str:
     treatment, control = primary["contrast"].split(" - ")
     what, verdict = in_words(primary["outcome"]), primary["verdict"]
     if verdict in (HELPS, HURTS):
-        return f"{treatment} {verdict}: {what} is {_both(report, treatment, control)}."
+        return f"{treatment} {verdict}: {_both(report, treatment, control)}, {what}."
     if verdict == NO_DIFFERENCE:
-        return f"No difference shown between {treatment} and {control} in {what}: {_both(report, treatment, control)}."
+        return f"No difference shown: {_both(report, treatment, control)}, {what}."
     if verdict == NOT_LEARNT:
         return f"No verdict: {report['declared']['control']} has not learnt what the arms are compared by."
     if verdict and verdict.startswith(EQUIVALENT):
-        return f"{treatment} and {control} are {verdict} in {what}: {_both(report, treatment, control)}."
+        return f"{treatment} and {control} are {verdict}: {_both(report, treatment, control)}, {what}."
     return f"No verdict yet on {treatment} against {control} in {what}."
 
 
 def _both(report: Report, treatment: str, control: str) -> str:
     values = report["outcomes"][report["primary"]["outcome"]]["per_seed"]
-    return f"{spread(values[treatment])}, and {spread(values[control])} in {control}"
+    a, b = (mean(value for value in values[arm] if value is not None) for arm in (treatment, control))
+    return f"{a:.2f} against {b:.2f} of {control}"
 
 
 def arm_sentences(report: Report) -> list[tuple[str, str]]:
@@ -91,13 +97,13 @@ def arm_sentences(report: Report) -> list[tuple[str, str]]:
             near = "" if floor is None else f", where answers that know no arithmetic get {floor:.3f}"
             sentences.append((arm, f"{said}{near}: the control."))
             continue
-        judged = [
-            f"{made['verdict']} on {in_words(pair['outcome'], with_stage=False)} "
-            f"({made['difference']:+.3f} {interval(made['ci95'])})"
-            for pair in (declared["primary"], *declared["secondary"])
-            if pair["contrast"].split(" - ")[0] == arm and (made := _made(report, pair)) and made["verdict"]
-        ]
-        sentences.append((arm, f"{said}; {'; '.join(judged) or 'no declared verdict'}."))
+        judged: dict[str, list[str]] = {}
+        for pair in (declared["primary"], *declared["secondary"]):
+            made = _made(report, pair)
+            if pair["contrast"].split(" - ")[0] == arm and made and made["verdict"]:
+                judged.setdefault(made["verdict"], []).append(in_words(pair["outcome"], with_stage=False))
+        verdicts = "; ".join(f"{verdict} ({', '.join(outcomes)})" for verdict, outcomes in judged.items())
+        sentences.append((arm, f"{said}: {verdicts or 'no declared verdict'}."))
     return sentences
 
 
@@ -150,29 +156,31 @@ def next_steps(report: Report) -> list[dict[str, str]]:
 
 
 def _fresh_seeds(report: Report, made: Mapping[str, Any]) -> tuple[str, str, float]:
-    """As many fresh seeds as find the smallest effect that matters. Fresh: more seeds after a look are no test."""
-    needed, seeds = planned_seeds(report), report["seeds"]
-    smallest = report["declared"]["smallest_effect"]
+    """As many fresh seeds as find again what was seen, or the smallest effect that matters where nothing was. Fresh:
+    more of the same trial after a look are no test."""
+    shown, seeds = report["primary"]["verdict"] in (HELPS, HURTS), report["seeds"]
+    effect = abs(made["difference"]) if shown else report["declared"]["smallest_effect"]
+    needed = planned_seeds(report, effect)
     if needed is None:
-        return (f"another outcome or less noise: no number of seeds up to {_MANY} finds {smallest:g}", "", 0.0)
+        return ("", "", 0.0)
     first = max(seeds) + 1
     command = f"'seeds=[{','.join(map(str, range(first, first + needed)))}]'"
     return (
-        f"confirm on {needed} fresh seeds, which find an effect of {smallest:g} four times in five",
+        f"{'confirm' if shown else 'decide'} on {needed} fresh seeds, which find an effect of {effect:.2g} four times in 5",
         command,
         needed / len(seeds),
     )
 
 
-def planned_seeds(report: Report) -> int | None:
-    """Seeds that find the smallest effect with 80 % power, from the primary's spread, widened for planning."""
+def planned_seeds(report: Report, effect: float) -> int | None:
+    """Seeds that find an effect with 80 % power, from the primary's spread, widened for planning; None where that is
+    not known or they are too many to be a plan."""
     primary = report["primary"]
     treatment, control = (report["outcomes"][primary["outcome"]]["per_seed"][a] for a in primary["contrast"].split(" - "))
     d = [a - b for a, b in zip(treatment, control, strict=True) if a is not None and b is not None]
     if len(d) < 2:
         return None
-    declared = report["declared"]
-    return seeds_needed(declared["smallest_effect"], PLANNING_FACTOR * stdev(d), declared["alpha"], most=_MANY)
+    return seeds_needed(effect, PLANNING_FACTOR * stdev(d), report["declared"]["alpha"], most=_MANY)
 
 
 def cost(report: Report, share: float) -> str:

@@ -1,5 +1,6 @@
 """`report.html`: one page that needs no network, from the report alone. Whatever results hold is escaped by Jinja2."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tokentrial.report.tables import interval, number, one_line, spread
 from tokentrial.store import write_bytes
 
 Report = Mapping[str, Any]
+_EMPTY_LINES = re.compile(r"\n\s*\n\s*\n")
 
 # what each figure is there to show, for its caption
 _CAPTIONS = {
@@ -89,6 +91,7 @@ def page(report: Report, drawn: Mapping[str, Drawn]) -> str:
         settings=yaml.safe_dump(report["settings"], sort_keys=False, width=100),
         after=lambda stage: meaning.STAGES.get(stage, f"after {stage}"),
         amount=amount,
+        shown=shown,
         in_words=meaning.in_words,
         number=number,
     )
@@ -124,4 +127,9 @@ def amount(value: float | None) -> str:
     """A quantity of any size, in few characters."""
     if value is None:
         return "-"
-    return f"{value:.2e}" if value >= 1e9 else f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
+    return f"{value:.2e}" if value >= 1e9 else f"{value:,.2f}" if value < 10 and value % 1 else f"{value:,.0f}"
+
+
+def shown(completion: str) -> str:
+    """A completion as it stands on the page: runs of empty lines shortened."""
+    return _EMPTY_LINES.sub("\n⋮\n", completion.strip())
