@@ -17,7 +17,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} |
 }
 WIDE, NARROW = 7.6, 3.7  # inches
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 9,
     "text.color": INK,
@@ -52,10 +52,10 @@ def new_figure(width: float, height: float, **grid: Any) -> "tuple[Figure, Any]"
     """A figure of so many inches with its axes, a grid as `subplots` takes it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
     return figure, figure.subplots(squeeze=False, **grid)
 
 

@@ -260,9 +260,7 @@ def _curves(trial: Trial, results: Results) -> dict[str, Any]:
     return curves
 
 
-def _consumed(
-    trial: Trial, exposure: Mapping[str, Any], evaluated: Evaluated, results: Results
-) -> dict[str, Any]:
+def _consumed(trial: Trial, exposure: Mapping[str, Any], evaluated: Evaluated, results: Results) -> dict[str, Any]:
     """What each arm read, mean over its seeds: tokens, original bytes, documents, questions, FLOPs, seconds."""
     consumed = {}
     for arm in trial.arms:
@@ -283,7 +281,10 @@ def _consumed(
                 "parameters": trained[0]["num_params"],
                 "flops": mean_of([s["tokens"] * each for s, each in zip(served, flops, strict=True)]),
                 "train_seconds": mean_of([t["seconds"] for t in trained]),
-                **{key: mean_of([s[key] for s in spent if key in s]) for key in dict.fromkeys(k for s in spent for k in s)},
+                **{
+                    key: mean_of([s[key] for s in spent if key in s])
+                    for key in dict.fromkeys(k for s in spent for k in s)
+                },
             }
     return consumed
 

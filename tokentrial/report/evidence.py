@@ -1,5 +1,5 @@
-"""What the report shows beside its outcomes: the table cell by cell, checks of the manipulation, dose, completions, what
-ran and what made it. Gathered from result files into plain JSON values; the page shows these and reads no file.
+"""What the report shows beside its outcomes: the table cell by cell, checks of the manipulation, dose, completions,
+what ran and what made it. Gathered from result files into plain JSON values; the page shows these and reads no file.
 """
 
 from collections import Counter
@@ -124,9 +124,7 @@ def _varied(rows: Mapping[str, Sequence[Row]], arms: Sequence[str]) -> list[dict
     ]
 
 
-def _in_turn(
-    items: Sequence[int], rows: Mapping[str, Sequence[Row]], arms: Sequence[str], wanted: int
-) -> list[int]:
+def _in_turn(items: Sequence[int], rows: Mapping[str, Sequence[Row]], arms: Sequence[str], wanted: int) -> list[int]:
     groups: dict[tuple[bool, ...], list[int]] = {}
     for i in items:
         # an item that is never asked stands for more than one that was drilled: the groups are kept apart

@@ -9,9 +9,22 @@ import re
 from collections.abc import Callable, Mapping
 from statistics import mean
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tokentrial.report.canvas import ARMS, INK, MUTED, NARROW, PAPER, STYLE, VARIABLES, WIDE, Report, legend, look, new_figure
+from tokentrial.report.canvas import (
+    ARMS,
+    INK,
+    MUTED,
+    NARROW,
+    PAPER,
+    STYLE,
+    VARIABLES,
+    WIDE,
+    Report,
+    legend,
+    look,
+    new_figure,
+)
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.meaning import STAGES, chosen_outcomes, in_words
 from tokentrial.report.tables import spread
@@ -97,7 +110,7 @@ def _ladder(report: Report, width: float) -> "Figure":
         if floor is not None:
             axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
         axis.set_title("\n".join(wrap(in_words(f"/{name}", with_stage=False), 30 if width == WIDE else 44)))
-        axis.set_xticks(range(len(stages)), [stage for stage in stages])
+        axis.set_xticks(range(len(stages)), stages)
         axis.set_xlim(-0.25, len(stages) - 0.75)
         axis.grid(axis="y")
     legend(figure, report, width)
@@ -148,7 +161,14 @@ def _heatmap(report: Report, width: float) -> "Figure":
             low, high = scales[metric]
             edges = np.arange(10) + 0.5
             images[metric] = axis.pcolormesh(
-                edges, edges, np.ma.masked_invalid(values), vmin=low, vmax=high, cmap="cividis", edgecolors=PAPER, lw=0.4
+                edges,
+                edges,
+                np.ma.masked_invalid(values),
+                vmin=low,
+                vmax=high,
+                cmap="cividis",
+                edgecolors=PAPER,
+                lw=0.4,
             )
             axis.set_xlim(0.5, 9.5)
             axis.set_ylim(9.5, 0.5)
@@ -236,11 +256,16 @@ def _points(report: Report) -> list[Mapping[str, float]]:
 def _curves_alt(report: Report) -> str:
     if not any("asked" in point or "never_asked" in point for point in _points(report)):
         return ""
-    said = [
-        f"{arm}: {sum(c['steps_to_60']['asked'] is not None for c in curves.values())} of {len(curves)} seeds reach 60 % "
-        f"on asked facts, {sum(c['steps_to_60']['never_asked'] is not None for c in curves.values())} on never-asked"
-        for arm, curves in report["curves"].items()
-    ]
+    said = []
+    for arm, curves in report["curves"].items():
+        reached = {
+            subset: sum(curve["steps_to_60"][subset] is not None for curve in curves.values())
+            for subset in ("asked", "never_asked")
+        }
+        said.append(
+            f"{arm}: {reached['asked']} of {len(curves)} seeds reach 60 % on asked facts, "
+            f"{reached['never_asked']} on never-asked"
+        )
     return f"Line charts of accuracy against training step. {'. '.join(said)}."
 
 

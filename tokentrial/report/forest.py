@@ -22,7 +22,10 @@ def forest(report: Report, width: float) -> "Figure":
         panels.setdefault(metric, []).append(("" if number else "PRIMARY  ", made, pair))
     rows = [len(panel) for panel in panels.values()]
     figure, axes = new_figure(
-        width, sum(rows) * (0.62 if width == WIDE else 0.9) + 0.8 * len(rows), nrows=len(rows), height_ratios=[r + 0.5 for r in rows]
+        width,
+        sum(rows) * (0.62 if width == WIDE else 0.9) + 0.8 * len(rows),
+        nrows=len(rows),
+        height_ratios=[r + 0.5 for r in rows],
     )
     for axis, (metric, panel) in zip(axes[:, 0], panels.items(), strict=True):
         _forest_panel(axis, report, metric, panel, width)

@@ -123,7 +123,9 @@ def not_shown(report: Report) -> list[str]:
         if made is None:
             open_ones.append(f"{what}: not measured.")
         elif made["verdict"] == NO_DIFFERENCE:
-            seen = "" if made["mde80"] is None else f"; {made['n_seeds']} seeds find {made['mde80']:.3g} four times in 5"
+            seen = (
+                "" if made["mde80"] is None else f"; {made['n_seeds']} seeds find {made['mde80']:.3g} four times in 5"
+            )
             open_ones.append(f"{what}: a difference of either sign is left open, {interval(made['ci95'])}{seen}.")
         elif made["verdict"] is None:
             open_ones.append(f"{what}: {made['note'] or 'no verdict'}.")
@@ -135,6 +137,7 @@ def not_shown(report: Report) -> list[str]:
 def next_steps(report: Report) -> list[dict[str, str]]:
     """What to run next, each with its reason, its command in the run folder, and what it costs on this hardware."""
     verdict, made = report["primary"]["verdict"], primary_contrast(report)
+    steps: list[tuple[str, str, float | None]]
     if report["missing"] or made is None:
         steps = [("finish what is missing", "output=.", None)]
     elif verdict == NOT_LEARNT:
@@ -143,7 +146,9 @@ def next_steps(report: Report) -> list[dict[str, str]]:
     else:
         steps = [_fresh_seeds(report, made)]
         if report["settings"]["budget"]["match"] == "tokens":
-            steps.append(("see whether the verdict holds where every arm reads the same text", "budget.match=bytes", 1.0))
+            steps.append(
+                ("see whether the verdict holds where every arm reads the same text", "budget.match=bytes", 1.0)
+            )
     return [
         {
             "why": why,
@@ -166,7 +171,8 @@ def _fresh_seeds(report: Report, made: Mapping[str, Any]) -> tuple[str, str, flo
     first = max(seeds) + 1
     command = f"'seeds=[{','.join(map(str, range(first, first + needed)))}]'"
     return (
-        f"{'confirm' if shown else 'decide'} on {needed} fresh seeds, which find an effect of {effect:.2g} four times in 5",
+        f"{'confirm' if shown else 'decide'} on {needed} fresh seeds, "
+        f"which find a difference of {effect:.2g} four times in five",
         command,
         needed / len(seeds),
     )
@@ -176,7 +182,9 @@ def planned_seeds(report: Report, effect: float) -> int | None:
     """Seeds that find an effect with 80 % power, from the primary's spread, widened for planning; None where that is
     not known or they are too many to be a plan."""
     primary = report["primary"]
-    treatment, control = (report["outcomes"][primary["outcome"]]["per_seed"][a] for a in primary["contrast"].split(" - "))
+    treatment, control = (
+        report["outcomes"][primary["outcome"]]["per_seed"][a] for a in primary["contrast"].split(" - ")
+    )
     d = [a - b for a, b in zip(treatment, control, strict=True) if a is not None and b is not None]
     if len(d) < 2:
         return None
@@ -225,7 +233,9 @@ def limits(report: Report) -> list[str]:
             f"{overlap:.0%} of the table's questions stand word for word in the drills of some fold: asked facts "
             "measure recall, and only never-asked ones more than that."
         )
-    found.append(f"One source of text ({settings['corpus']['source'].split('/')[-1]}), greedy answers, one prompt form.")
+    found.append(
+        f"One source of text ({settings['corpus']['source'].split('/')[-1]}), greedy answers, one prompt form."
+    )
     if len(seeds) < 2:
         found.append("One seed an arm: two models are compared, not two treatments.")
     if report["missing"]:
@@ -236,7 +246,9 @@ def limits(report: Report) -> list[str]:
 def _budget(match: str, control: str, consumed: Mapping[str, Mapping[str, float]]) -> str:
     if match == "bytes":
         return "Every arm read the same source bytes; arms with shorter text took fewer steps for it."
-    text = {arm: spent["bytes"] / consumed[control]["bytes"] - 1 for arm, spent in consumed.items() if control in consumed}
+    text = {
+        arm: spent["bytes"] / consumed[control]["bytes"] - 1 for arm, spent in consumed.items() if control in consumed
+    }
     more = ", ".join(f"{arm} {share:+.0%}" for arm, share in text.items() if arm != control)
     return f"Every arm read the same tokens, not the same text; original bytes against {control}: {more or 'unknown'}."
 
@@ -270,9 +282,7 @@ def declared_rows(report: Report) -> list[dict[str, Any]]:
 def chosen_outcomes(report: Report) -> Sequence[str]:
     """The outcomes that the ladder draws, without their stage: those declared, and the solved problems."""
     declared = report["declared"]
-    wanted = dict.fromkeys(
-        pair["outcome"].partition("/")[2] for pair in (declared["primary"], *declared["secondary"])
-    )
+    wanted = dict.fromkeys(pair["outcome"].partition("/")[2] for pair in (declared["primary"], *declared["secondary"]))
     there = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
     solved = [name.replace("/accuracy_flexible", "/accuracy") for name in there if name.endswith("/accuracy_flexible")]
     return [name for name in dict.fromkeys([*wanted, *solved]) if name in there]
