@@ -1,11 +1,10 @@
-"""`tokentrial status --watch`: how far a run is, again and again, until it is complete. It only reads the run folder."""
+"""`tokentrial status --watch`: how far a run is, again and again, until it is complete. It only reads."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console, Group
@@ -18,13 +17,14 @@ from tokentrial.cell import FOLDERS
 from tokentrial.progress import clock
 from tokentrial.run import open_run, status
 from tokentrial.store import MANIFEST
+from tokentrial.trial import Trial
 
 EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """A stage under way in a cell: the share of it that is done, and the last logged step and loss, where it has any."""
+    """A stage under way in a cell: the share of it that is done, the last logged step and loss where it has any."""
 
     stage: str
     share: float
@@ -60,30 +60,26 @@ def look(folder: Path, now: float) -> Look:
     """
     state, trial = status(folder), open_run(folder)
     cells: dict[str, dict[str, bool]] = state["cells"]
-    working = {
-        name: found
-        for name, stages in cells.items()
-        if (
-            found := [
-                work for stage, done in stages.items() if not done and (work := _work(folder / name, stage, trial))
-            ]
-        )
-    }
+    working = {}
+    for name, stages in cells.items():
+        under_way = [_work(folder / name, stage, trial) for stage, done in stages.items() if not done]
+        if found := [work for work in under_way if work]:
+            working[name] = found
     total = sum(map(len, cells.values()))
-    under_way = sum(work.share for found in working.values() for work in found)
+    begun = sum(work.share for found in working.values() for work in found)
     done = sum(sum(stages.values()) for stages in cells.values())
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
-    since = under_way + sum(
+    since = begun + sum(
         (folder / name / FOLDERS[stage] / MANIFEST).stat().st_mtime > started
         for name, stages in cells.items()
         for stage, is_done in stages.items()
         if is_done and (folder / name / FOLDERS[stage] / MANIFEST).exists()  # a skipped stage has none
     )
-    left = (now - started) * (total - done - under_way) / since if since > 0.1 else None
-    return Look(state["trial"], state["corpus"], cells, working, (done + under_way) / total, left)
+    left = (now - started) * (total - done - begun) / since if since > 0.1 else None
+    return Look(state["trial"], state["corpus"], cells, working, (done + begun) / total, left)
 
 
-def _work(cell: Path, stage: str, trial: Any) -> Work | None:
+def _work(cell: Path, stage: str, trial: Trial) -> Work | None:
     """A stage that is being written, None where it is not."""
     partial = cell / f"{FOLDERS[stage]}.partial"
     if not partial.is_dir():

@@ -24,8 +24,8 @@ SECTIONS = [
 FIGURES = {"forest", "ladder", "heatmap", "curves", "dose"}
 
 
-def html(trial):
-    return (trial.folder / "report.html").read_text()
+def html(folder):
+    return (folder / "report.html").read_text()
 
 
 def text_of(source):
@@ -42,37 +42,45 @@ def section(source, name):
 def test_the_verdict_is_the_heading_and_the_sections_stand_in_their_order(made_up, compared):
     trial = made_up()
     report = compared(trial)
-    source = html(trial)
+    source = html(trial.folder)
     assert re.findall(r'<section id="(\w+)">', source) == SECTIONS
     assert text_of(re.search(r"<h1>(.*?)</h1>", source)[1]) == headline(report)
     # 5 + 6 + 7 + 5 + 6 + 8 of 12 in six seeds, and 1 + 0 + 2 + 1 + 1 + 0
-    assert headline(report) == "mul_tokens hurts: 0.07 against 0.51 of baseline, accuracy on never-asked facts after pretraining."
+    assert (
+        headline(report)
+        == "mul_tokens hurts: 0.07 against 0.51 of baseline, accuracy on never-asked facts after pretraining."
+    )
 
 
-@pytest.mark.parametrize("verdict", ["helps", "no difference shown", "equivalent within 0.1", "baseline has not learnt", None])
+@pytest.mark.parametrize(
+    "verdict", ["helps", "no difference shown", "equivalent within 0.1", "baseline has not learnt", None]
+)
 def test_every_verdict_has_a_heading_of_its_own(made_up, compared, verdict):
     report = compared(made_up())
     report["primary"]["verdict"] = verdict
     said = headline(report)
     assert said.endswith(".")
     assert {"helps": "helps:", "no difference shown": "No difference shown", None: "No verdict yet"}.get(
-        verdict, "No verdict: baseline has not learnt" if verdict and "learnt" in verdict else "are equivalent within 0.1"
+        verdict,
+        "No verdict: baseline has not learnt" if verdict and "learnt" in verdict else "are equivalent within 0.1",
     ) in said
 
 
 def test_each_arm_is_judged_in_one_sentence(made_up, compared):
     trial = made_up()
     compared(trial)
-    said = section(html(trial), "meaning")
+    said = section(html(trial.folder), "meaning")
     assert "mul_append : 0.944 ± 0.063 in accuracy on never-asked facts: helps (accuracy on never-asked facts)." in said
     assert "It got 1.000 and 0.514: passed." in said
 
 
 def test_what_is_declared_and_open_is_said(made_up, compared):
-    same = {arm: made_up.knows["baseline"] for arm in made_up.knows}
+    same = dict.fromkeys(made_up.knows, made_up.knows["baseline"])
     report = compared(made_up(knows={**same, "mul_tokens": (6, 5, 8, 6, 5, 7)}))
     assert report["primary"]["verdict"] == "no difference shown"
-    assert not_shown(report)[0].startswith(f"{TOKENS} on accuracy on never-asked facts after pretraining: a difference of")
+    assert not_shown(report)[0].startswith(
+        f"{TOKENS} on accuracy on never-asked facts after pretraining: a difference of"
+    )
 
 
 def test_the_next_command_has_the_seeds_that_power_asks_for_and_its_cost(made_up, compared):
@@ -109,7 +117,10 @@ def test_the_limits_are_of_this_run(made_up, compared):
     [
         (NEVER, "accuracy on never-asked facts after pretraining"),
         ("sft/word_problems/all/accuracy", "accuracy on word problems after SFT"),
-        ("grpo/mul_table/all/choice_logprob", "log-probability of the right product on the whole times table after GRPO"),
+        (
+            "grpo/mul_table/all/choice_logprob",
+            "log-probability of the right product on the whole times table after GRPO",
+        ),
         ("pretrain/new_task/new/x_y", "x y on new new task after pretraining"),
     ],
 )
@@ -123,7 +134,7 @@ def test_settings_declared_stand_beside_what_ran(made_up, compared):
     assert rows["seeds"] == {"setting": "seeds", "declared": "1, 2, 3, 4, 5, 6", "ran": "1, 2, 3, 4, 5"}
     assert rows["alpha"]["declared"] == rows["alpha"]["ran"] == "0.05"
     assert rows["budget"]["ran"] == "baseline: 20 steps; mul_tokens: 20 steps; mul_append: 20 steps"
-    assert "2026-01-01" in section(html(trial), "provenance")
+    assert "2026-01-01" in section(html(trial.folder), "provenance")
 
 
 def test_what_is_consumed_and_checked_is_there_for_machines(made_up, compared):
@@ -139,7 +150,12 @@ def test_what_is_consumed_and_checked_is_there_for_machines(made_up, compared):
         "truncated": None,
     }
     assert report["corpus"]["by_arm"]["mul_tokens"]["sites_in_context"] == 1
-    assert report["dose"]["by_arm"]["baseline"]["forms"] == {"equation": 225, "question": 138, "statement": 45, "boxes": 45}
+    assert report["dose"]["by_arm"]["baseline"]["forms"] == {
+        "equation": 225,
+        "question": 138,
+        "statement": 45,
+        "boxes": 45,
+    }
     assert report["dose"]["after_pretraining"] == {"sft": {"rows": 100, "stated": 3, "asked": 0}}
 
 
@@ -173,33 +189,58 @@ def test_the_completions_are_of_one_seed_right_and_wrong(made_up, compared):
 def test_what_is_missing_is_named(made_up, compared):
     trial = made_up(leave_out=[("mul_tokens", 5)])
     compared(trial)
-    assert "Missing: mul_tokens/seed5 pretrain." in text_of(html(trial))
+    assert "Missing: mul_tokens/seed5 pretrain." in text_of(html(trial.folder))
 
 
 def test_a_page_of_nothing_renders(made_up, compared):
     trial = made_up(leave_out=[(arm, seed) for arm in made_up.knows for seed in range(1, 7)])
-    compared(trial)
-    source = html(trial)
+    report = compared(trial)
+    source = html(trial.folder)
     assert re.findall(r'<section id="(\w+)">', source) == SECTIONS
     assert "No verdict yet" in source
-    assert [path.name for path in sorted((trial.folder / "figures").iterdir())] == ["dose.png", "dose.svg"]
+    assert [*draw(report)] == ["dose"]
+
+
+# figures
+
+
+def test_figures_stand_beside_the_page(published):
+    assert {path.stem for path in (published / "figures").glob("*.svg")} == FIGURES
+    for name in FIGURES:
+        svg = (published / "figures" / f"{name}.svg").read_text()
+        assert "#fdfcfa" in svg  # an opaque ground: it is looked at on dark pages too
+        assert "<dc:date>" not in svg
+        assert (published / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_on_the_page_take_its_colours(published):
+    svgs = re.findall(r"<svg.*?</svg>", html(published), re.DOTALL)
+    assert len(svgs) == 2 * len(FIGURES)
+    for svg in svgs:
+        assert "var(--ink)" in svg
+        assert "#1c2024" not in svg
+        assert ' id="axes' not in svg
+
+
+def test_the_same_report_makes_the_same_bytes(published):
+    report = read_json(published / "comparison_report.json")
+    drawn = draw(report)
+    for name in FIGURES:
+        assert (published / "figures" / f"{name}.svg").read_text() == drawn[name].wide
+        assert (published / "figures" / f"{name}.png").read_bytes() == drawn[name].png
+    assert html(published) == page(report, drawn)
 
 
 # hostile text
 
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\x00&lt;"
-
-
-def test_a_hostile_completion_is_text(made_up, compared):
-    trial = made_up(completion=HOSTILE)
-    compared(trial)
-    source = html(trial)
+def test_a_hostile_completion_is_text(published):
+    source = html(published)
     assert "<script" not in source
     assert "<img" not in source
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in source
+    assert "&lt;script&gt;document.title" in source
     assert "{{ 7 * 7 }}" in source
-    assert "default-src &#39;none&#39;" in source or "default-src 'none'" in source
+    assert "default-src 'none'" in source
 
 
 def test_a_hostile_name_is_text_in_figures_too(made_up, compared):
@@ -214,52 +255,23 @@ def test_a_hostile_name_is_text_in_figures_too(made_up, compared):
         ElementTree.fromstring(figure.wide)
 
 
-# made once, and the same each time
-
-
-def test_the_same_report_makes_the_same_bytes(made_up, compared):
-    report = compared(made_up())
-    first, second = draw(report), draw(report)
-    assert first == second
-    assert page(report, first) == page(report, second)
-
-
-def test_figures_stand_beside_the_page(made_up, compared):
-    trial = made_up()
-    compared(trial)
-    assert {path.stem for path in (trial.folder / "figures").glob("*.svg")} == FIGURES
-    for name in FIGURES:
-        svg = (trial.folder / "figures" / f"{name}.svg").read_text()
-        assert "#fdfcfa" in svg  # an opaque ground: it is looked at on dark pages too
-        assert "<dc:date>" not in svg
-        assert (trial.folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_figures_on_the_page_take_its_colours(made_up, compared):
-    trial = made_up()
-    compared(trial)
-    svgs = re.findall(r"<svg.*?</svg>", html(trial), re.DOTALL)
-    assert len(svgs) == 2 * len(FIGURES)
-    for svg in svgs:
-        assert "var(--ink)" in svg
-        assert "#1c2024" not in svg
-        assert ' id="axes' not in svg
+# made once
 
 
 def test_it_is_made_once_and_again_where_the_page_is_gone(made_up, compared, monkeypatch):
     trial = made_up()
     compared(trial)
-    before = html(trial)
+    before = html(trial.folder)
     with monkeypatch.context() as patch:
         patch.setattr(comparison, "_compare", lambda *given: pytest.fail("built a second time"))
         compared(trial)
     (trial.folder / "report.html").unlink()
     compared(trial)
-    assert section(html(trial), "consumed") == section(before, "consumed")
+    assert section(html(trial.folder), "consumed") == section(before, "consumed")
 
 
 def test_the_page_of_a_real_run(climbed):
-    source = html(climbed)
+    source = html(climbed.folder)
     report = read_json(climbed.folder / "comparison_report.json")
     assert {*report["samples"]} == {"pretrain", "sft", "grpo"}
     assert report["consumed"]["baseline"]["sft_seconds"] > 0
