@@ -70,13 +70,13 @@ def test_each_arm_is_judged_in_one_sentence(made_up, compared):
     trial = made_up()
     compared(trial)
     said = section(html(trial.folder), "meaning")
-    assert "mul_append : 0.944 ± 0.063 in accuracy on never-asked facts: helps (accuracy on never-asked facts)." in said
+    assert "mul_append : 0.944 ± 0.068 in accuracy on never-asked facts: helps (accuracy on never-asked facts)." in said
     assert "It got 1.000 and 0.514: passed." in said
 
 
 def test_what_is_declared_and_open_is_said(made_up, compared):
     same = dict.fromkeys(made_up.knows, made_up.knows["baseline"])
-    report = compared(made_up(knows={**same, "mul_tokens": (6, 5, 8, 6, 5, 7)}))
+    report = compared(made_up(knows={**same, "mul_tokens": (8, 4, 9, 3, 8, 6)}))
     assert report["primary"]["verdict"] == "no difference shown"
     assert not_shown(report)[0].startswith(
         f"{TOKENS} on accuracy on never-asked facts after pretraining: a difference of"

@@ -59,7 +59,7 @@ def inline(svg: str) -> str:
     """A figure's SVG for the page: colours are its variables, the paper is the page, ids of groups are gone."""
     svg = re.sub(r"^.*?(?=<svg)", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     svg = svg.replace("'DejaVu Sans', sans-serif", "var(--sans)")

@@ -23,7 +23,7 @@ _CAPTIONS = {
     "ladder": "What becomes of each outcome by the stages after pretraining. Faint lines are seeds, the dotted line is "
     "the floor. A treatment that only matters in pretraining meets the control further right.",
     "heatmap": "Row times column. Brighter is better. A fact is asked in some seeds and never asked in the others; the "
-    "two are drawn apart. Grey squares: no seed of that kind, such as the facts of 1, which are always asked.",
+    "two are drawn apart. Empty squares: no seed of that kind, such as the facts of 1, which are always asked.",
     "curves": "Accuracy on the table while the models train. Faint lines are seeds, the dashed line is 60 %.",
     "dose": "What the training text held: how often facts were stated, in which form. Arms that spell a fact with "
     "fewer tokens are served more of them in the same budget of tokens.",
