@@ -278,4 +278,8 @@ def test_the_page_of_a_real_run(climbed):
     assert report["consumed"]["baseline"]["flops"] > 0
     assert report["checks"]["baseline"]["sft"]["truncated"] is not None
     assert "seconds of GRPO" in section(source, "consumed")
+    assert "The verdict is of the model after pretraining; after GRPO the same is" in section(source, "limits")
+    assert "After SFT, seed 1" in section(source, "completions")
+    worked = [item for item in report["samples"]["sft"]["items"] if item["task"] == "word_problems"]
+    assert len(worked) == 5
     assert rebuild(climbed.folder)["fingerprint"] == report["fingerprint"]

@@ -212,9 +212,11 @@ def limits(report: Report) -> list[str]:
             f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
         )
         shares = [f"{spent['drill_share']:.0%} in {arm}" for arm, spent in consumed.items()]
-        found.append(f"Drills make up a large or small part of the training tokens by choice: {', '.join(shares)}.")
+        found.append(f"Drills are, of the training tokens: {', '.join(shares)}. Plain text states hardly any fact.")
         found.append(_budget(settings["budget"]["match"], report["control"], consumed))
     made = primary_contrast(report)
+    if later := _at_the_end(report):
+        found.append(later)
     if made and made["mde80"] is not None:
         found.append(
             f"{made['n_seeds']} seeds: a true difference below {made['mde80']:.2g} in the primary outcome would be "
@@ -241,6 +243,17 @@ def limits(report: Report) -> list[str]:
     if report["missing"]:
         found.append(f"Not all is there: {len(report['missing'])} evaluations are missing.")
     return [one_line(limit) for limit in found] + [f"{change}." for change in map(one_line, report["extended"])]
+
+
+def _at_the_end(report: Report) -> str:
+    """What is left of the primary outcome after the last stage, where that is a later one."""
+    stage, _, rest = report["primary"]["outcome"].partition("/")
+    last = report["stages"][-1] if report["stages"] else stage
+    outcome = report["outcomes"].get(f"{last}/{rest}")
+    if last == stage or outcome is None:
+        return ""
+    left = ", ".join(f"{spread(values)} in {arm}" for arm, values in outcome["per_seed"].items())
+    return f"The verdict is of the model {STAGES.get(stage, stage)}; {STAGES.get(last, last)} the same is {left}."
 
 
 def _budget(match: str, control: str, consumed: Mapping[str, Mapping[str, float]]) -> str:

@@ -92,6 +92,7 @@ def page(report: Report, drawn: Mapping[str, Drawn]) -> str:
         after=lambda stage: meaning.STAGES.get(stage, f"after {stage}"),
         amount=amount,
         shown=shown,
+        sentence_case=sentence_case,
         in_words=meaning.in_words,
         number=number,
     )
@@ -128,6 +129,11 @@ def amount(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2e}" if value >= 1e9 else f"{value:,.2f}" if value < 10 and value % 1 else f"{value:,.0f}"
+
+
+def sentence_case(words: str) -> str:
+    """The first letter a capital, the others as they are."""
+    return words[:1].upper() + words[1:]
 
 
 def shown(completion: str) -> str:
