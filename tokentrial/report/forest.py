@@ -23,7 +23,7 @@ def forest(report: Report, width: float) -> "Figure":
     rows = [len(panel) for panel in panels.values()]
     figure, axes = new_figure(
         width,
-        sum(rows) * (0.62 if width == WIDE else 0.9) + 0.8 * len(rows),
+        sum(rows) * (0.62 if width == WIDE else 1.0) + 0.8 * len(rows),
         nrows=len(rows),
         height_ratios=[r + 0.5 for r in rows],
     )
