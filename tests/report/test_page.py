@@ -251,8 +251,8 @@ def test_a_hostile_name_is_text_in_figures_too(made_up, compared):
     report["declared"]["primary"] = {"outcome": name, "contrast": TOKENS}
     drawn = draw(report)
     assert "<script" not in page(report, drawn)
-    for figure in drawn.values():
-        ElementTree.fromstring(figure.wide)
+    words = {name: "".join(ElementTree.fromstring(figure.wide).itertext()) for name, figure in drawn.items()}
+    assert "accuracy on $x$ <script>alert(1)<script> after pretraining" in words["forest"]  # and no formula
 
 
 # made once
