@@ -196,6 +196,23 @@ def test_a_folder_that_holds_no_run_is_bad_usage(refused, tmp_path, verb):
     assert f"{tmp_path / 'absent'}: no trial.yaml there" in refused(2, verb, str(tmp_path / "absent"))
 
 
+def test_watching_is_for_a_person(refused, finished):
+    assert "--watch" in refused(2, "status", str(finished.folder), "--watch", "--json")
+
+
+def test_watching_a_run_that_is_complete_ends_at_once(tokentrial, finished):
+    code, out, err = tokentrial("status", str(finished.folder), "--watch")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["smoke: 100%, 4 of 4 cells done", f"{finished.folder}: complete"]
+
+
+def test_a_report_ends_with_the_path_of_its_page(tokentrial, finished_copy):
+    code, out, _ = tokentrial("report", str(finished_copy))
+    assert code == 0
+    assert out.splitlines()[-1] == f"Report: {finished_copy / 'report.html'}"
+    assert (finished_copy / "report.html").is_file()
+
+
 def test_a_bad_setting_is_bad_usage_and_writes_nothing(refused, tmp_path):
     err = refused(2, "run", "smoke", "pretrain.stpes=200", f"output={tmp_path / 'out'}")
     assert "pretrain.stpes: unknown setting; did you mean `steps`?" in err

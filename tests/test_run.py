@@ -104,7 +104,8 @@ def test_a_changed_evaluation_redoes_only_the_evaluation(finished_copy, tiny, in
     changed = {name for name in before if after.get(name) != before[name]}
     evaluations = {name for name in before if re.match(r"(baseline|mul_tokens)/seed1/eval_pretrain/", name)}
     audits = {"corpus/audit.json", "corpus/exposure.json", "corpus/meta.json"}
-    reports = {"comparison_report.json", "report.md"}
+    reports = {"comparison_report.json", "report.md", "report.html"}
+    reports |= {name for name in after if name.startswith("figures/")}
     assert evaluations <= changed <= evaluations | audits | reports
     assert set(after) == set(before)
     assert len(report["outcomes"]["pretrain/addition/all/accuracy"]["per_seed"]["baseline"]) == 1

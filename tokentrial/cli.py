@@ -50,11 +50,24 @@ def run(trial: TrialArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def status(out: FolderArgument, json: JsonOption = False) -> None:
-    """Say what of a run folder is done.
+def status(
+    out: FolderArgument,
+    json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="go on looking until the run is complete")] = False,
+) -> None:
+    """Say what of a run folder is done, once or until all of it is.
 
-    Example: tokentrial status outputs/pilot
+    Example: tokentrial status outputs/pilot --watch
     """
+    if watch:
+        if json:
+            raise SettingsError("status: give --watch, which is for a person, or --json, not both")
+        from rich.console import Console
+
+        from tokentrial.watch import watch as go_on
+
+        go_on(out, Console())
+        return
     from tokentrial.run import status as read
 
     state = read(out)
@@ -352,7 +365,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from tokentrial.report.tables import print_report
 
     print_report(report, _console())
-    print(f"Report: {folder / 'report.md'}")
+    print(f"Report: {folder / 'report.html'}")
 
 
 def _console() -> "Console":

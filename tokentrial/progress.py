@@ -56,7 +56,7 @@ class Progress:
         self.shares[report.name] = report.share
         share = sum(self.shares.values()) / self.total
         elapsed = time.monotonic() - self.started
-        left = f"{_clock(elapsed * (1 - share) / share)} left" if share > 0.01 else ""
+        left = f"{clock(elapsed * (1 - share) / share)} left" if share > 0.01 else ""
         if self.live:
             if report.name not in self.rows:
                 self.rows[report.name] = self.bars.add_task(report.name, total=1.0, note="")
@@ -66,8 +66,9 @@ class Progress:
             self.bars.update(self.rows[""], completed=share, note=left)
         elif (report.share >= 1 and self.total <= _FEW) or time.monotonic() - self.printed > _LINE_EVERY_S:
             self.printed = time.monotonic()
-            print(f"{share:4.0%}  {_clock(elapsed)}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
+            print(f"{share:4.0%}  {clock(elapsed)}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds."""
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -10,10 +10,12 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -177,7 +179,22 @@ def provenance() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "processor": _processor(),
         "versions": versions,
+        "commit": _commit(),
     }
+
+
+@cache
+def _commit() -> str | None:
+    """The git commit of this package's checkout, `-dirty` where files differ from it; None where it is no checkout."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None  # installed, perhaps below somebody else's repository
+    words = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # no git here
+    return told.stdout.strip() or None
 
 
 def _processor() -> str:

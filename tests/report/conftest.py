@@ -17,6 +17,8 @@ KNOWS = {
     "mul_tokens": (1, 0, 2, 1, 1, 0),
     "mul_append": (10, 12, 11, 11, 12, 12),
 }
+# what a model may say, to be shown and not to be run
+HOSTILE = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">{{ 7 * 7 }}\x00 &lt;"
 OVERRIDES = (
     "arms=[baseline,mul_tokens,mul_append]",
     "seeds=[1,2,3,4,5,6]",
@@ -67,9 +69,18 @@ def write_cell(trial, arm, seed, knows, completion=" 54."):
     ]
     keeps = arm not in ("one_slot", "append_slot")
     write_json(folder / "eval_pretrain" / "heldout_text.json", {"keeps_content": keeps, "documents": documents})
-    write_json(folder / "eval_pretrain" / "manifest.json", {"fingerprint": f"{arm} {seed} {sorted(knows)}"})
+    write_json(folder / "eval_pretrain" / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 2.5}})
+    provenance = {"time": f"2026-01-0{seed}T00:00:00+00:00", "python": "3.11.7", "machine": "Linux, 2 cores"}
+    provenance |= {"processor": "made up", "versions": {"torch": "2.13.0"}, "commit": "abc"}
+    made = {"fingerprint": f"{arm} {seed} {sorted(knows)}", "provenance": provenance}
+    write_json(folder / "eval_pretrain" / "manifest.json", made)
     curve = [{"step": 10, "asked": 0.5, "never_asked": 0.0}, {"step": 20, "asked": 0.6, "never_asked": 0.59}]
-    write_json(folder / "pretrain" / "results.json", {"curve": curve, "seconds": 10.0 * seed})
+    trained = {"curve": curve, "seconds": 10.0 * seed, "num_params": 12345, "total_steps": 20, "device": "cpu"}
+    trained |= {"dtype": "fp32", "ranks": 1, "config": {"batch_tokens": trial.pretrain.batch_tokens}}
+    write_json(folder / "pretrain" / "results.json", trained)
+    logged = {"step": 19, "loss": 1.5, "tokens_per_s": 2000.0, "tflops_per_s": 0.006}  # 3 MFLOP a token
+    last = {"step": 20, "asked": 0.6}
+    write_bytes(folder / "pretrain" / "metrics.jsonl", b"".join(orjson.dumps(r) + b"\n" for r in (logged, last)))
 
 
 def write_exposure(trial):
@@ -85,7 +96,17 @@ def write_exposure(trial):
     }
     record["facts"][Fact(1, 7).equation]["question"] = 50  # the drills' favourite answer is 7
     served = {arm: {str(seed): record for seed in trial.seeds} for arm in trial.arms}
-    write_json(trial.folder / "corpus" / "exposure.json", {"served": served})
+    after = {"rows": 100, "stated": {"6*9=54": 3}, "asked": {}}
+    exposure = {"forms": [*forms], "served": served}
+    exposure["after_pretraining"] = {str(seed): {"sft": after, "grpo": None} for seed in trial.seeds}
+    write_json(trial.folder / "corpus" / "exposure.json", exposure)
+    by_arm = {"fact_tokens": 7, "changed_documents": 4, "num_documents": 9, "sites_in_context": ["so 6*9=54"]}
+    meta = {"text": {"literal_token_names": 2}, "arms": dict.fromkeys(trial.arms, by_arm)}
+    write_json(trial.folder / "corpus" / "meta.json", meta)
+    audit = {"passed": True, "checks": ["nothing leaks"], "overlap_of_probes_and_drills": {"mul_table": 1.0}}
+    write_json(trial.folder / "corpus" / "audit.json", audit)
+    manifest = {"fingerprint": "of the text", "files": {"text.json": {"bytes": 3, "sha256": "1234"}}}
+    write_json(trial.folder / "corpus" / "manifest.json", manifest)
 
 
 class MadeUp:
@@ -120,16 +141,26 @@ def made_up(tiny, tmp_path):
     return MadeUp(tiny, tmp_path / "run")
 
 
+def compare(trial):
+    """A trial's report, built from its files."""
+    evaluated = {(arm, seed): {} for arm in trial.arms for seed in trial.seeds}
+    for arm, seed in evaluated:
+        folder = trial.folder / arm / f"seed{seed}" / "eval_pretrain"
+        if folder.exists():
+            evaluated[arm, seed]["pretrain"] = folder
+    return build(trial, evaluated, declaration(trial), trial.folder / DECLARED)
+
+
 @pytest.fixture
-def compared():
-    """`compared(trial)`: its report, built from the files."""
-
-    def compare(trial):
-        evaluated = {(arm, seed): {} for arm in trial.arms for seed in trial.seeds}
-        for arm, seed in evaluated:
-            folder = trial.folder / arm / f"seed{seed}" / "eval_pretrain"
-            if folder.exists():
-                evaluated[arm, seed]["pretrain"] = folder
-        return build(trial, evaluated, declaration(trial), trial.folder / DECLARED)
-
+def compared(monkeypatch):
+    """`compared(trial)`: its report; figures, which take seconds, are left out of the page."""
+    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
     return compare
+
+
+@pytest.fixture(scope="session")
+def published(tiny, tmp_path_factory):
+    """Folder of the made-up run with its page and figures; its completions are hostile. Not to be changed."""
+    trial = MadeUp(tiny, tmp_path_factory.mktemp("published") / "run")(completion=HOSTILE)
+    compare(trial)
+    return trial.folder

@@ -1,4 +1,4 @@
-"""`comparison_report.json`: outcomes by arm and seed, contrasts, gate, freeze and the verdict."""
+"""`comparison_report.json`: outcomes by arm and seed, contrasts, gate, freeze and the verdict; and the page of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokentrial.arms.arm import find, names
+from tokentrial.report.evidence import (
+    Evaluated,
+    Evidence,
+    corpus_checks,
+    dose,
+    flops_per_token,
+    made_by,
+    ran,
+    seconds_after_pretraining,
+)
 from tokentrial.report.outcomes import (
     METRICS,
     CellResults,
@@ -20,19 +31,18 @@ from tokentrial.trial import Trial
 if TYPE_CHECKING:
     from tokentrial.statistics.verdict import Contrast
 
-VERSION = 1
+VERSION = 2
 REPORT = "comparison_report.json"
+PAGE = "report.html"
 LEARNT_AT = 0.6
 _CHOICE_FLOOR = -math.log(36)
 
 Results = dict[tuple[str, int], CellResults]
 
 
-Evaluated = Mapping[tuple[str, int], Mapping[str, Path]]  # (arm, seed): stage: its folder of results
-
-
 def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], declared_path: Path) -> dict[str, Any]:
-    """Build the report from what is there, write `comparison_report.json` and `report.md`, and return it.
+    """Build the report from what is there, write `comparison_report.json`, `report.md`, `report.html` and `figures/`,
+    and return it.
 
     At once where nothing changed. `evaluated` holds every cell's up-to-date results, stage by stage in order; stages
     that some cells lack are named under `missing`.
@@ -49,9 +59,10 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
         declared=[declared_now, frozen_before],
         arms=trial.arms,
         seeds=trial.seeds,
+        grpo=_grpo(trial),
     )
-    path = trial.folder / REPORT
-    if path.exists() and (before := read_json(path)).get("fingerprint") == wanted:
+    path, page = trial.folder / REPORT, trial.folder / PAGE
+    if path.exists() and page.exists() and (before := read_json(path)).get("fingerprint") == wanted:
         stored: dict[str, Any] = before
         return stored
     report = _compare(trial, evaluated, declared_now, frozen_before)
@@ -62,10 +73,13 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
         for stage in report["stages"] or ["pretrain"]
         if stage not in by_stage
     ]
-    write_json(path, report)
+    from tokentrial.report.page import write_page
     from tokentrial.report.tables import markdown
 
+    # the JSON last: its fingerprint says that the others are there
     write_bytes(trial.folder / "report.md", markdown(report).encode())
+    write_page(report, page)
+    write_json(path, report)
     return report
 
 
@@ -81,11 +95,13 @@ def _compare(
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
     untouched = untouched_documents([folder for by_stage in evaluated.values() for folder in by_stage.values()])
     results: Results = {}
+    evidence = Evidence(trial, evaluated)
     for (arm, seed), by_stage in evaluated.items():
         for stage, folder in by_stage.items():
             cell = results.setdefault((arm, seed), CellResults())
-            read_stage(cell, stage, folder, untouched, favourite_answer(exposure, arm, seed))
-    names = list(dict.fromkeys(name for cell in results.values() for name in cell.values))
+            favourite = favourite_answer(exposure, arm, seed)
+            evidence.add(arm, seed, stage, read_stage(cell, stage, folder, untouched, favourite))
+    measured = list(dict.fromkeys(name for cell in results.values() for name in cell.values))
     declared = [(pair["outcome"], pair["contrast"]) for pair in (frozen["primary"], *frozen["secondary"])]
     pairs = list(
         dict.fromkeys(
@@ -96,7 +112,7 @@ def _compare(
     seeds = [seed for seed in frozen["seeds"] if all((arm, seed) in results for arm in trial.arms)]
     contrasts = {
         (name, pair): made
-        for name in names
+        for name in measured
         for pair in pairs
         if (made := _contrast(results, name, pair, seeds, frozen, (name, pair) in declared))
     }
@@ -134,11 +150,20 @@ def _compare(
                 },
                 "contrasts": {pair: asdict(contrasts[name, pair]) for pair in pairs if (name, pair) in contrasts},
             }
-            for name in names
+            for name in measured
         },
         "curves": _curves(trial, results),
-        "consumed": _consumed(trial, exposure, results),
+        "consumed": _consumed(trial, exposure, evaluated, results),
+        "tables": evidence.tables(),
+        "checks": evidence.checks(),
+        "corpus": corpus_checks(trial.folder / "corpus", trial.arms),
+        "dose": dose(exposure, trial.arms, trial.seeds),
+        "samples": evidence.samples(),
+        "ran": ran(trial, evaluated, frozen),
+        "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},
+        "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
+        "made_by": made_by(trial, evaluated),
         "provenance": provenance(),
     }
 
@@ -235,13 +260,16 @@ def _curves(trial: Trial, results: Results) -> dict[str, Any]:
     return curves
 
 
-def _consumed(trial: Trial, exposure: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """What each arm read, mean over its seeds: tokens, original bytes, documents, questions, seconds."""
+def _consumed(trial: Trial, exposure: Mapping[str, Any], evaluated: Evaluated, results: Results) -> dict[str, Any]:
+    """What each arm read, mean over its seeds: tokens, original bytes, documents, questions, FLOPs, seconds."""
     consumed = {}
     for arm in trial.arms:
         seeds = [seed for seed in trial.seeds if (arm, seed) in results]
         served = [exposure["served"][arm][str(seed)] for seed in seeds]
-        trained = [read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json") for seed in seeds]
+        cells = [trial.folder / arm / f"seed{seed}" / "pretrain" for seed in seeds]
+        trained = [read_json(cell / "results.json") for cell in cells]
+        flops = [flops_per_token(cell / "metrics.jsonl") for cell in cells]
+        spent = [seconds_after_pretraining(trial, arm, seed, evaluated[arm, seed]) for seed in seeds]
         if served:
             consumed[arm] = {
                 "tokens": mean_of([s["tokens"] for s in served]),
@@ -250,7 +278,13 @@ def _consumed(trial: Trial, exposure: Mapping[str, Any], results: Results) -> di
                 "questions": mean_of([s["questions"] for s in served]),
                 "fact_tokens": mean_of([s["fact_tokens"] for s in served]),
                 "drill_share": mean_of([s["drill_share"] for s in served]),
+                "parameters": trained[0]["num_params"],
+                "flops": mean_of([s["tokens"] * each for s, each in zip(served, flops, strict=True)]),
                 "train_seconds": mean_of([t["seconds"] for t in trained]),
+                **{
+                    key: mean_of([s[key] for s in spent if key in s])
+                    for key in dict.fromkeys(k for s in spent for k in s)
+                },
             }
     return consumed
 

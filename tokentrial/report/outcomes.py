@@ -46,9 +46,11 @@ class CellResults:
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def read_stage(results: CellResults, stage: str, folder: Path, untouched: set[str], favourite: str | None) -> None:
-    """Add what a cell's `eval_<stage>` folder holds. `untouched` names the held-out documents that no arm rewrites,
-    `favourite` is the answer most often asked for in the cell's drills."""
+def read_stage(
+    results: CellResults, stage: str, folder: Path, untouched: set[str], favourite: str | None
+) -> Sequence[Row]:
+    """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `untouched` names the held-out
+    documents that no arm rewrites, `favourite` is the answer most often asked for in the cell's drills."""
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
     for subset, chosen in table_subsets(rows).items():
         if not chosen:
@@ -77,6 +79,7 @@ def read_stage(results: CellResults, stage: str, folder: Path, untouched: set[st
         if held and (subset == "untouched" or held_out["keeps_content"]):
             name = f"{stage}/heldout_text/{subset}/bits_per_byte"
             results.values[name] = sum(d["bits"] for d in held) / sum(d["bytes"] for d in held)
+    return rows
 
 
 def _read_solutions(results: CellResults, name: str, rows: Sequence[Row]) -> None:

@@ -1,0 +1,312 @@
+"""The figures of a report, by matplotlib, each a pure function of the report: the same report, the same bytes.
+
+Every figure is drawn wide, for a screen and as a file, and narrow, for a phone. On the page each colour becomes a CSS
+variable, so that the figures follow the reader's theme.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from statistics import mean
+from textwrap import wrap
+from typing import TYPE_CHECKING, NamedTuple
+
+from tokentrial.report.canvas import (
+    ARMS,
+    INK,
+    MUTED,
+    NARROW,
+    PAPER,
+    STYLE,
+    VARIABLES,
+    WIDE,
+    Report,
+    legend,
+    look,
+    new_figure,
+)
+from tokentrial.report.forest import forest, forest_alt
+from tokentrial.report.meaning import STAGES, chosen_outcomes, in_words
+from tokentrial.report.tables import spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LOWEST = -3.5835  # -ln 36: all products alike
+
+
+class Drawn(NamedTuple):
+    """One figure: SVG of both widths, PNG of the wide one, and what it shows in words."""
+
+    wide: str
+    narrow: str
+    png: bytes
+    alt: str
+
+
+def draw(report: Report) -> dict[str, Drawn]:
+    """All figures that the report has something for, by name."""
+    drawn = {}
+    for name, (function, alt) in _FIGURES.items():
+        if words := alt(report):
+            drawn[name] = Drawn(
+                _svg(function, report, name, WIDE), _svg(function, report, name, NARROW), _png(function, report), words
+            )
+    return drawn
+
+
+def inline(svg: str) -> str:
+    """A figure's SVG for the page: colours are its variables, the paper is the page, ids of groups are gone."""
+    svg = re.sub(r"^.*?(?=<svg)", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r' id="image[^"]*"', "", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = svg.replace("'DejaVu Sans', sans-serif", "var(--sans)")
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
+
+
+def _svg(function: "Callable[[Report, float], Figure]", report: Report, name: str, width: float) -> str:
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context(STYLE | {"svg.hashsalt": f"{name} {width}"}):
+        function(report, width).savefig(
+            out, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
+        )
+    return out.getvalue()
+
+
+def _png(function: "Callable[[Report, float], Figure]", report: Report) -> bytes:
+    import matplotlib as mpl
+
+    out = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        function(report, WIDE).savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()
+
+
+# ladder
+
+
+def _ladder(report: Report, width: float) -> "Figure":
+    """Chosen outcomes after each stage: every seed a faint line, the mean a strong one."""
+    names, stages = chosen_outcomes(report), report["stages"]
+    columns = min(len(names), 3 if width == WIDE else 1)
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(width, 2.1 * rows + 0.45, nrows=rows, ncols=columns)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for arm in report["arms"]:
+            colour, marker = look(report, arm)
+            by_stage = [report["outcomes"].get(f"{stage}/{name}", {"per_seed": {}})["per_seed"] for stage in stages]
+            values = [values.get(arm, [None] * len(report["seeds"])) for values in by_stage]
+            for seed in zip(*values, strict=True):
+                axis.plot(range(len(stages)), [_gap(v) for v in seed], color=colour, alpha=0.22, linewidth=0.8)
+            means = [mean(there) if (there := [v for v in vs if v is not None]) else _gap(None) for vs in values]
+            axis.plot(range(len(stages)), means, color=colour, marker=marker, markersize=5, linewidth=1.8)
+        floor = next((o["floor"] for s in stages if (o := report["outcomes"].get(f"{s}/{name}"))), None)
+        if floor is not None:
+            axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
+        axis.set_title("\n".join(wrap(in_words(f"/{name}", with_stage=False), 30 if width == WIDE else 44)))
+        axis.set_xticks(range(len(stages)), stages)
+        axis.set_xlim(-0.25, len(stages) - 0.75)
+        axis.grid(axis="y")
+    legend(figure, report, width)
+    return figure
+
+
+def _gap(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _ladder_alt(report: Report) -> str:
+    names = chosen_outcomes(report) if report["stages"] else []
+    said = [
+        f"{in_words(f'/{name}', with_stage=False)}: "
+        + "; ".join(
+            f"{arm} "
+            + ", ".join(
+                f"{spread(report['outcomes'][f'{stage}/{name}']['per_seed'][arm])} {STAGES.get(stage, stage)}"
+                for stage in report["stages"]
+                if f"{stage}/{name}" in report["outcomes"]
+            )
+            for arm in report["arms"]
+        )
+        for name in names
+    ]
+    return "Line charts of outcomes by stage and arm. " + ". ".join(said) + "." if said else ""
+
+
+# the table as a heat map
+
+
+def _heatmap(report: Report, width: float) -> "Figure":
+    """Each arm's table of 81: accuracy and log-probability, over the seeds that asked a fact and that never did."""
+    import numpy as np
+
+    tables = report["tables"][_table_stage(report)]
+    arms = [arm for arm in report["arms"] if arm in tables]
+    wanted = [(metric, group) for metric in ("accuracy", "choice_logprob") for group in ("asked", "never_asked")]
+    wide = width == WIDE
+    rows, columns = (len(arms), 4) if wide else (2 * len(arms), 2)
+    figure, axes = new_figure(width, rows * (1.78 if wide else 1.85) + 1.0, nrows=rows, ncols=columns)
+    scales = {"accuracy": (0.0, 1.0), "choice_logprob": (_LOWEST, 0.0)}
+    images = {}
+    for row, arm in enumerate(arms):
+        for column, (metric, group) in enumerate(wanted):
+            axis = axes[row, column] if wide else axes[2 * row + column // 2, column % 2]
+            values = np.array([[_gap(v) for v in line] for line in tables[arm][metric][group]])
+            low, high = scales[metric]
+            edges = np.arange(10) + 0.5
+            images[metric] = axis.pcolormesh(
+                edges,
+                edges,
+                np.ma.masked_invalid(values),
+                vmin=low,
+                vmax=high,
+                cmap="cividis",
+                edgecolors=PAPER,
+                lw=0.4,
+            )
+            axis.set_xlim(0.5, 9.5)
+            axis.set_ylim(9.5, 0.5)
+            axis.set_aspect("equal")
+            axis.set_xticks([1, 5, 9])
+            axis.set_yticks([1, 5, 9])
+            axis.tick_params(length=0, pad=2)
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            name = "accuracy" if metric == "accuracy" else "log-prob."
+            kind = "asked" if group == "asked" else "never asked"
+            head = f"{name}, {kind}" if row == 0 or not wide else ""
+            colour, _ = look(report, arm)
+            if wide:
+                axis.set_title(head, fontsize=8.5, loc="center")
+                if column == 0:
+                    axis.set_ylabel(arm, color=colour, fontsize=9, weight="bold")
+            else:
+                axis.set_title(head, fontsize=8, loc="center")
+                if column % 2 == 0:
+                    axis.set_ylabel(arm, color=colour, fontsize=8, weight="bold")
+    for metric, image in images.items():
+        chosen = axes[:, :2] if metric == "accuracy" else axes[:, 2:]
+        bar = figure.colorbar(
+            image, ax=chosen if wide else axes, location="bottom", shrink=0.7, aspect=30, fraction=0.05, pad=0.02
+        )
+        bar.outline.set_visible(False)
+        bar.set_label("share right" if metric == "accuracy" else "log-probability of the right product, nats")
+    return figure
+
+
+def _table_stage(report: Report) -> str:
+    """The stage of the primary outcome, if its table is there, else the first."""
+    stage: str = report["primary"]["outcome"].split("/")[0]
+    return stage if stage in report["tables"] else next(iter(report["tables"]), "")
+
+
+def _heatmap_alt(report: Report) -> str:
+    tables = report["tables"].get(_table_stage(report), {})
+    said = []
+    for arm, by_metric in tables.items():
+        means = []
+        for group, kind in (("asked", "asked"), ("never_asked", "never asked")):
+            values = [v for line in by_metric["accuracy"][group] for v in line if v is not None]
+            means += [f"{mean(values):.2f} right where {kind}"] if values else []
+        said.append(f"{arm}: {', '.join(means)}")
+    return f"Heat maps of the 9 by 9 table by arm. {'. '.join(said)}." if said else ""
+
+
+# learning curves
+
+
+def _curves(report: Report, width: float) -> "Figure":
+    """Accuracy on the table during pretraining: every seed a faint line, the mean a strong one."""
+    subsets = [("asked", "asked facts"), ("never_asked", "never-asked facts")]
+    subsets = [(key, words) for key, words in subsets if any(key in p for p in _points(report))]
+    wide = width == WIDE
+    grid = {"ncols": len(subsets)} if wide else {"nrows": len(subsets)}
+    figure, axes = new_figure(width, 2.9 if wide else 2.2 * len(subsets) + 0.5, sharey=True, **grid)
+    for axis, (key, words) in zip(axes.flat, subsets, strict=True):
+        for arm, curves in report["curves"].items():
+            colour, marker = look(report, arm)
+            lines = [[(p["step"], p[key]) for p in curve["points"] if key in p] for curve in curves.values()]
+            for line in lines:
+                axis.plot([x for x, _ in line], [y for _, y in line], color=colour, alpha=0.25, linewidth=0.8)
+            steps = sorted({x for line in lines for x, _ in line})
+            at = {step: [y for line in lines for x, y in line if x == step] for step in steps}
+            whole = [step for step in steps if len(at[step]) == len(lines)]
+            axis.plot(whole, [mean(at[s]) for s in whole], color=colour, marker=marker, markersize=4, linewidth=1.8)
+        axis.axhline(0.6, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        axis.set_title(words)
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlabel("step")
+        axis.grid(axis="y")
+    axes[0, 0].set_ylabel("accuracy")
+    legend(figure, report, width)
+    return figure
+
+
+def _points(report: Report) -> list[Mapping[str, float]]:
+    curves = [curve for by_seed in report["curves"].values() for curve in by_seed.values()]
+    return [point for curve in curves for point in curve["points"]]
+
+
+def _curves_alt(report: Report) -> str:
+    if not any("asked" in point or "never_asked" in point for point in _points(report)):
+        return ""
+    said = []
+    for arm, curves in report["curves"].items():
+        reached = {
+            subset: sum(curve["steps_to_60"][subset] is not None for curve in curves.values())
+            for subset in ("asked", "never_asked")
+        }
+        said.append(
+            f"{arm}: {reached['asked']} of {len(curves)} seeds reach 60 % on asked facts, "
+            f"{reached['never_asked']} on never-asked"
+        )
+    return f"Line charts of accuracy against training step. {'. '.join(said)}."
+
+
+# dose
+
+
+def _dose(report: Report, width: float) -> "Figure":
+    """How often facts were served, by form."""
+    by_arm = report["dose"]["by_arm"]
+    forms = [form for form in next(iter(by_arm.values()))["forms"] if any(d["forms"][form] for d in by_arm.values())]
+    figure, axes = new_figure(width, 0.36 * len(by_arm) + 1.35)
+    axis = axes[0, 0]
+    for row, of_arm in enumerate(by_arm.values()):
+        start = 0.0
+        for number, form in enumerate(forms):
+            served = of_arm["forms"][form]
+            alpha = 1 - 0.72 * number / max(1, len(forms) - 1)
+            axis.barh(-row, served, left=start, height=0.62, color=ARMS[2], alpha=alpha, edgecolor=PAPER, linewidth=0.8,
+                      label=None if row else form.replace("_", " "))  # fmt: skip
+            start += served
+    axis.set_yticks([-row for row in range(len(by_arm))], [*by_arm])
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.spines["left"].set_visible(False)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.locator_params(axis="x", nbins=6 if width == WIDE else 4)
+    axis.set_xlabel("facts served in pretraining, mean over seeds")
+    figure.legend(loc="outside upper left", ncols=7 if width == WIDE else 3, handlelength=1, columnspacing=1.2)
+    return figure
+
+
+def _dose_alt(report: Report) -> str:
+    by_arm = report["dose"]["by_arm"]
+    said = [f"{arm} {sum(of['forms'].values()):,.0f} facts" for arm, of in by_arm.items() if any(of["forms"].values())]
+    return f"Bars of facts served in pretraining, by form: {', '.join(said)}." if said else ""
+
+
+_FIGURES: "dict[str, tuple[Callable[[Report, float], Figure], Callable[[Report], str]]]" = {
+    "forest": (forest, forest_alt),
+    "ladder": (_ladder, _ladder_alt),
+    "heatmap": (_heatmap, _heatmap_alt),
+    "curves": (_curves, _curves_alt),
+    "dose": (_dose, _dose_alt),
+}

@@ -1,0 +1,301 @@
+"""What a report means, in sentences: the verdict, each arm, what was not shown, what to run next, the limits."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from tokentrial.report.tables import interval, number, one_line, spread
+from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
+from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
+
+Report = Mapping[str, Any]
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "choice_logprob": "log-probability of the right product",
+    "bits_per_byte": "bits per byte",
+    "accuracy_flexible": "accuracy, last number",
+    "gold_nats_per_byte": "nats per byte of the gold solution",
+    "fact_tokens": "fact tokens an answer",
+}
+_SUBSETS = {
+    "all": "",
+    "from_2": "facts from 2",
+    "asked": "asked facts",
+    "never_asked": "never-asked facts",
+    "untouched": "untouched",
+    "rewritten": "rewritten",
+    "drills": "drills",
+    "with_site": "solutions that state a fact",
+    "without_site": "solutions that state none",
+}
+_TASKS = {"mul_table": "times table", "heldout_text": "held-out text"}
+STAGES = {"pretrain": "after pretraining", "sft": "after SFT", "grpo": "after GRPO"}
+_MANY = 200  # seeds past which more of them are no plan
+
+
+def metric_words(metric: str) -> str:
+    """What a metric measures, for a reader."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def in_words(outcome: str, with_stage: bool = True) -> str:
+    """An outcome's name for a reader: `pretrain/mul_table/asked/accuracy` is accuracy on asked facts."""
+    stage, task, subset, metric = outcome.split("/", 3)
+    what = metric_words(metric)
+    if task == "mul_table":
+        where = _SUBSETS.get(subset, subset) or "the whole times table"
+    else:
+        of = _SUBSETS.get(subset, subset)
+        where = f"{of} {_TASKS.get(task, task.replace('_', ' '))}".strip()
+    after = f" {STAGES.get(stage, f'after {stage}')}" if with_stage else ""
+    return one_line(f"{what} on {where}{after}")
+
+
+def primary_contrast(report: Report) -> Mapping[str, Any] | None:
+    """The primary's contrast, None where there is nothing to compare yet."""
+    primary = report["primary"]
+    made: Mapping[str, Any] | None = (
+        report["outcomes"].get(primary["outcome"], {}).get("contrasts", {}).get(primary["contrast"])
+    )
+    return made
+
+
+def headline(report: Report) -> str:
+    """The verdict in one sentence, in words."""
+    primary = report["primary"]
+    treatment, control = primary["contrast"].split(" - ")
+    what, verdict = in_words(primary["outcome"]), primary["verdict"]
+    if verdict in (HELPS, HURTS):
+        return f"{treatment} {verdict}: {_both(report, treatment, control)}, {what}."
+    if verdict == NO_DIFFERENCE:
+        return f"No difference shown: {_both(report, treatment, control)}, {what}."
+    if verdict == NOT_LEARNT:
+        return f"No verdict: {report['declared']['control']} has not learnt what the arms are compared by."
+    if verdict and verdict.startswith(EQUIVALENT):
+        return f"{treatment} and {control} are {verdict}: {_both(report, treatment, control)}, {what}."
+    return f"No verdict yet on {treatment} against {control} in {what}."
+
+
+def _both(report: Report, treatment: str, control: str) -> str:
+    values = report["outcomes"][report["primary"]["outcome"]]["per_seed"]
+    a, b = (mean(value for value in values[arm] if value is not None) for arm in (treatment, control))
+    return f"{a:.2f} against {b:.2f} of {control}"
+
+
+def arm_sentences(report: Report) -> list[tuple[str, str]]:
+    """One sentence an arm: its primary outcome and every declared verdict on it."""
+    declared = report["declared"]
+    name = declared["primary"]["outcome"]
+    if name not in report["outcomes"]:
+        return [(arm, "no result yet.") for arm in report["arms"]]
+    floor = report["outcomes"][name]["floor"]
+    sentences = []
+    for arm in report["arms"]:
+        said = f"{spread(report['outcomes'][name]['per_seed'][arm])} in {in_words(name, with_stage=False)}"
+        if arm == declared["control"]:
+            near = "" if floor is None else f", where answers that know no arithmetic get {floor:.3f}"
+            sentences.append((arm, f"{said}{near}: the control."))
+            continue
+        judged: dict[str, list[str]] = {}
+        for pair in (declared["primary"], *declared["secondary"]):
+            made = _made(report, pair)
+            if pair["contrast"].split(" - ")[0] == arm and made and made["verdict"]:
+                judged.setdefault(made["verdict"], []).append(in_words(pair["outcome"], with_stage=False))
+        verdicts = "; ".join(f"{verdict} ({', '.join(outcomes)})" for verdict, outcomes in judged.items())
+        sentences.append((arm, f"{said}: {verdicts or 'no declared verdict'}."))
+    return sentences
+
+
+def _made(report: Report, pair: Mapping[str, str]) -> Mapping[str, Any] | None:
+    made: Mapping[str, Any] | None = (
+        report["outcomes"].get(pair["outcome"], {}).get("contrasts", {}).get(pair["contrast"])
+    )
+    return made
+
+
+def not_shown(report: Report) -> list[str]:
+    """What the declared outcomes leave open."""
+    declared, open_ones = report["declared"], []
+    for pair in (declared["primary"], *declared["secondary"]):
+        made = _made(report, pair)
+        what = f"{pair['contrast']} on {in_words(pair['outcome'])}"
+        if made is None:
+            open_ones.append(f"{what}: not measured.")
+        elif made["verdict"] == NO_DIFFERENCE:
+            seen = (
+                "" if made["mde80"] is None else f"; {made['n_seeds']} seeds find {made['mde80']:.3g} four times in 5"
+            )
+            open_ones.append(f"{what}: a difference of either sign is left open, {interval(made['ci95'])}{seen}.")
+        elif made["verdict"] is None:
+            open_ones.append(f"{what}: {made['note'] or 'no verdict'}.")
+    if report["primary"]["verdict"] == NOT_LEARNT:
+        open_ones.append(f"Anything at all: {report['gate']['failed']}.")
+    return [one_line(sentence) for sentence in open_ones]
+
+
+def next_steps(report: Report) -> list[dict[str, str]]:
+    """What to run next, each with its reason, its command in the run folder, and what it costs on this hardware."""
+    verdict, made = report["primary"]["verdict"], primary_contrast(report)
+    steps: list[tuple[str, str, float | None]]
+    if report["missing"] or made is None:
+        steps = [("finish what is missing", "output=.", None)]
+    elif verdict == NOT_LEARNT:
+        steps_now = report["settings"]["pretrain"]["steps"]
+        steps = [("train longer, until the control passes its gate", f"pretrain.steps={2 * steps_now}", 2.0)]
+    else:
+        steps = [_fresh_seeds(report, made)]
+        if report["settings"]["budget"]["match"] == "tokens":
+            steps.append(
+                ("see whether the verdict holds where every arm reads the same text", "budget.match=bytes", 1.0)
+            )
+    return [
+        {
+            "why": why,
+            "command": f"tokentrial run trial.yaml {change}" + ("" if share is None else " output=../again"),
+            "cost": "" if share is None else cost(report, share),
+        }
+        for why, change, share in steps
+        if change
+    ]
+
+
+def _fresh_seeds(report: Report, made: Mapping[str, Any]) -> tuple[str, str, float]:
+    """As many fresh seeds as find again what was seen, or the smallest effect that matters where nothing was. Fresh:
+    more of the same trial after a look are no test."""
+    shown, seeds = report["primary"]["verdict"] in (HELPS, HURTS), report["seeds"]
+    effect = abs(made["difference"]) if shown else report["declared"]["smallest_effect"]
+    needed = planned_seeds(report, effect)
+    if needed is None:
+        return ("", "", 0.0)
+    first = max(seeds) + 1
+    command = f"'seeds=[{','.join(map(str, range(first, first + needed)))}]'"
+    return (
+        f"{'confirm' if shown else 'decide'} on {needed} fresh seeds, "
+        f"which find a difference of {effect:.2g} four times in five",
+        command,
+        needed / len(seeds),
+    )
+
+
+def planned_seeds(report: Report, effect: float) -> int | None:
+    """Seeds that find an effect with 80 % power, from the primary's spread, widened for planning; None where that is
+    not known or they are too many to be a plan."""
+    primary = report["primary"]
+    treatment, control = (
+        report["outcomes"][primary["outcome"]]["per_seed"][a] for a in primary["contrast"].split(" - ")
+    )
+    d = [a - b for a, b in zip(treatment, control, strict=True) if a is not None and b is not None]
+    if len(d) < 2:
+        return None
+    return seeds_needed(effect, PLANNING_FACTOR * stdev(d), report["declared"]["alpha"], most=_MANY)
+
+
+def cost(report: Report, share: float) -> str:
+    """Time of one device for so many times this run, from the seconds that its cells took."""
+    each = [sum(v for k, v in spent.items() if k.endswith("seconds")) for spent in report["consumed"].values()]
+    minutes = share * sum(each) * len(report["seeds"]) / 60
+    device = next((row["ran"] for row in report["ran"] if row["setting"] == "device"), "cpu")
+    unit = "GPU" if device == "cuda" else "CPU worker"
+    return f"about {minutes:,.0f} {unit} minutes" if minutes < 180 else f"about {minutes / 60:,.1f} {unit} hours"
+
+
+def limits(report: Report) -> list[str]:
+    """What this run cannot show, from what it was."""
+    settings, seeds, consumed = report["settings"], report["seeds"], report["consumed"]
+    found = []
+    if consumed:
+        first = next(iter(consumed.values()))
+        shape = settings["pretrain"]
+        found.append(
+            f"One size of model: {first['parameters']:,} parameters in {shape['n_layer']} layers, trained on "
+            f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
+        )
+        shares = [f"{spent['drill_share']:.0%} in {arm}" for arm, spent in consumed.items()]
+        found.append(f"Drills are, of the training tokens: {', '.join(shares)}. Plain text states hardly any fact.")
+        found.append(_budget(settings["budget"]["match"], report["control"], consumed))
+    made = primary_contrast(report)
+    if later := _at_the_end(report):
+        found.append(later)
+    if made and made["mde80"] is not None:
+        found.append(
+            f"{made['n_seeds']} seeds: a true difference below {made['mde80']:.2g} in the primary outcome would be "
+            "missed more often than once in five. The seed is the unit; the items of one model are not independent."
+        )
+    if made and made["facts_ci95"]:
+        found.append(
+            f"These facts: over facts like these, and not only these, the difference is {interval(made['facts_ci95'])}."
+        )
+    if report["arms_left_out"]:
+        left = "; ".join(f"{name} ({summary})" for name, summary in report["arms_left_out"].items())
+        found.append(f"Controls that did not run: {left}.")
+    overlap = report["corpus"]["overlap"].get("mul_table")
+    if overlap:
+        found.append(
+            f"{overlap:.0%} of the table's questions stand word for word in the drills of some fold: asked facts "
+            "measure recall, and only never-asked ones more than that."
+        )
+    found.append(
+        f"One source of text ({settings['corpus']['source'].split('/')[-1]}), greedy answers, one prompt form."
+    )
+    if len(seeds) < 2:
+        found.append("One seed an arm: two models are compared, not two treatments.")
+    if report["missing"]:
+        found.append(f"Not all is there: {len(report['missing'])} evaluations are missing.")
+    return [one_line(limit) for limit in found] + [f"{change}." for change in map(one_line, report["extended"])]
+
+
+def _at_the_end(report: Report) -> str:
+    """What is left of the primary outcome after the last stage, where that is a later one."""
+    stage, _, rest = report["primary"]["outcome"].partition("/")
+    last = report["stages"][-1] if report["stages"] else stage
+    outcome = report["outcomes"].get(f"{last}/{rest}")
+    if last == stage or outcome is None:
+        return ""
+    left = ", ".join(f"{spread(values)} in {arm}" for arm, values in outcome["per_seed"].items())
+    return f"The verdict is of the model {STAGES.get(stage, stage)}; {STAGES.get(last, last)} the same is {left}."
+
+
+def _budget(match: str, control: str, consumed: Mapping[str, Mapping[str, float]]) -> str:
+    if match == "bytes":
+        return "Every arm read the same source bytes; arms with shorter text took fewer steps for it."
+    text = {
+        arm: spent["bytes"] / consumed[control]["bytes"] - 1 for arm, spent in consumed.items() if control in consumed
+    }
+    more = ", ".join(f"{arm} {share:+.0%}" for arm, share in text.items() if arm != control)
+    return f"Every arm read the same tokens, not the same text; original bytes against {control}: {more or 'unknown'}."
+
+
+def declared_rows(report: Report) -> list[dict[str, Any]]:
+    """The declared comparisons, the primary first."""
+    declared, rows = report["declared"], []
+    for index, pair in enumerate((declared["primary"], *declared["secondary"])):
+        made = _made(report, pair)
+        values = report["outcomes"].get(pair["outcome"], {}).get("per_seed", {})
+        treatment, control = pair["contrast"].split(" - ")
+        rows.append(
+            {
+                "role": "secondary" if index else "primary",
+                "contrast": one_line(pair["contrast"]),
+                "outcome": in_words(pair["outcome"]),
+                "treatment": spread(values.get(treatment, [])),
+                "control": spread(values.get(control, [])),
+                "difference": f"{made['difference']:+.3f}" if made else "-",
+                "interval": interval(made["ci95"]) if made else "-",
+                "p": number(made["p"]) if made else "-",
+                "p_holm": number(made["p_holm"]) if made and made["p_holm"] is not None else "",
+                "p_sign_flip": number(made["p_sign_flip"]) if made else "-",
+                "verdict": (made["verdict"] if made else None) or "none",
+                "note": made["note"] if made else "not measured",
+            }
+        )
+    return rows
+
+
+def chosen_outcomes(report: Report) -> Sequence[str]:
+    """The outcomes that the ladder draws, without their stage: those declared, and the solved problems."""
+    declared = report["declared"]
+    wanted = dict.fromkeys(pair["outcome"].partition("/")[2] for pair in (declared["primary"], *declared["secondary"]))
+    there = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
+    solved = [name.replace("/accuracy_flexible", "/accuracy") for name in there if name.endswith("/accuracy_flexible")]
+    return [name for name in dict.fromkeys([*wanted, *solved]) if name in there]

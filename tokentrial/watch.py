@@ -1,0 +1,149 @@
+"""`tokentrial status --watch`: how far a run is, again and again, until it is complete. It only reads."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tokentrial.cell import FOLDERS
+from tokentrial.progress import clock
+from tokentrial.run import open_run, status
+from tokentrial.store import MANIFEST
+from tokentrial.trial import Trial
+
+EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage under way in a cell: the share of it that is done, the last logged step and loss where it has any."""
+
+    stage: str
+    share: float
+    step: int | None = None
+    loss: float | None = None
+
+    def __str__(self) -> str:
+        if self.loss is None:
+            return self.stage
+        return f"{self.stage} {self.share:.0%}, step {self.step}, loss {self.loss:.3f}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run folder as it is now. `left_s` is None while nothing says how long the rest will take."""
+
+    trial: str
+    corpus: bool
+    cells: dict[str, dict[str, bool]]
+    working: dict[str, list[Work]]
+    share: float
+    left_s: float | None
+
+    @property
+    def complete(self) -> bool:
+        return self.corpus and all(all(stages.values()) for stages in self.cells.values())
+
+
+def look(folder: Path, now: float) -> Look:
+    """Look at a run folder. `now` is the time of day in seconds, as of file times.
+
+    The time left is reckoned from what was done since the run was last started, each stage of a cell counting the same.
+    """
+    state, trial = status(folder), open_run(folder)
+    cells: dict[str, dict[str, bool]] = state["cells"]
+    working = {}
+    for name, stages in cells.items():
+        under_way = [_work(folder / name, stage, trial) for stage, done in stages.items() if not done]
+        if found := [work for work in under_way if work]:
+            working[name] = found
+    total = sum(map(len, cells.values()))
+    begun = sum(work.share for found in working.values() for work in found)
+    done = sum(sum(stages.values()) for stages in cells.values())
+    started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
+    since = begun + sum(
+        (folder / name / FOLDERS[stage] / MANIFEST).stat().st_mtime > started
+        for name, stages in cells.items()
+        for stage, is_done in stages.items()
+        if is_done and (folder / name / FOLDERS[stage] / MANIFEST).exists()  # a skipped stage has none
+    )
+    left = (now - started) * (total - done - begun) / since if since > 0.1 else None
+    return Look(state["trial"], state["corpus"], cells, working, (done + begun) / total, left)
+
+
+def _work(cell: Path, stage: str, trial: Trial) -> Work | None:
+    """A stage that is being written, None where it is not."""
+    partial = cell / f"{FOLDERS[stage]}.partial"
+    if not partial.is_dir():
+        return None
+    try:
+        lines = (partial / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:  # another stage than pretraining, or it was renamed just now
+        return Work(stage, 0.0)
+    whole = [orjson.loads(line) for line in lines if line.endswith(b"\n")]  # the last line may be half written
+    logged = next((record for record in reversed(whole) if "loss" in record), None)
+    if logged is None:
+        return Work(stage, 0.0)
+    return Work(stage, min(1.0, (logged["step"] + 1) / trial.pretrain.steps), logged["step"] + 1, logged["loss"])
+
+
+def looks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[Look]:
+    """Looks at a run folder, the last one when it is complete."""
+    while True:
+        seen = look(folder, time.time())
+        yield seen
+        if seen.complete:
+            return
+        sleep(EVERY_S)
+
+
+def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Show a run until it is complete or Ctrl-C: a table that renews itself in a terminal, else a line a change."""
+    try:
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False) as live:
+                for seen in looks(folder, sleep):
+                    live.update(_table(seen), refresh=True)
+        else:
+            before = ""
+            for seen in looks(folder, sleep):
+                if (line := _line(seen)) != before:
+                    print(line, flush=True)
+                    before = line
+        print(f"{folder}: complete")
+    except KeyboardInterrupt:
+        print(f"{folder}: no longer watched; the run goes on", file=sys.stderr)
+
+
+def _head(seen: Look) -> str:
+    done = sum(all(stages.values()) for stages in seen.cells.values())
+    left = "" if seen.left_s is None or seen.complete else f", {clock(seen.left_s)} left"
+    corpus = "" if seen.corpus else ", corpus not ready"
+    return f"{seen.trial}: {seen.share:.0%}, {done} of {len(seen.cells)} cells done{corpus}{left}"
+
+
+def _line(seen: Look) -> str:
+    return "; ".join([_head(seen), *(f"{name} {work}" for name, found in seen.working.items() for work in found)])
+
+
+def _table(seen: Look) -> Group:
+    table = Table(box=None, padding=(0, 1))
+    stages = list(next(iter(seen.cells.values())))
+    for column in ("cell", *stages, "now"):
+        table.add_column(column)
+    for name, done in seen.cells.items():
+        now = {work.stage: work for work in seen.working.get(name, ())}
+        marks = [
+            Text("done", "green") if done[stage] else Text(f"{now[stage].share:.0%}" if stage in now else "-")
+            for stage in stages
+        ]
+        table.add_row(name, *marks, Text(", ".join(map(str, now.values()))))
+    return Group(Text(_head(seen), "bold"), ProgressBar(total=1.0, completed=seen.share, width=60), table)
