@@ -1,8 +1,9 @@
 """The corpus stage against three peers on the same text and the same cores; and what arms, size and workers cost it.
 
-    python benchmarks/corpus.py                                # 192 MB of generated text; 15 minutes, two cores
+    python benchmarks/corpus.py                                # 768 MB of generated text; 12 minutes, two cores
+    python benchmarks/corpus.py --megabytes 6144 --repeats 2   # whether cost is linear: 1x takes longer than start-up
     python benchmarks/corpus.py --megabytes 32 --repeats 1     # a first look
-    python benchmarks/corpus.py --text FOLDER                  # the first 192 MB of parquet files with a column `text`
+    python benchmarks/corpus.py --text FOLDER                  # the first 768 MB of parquet files with a column `text`
 
 Peers (`pip install datatrove gigatoken` beside the package), each in a few lines below:
   reference      the seed report's way: rows streamed by `datasets`, a regular expression, tiktoken, lists; one process
@@ -340,7 +341,7 @@ def child(specification: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=float, default=192, help="the largest text; peers read a sixteenth of it")
+    parser.add_argument("--megabytes", type=float, default=768, help="the largest text; peers read a sixteenth of it")
     parser.add_argument("--text", type=Path, help="a folder of parquet files instead of generated text")
     parser.add_argument("--cores", type=int, default=2, help="of every contender")
     parser.add_argument("--repeats", type=int, default=3)
@@ -361,7 +362,7 @@ def main() -> None:
         text_bytes = write_text(Path(folder), given.text, int(given.megabytes * 1e6), max(2, given.cores), given.seed)
         for repeat in range(given.repeats):
             for job, measured in results.items():  # in turns: what slows the machine slows all
-                short = job.size in ("tiny", "1x") and not job.share
+                short = job.size == "tiny" or job == smaller[0]
                 for _ in range(2 if short else 1):  # a difference of two short times needs more of them
                     measured.append(timed(job, Path(folder)))
                     print(f"{repeat + 1}: {job} {measured[-1]['seconds']:.2f} s", file=sys.stderr)
