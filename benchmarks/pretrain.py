@@ -1,6 +1,7 @@
 """Pretraining against karpathy/nanoGPT and the reference experiment's train_nanogpt.py: same shape, cores and dtype.
 
     python benchmarks/pretrain.py --nanogpt FOLDER --reference FOLDER    # folders with model.py and train_nanogpt.py
+    python benchmarks/pretrain.py                                        # ours against ours with one choice undone
 
 Every run is a fresh process that takes steps on random ids: forward and backward pass, clipping, AdamW. The contenders
 take turns; the figures are medians of `--repeats` runs, each the median of its steps after three to warm up. Memory is
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -31,6 +33,16 @@ SHAPES = {
 }
 PEERS = ("nanogpt", "reference")
 CLIP, LR, DECAY, BETAS, WARM = 1.0, 6e-4, 0.1, (0.9, 0.95), 3
+
+
+# what each choice is held against, and the shape in which it tells most
+CHOICES = {
+    "plain_head": "vocab50k",  # logits whole, as in nanoGPT
+    "default_chunks": "vocab50k",  # torch's own options of its chunked loss
+    "unfused_adamw": "vocab50k",
+    "written_attention": "vocab50k",  # softmax(q k') v in plain products
+    "small_pages": "tiny",
+}
 
 
 class Job(NamedTuple):
@@ -69,6 +81,29 @@ def ours(shape: dict[str, int]) -> Any:
     loader: Any = Random()
     step = Step(model, loader, settings, Ranks(device=torch.device("cpu")), "fp32")
     return lambda: float(step(made)[0])
+
+
+def undo(choice: str) -> None:
+    """Undo one choice in this process."""
+    import torch
+
+    from tokentrial.pretrain import gpt
+
+    if choice == "plain_head":
+        gpt._LARGE = sys.maxsize
+    elif choice == "default_chunks":
+        gpt._CHUNKED = torch.nn.LinearCrossEntropyOptions()
+    elif choice == "unfused_adamw":
+        fused = torch.optim.AdamW
+        torch.optim.AdamW = lambda *given, **more: fused(*given, **more | {"fused": False})  # type: ignore[misc]
+    elif choice == "written_attention":
+
+        def attention(query: Any, key: Any, value: Any, is_causal: bool) -> Any:
+            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value
+
+        gpt.F.scaled_dot_product_attention = attention
 
 
 def peer_step(model: Any, optimizer: Any, shape: dict[str, int]) -> Any:
@@ -147,7 +182,8 @@ def child(contender: str, shape_name: str) -> None:
         print(json.dumps(cell(contender == "plain")))
         return
     shape = SHAPES[shape_name]
-    step = {"ours": ours, "nanogpt": nanogpt, "reference": reference}[contender](shape)
+    undo(contender)
+    step = {"nanogpt": nanogpt, "reference": reference}.get(contender, ours)(shape)
     for _ in range(WARM if shape_name != "gpt2" else 1):
         step()
     taken = []
@@ -167,7 +203,7 @@ def timed(job: Job, folders: list[str]) -> dict[str, float]:
         "MKL_NUM_THREADS": str(job.threads),
         "PYTHONPATH": os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]),
     }
-    if job.contender not in PEERS:
+    if job.contender not in (*PEERS, "small_pages"):
         environment |= worker_environment(job.threads)  # what a trial gives its workers
     running = []
     for number in range(job.processes):
@@ -192,6 +228,43 @@ def timed(job: Job, folders: list[str]) -> dict[str, float]:
     return {"speed": speed, "gb": max(result["gb"] for result in results)}
 
 
+def measured(
+    jobs: list[Job], repeats: int, folders: list[str]
+) -> tuple[Callable[[Job], float], Callable[[Job], float]]:
+    """Time all jobs, print their table, and return a job's median speed and the most memory it took."""
+    results: dict[Job, list[dict[str, float]]] = {job: [] for job in jobs}
+    for repeat in range(repeats):
+        for job, found in results.items():  # in turns: what slows the machine slows all
+            found.append(timed(job, folders))
+            print(f"{repeat + 1}: {job} {found[-1]}", file=sys.stderr)
+
+    def speed(job: Job) -> float:
+        return median(result["speed"] for result in results[job])
+
+    def memory(job: Job) -> float:
+        return max(result["gb"] for result in results[job])
+
+    print(f"{'contender':18}{'shape':10}{'processes':>10}{'threads':>8}{'tokens/s':>12}{'least-most':>22}{'GB':>7}")
+    for job in jobs:
+        batch = SHAPES[job.shape]["rows"] * SHAPES[job.shape]["context"] if job.shape in SHAPES else 300 * 1024
+        taken = sorted(result["speed"] * batch for result in results[job])
+        spread = f"{taken[0]:,.0f}-{taken[-1]:,.0f}"
+        print(
+            f"{job.contender:18}{job.shape:10}{job.processes:10}{job.threads:8}{median(taken):12,.0f}{spread:>22}"
+            f"{memory(job):7.2f}"
+        )
+    return speed, memory
+
+
+def choices(repeats: int) -> None:
+    """Ours as it is against ours with one choice undone."""
+    pairs = {name: (Job("ours", shape, 1), Job(name, shape, 1)) for name, shape in CHOICES.items()}
+    speed, memory = measured(list(dict.fromkeys(job for pair in pairs.values() for job in pair)), repeats, [])
+    ratios = {name: speed(ours_) / speed(without) for name, (ours_, without) in pairs.items()}
+    ratios |= {f"{name}_memory": memory(ours_) / memory(without) for name, (ours_, without) in pairs.items()}
+    print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="a folder with nanoGPT's model.py")
@@ -204,8 +277,7 @@ def main() -> None:
         child(*given.child)
         return
     if not (given.nanogpt and given.reference):
-        print("no peers given (--nanogpt FOLDER --reference FOLDER): nothing is compared", file=sys.stderr)
-        print(json.dumps({}))
+        choices(given.repeats)
         return
     folders = [str(given.nanogpt.resolve()), str(given.reference.resolve())]
     jobs: list[Job] = []
@@ -217,38 +289,19 @@ def main() -> None:
             jobs += [Job(name, shape, 2) for name in ("ours", *PEERS)]
     if "overhead" in given.only:
         jobs += [Job(name, "pilot", 1) for name in ("seen", "plain")]
-    results: dict[Job, list[dict[str, float]]] = {job: [] for job in jobs}
-    for repeat in range(given.repeats):
-        for job, measured in results.items():  # in turns: what slows the machine slows all
-            measured.append(timed(job, folders))
-            print(f"{repeat + 1}: {job} {measured[-1]}", file=sys.stderr)
-
-    def speed(*job: Any) -> float:
-        return median(result["speed"] for result in results[Job(*job)])
-
-    def memory(*job: Any) -> float:
-        return max(result["gb"] for result in results[Job(*job)])
-
-    print(f"{'contender':12}{'shape':10}{'processes':>10}{'threads':>8}{'tokens/s':>12}{'least-most':>22}{'GB':>7}")
-    for job in jobs:
-        batch = SHAPES[job.shape]["rows"] * SHAPES[job.shape]["context"] if job.shape in SHAPES else 300 * 1024
-        found = sorted(result["speed"] * batch for result in results[job])
-        spread = f"{found[0]:,.0f}-{found[-1]:,.0f}"
-        print(
-            f"{job.contender:12}{job.shape:10}{job.processes:10}{job.threads:8}{median(found):12,.0f}{spread:>22}"
-            f"{memory(*job):7.2f}"
-        )
+    speed, memory = measured(jobs, given.repeats, folders)
     ratios = {}
     if "tiny" in given.only:
-        ratios["tiny_cell"] = speed("ours", "tiny", 1) / speed("nanogpt", "tiny", 1)
-        ratios["tiny_trial"] = speed("ours", "tiny", 1, 2) / speed("nanogpt", "tiny", 2)
+        ratios["tiny_cell"] = speed(Job("ours", "tiny", 1)) / speed(Job("nanogpt", "tiny", 1))
+        ratios["tiny_trial"] = speed(Job("ours", "tiny", 1, 2)) / speed(Job("nanogpt", "tiny", 2))
     for shape in ("vocab50k", "gpt2"):
         if shape in given.only:
-            ratios[shape] = speed("ours", shape, 2) / max(speed(peer, shape, 2) for peer in PEERS)
-            ratios[f"{shape}_memory"] = memory("ours", shape, 2) / min(memory(peer, shape, 2) for peer in PEERS)
+            ratios[shape] = speed(Job("ours", shape, 2)) / max(speed(Job(peer, shape, 2)) for peer in PEERS)
+            ratios[f"{shape}_memory"] = memory(Job("ours", shape, 2)) / min(
+                memory(Job(peer, shape, 2)) for peer in PEERS
+            )
     if "overhead" in given.only:
-        pairs = zip(results[Job("seen", "pilot", 1)], results[Job("plain", "pilot", 1)], strict=True)
-        ratios["overhead"] = median(plain["speed"] / seen["speed"] - 1 for seen, plain in pairs)
+        ratios["overhead"] = speed(Job("plain", "pilot", 1)) / speed(Job("seen", "pilot", 1)) - 1
     print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 
 
