@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a worker, so that sums ar
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,24 @@ def tiny(source: Path) -> Callable[..., Trial]:
         return load("smoke", [*TINY, f"corpus.source=jsonl:{source}", f"output={folder}", *overrides])
 
     return make
+
+
+@pytest.fixture
+def tokentrial(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run the command line in this process; returns (exit code, stdout, stderr)."""
+    from tokentrial import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tokentrial", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture

@@ -32,23 +32,6 @@ SIX_TIMES_NINE = FACTS.index(Fact(6, 9))  # its place in the block of fact ids
 
 
 @pytest.fixture
-def tokentrial(capsys, monkeypatch):
-    """Run the command line in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tokentrial", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
 def refused(tokentrial):
     """The one message of a command that ends with this code: no traceback, nothing on stdout."""
 

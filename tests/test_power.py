@@ -1,12 +1,10 @@
 """`tokentrial power`: seeds from a pilot's report, or from a standard deviation."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from tokentrial import cli
 from tokentrial.statistics.power import seeds_needed
 
 OUTCOME = "pretrain/mul_table/never_asked/accuracy"
@@ -14,18 +12,8 @@ A, B = [0.1, 0.0, 0.2, 0.1, None], [0.5, 0.9, 0.6, 0.4, 0.7]
 
 
 @pytest.fixture
-def power(capsys, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tokentrial", "power", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+def power(tokentrial):
+    return lambda *words: tokentrial("power", *words)
 
 
 @pytest.fixture

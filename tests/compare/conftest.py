@@ -2,12 +2,10 @@
 
 import json
 import math
-import sys
 
 import pytest
 import yaml
 
-from tokentrial import cli
 from tokentrial.arms.facts import FACTS, never_asked
 from tokentrial.run import declare
 from tokentrial.store import write_bytes, write_json
@@ -56,28 +54,11 @@ def run_folder(tiny, tmp_path):
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
-    """Run the command line here; returns (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tokentrial", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
-def compared(command):
+def compared(tokentrial):
     """`compared(*words)`: the contrasts of `tokentrial compare ... --json`."""
 
     def run(*words):
-        code, out, err = command("compare", *words, "--json")
+        code, out, err = tokentrial("compare", *words, "--json")
         assert (code, err) == (0, "")
         return json.loads(out)["contrasts"]
 

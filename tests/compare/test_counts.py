@@ -78,28 +78,28 @@ def test_swapping_the_sides_negates_the_difference_and_keeps_p(a, b, task):
         (("²/81", "0/81"), "²"),
     ],
 )
-def test_what_is_no_count_is_bad_usage(command, words, found):
-    code, out, err = command("compare", "--counts", *words)
+def test_what_is_no_count_is_bad_usage(tokentrial, words, found):
+    code, out, err = tokentrial("compare", "--counts", *words)
     assert (code, out) == (2, "")
     assert found in err
     assert "expected" in err
 
 
-def test_a_total_that_the_table_has_not_is_bad_usage(command):
-    code, _, err = command("compare", "--counts", "5/80", "0/80", "--task", "mul_table")
+def test_a_total_that_the_table_has_not_is_bad_usage(tokentrial):
+    code, _, err = tokentrial("compare", "--counts", "5/80", "0/80", "--task", "mul_table")
     assert code == 2
     assert "expected 81 items, or 64" in err
 
 
 @pytest.mark.parametrize("words", [(), ("x", "--counts", "5/81", "0/81"), ("x", "y", "--task", "mul_table")])
-def test_paths_or_counts(command, words):
-    code, _, err = command("compare", *words)
+def test_paths_or_counts(tokentrial, words):
+    code, _, err = tokentrial("compare", *words)
     assert code == 2
     assert "counts" in err
 
 
-def test_for_a_person(command):
-    code, out, _ = command("compare", "--counts", "5/81", "0/81", "--task", "mul_table")
+def test_for_a_person(tokentrial):
+    code, out, _ = tokentrial("compare", "--counts", "5/81", "0/81", "--task", "mul_table")
     assert code == 0
     assert "a: 5/81" in out
     assert "not distinguishable at 5 %; one seed each" in " ".join(out.split())

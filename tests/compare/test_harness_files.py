@@ -85,10 +85,10 @@ def test_a_file_alone_and_a_folder_above_the_models_are_read_too(tmp_path, compa
     assert [line["p"] for line in compared(tmp_path / "out")] == [line["p"] for line in compared(*files)]
 
 
-def test_what_is_no_count_is_left_out_by_name(tmp_path, command):
+def test_what_is_no_count_is_left_out_by_name(tmp_path, tokentrial):
     write_harness(tmp_path / "one", ONE, False)
     write_harness(tmp_path / "two", TWO, False)
-    code, out, _ = command("compare", tmp_path / "one", tmp_path / "two", "--json")
+    code, out, _ = tokentrial("compare", tmp_path / "one", tmp_path / "two", "--json")
     assert code == 0
     assert any("wikitext word_perplexity,none: left out, 23.4 is no count" in n for n in json.loads(out)["notes"])
 
@@ -103,9 +103,9 @@ def test_the_harness_pairs_with_ours_by_the_question(tmp_path, compared):
     assert "only the 8 items that both answered, of 8 and 10" in line["note"]
 
 
-def test_two_runs_in_one_folder_are_ambiguous(tmp_path, command):
+def test_two_runs_in_one_folder_are_ambiguous(tmp_path, tokentrial):
     folder = write_harness(tmp_path / "one", ONE)
     (folder / "results_2027-01-02T03-04-05.678901.json").write_text("{}")
-    code, _, err = command("compare", folder, folder)
+    code, _, err = tokentrial("compare", folder, folder)
     assert code == 2
     assert "2 files results_*.json of several runs; give one of them" in err

@@ -13,8 +13,8 @@ METRICS = {"accuracy": 0.5, "correct": 1, "total": 2}
 EXAMPLE = {"question": "1 and 1?", "true_answer": "2", "is_correct": True}
 
 
-def refused(command, path):
-    code, out, err = command("compare", path, path)
+def refused(tokentrial, path):
+    code, out, err = tokentrial("compare", path, path)
     assert (code in (1, 2), out) == (True, "")
     assert "Traceback" not in err
     assert err.count("\n") == 1
@@ -47,10 +47,10 @@ def refused(command, path):
         (b'{"results": {"t": {"acc,none": 0.123}}, "n-samples": {"t": {"effective": 2}}}', "no metric"),
     ],
 )
-def test_a_file_that_is_none_is_refused_by_name(command, tmp_path, content, found):
+def test_a_file_that_is_none_is_refused_by_name(tokentrial, tmp_path, content, found):
     path = tmp_path / "total.json"
     path.write_bytes(content)
-    assert found in refused(command, path)
+    assert found in refused(tokentrial, path)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_a_file_that_is_none_is_refused_by_name(command, tmp_path, content, foun
         ([EXAMPLE | {"question": "9" * 5000}], "expected questions with numbers"),
     ],
 )
-def test_examples_that_contradict_or_break_are_refused(command, tmp_path, examples, found):
+def test_examples_that_contradict_or_break_are_refused(tokentrial, tmp_path, examples, found):
     path = tmp_path / "sums_results.json"
     path.write_text(json.dumps({"metrics": METRICS, "examples": examples}))
-    assert found in refused(command, path)
+    assert found in refused(tokentrial, path)
 
 
 @pytest.mark.parametrize(
@@ -78,76 +78,76 @@ def test_examples_that_contradict_or_break_are_refused(command, tmp_path, exampl
         (b'{"doc_id": 1, "metrics": "acc"}', "line 2: metrics: found 'acc'"),
     ],
 )
-def test_a_broken_line_of_samples_is_named(command, tmp_path, line, found):
+def test_a_broken_line_of_samples_is_named(tokentrial, tmp_path, line, found):
     path = tmp_path / "samples_t.jsonl"
     path.write_bytes(b'{"doc_id": 0, "metrics": ["acc"], "acc": 1.0}\n' + line + b"\n")
-    assert found in refused(command, path)
+    assert found in refused(tokentrial, path)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("correct", "yes"), ("task", 3), ("choice_logprob", None), ("answer", 54), ("operands", "69"), ("question", None)],
 )
-def test_a_cell_whose_rows_are_not_what_an_evaluation_writes_is_refused(run_folder, command, key, value):
+def test_a_cell_whose_rows_are_not_what_an_evaluation_writes_is_refused(run_folder, tokentrial, key, value):
     cell = run_folder("run", {"baseline": (5,)}, (1,)) / "baseline" / "seed1"
     path = cell / "eval_pretrain" / "samples.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[30][key] = value
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code, _, err = command("compare", cell, cell)
+    code, _, err = tokentrial("compare", cell, cell)
     assert (code, err.count("\n")) == (1, 1)
     assert f"{path}: " in err
 
 
 @pytest.mark.parametrize("bits", [1e308, -1e20])
-def test_figures_beyond_reason_are_refused(run_folder, command, bits):
+def test_figures_beyond_reason_are_refused(run_folder, tokentrial, bits):
     folder = run_folder("run", {"baseline": (5, 6), "mul_tokens": (7, 8)}, (1, 2))
     path = folder / "baseline" / "seed1" / "eval_pretrain" / "heldout_text.json"
     held = json.loads(path.read_text())
     held["documents"][0]["bits"] = bits
     path.write_text(json.dumps(held))
-    code, _, err = command("compare", folder)
+    code, _, err = tokentrial("compare", folder)
     assert (code, err.count("\n")) == (1, 1)
     assert f"{path.parent}: pretrain/heldout_text/untouched/bits_per_byte: found" in err
 
 
-def test_a_declaration_that_is_none_is_named(run_folder, command):
+def test_a_declaration_that_is_none_is_named(run_folder, tokentrial):
     folders = [run_folder(name, {"baseline": (5, 6)}, (1, 2)) for name in ("one", "two")]
     for folder in folders:
         (folder / "declared.json").write_text('{"control": "baseline", "smallest_effect": -0.1}')
-    code, _, err = command("compare", *folders)
+    code, _, err = tokentrial("compare", *folders)
     assert (code, err.count("\n")) == (1, 1)
     assert "declared.json: smallest_effect: found -0.1" in err
 
 
-def test_a_report_that_is_broken_is_named(run_folder, command):
+def test_a_report_that_is_broken_is_named(run_folder, tokentrial):
     folder = run_folder("run", {"baseline": (5, 6), "mul_tokens": (7, 8)}, (1, 2))
     (folder / "comparison_report.json").write_text('{"outcomes": {"x": 3}}')
-    code, _, err = command("compare", folder)
+    code, _, err = tokentrial("compare", folder)
     assert code == 1
     assert "comparison_report.json: outcomes.x: found 3" in err
 
 
-def test_names_are_printed_without_control_characters(tmp_path, command):
+def test_names_are_printed_without_control_characters(tmp_path, tokentrial):
     evil = "sys\x1b]0;owned\x07\u202e"
     path = tmp_path / "solutions.jsonl"
     rows = [{"question": q, evil: {"is_correct": q == "a"}, "other": {"is_correct": True}} for q in "ab"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for words in ((path,), (path, "--json")):
-        code, out, _ = command("compare", *words)
+        code, out, _ = tokentrial("compare", *words)
         assert code == 0
         assert not {"\x1b", "\x07", "\u202e"} & set(out)
     path.write_text(json.dumps(rows[0]) + "\n" + json.dumps({"question": "b", evil: {"is_correct": "\x1b"}}) + "\n")
-    _, _, err = command("compare", path)
+    _, _, err = tokentrial("compare", path)
     assert not {"\x1b", "\x07", "\u202e"} & set(err)
 
 
-def test_what_is_not_there_or_no_result_says_what_is_expected(command, tmp_path):
-    assert "not found; expected a run folder" in refused(command, tmp_path / "absent")
+def test_what_is_not_there_or_no_result_says_what_is_expected(tokentrial, tmp_path):
+    assert "not found; expected a run folder" in refused(tokentrial, tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    assert "no results there; expected a run folder" in refused(command, tmp_path / "empty")
+    assert "no results there; expected a run folder" in refused(tokentrial, tmp_path / "empty")
     (tmp_path / "weights.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
-    assert "not valid JSON" in refused(command, tmp_path / "weights.pt")
+    assert "not valid JSON" in refused(tokentrial, tmp_path / "weights.pt")
 
 
 json_values = st.recursive(

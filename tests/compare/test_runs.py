@@ -173,28 +173,28 @@ def test_one_model_against_an_arm_over_seeds(run_folder, compared):
     assert (turned["difference"], turned["p"]) == pytest.approx((-line["difference"], line["p"]))
 
 
-def test_texts_that_differ_are_not_compared_by_bits(run_folder, command):
+def test_texts_that_differ_are_not_compared_by_bits(run_folder, tokentrial):
     first, second = run_folder("first", {"baseline": LOW}), run_folder("second", {"baseline": LOW})
     for path in second.rglob("heldout_text.json"):
         held = json.loads(path.read_text())
         held["documents"][0]["bytes"] = 99
         path.write_text(json.dumps(held))
-    code, out, _ = command("compare", first, second, "--json")
+    code, out, _ = tokentrial("compare", first, second, "--json")
     made = json.loads(out)
     assert code == 0
     assert not any("heldout" in line["outcome"] for line in made["contrasts"])
     assert any("held-out documents differ" in note for note in made["notes"])
 
 
-def test_a_run_without_results_says_what_to_do(run_folder, command):
+def test_a_run_without_results_says_what_to_do(run_folder, tokentrial):
     folder = run_folder("empty", {})
-    code, _, err = command("compare", folder, folder)
+    code, _, err = tokentrial("compare", folder, folder)
     assert code == 2
     assert str(folder) in err
 
 
-def test_no_outcome_in_common_names_what_there_is(run_folder, command):
+def test_no_outcome_in_common_names_what_there_is(run_folder, tokentrial):
     folder = run_folder("run", {"baseline": LOW, "mul_tokens": HIGH})
-    code, _, err = command("compare", folder, "--outcome", "nothing")
+    code, _, err = tokentrial("compare", folder, "--outcome", "nothing")
     assert code == 2
     assert "--outcome nothing: no outcome that both sides have; there are" in err

@@ -43,11 +43,11 @@ def test_the_closest_two_survive_holm_over_the_six(path, compared):
     assert min(p_values)[1] == pytest.approx(6 * min(p_values)[0])
 
 
-def test_a_system_that_one_line_lacks_is_named(path, tmp_path, command):
+def test_a_system_that_one_line_lacks_is_named(path, tmp_path, tokentrial):
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:3]]
     del lines[2]["6b_verification"]
     broken = tmp_path / "solutions.jsonl"
     broken.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    code, _, err = command("compare", broken)
+    code, _, err = tokentrial("compare", broken)
     assert code == 1
     assert f"{broken}: line 3: no '6b_verification'" in err

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
-from tokentrial import cli
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import shard_paths
 from tokentrial.corpus.verify import verify
@@ -212,20 +210,10 @@ def test_a_source_that_has_changed_since_is_not_compared_with_the_corpus(copy, t
 
 
 @pytest.fixture
-def command(copy, monkeypatch, capsys):
+def command(copy, tokentrial):
     """`command(*words)`: (exit code, stdout, stderr) of `tokentrial corpus` on the copy's own trial.yaml."""
-
-    def run(*words):
-        trial = copy.trial.folder / "trial.yaml"
-        monkeypatch.setattr(sys, "argv", ["tokentrial", "corpus", str(trial), f"output={copy.trial.folder}", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    folder = copy.trial.folder
+    return lambda *words: tokentrial("corpus", folder / "trial.yaml", f"output={folder}", *words)
 
 
 @pytest.mark.parametrize(("words", "checked"), [(["--verify", "--full"], "every checksum, "), (["--verify"], "")])
