@@ -12,7 +12,7 @@ from tokentrial.arms.facts import FACTS, Fact
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
-VERBS = {"run", "status", "report", "inspect", "arms", "corpus", "pretrain", "export", "sft", "grpo", "evaluate"}
+VERBS = {"run", "status", "report", "inspect", "arms", "plan", "corpus", "pretrain", "export", "sft", "grpo", "evaluate"}
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = FACTS.index(Fact(6, 9))  # its place in the block of fact ids
 
@@ -172,7 +172,7 @@ def test_bad_usage(refused, words):
     assert "Usage: " in refused(2, *words)
 
 
-@pytest.mark.parametrize("verb", ["run", "corpus", "pretrain", "export", "evaluate"])
+@pytest.mark.parametrize("verb", ["run", "plan", "corpus", "pretrain", "export", "evaluate"])
 def test_an_unknown_trial_is_bad_usage(refused, verb):
     assert "smok: no such file, and no shipped trial of that name" in refused(2, verb, "smok")
 
