@@ -12,7 +12,20 @@ from tokentrial.arms.facts import FACTS, Fact
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
-VERBS = {"run", "status", "report", "inspect", "arms", "plan", "corpus", "pretrain", "export", "sft", "grpo", "evaluate"}
+VERBS = {
+    "run",
+    "status",
+    "report",
+    "inspect",
+    "arms",
+    "plan",
+    "corpus",
+    "pretrain",
+    "export",
+    "sft",
+    "grpo",
+    "evaluate",
+}
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = FACTS.index(Fact(6, 9))  # its place in the block of fact ids
 

@@ -191,8 +191,8 @@ def test_the_corpus_of_ten_billion_tokens_is_two_bytes_each():
 def test_a_run_asks_the_disk_for_what_the_plan_says(finished_copy, tiny, inline, monkeypatch):
     asked = []
     monkeypatch.setattr(runs, "need_disk", lambda folder, needed, what, reserve: asked.append(needed))
-    trial = tiny(finished_copy, "seeds=[1,2,3]")
-    runs.run(trial, ["pretrain"])
+    trial = tiny(finished_copy, "seeds=[1,2,3]", "workers=1")
+    runs.run(trial, ["corpus", "pretrain"])
     assert asked == [cell_bytes(trial, [["pretrain"]] * 2, workers=1)]
 
 

@@ -106,7 +106,7 @@ def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]
             if not _divides(trial, each):
                 raise SettingsError(
                     f"--device {each.name}: its GPUs do not share the {_rows(trial)} rows of a step "
-                    "(pretrain.batch_tokens / pretrain.context) evenly, in whole pretrain.micro_batch; give another number"
+                    "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
                 )
         return found
     shown = [group(name, prices) for name in (*SHOWN, HERE)]
