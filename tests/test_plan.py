@@ -17,7 +17,7 @@ from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_mac
 from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.measure import STEPS, measure
+from tokentrial.pretrain.measure import STEPS, Measured, measure
 from tokentrial.settings import Checkpoint, Pretrain
 from tokentrial.statistics.power import mde, power
 from tokentrial.store import read_json
@@ -317,10 +317,15 @@ def test_this_machine_is_measured_in_real_steps(tiny, tmp_path):
     trial = tiny(tmp_path / "run")
     seen = measure(trial.pretrain, vocabulary_size(trial))
     assert seen.steps == STEPS == 20
+    assert seen.tokens_per_s > 0
+
+
+def test_a_measured_speed_takes_the_place_of_the_assumed_one(monkeypatch):
+    monkeypatch.setattr("tokentrial.pretrain.measure.measure", lambda *given: Measured(7_000.0, 20))
+    trial = load("pilot")
     [here] = plans.measured(trial, plans.chosen_groups(trial, [HERE], {}))
-    rate = plans.costs(trial, here)["tokens_per_s"] / here.device.workers
-    assert rate == pytest.approx(seen.tokens_per_s, rel=0.9)
-    assert "measured in 20 steps" in here.device.source
+    assert plans.costs(trial, here)["tokens_per_s"] == pytest.approx(7_000 * here.device.workers)
+    assert here.device.source == "measured in 20 steps: 7,000 tokens/s a worker"
 
 
 # the command
