@@ -377,6 +377,11 @@ def main() -> None:
     def rate(job: Job) -> float:
         return (middle(job, "tokens") - middle(start_up[job], "tokens")) / net(job)
 
+    def marginal(small: Job, large: Job) -> float:
+        """Tokens a second of what the larger text has more: whatever it costs to begin, once, is not in it."""
+        more = middle(large, "tokens") - middle(small, "tokens")
+        return more / (middle(large, "seconds") - middle(small, "seconds"))
+
     def megabytes(job: Job) -> float:
         return (text_bytes[job.size] - text_bytes["tiny"]) / 1e6 / net(job)
 
@@ -398,10 +403,10 @@ def main() -> None:
         )
     two_workers = rate(double) / rate(single)
     three_arms_time = net(three) / net(one)
-    hours = 1e10 / (rate(single) * 16 * two_workers / 2) * three_arms_time / 3600
+    hours = 1e10 / (rate(single) * 16 * min(1.0, two_workers / 2)) * three_arms_time / 3600
     disk = middle(three, "disk") / middle(one, "tokens") * 10
     print(
-        f"10B tokens, three arms, 16 cores: 1e10 / ({rate(single):,.0f} tokens/s a core x 16 x {two_workers / 2:.2f}, "
+        f"10B tokens, three arms, 16 cores: 1e10 / ({rate(single):,.0f} tokens/s a core x 16 x {min(1.0, two_workers / 2):.2f}, "
         f"which two workers keep) x {three_arms_time:.2f} for three arms = {hours:.2f} h; "
         f"1e10 x {disk / 10:.3f} bytes a token = {disk:.1f} GB"
     )
@@ -418,6 +423,7 @@ def main() -> None:
         "drill_mix_three_arms_disk": middle(drilled[1], "disk") / middle(drilled[0], "disk"),
         "linear_16x": rate(one) / rate(smaller[0]),
         "linear_4x_to_16x": rate(one) / rate(smaller[1]),
+        "linear_marginal": marginal(smaller[1], one) / marginal(*smaller),
         "two_workers": two_workers,
         "patch_apply_share": patch,
         "peak_rss_gb": peak(three),

@@ -20,6 +20,7 @@ VERBS = {
     "power",
     "inspect",
     "arms",
+    "plan",
     "corpus",
     "pretrain",
     "export",
@@ -169,7 +170,7 @@ def test_bad_usage(refused, words):
     assert "Usage: " in refused(2, *words)
 
 
-@pytest.mark.parametrize("verb", ["run", "corpus", "pretrain", "export", "evaluate"])
+@pytest.mark.parametrize("verb", ["run", "plan", "corpus", "pretrain", "export", "evaluate"])
 def test_an_unknown_trial_is_bad_usage(refused, verb):
     assert "smok: no such file, and no shipped trial of that name" in refused(2, verb, "smok")
 

@@ -50,6 +50,50 @@ def run(trial: TrialArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def plan(
+    trial: TrialArgument,
+    overrides: Overrides = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="only these: A40, 2xA40, ..., 'this machine'; several times")
+    ] = None,
+    price: Annotated[list[str] | None, typer.Option(help="dollars an hour, such as A40=0.35; several times")] = None,
+    budget: Annotated[float | None, typer.Option(help="dollars: which sizes and how many seeds they buy")] = None,
+    noise: Annotated[float | None, typer.Option(help="sd over seeds of the paired difference")] = None,
+    pilot: Annotated[Path | None, typer.Option(help="a run folder to take the noise from")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="take 20 training steps on this machine first")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what a trial takes before it is run: tokens, hours, dollars, memory, disk, seeds. Nothing is written.
+
+    Example: tokentrial plan gpt2_50m --device A40 --budget 300
+    """
+    from tokentrial.devices import parse_prices
+    from tokentrial.plan import plan as plans
+    from tokentrial.trial import load
+
+    loaded = load(trial, overrides or ())
+    if noise is not None and pilot is not None:
+        raise SettingsError("plan: found --noise and --pilot, expected one of them")
+    groups = plans.chosen_groups(loaded, device or (), parse_prices(price or ()))
+    assumed = plans.noise_of(loaded, noise, pilot)
+    if measure:
+        groups = plans.measured(loaded, groups)
+    made = plans.plan(loaded, groups, assumed)
+    if budget is not None:
+        priced = [each for each in groups if device or each.device.price]
+        made |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
+    if json:
+        _print_json(made)
+        return
+    from tokentrial.plan.table import print_budget, print_plan
+
+    console = _console()
+    print_plan(made, console)
+    if budget is not None:
+        print_budget(made["budget"], made["floors"], budget, console)
+
+
+@app.command()
 def status(
     out: FolderArgument,
     json: JsonOption = False,

@@ -17,6 +17,7 @@ from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.verify import verify as rederive
+from tokentrial.disk import cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
@@ -64,7 +65,9 @@ def run(
             after = []
         if before or after or not corpus_ready:
             _order_holds([*before, *after], plan, asked)
-            need_disk(trial.folder, _disk(trial, [*before, *after]), "the trial", trial.disk_reserve_gb)
+            pending = [left for _, left in (*before, *after)]
+            needed = cell_bytes(trial, pending, _workers(trial, len(here)))
+            need_disk(trial.folder, needed, "the trial", trial.disk_reserve_gb)
             with Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, progress)
@@ -172,16 +175,6 @@ def _order_holds(todo: Todo, plan: CorpusPlan, asked: Sequence[str]) -> None:
         for stage in cell.pending(plan):
             if stage not in asked and order.index(stage) < order.index(pending[0]) and not stage.startswith("eval_"):
                 raise TrialError(f"{cell.name}: {pending[0]} needs {stage}; run `tokentrial {stage}` first")
-
-
-def _disk(trial: Trial, todo: Todo) -> int:
-    """Bytes that the cells will write: fp32 weights of each trained and exported model, a trainer's checkpoint with
-    its optimizer (twice, as the new one is written before the old one goes), and a tokenizer."""
-    shape = trial.pretrain
-    weights = 12 * shape.n_layer * shape.n_embd**2 + (trial.tokenizer.merges + 500 + shape.context) * shape.n_embd
-    models = sum(not stage.startswith("eval_") for _, pending in todo for stage in pending)
-    training = 6 * 4 * weights if trial.sft or trial.grpo else 0
-    return models * (4 * weights + 5_000_000) + training
 
 
 def _workers(trial: Trial, cells: int) -> int:

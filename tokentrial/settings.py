@@ -157,6 +157,18 @@ class Pretrain(Settings):
     def tokens(self) -> int:
         return self.steps * self.batch_tokens
 
+    def parameters(self, vocabulary: int) -> int:
+        """Parameters with so many ids: a layer's four matrices, 12 n_embd^2, their biases and its two norms, 13 n_embd;
+        the last norm; embeddings of ids, tied to the head, and of positions."""
+        layers = self.n_layer * (12 * self.n_embd + 13) * self.n_embd
+        return layers + 2 * self.n_embd + (vocabulary + self.context) * self.n_embd
+
+    def flops_per_token(self, vocabulary: int) -> float:
+        """FLOPs of a token's forward and backward pass: 6 for each weight of a matrix product, the tied head among
+        them, and 12 n_layer n_embd context for attention (Chowdhery et al. 2022, appendix B). Forward is a third."""
+        matrices = 12 * self.n_layer * self.n_embd**2 + vocabulary * self.n_embd
+        return 6.0 * matrices + 12.0 * self.n_layer * self.n_embd * self.context
+
 
 class WordProblems(Settings):
     """The embedded generator of word problems."""

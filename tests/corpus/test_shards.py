@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS
+from tokentrial.corpus import shards
 from tokentrial.corpus.look import _differences, look_through
 from tokentrial.corpus.shards import (
     Shard,
@@ -173,6 +174,20 @@ def test_documents_with_a_sign_are_found_and_no_others(tmp_path):
     write(tmp_path, texts)
     shard = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
     assert list(documents_with(shard, VOCABULARY, b"=")) == [(1, "a=b"), (3, "x ==> y"), (4, "6*9=54")]
+
+
+@pytest.mark.parametrize("documents", [1, 3, 4, 7, 8, 9])
+def test_blocks_are_all_documents_in_order(tmp_path, monkeypatch, documents):
+    monkeypatch.setattr(shards, "_BLOCK", 4)
+    texts = [f"document {i} " + "=" * (i % 2) for i in range(documents)]
+    write(tmp_path, texts)
+    shard = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
+    seen = []
+    for first, starts, ids in shards.blocks(shard):
+        assert first == len(seen)
+        seen += [part.tolist() for part in np.split(ids, starts[1:])]
+    assert seen == [shard.document(i).tolist() for i in range(documents)]
+    assert list(documents_with(shard, VOCABULARY, b"=")) == [(i, t) for i, t in enumerate(texts) if "=" in t]
 
 
 # files and memory

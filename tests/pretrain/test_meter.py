@@ -9,7 +9,7 @@ from accelerate import tracking
 
 from tokentrial.pretrain import meter
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.meter import Meter, flops_per_token, peak_flops
+from tokentrial.pretrain.meter import Meter, peak_flops
 from tokentrial.settings import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=64)
@@ -45,12 +45,12 @@ def test_flops_are_six_for_each_weight_of_a_product_and_attention():
     model = GPT(SHAPE, 0)
     weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h."))
     expected = 6 * (weights + 621 * 32) + 12 * 2 * 32 * 64
-    assert flops_per_token(SHAPE) == expected
+    assert Pretrain(**SETTINGS).flops_per_token(621) == expected
 
 
 def test_gpt2s_flops_are_those_of_the_literature():
     """124M at context 1024: about 0.86 GFLOP a token (llm.c's and nanoGPT's 6N + 12LdT)."""
-    assert flops_per_token(Config(50_257, 12, 12, 768, 1024)) == pytest.approx(0.855e9, rel=0.01)
+    assert Pretrain().flops_per_token(50_257) == pytest.approx(0.855e9, rel=0.01)
 
 
 def test_the_speed_is_tokens_over_seconds_and_leaves_out_what_was_set_aside(clock, made, tmp_path):
@@ -63,8 +63,8 @@ def test_the_speed_is_tokens_over_seconds_and_leaves_out_what_was_set_aside(cloc
     first, second = records(tmp_path)
     assert first["tokens_per_s"] == pytest.approx(1024 / 2.0)
     assert second["tokens_per_s"] == pytest.approx(4 * 1024 / 4.0)
-    assert second["tflops_per_s"] == pytest.approx(1024 * flops_per_token(SHAPE) / 1e12)
-    assert second["mfu"] == pytest.approx(1024 * flops_per_token(SHAPE) / 1e9)
+    assert second["tflops_per_s"] == pytest.approx(1024 * Pretrain(**SETTINGS).flops_per_token(621) / 1e12)
+    assert second["mfu"] == pytest.approx(1024 * Pretrain(**SETTINGS).flops_per_token(621) / 1e9)
     assert second["seconds"] == pytest.approx(7.0)
     assert 0.01 < second["memory_gb"] < 100
 
@@ -73,7 +73,7 @@ def test_with_several_ranks_the_peak_is_that_of_all(clock, made, tmp_path):
     seen = made(world=4)
     clock.now += 1.0
     seen.step(0, 6.0, 1e-3, 1.0)
-    assert records(tmp_path)[0]["mfu"] == pytest.approx(1024 * flops_per_token(SHAPE) / 4e9)
+    assert records(tmp_path)[0]["mfu"] == pytest.approx(1024 * Pretrain(**SETTINGS).flops_per_token(621) / 4e9)
 
 
 def test_a_line_says_loss_rate_norm_speed_use_memory_and_time_left(clock, made):

@@ -14,7 +14,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Piece
 from tokentrial.arms.facts import FACTS, Fact, sites
 from tokentrial.corpus import drills
-from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, documents_with, open_shard, read_arrays, text_of
+from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, documents_with, open_shard, read_arrays, text_of
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -80,9 +80,9 @@ def look_through(
             for each in rewritten.values():
                 each.look_at(index, text, shard_path.stem)
     if survey:
-        sizes = np.add.reduceat(vocabulary.byte_sizes[shard.ids], shard.starts, dtype=np.int64)
+        sizes = [np.add.reduceat(vocabulary.byte_sizes[ids], at, dtype=np.int64) for _, at, ids in blocks(shard)]
         documents, codes = np.array(stated, np.int64).reshape(-1, 2).T
-        Survey(shard.base_lengths, sizes, documents, codes).write(survey)
+        Survey(shard.base_lengths, np.concatenate(sizes), documents, codes).write(survey)
     return {
         name: rewritten[name].write(patch, shard)
         if name in rewritten

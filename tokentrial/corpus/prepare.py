@@ -20,6 +20,7 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import FACTS, never_asked
 from tokentrial.corpus import drills
+from tokentrial.corpus.amounts import drills_wanted, text_wanted
 from tokentrial.corpus.look import SAMPLE, Patched, look_through
 from tokentrial.corpus.read import Bad, documents, expansion
 from tokentrial.corpus.shards import TEXT, ShardWriter
@@ -33,13 +34,6 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
 VERSION = 3
-# drill tokens made for each that the budget takes: arms with shorter text read more of them
-_MORE_DRILLS = 1.5
-_VAL_DRILLS = 0.05
-# text beyond the control's budget, for arms that read further in the same tokens: with each token of drills, as drills
-# are what most arms shorten
-_MORE_TEXT = 0.02
-_MORE_TEXT_A_DRILL = 0.3
 
 
 class CorpusPlan:
@@ -58,11 +52,7 @@ class CorpusPlan:
     @property
     def wanted(self) -> int | None:
         """Train tokens of text to prepare; None: all there are."""
-        corpus, tokens = self.trial.corpus, self.trial.corpus.tokens
-        if tokens == "budget":
-            more = 1 + _MORE_TEXT + _MORE_TEXT_A_DRILL * corpus.drills.share
-            return int(more * (1 - corpus.drills.share) * self.trial.pretrain.tokens / corpus.epochs)
-        return None if tokens == "all" else tokens
+        return text_wanted(self.trial)
 
     @cached_property
     def text(self) -> str:
@@ -211,11 +201,11 @@ def prepare_drills(plan: CorpusPlan) -> None:
     if is_done(plan.folder / "drills", plan.drills):
         return
     settings, vocabulary = plan.trial.corpus.drills, plan.vocabulary
-    wanted = int(_MORE_DRILLS * settings.share * plan.trial.pretrain.tokens) if settings.share else 0
+    wanted = drills_wanted(plan.trial)
     with step(plan.folder / "drills", plan.drills) as folder:
         for fold in plan.folds if wanted else ():
             skipped = never_asked(fold, settings.never_asked_folds)
-            for split, tokens in (("train", wanted), ("val", max(2000, int(_VAL_DRILLS * wanted)))):
+            for split, tokens in wanted.items():
                 rng = random.Random(f"drills {plan.trial.corpus.seed} {fold} {split}")
                 writer = ShardWriter(folder, f"drills{fold}", split, plan.trial.corpus.shard_tokens, vocabulary.eos)
                 written = 0

@@ -18,6 +18,8 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 
 Ids = NDArray[np.uint16]
 
+_BLOCK = 1000  # documents
+
 TEXT = "fineweb"  # the set of shards that holds the source's text; the name is build-nanogpt's
 
 
@@ -163,9 +165,21 @@ def patched(shard: Shard, path: Path) -> Shard:
 
 def documents_with(shard: Shard, vocabulary: Vocabulary, needle: bytes) -> Iterator[tuple[int, str]]:
     """Index and text of the documents with a token whose bytes hold the one-byte `needle`."""
-    hits = np.flatnonzero(vocabulary.holding(needle)[shard.ids])
-    for index in np.unique(np.searchsorted(shard.starts, hits, side="right") - 1):
-        yield int(index), text_of(shard.document(index), vocabulary)
+    holding = vocabulary.holding(needle)
+    for first, starts, ids in blocks(shard):
+        hits = np.flatnonzero(holding[ids])
+        for number in np.unique(np.searchsorted(starts, hits, side="right") - 1):
+            index = first + int(number)
+            yield index, text_of(shard.document(index), vocabulary)
+
+
+def blocks(shard: Shard) -> Iterator[tuple[int, NDArray[np.int64], Ids]]:
+    """A shard's ids before a patch, some documents at a time: the first one's index, where each begins in the block,
+    and their ids. What is looked up for every id is then held for a block, not for a shard."""
+    for first in range(0, len(shard), _BLOCK):
+        starts = shard.starts[first : first + _BLOCK]
+        stop = shard.starts[first + _BLOCK] if first + _BLOCK < len(shard) else len(shard.ids)
+        yield first, starts - starts[0], shard.ids[starts[0] : stop]
 
 
 def text_of(ids: Ids, vocabulary: Vocabulary) -> str:

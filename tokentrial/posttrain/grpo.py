@@ -19,7 +19,7 @@ from tokentrial.arms.facts import never_asked
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
-from tokentrial.posttrain.rewards import reward
+from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import Progress, Watch, last_complete, shared_arguments
 from tokentrial.settings import GRPO
 from tokentrial.store import write_json
@@ -27,8 +27,6 @@ from tokentrial.tasks.gsm8k import read_marked
 from tokentrial.tasks.rows import source_rows
 from tokentrial.tasks.task import Example
 from tokentrial.trial import Trial
-
-PASS_PROMPTS = 32
 
 
 def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:

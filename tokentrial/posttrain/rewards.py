@@ -4,6 +4,8 @@ from tokentrial.arms.arm import Arm
 from tokentrial.settings import GRPO
 from tokentrial.tasks.gsm8k import read_marked
 
+PASS_PROMPTS = 32  # of which pass@k is measured before GRPO
+
 
 def reward(completion: str, answer: str, arm: Arm, settings: GRPO) -> float:
     """1 for the exact answer after the marker, else 0; plus `format_bonus` where any number follows the marker, plus

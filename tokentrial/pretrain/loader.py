@@ -1,6 +1,7 @@
 """Batches: the stream of documents cut into rows, as in build-nanogpt: inputs and targets one token apart."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,15 @@ from numpy.typing import NDArray
 from tokentrial.corpus.stream import Served, Stream
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class Batches(Protocol):
+    """What a training step takes its batches from, `rows` rows each."""
+
+    rows: int
+
+    def next(self) -> Batch:
+        """Inputs and targets [rows, context]."""
 
 
 class Loader:

@@ -10,41 +10,19 @@ from typing import Any
 import orjson
 import torch
 
+from tokentrial.devices import by_cuda_name
 from tokentrial.pretrain.gpt import Config
 from tokentrial.settings import Pretrain
 
 Progress = Callable[[float, str], None]
-
-# dense 16-bit TFLOP/s of the makers' data sheets, by the first part of a name that fits
-PEAKS = (
-    ("H200", 989.0),
-    ("H100 PCIe", 756.0),
-    ("H100", 989.0),
-    ("A100", 312.0),
-    ("L40S", 362.0),
-    ("A40", 149.7),
-    ("A10", 125.0),
-    ("RTX 4090", 165.2),
-    ("RTX 3090", 71.0),
-    ("L4", 121.0),
-    ("V100", 125.0),
-    ("T4", 65.0),
-)
-
-
-def flops_per_token(config: Config) -> float:
-    """FLOPs of a token's forward and backward pass: 6 for each weight of a matrix product, the tied head among them,
-    and 12 n_layer n_embd context for attention (Chowdhery et al. 2022, appendix B)."""
-    matrices = 12 * config.n_layer * config.n_embd**2 + config.vocab * config.n_embd
-    return 6.0 * matrices + 12.0 * config.n_layer * config.n_embd * config.context
 
 
 def peak_flops(device: torch.device) -> float | None:
     """What the device can do at most, FLOP/s: of a GPU from its data sheet, None where it is not known; of a CPU as a
     matrix product measures it."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return next((peak * 1e12 for part, peak in PEAKS if part in name), None)
+        known = by_cuda_name(torch.cuda.get_device_name(device))
+        return known.tflops * 1e12 if known else None
     size, best = 768, 0.0
     a, b = torch.ones(size, size), torch.ones(size, size)
     for _ in range(5):
@@ -76,7 +54,7 @@ class Meter:
         progress: Progress | None,
     ) -> None:
         self.settings, self.device, self.records, self.progress = settings, device, records, progress
-        self.flops = flops_per_token(config)
+        self.flops = settings.flops_per_token(config.vocab)
         peak = peak_flops(device)
         self.peak = peak * world if peak else None
         self.metrics = (folder / "metrics.jsonl").open("wb")

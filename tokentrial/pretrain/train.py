@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from tokentrial.corpus.stream import Stream
+from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, save_tensors, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.loader import Batch, Loader
+from tokentrial.pretrain.loader import Batch, Batches, Loader
 from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
 from tokentrial.pretrain.ranks import Ranks
@@ -145,7 +146,7 @@ def pretrain(
 class Step:
     """One optimizer step on the next batch: gradients of its mean loss, `micro_batch` rows of each rank at a time."""
 
-    def __init__(self, model: GPT, loader: Loader, settings: Pretrain, ranks: Ranks, dtype: str) -> None:
+    def __init__(self, model: GPT, loader: Batches, settings: Pretrain, ranks: Ranks, dtype: str) -> None:
         self.loader, self.settings, self.ranks = loader, settings, ranks
         self.rows, self.micro_batch = ranks.rows(loader.rows, settings.micro_batch)
         self.model, self.parameters = ranks.wrap(model), list(model.parameters())
@@ -207,7 +208,7 @@ def _kept(checkpoints: Path | None) -> str:
 def _has_room(config: Config, settings: Pretrain, device: torch.device, checkpoints: Path | None) -> None:
     """Say before the first step that the memory does not hold weights, gradients and AdamW's two moments, 16 bytes a
     parameter, or the disk not two checkpoints."""
-    parameters = 12 * config.n_layer * config.n_embd**2 + (config.rows + config.context) * config.n_embd
+    parameters = settings.parameters(config.rows)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
@@ -217,8 +218,6 @@ def _has_room(config: Config, settings: Pretrain, device: torch.device, checkpoi
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
             f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
         )
-    if checkpoints and settings.steps > settings.checkpoint.interval:
-        copies = settings.checkpoint.keep_last + 1
-        if settings.checkpoint.keep_every:
-            copies += settings.steps // settings.checkpoint.keep_every
-        need_disk(checkpoints.parent, copies * 12 * parameters, "the checkpoints of pretraining", 0.0)
+    if checkpoints:
+        needed = checkpoint_bytes(settings, config.rows)
+        need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)

@@ -1,0 +1,171 @@
+"""GPUs as data: peak, memory, the share of the peak that training reaches (MFU) and where that is known from, price.
+
+`group("8xA100-80")` is eight of them; `this_machine()` is what is here, told without importing torch. Speeds of GPT-2
+124M, from which the MFU follows: the seed report's pilot (A40), its experiment's later 10B run (4 x H200, PyTorch) and
+llm.c's published runs (8 x A100, 8 x H100). Prices are one market's lowest by the hour, from price surveys: they move
+by tens of percent in a month, so give your own: --price A40=0.35.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from tokentrial.errors import SettingsError
+from tokentrial.settings import Pretrain
+from tokentrial.store import has_gpu
+
+HERE = "this machine"
+GPT2_FLOPS = Pretrain().flops_per_token(50_257)  # of GPT-2 124M, whose tokens a second are what is published
+_SEED, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 64_000, 278_000, 463_000, 231_000  # tokens/s a GPU, as in the docstring
+# the seed fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's eager model
+# against the compiled one of pretraining
+TRAINER_SHARE = 7_473 * 3 * 512 / (8 * 60) / _SEED
+# the reference's GRPO: 80,000 rollouts of 256 tokens in 2.2 h on one GPU, 32 a step, 12 layers; a step of decoding
+# waits for the launches of its kernels, not for their arithmetic, so it is the same on every GPU
+DECODE_SECONDS = 2.2 * 3600 / (80_000 / 32) / 256 / 12
+
+
+class Device(NamedTuple):
+    """One GPU, or the cores of this machine's processor. TFLOP/s dense in 16 bit, dollars an hour."""
+
+    name: str
+    cuda: str  # what CUDA calls it, in part
+    tflops: float
+    memory_gb: float
+    mfu: float
+    source: str  # of the MFU
+    price: float | None = None
+    priced: str = ""  # when
+    trainer: float = TRAINER_SHARE  # speed of SFT, GRPO and scoring, as a share of pretraining's
+    decode: float = DECODE_SECONDS  # of one layer, for one token of a whole batch
+    start: float = 10.0  # seconds of a stage before it computes: the seed's export, which computes nothing
+    compile: float = 60.0  # seconds until a compiled model takes its first step; assumed
+    workers: int = 1  # cells at a time
+
+
+def _mfu(tokens_per_s: float, tflops: float) -> float:
+    return tokens_per_s * GPT2_FLOPS / (tflops * 1e12)
+
+
+_UNKNOWN = (0.3, "no measurement; assumed")
+# peaks are of the makers' data sheets
+DEVICES = (
+    Device("A40", "A40", 149.7, 48, _mfu(_SEED, 149.7), "64k tokens/s in the seed's pilot", 0.40, "2025"),
+    Device(
+        "A100-80",
+        "A100",
+        312.0,
+        80,
+        _mfu(_LLMC_A100 * _TEN_BILLION / _LLMC_H100, 312.0),
+        "llm.c's 231k tokens/s, times 0.60: what PyTorch reached on an H200 of llm.c's speed on an H100",
+        1.19,
+        "2026-03",
+    ),
+    Device("H100", "H100", 989.0, 80, _mfu(_TEN_BILLION, 989.0), "as the H200, the same chip", 2.69, "2026-03"),
+    Device("H200", "H200", 989.0, 141, _mfu(_TEN_BILLION, 989.0), "278k tokens/s in the 10B run", 3.59, "2026-03"),
+    Device("4090", "RTX 4090", 165.2, 24, _mfu(106_000, 165.2), "106k tokens/s, the least seen", 0.34, "2026-03"),
+    Device("L4", "L4", 121.0, 24, 0.2, "no measurement; assumed, as its 72 W do not hold its clock", 0.44, "2026-03"),
+    Device("H100-PCIe", "H100 PCIe", 756.0, 80, *_UNKNOWN, 1.99, "2026-03"),
+    Device("L40S", "L40S", 362.0, 48, *_UNKNOWN, 0.79, "2026-03"),
+    Device("3090", "RTX 3090", 71.0, 24, *_UNKNOWN, 0.22, "2026-03"),
+    Device("A10", "A10", 125.0, 24, *_UNKNOWN),
+    Device("V100", "V100", 125.0, 32, *_UNKNOWN),
+    Device("T4", "T4", 65.0, 16, *_UNKNOWN),
+)
+SHOWN = ("A40", "2xA40", "8xA40", "A100-80", "4xA100-80", "8xA100-80", "H100", "8xH100", "H200", "4xH200", "4090", "L4")
+# a core's matrix product in fp32, 121 GFLOP/s, and the pilot's cells on two of them: 48 GFLOP/s in pretraining, 0.7 of
+# that in SFT, 4.4 ms a layer and token in decoding, next to no start
+_CORE_TFLOPS = 0.121
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+class Group(NamedTuple):
+    """Several of one device in one machine."""
+
+    number: int
+    device: Device
+
+    @property
+    def name(self) -> str:
+        return self.device.name if self.number == 1 else f"{self.number}x{self.device.name}"
+
+
+def by_cuda_name(name: str) -> Device | None:
+    """The device that CUDA calls so; the longest name that fits, whole words only: an A4000 is no A40."""
+    fitting = [device for device in DEVICES if re.search(rf"\b{re.escape(device.cuda)}\b", name)]
+    return max(fitting, key=lambda device: len(device.cuda), default=None)
+
+
+def group(text: str, prices: dict[str, float]) -> Group:
+    """`A40`, `2xA40` or `this machine`, at the given prices where there are some."""
+    if text == HERE:
+        return this_machine(prices)
+    several = re.match(r"(\d+)x", text)
+    number, name = (int(several[1]), text[several.end() :]) if several else (1, text)
+    if number < 1:
+        raise SettingsError(f"--device {text}: found {number} of them, expected 1 or more")
+    return Group(number, _priced(_named(name, f"--device {text}"), prices))
+
+
+def parse_prices(options: Sequence[str]) -> dict[str, float]:
+    """`A40=0.35` to dollars an hour by name."""
+    prices = {}
+    for option in options:
+        name, _, value = option.rpartition("=")
+        try:
+            price = float(value)
+        except ValueError:
+            price = -1.0
+        if not name or not 0 <= price < float("inf"):
+            raise SettingsError(f"--price {option}: expected NAME=DOLLARS, such as A40=0.35")
+        prices[HERE if name == HERE else _named(name, f"--price {option}").name] = price
+    return prices
+
+
+def this_machine(prices: dict[str, float]) -> Group:
+    """The GPUs that the driver lists, or the processor's cores; free of charge unless a price is given."""
+    models = [_model(path) for path in sorted(_DRIVER.glob("*/information"))]
+    if has_gpu() and models:
+        known = by_cuda_name(models[0])
+        if known is None:
+            raise SettingsError(f"{HERE}: its {models[0]} is not in the table of tokentrial/devices.py; give --device")
+        return Group(len(models), _priced(known._replace(name=HERE, price=0.0, priced="yours"), prices))
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    source = "48 of a core's 121 GFLOP/s in the pilot's cells; more in a larger model: --measure"
+    here = Device(
+        HERE,
+        "",
+        _CORE_TFLOPS,
+        memory,
+        mfu=0.4,
+        source=source,
+        price=0.0,
+        priced="yours",
+        trainer=0.7,
+        decode=0.0044,
+        start=1.0,
+        compile=0.0,
+        workers=cores,
+    )
+    return Group(1, _priced(here, prices))
+
+
+def _model(information: Path) -> str:
+    return next(line.partition(":")[2].strip() for line in information.read_text().splitlines() if "Model:" in line)
+
+
+def _priced(device: Device, prices: dict[str, float]) -> Device:
+    return device._replace(price=prices[device.name], priced="given") if device.name in prices else device
+
+
+def _named(name: str, where: str) -> Device:
+    by_name = {device.name.lower(): device for device in DEVICES}
+    if name.lower() not in by_name:
+        near = get_close_matches(name.lower(), by_name, n=1, cutoff=0.5)
+        hint = f"did you mean {by_name[near[0]].name}?" if near else f"there are {', '.join(d.name for d in DEVICES)}"
+        raise SettingsError(f"{where}: no device {name!r} in the table; {hint}")
+    return by_name[name.lower()]

@@ -1,0 +1,98 @@
+"""What a trial writes to disk, before it is written: the same estimate for `plan` and for the check that `run` makes.
+
+At its peak a run folder holds the corpus, what every cell keeps, and, of the cells at work, the checkpoints that are
+pruned when their stage ends.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from tokentrial.arms.facts import FACTS
+from tokentrial.corpus.amounts import drills_wanted, text_of_budget, text_wanted
+from tokentrial.settings import Pretrain
+from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial import Trial
+
+_TOKENIZER = 100_000, 100  # bytes, and bytes an id, of the files beside a model in transformers' format
+_ITEM = 600  # bytes of a probe's record, in results and samples
+_SOLUTION = 1000, 5  # bytes of a solution's question and figures, and how often what a model said is written
+_SOLUTIONS = 1_319  # GSM8K's test problems: no task of ours has more
+_STATE = 12  # bytes a parameter of a checkpoint: fp32 weights and AdamW's two moments
+_OVERHEAD = 0.1  # of the corpus: surveys, offsets of documents, patches of the text
+# characters that a token stands for with so many of GPT-2's merges, measured on FineWeb-Edu; bytes alone: one
+_CHARACTERS = ((0, 1.0), (256, 2.0), (512, 2.3), (768, 2.5), (1024, 2.6), (1792, 2.9), (3840, 3.4), (50_000, 4.6))
+_HELD = {"sotu": 2.39e6, "fineweb-edu": 9.97e9}  # GPT-2 tokens of the sources that are known
+
+
+def vocabulary_size(trial: Trial) -> int:
+    """Ids of the trial's models."""
+    return Vocabulary(trial.tokenizer.merges, len(FACTS)).size
+
+
+def characters_a_token(merges: int) -> float:
+    """Characters of English that a token stands for, between the measured points on the scale of ln ids."""
+    at = math.log(256 + merges)
+    points = [(math.log(256 + count), value) for count, value in _CHARACTERS]
+    for (left, low), (right, high) in pairwise(points):
+        if at <= right:
+            return low + (high - low) * (at - left) / (right - left)
+    return points[-1][1]
+
+
+def held_tokens(trial: Trial) -> float | None:
+    """Tokens that the trial's source holds, where that is known without reading it."""
+    known = _HELD.get(trial.corpus.source)
+    if known is None:
+        return None
+    return known * characters_a_token(50_000) / characters_a_token(trial.tokenizer.merges)
+
+
+def text_tokens(trial: Trial) -> float:
+    """Tokens of text that the corpus stage writes: what is wanted, at most what the source is known to hold; of an
+    unknown source wanted whole, what the steps read."""
+    wanted, held = text_wanted(trial), held_tokens(trial)
+    if wanted is None:
+        return held or text_of_budget(trial) / (1 - trial.corpus.val_share)
+    tokens = wanted / (1 - trial.corpus.val_share)
+    return min(tokens, held or tokens)
+
+
+def corpus_bytes(trial: Trial) -> int:
+    """Two bytes a token of text and of drills, and, as arms change drills most of all, a patch of the drills an arm."""
+    folds = max(1, trial.corpus.drills.never_asked_folds)
+    drilled = folds * sum(drills_wanted(trial).values())
+    return int(2 * (text_tokens(trial) * (1 + _OVERHEAD) + drilled * len(trial.arms)))
+
+
+def checkpoint_bytes(settings: Pretrain, vocabulary: int) -> int:
+    """Checkpoints of one cell in pretraining: those that are kept, and the new one before the old one goes."""
+    if settings.steps <= settings.checkpoint.interval:
+        return 0
+    copies = settings.checkpoint.keep_last + 1
+    if settings.checkpoint.keep_every:
+        copies += settings.steps // settings.checkpoint.keep_every
+    return copies * _STATE * settings.parameters(vocabulary)
+
+
+def cell_bytes(trial: Trial, pending: Sequence[Sequence[str]], workers: int) -> int:
+    """The pending stages of each cell: fp32 weights of every trained and exported model with its tokenizer, results of
+    evaluations, and of the cells at work the trainer's checkpoint or pretraining's, the new one beside the old one."""
+    vocabulary = vocabulary_size(trial)
+    weights = 4 * trial.pretrain.parameters(vocabulary)
+    stages = [stage for left in pending for stage in left]
+    evaluations = sum(stage.startswith("eval_") for stage in stages)
+    tokenizer = _TOKENIZER[0] + _TOKENIZER[1] * vocabulary
+    kept = (len(stages) - evaluations) * (weights + tokenizer) + evaluations * _evaluation_bytes(trial)
+    if trial.pretrain.checkpoint.keep_every:
+        kept += stages.count("pretrain") * (trial.pretrain.steps // trial.pretrain.checkpoint.keep_every) * weights
+    trainers = 2 * _STATE * trial.pretrain.parameters(vocabulary) if {"sft", "grpo"} & set(stages) else 0
+    pretraining = checkpoint_bytes(trial.pretrain, vocabulary) if "pretrain" in stages else 0
+    return kept + min(workers, len(pending)) * max(trainers, pretraining)
+
+
+def _evaluation_bytes(trial: Trial) -> int:
+    settings = trial.evaluate
+    said = settings.solution_tokens * characters_a_token(trial.tokenizer.merges)
+    solutions = len(settings.tasks) * min(settings.limit or _SOLUTIONS, _SOLUTIONS)
+    return int((81 + 5 * settings.probes_each) * _ITEM + solutions * (_SOLUTION[0] + _SOLUTION[1] * said))

@@ -1,0 +1,1 @@
+"""The plan: what a trial takes before it is run."""

@@ -1,0 +1,279 @@
+"""The plan: what a trial computes, how long it takes, what it costs and what it can show, before anything is run.
+
+Nothing is written, no network is asked, torch is not imported. Every figure rests on `settings`, on the device table
+and on the assumptions that the plan names.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import stdev
+from typing import Any, NamedTuple
+
+from tokentrial.arms import arm as arms
+from tokentrial.cell import stages
+from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
+from tokentrial.disk import cell_bytes, corpus_bytes, held_tokens, vocabulary_size
+from tokentrial.errors import SettingsError
+from tokentrial.plan.memory import gpu_gb, host_gb
+from tokentrial.plan.work import CORPUS_RATE, computing, corpus_hours, corpus_tokens, hours, work
+from tokentrial.store import read_json
+from tokentrial.trial import Trial
+
+# the seed report's options: tokens of pretraining, its machines, days and dollars
+OPTIONS = {
+    "A": (763 * 262_144, ("A100-80", "2xA40"), "1-2 days", "$50-100"),
+    "B": (2_000 * 524_288, ("4xA100-80", "8xA40"), "3-5 days", "$200-400"),
+    "C": (19_073 * 524_288, ("8xA100-80",), "1-2 weeks", "$500-1000"),
+}
+# pretraining tokens of the shipped sizes
+SIZES = {"50M": 190 * 262_144, "200M": OPTIONS["A"][0], "1B": OPTIONS["B"][0], "10B": OPTIONS["C"][0]}
+_NOISE = 0.25
+_NOISE_SOURCE = "assumed: what pilots of this size showed between seeds, in accuracy on never-asked facts"
+FLOORS = (
+    "GSM8K accuracy stays at its floor: 0 of 100 in both arms at 124M parameters and 50M tokens, after fine-tuning, in "
+    "the seed report; no run that we know leaves it at these sizes. Read gold_nats_per_byte there.",
+    "The noise is assumed to be the same at every size; a pilot at the size itself is the only check.",
+)
+
+
+class Noise(NamedTuple):
+    """Standard deviation over seeds of the paired difference in the primary outcome, and where it is from."""
+
+    sd: float
+    source: str
+
+
+def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:
+    """The noise as given, as a pilot's report shows it, or as assumed."""
+    if given is not None:
+        if not 0 <= given < float("inf"):
+            raise SettingsError(f"--noise {given:g}: expected a standard deviation, 0 or more")
+        return Noise(given, "given")
+    if pilot is None:
+        return Noise(_NOISE, _NOISE_SOURCE)
+    path, primary = pilot / "comparison_report.json", trial.verdict.primary
+    if not path.is_file():
+        raise SettingsError(f"--pilot {pilot}: no comparison_report.json there; give the folder of a run that is done")
+    outcomes = read_json(path)["outcomes"]
+    if primary.outcome not in outcomes:
+        raise SettingsError(f"--pilot {pilot}: it has no {primary.outcome}; there are {', '.join(outcomes)}")
+    by_arm = outcomes[primary.outcome]["per_seed"]
+    treated, control = (by_arm.get(arm, []) for arm in primary.arms)
+    pairs = [a - b for a, b in zip(treated, control, strict=False) if a is not None and b is not None]
+    if len(pairs) < 2:
+        raise SettingsError(f"--pilot {pilot}: {len(pairs)} seeds of {primary.contrast}, expected 2 or more")
+    return Noise(stdev(pairs), f"{len(pairs)} seeds of {pilot}")
+
+
+def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
+    """The whole plan, as JSON holds it."""
+    made = work(trial)
+    cells = len(trial.arms) * len(trial.seeds)
+    encoded = corpus_tokens(trial)
+    return {
+        "trial": trial.name,
+        "arms": trial.arms,
+        "seeds": trial.seeds,
+        "cells": cells,
+        "parameters": trial.pretrain.parameters(vocabulary_size(trial)),
+        "tokens": encoded + cells * sum(part.tokens for part in made.values()),
+        "flops": cells * sum(part.flops for part in made.values()),
+        "disk_peak_gb": max(disk_gb(trial, each.device.workers) for each in groups),
+        "corpus": {"tokens": encoded, "gb": corpus_bytes(trial) / 1e9, "hours": corpus_hours(trial)},
+        "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in made.items()},
+        "devices": {each.name: costs(trial, each) for each in groups},
+        "seeds_needed": seeds(trial, noise),
+        "options": options(trial),
+        "assumptions": assumptions(groups),
+        "notes": notes(trial, groups),
+    }
+
+
+def disk_gb(trial: Trial, workers: int) -> float:
+    """GB of the run folder at its peak, with the reserve that the trial leaves free."""
+    pending = [stages(trial)] * (len(trial.arms) * len(trial.seeds))
+    return (corpus_bytes(trial) + cell_bytes(trial, pending, workers)) / 1e9 + trial.disk_reserve_gb
+
+
+def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]) -> list[Group]:
+    """The devices that were asked for; else those of the table whose number divides the rows of a step, and this
+    machine."""
+    for name in trial.arms:
+        arms.find(name)
+    if devices:
+        found = [group(name, prices) for name in devices]
+        for each in found:
+            if not _divides(trial, each):
+                raise SettingsError(
+                    f"--device {each.name}: its GPUs do not share the {_rows(trial)} rows of a step "
+                    "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
+                )
+        return found
+    shown = [group(name, prices) for name in (*SHOWN, HERE)]
+    return [each for each in shown if _divides(trial, each)]
+
+
+def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:
+    """The groups, this machine among them with the speed that the trial's own training steps have on it."""
+    from tokentrial.pretrain.measure import measure
+
+    here = next((each for each in groups if each.device.name == HERE), None) or group(HERE, {})
+    seen = measure(trial.pretrain, vocabulary_size(trial))
+    flops = trial.pretrain.flops_per_token(vocabulary_size(trial))
+    mfu = seen.tokens_per_s * flops / (here.device.tflops * 1e12)
+    source = f"measured in {seen.steps} steps: {seen.tokens_per_s:,.0f} tokens/s a worker"
+    device = here.device._replace(mfu=mfu, source=source)
+    return [*(each for each in groups if each is not here), here._replace(device=device)]
+
+
+def costs(trial: Trial, where: Group) -> dict[str, Any]:
+    """Hours and dollars on a device: the corpus once, then the cells, as many at a time as there are workers."""
+    device, made = where.device, work(trial)
+    by_stage = hours(trial, made, where)
+    cells = len(trial.arms) * len(trial.seeds)
+    waves = -(-cells // device.workers)
+    total = corpus_hours(trial) + waves * sum(by_stage.values())
+    on_gpu = bool(device.cuda)
+    needed = gpu_gb(trial, where.number) if on_gpu else None
+    host = host_gb(trial, on_gpu, device.workers)
+    return {
+        "hours_per_cell": by_stage,
+        "corpus_hours": corpus_hours(trial),
+        "hours": total,
+        "dollars": None if device.price is None else total * where.number * device.price,
+        "price": device.price,
+        "priced": device.priced,
+        "gpu_memory_gb": needed,
+        "host_memory_gb": host,
+        "disk_peak_gb": disk_gb(trial, device.workers),
+        "fits": (needed if needed is not None else host) <= device.memory_gb,
+        "mfu": device.mfu,
+        "tokens_per_s": device.workers * trial.pretrain.tokens / computing(trial, made["pretrain"], where),
+    }
+
+
+def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
+    """How many seeds the declared smallest effect needs, and what those of the trial can find."""
+    from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
+
+    verdict, sd = trial.verdict, PLANNING_FACTOR * noise.sd
+    return {
+        "outcome": verdict.primary.outcome,
+        "contrast": verdict.primary.contrast,
+        "smallest_effect": verdict.smallest_effect,
+        "noise_sd": noise.sd,
+        "noise_source": noise.source,
+        "planning_sd": sd,
+        "needed": seeds_needed(verdict.smallest_effect, sd, verdict.alpha),
+        "declared": len(trial.seeds),
+        "mde80": mde(sd, len(trial.seeds), verdict.alpha),
+    }
+
+
+def sized(trial: Trial, tokens: int) -> Trial:
+    """The trial with another budget of pretraining, in steps of its own size, and the text that it takes."""
+    steps = max(1, round(tokens / trial.pretrain.batch_tokens))
+    update = {
+        "pretrain": trial.pretrain.model_copy(update={"steps": steps}),
+        "corpus": trial.corpus.model_copy(update={"tokens": "budget"}),
+    }
+    return trial.model_copy(update=update)
+
+
+def options(trial: Trial) -> list[dict[str, Any]]:
+    """The seed report's options A, B and C for this trial, each on the machines that it names."""
+    found = []
+    for name, (tokens, machines, days, dollars) in OPTIONS.items():
+        trial_then = sized(trial, tokens)
+        for machine in machines:
+            where = group(machine, {})
+            if _divides(trial, where):
+                cost = costs(trial_then, where)
+                kept = {key: cost[key] for key in ("hours", "dollars", "fits")}
+                disk = disk_gb(trial_then, where.device.workers)
+                row = {"option": name, "tokens": trial_then.pretrain.tokens, "device": machine, "disk_peak_gb": disk}
+                found.append(row | kept | {"seed_report": f"{days}, {dollars}"})
+    return found
+
+
+def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) -> list[dict[str, Any]]:
+    """What fits the money on each device: seeds of each size, with all arms and with the two of the primary contrast,
+    and the effect that so many seeds find with a chance of 80 %."""
+    from tokentrial.statistics.power import PLANNING_FACTOR, mde
+
+    found = []
+    pair = [arm for arm in trial.arms if arm in trial.verdict.primary.arms]
+    for where in groups:
+        if not where.device.price:
+            raise SettingsError(f"--budget: {where.name} has no price; give --device A40 or --price '{where.name}=0.5'")
+        rate = where.number * where.device.price
+        for size, tokens in SIZES.items():
+            for chosen in [trial.arms, pair] if len(pair) < len(trial.arms) else [pair]:
+                then = sized(trial, tokens).model_copy(update={"arms": chosen})
+                cell = sum(hours(then, work(then), where).values())
+                once, a_seed = rate * corpus_hours(then), rate * cell * len(chosen) / where.device.workers
+                count = max(0, int((dollars - once) / a_seed))
+                effect = mde(PLANNING_FACTOR * noise.sd, count, trial.verdict.alpha)
+                found.append(
+                    {
+                        "device": where.name,
+                        "size": size,
+                        "arms": chosen,
+                        "seeds": count,
+                        "dollars_a_seed": a_seed,
+                        "dollars_corpus": once,
+                        "hours": corpus_hours(then) + count * a_seed / rate,
+                        "effect80": effect,
+                        "enough": effect is not None and effect <= trial.verdict.smallest_effect,
+                    }
+                )
+    return found
+
+
+def assumptions(groups: Sequence[Group]) -> list[str]:
+    """What the hours rest on, one line each."""
+    speeds = {each.device.name: f"{each.device.name} {each.device.mfu:.0%} ({each.device.source})" for each in groups}
+    prices = {
+        each.device.name: f"{each.device.name} {each.device.price:g} ({each.device.priced})"
+        for each in groups
+        if each.device.price is not None
+    }
+    return [
+        f"MFU of pretraining: {'; '.join(speeds.values())}.",
+        "Several GPUs are so many times one in pretraining; corpus, SFT, GRPO and evaluation use one of them, and all "
+        "are paid for.",
+        f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the seed's fine-tuning against "
+        "its pretraining; batches padded to their longest row.",
+        f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms a layer and token of a batch: 80,000 rollouts in 2.2 h.",
+        f"Corpus: {CORPUS_RATE / 1e6:.2f}M tokens/s, the seed's preparation; a local or larger machine is faster.",
+        f"Dollars an hour and GPU: {'; '.join(prices.values())}; --price NAME=DOLLARS.",
+    ]
+
+
+def notes(trial: Trial, groups: Sequence[Group]) -> list[str]:
+    """What a reader of this trial's plan must know beside the figures."""
+    found = []
+    held, read = held_tokens(trial), (1 - trial.corpus.drills.share) * trial.pretrain.tokens
+    if held is not None and read > held * trial.corpus.epochs:
+        found.append(
+            f"corpus.source: {trial.corpus.source} holds about {held / 1e6:,.0f}M tokens, and the steps read "
+            f"{read / 1e6:,.0f}M: give more text or corpus.epochs."
+        )
+    if held is None and trial.corpus.tokens == "all":
+        found.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
+    if trial.budget.match == "bytes":
+        found.append("budget.match is bytes: arms with shorter text take fewer steps than the control's, planned here.")
+    small = [each.name for each in groups if not costs(trial, each)["fits"]]
+    if small:
+        found.append(f"Too little memory: {', '.join(small)}; lower pretrain.micro_batch, sft.batch or grpo.batch.")
+    return found
+
+
+def _rows(trial: Trial) -> int:
+    return trial.pretrain.batch_tokens // trial.pretrain.context
+
+
+def _divides(trial: Trial, where: Group) -> bool:
+    """Whether the GPUs share the rows of a step evenly, in whole micro-batches, as ranks do."""
+    mine, rest = divmod(_rows(trial), where.number)
+    return not rest and mine % min(trial.pretrain.micro_batch, mine) == 0

@@ -1,0 +1,132 @@
+"""The plan as tables for a person."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+_LEFT = {"device", "stage", "option", "size", "arms", "the seed report"}
+
+
+def print_plan(plan: Mapping[str, Any], console: Console) -> None:
+    """What is computed, what it costs by device, the seed report's options, the seeds that are needed."""
+    cells = plan["cells"]
+    _table(
+        console,
+        f"{plan['trial']}: {len(plan['arms'])} arms x {len(plan['seeds'])} seeds = {cells} cells, "
+        f"{plan['parameters'] / 1e6:,.1f}M parameters",
+        ("stage", "tokens a cell", "FLOPs a cell", "tokens in all", "FLOPs in all"),
+        [
+            ("corpus, once", "", "", _count(plan["corpus"]["tokens"]), ""),
+            *(
+                (stage, *map(_count, (part["tokens"], part["flops"], cells * part["tokens"], cells * part["flops"])))
+                for stage, part in plan["stages"].items()
+            ),
+            ("total", "", "", _count(plan["tokens"]), _count(plan["flops"])),
+        ],
+    )
+    stages = list(plan["stages"])
+    _table(
+        console,
+        "Hours of a cell by stage; corpus once, total and dollars of the trial",
+        ("device", *stages, "corpus", "total h", "$", "GPU GB", "host GB", "disk GB", "tokens/s"),
+        [
+            (
+                name,
+                *(_hours(cost["hours_per_cell"][stage]) for stage in stages),
+                _hours(cost["corpus_hours"]),
+                _hours(cost["hours"]),
+                _dollars(cost["dollars"]),
+                ("" if cost["gpu_memory_gb"] is None else f"{cost['gpu_memory_gb']:.1f}")
+                + ("" if cost["fits"] else " too much"),
+                f"{cost['host_memory_gb']:.1f}",
+                f"{cost['disk_peak_gb']:.1f}",
+                f"{cost['tokens_per_s']:,.0f}",
+            )
+            for name, cost in plan["devices"].items()
+        ],
+    )
+    _table(
+        console,
+        "The seed report's options, this trial",
+        ("option", "tokens", "device", "h", "$", "disk GB", "the seed report"),
+        [
+            (
+                row["option"],
+                _count(row["tokens"]),
+                row["device"],
+                _hours(row["hours"]),
+                _dollars(row["dollars"]),
+                f"{row['disk_peak_gb']:.1f}",
+                row["seed_report"],
+            )
+            for row in plan["options"]
+        ],
+    )
+    _lines(console, [_seeds(plan["seeds_needed"]), *plan["notes"]])
+    _lines(console, ["Assumed:", *(f"- {line}" for line in plan["assumptions"])])
+
+
+def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dollars: float, console: Console) -> None:
+    """What the money buys."""
+    _table(
+        console,
+        f"What ${dollars:,.0f} buys: seeds of each size, and the effect they find with a chance of 80 %",
+        ("device", "size", "arms", "seeds", "effect", "$ a seed", "$ corpus", "h"),
+        [
+            (
+                row["device"],
+                row["size"],
+                ", ".join(row["arms"]),
+                str(row["seeds"]),
+                ("n/a" if row["effect80"] is None else f"{row['effect80']:.3f}") + (" enough" if row["enough"] else ""),
+                _dollars(row["dollars_a_seed"]),
+                _dollars(row["dollars_corpus"]),
+                _hours(row["hours"]),
+            )
+            for row in rows
+        ],
+    )
+    _lines(console, floors)
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    needed = "more than 1,000" if found["needed"] is None else found["needed"]
+    if found["noise_sd"] == 0:
+        needed = "no number of (the noise is 0)"
+    finds = "" if found["mde80"] is None else f"; the {found['declared']} declared find {found['mde80']:.3f}"
+    return (
+        f"Seeds: an effect of {found['smallest_effect']:g} in {found['outcome']} needs {needed} seeds for a chance of "
+        f"80 %{finds}. Noise {found['noise_sd']:.3g} ({found['noise_source']}), planned as {found['planning_sd']:.3g}."
+    )
+
+
+def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in header:
+        table.add_column(column, justify="left" if column in _LEFT else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False)
+
+
+def _lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def _count(value: float) -> str:
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _dollars(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,197 @@
+"""What the stages of a trial compute, whatever the device: tokens, FLOPs, steps of decoding; and how long it takes.
+
+Seconds of a stage = FLOPs / (peak x MFU), at least a wait for each pass, + the waits of decoding + its start. SFT,
+GRPO and scoring run at the Trainer's share of pretraining's speed (`devices.py`, where each figure's source stands).
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+from typing import NamedTuple
+
+from tokentrial.cell import before_grpo, stages
+from tokentrial.corpus.amounts import drills_wanted
+from tokentrial.devices import Group
+from tokentrial.disk import characters_a_token, text_tokens, vocabulary_size
+from tokentrial.posttrain.rewards import PASS_PROMPTS
+from tokentrial.settings import SFT
+from tokentrial.tasks.find import find
+from tokentrial.tasks.rows import source_rows
+from tokentrial.tasks.task import Example
+from tokentrial.trial import Trial
+
+# tokens a second of the corpus stage: the seed's preparation, 50M tokens in a minute as they come from the Hub
+CORPUS_RATE = 50e6 / 60
+_TABLE = 81
+_PROBES = 5  # beside the table
+_CHOICES = 36 * 2 * 6  # ids of the 36 products of an item, spelled two ways
+
+
+class Lengths(NamedTuple):
+    """Rows of a task and their tokens: means of prompt and completion, and the spread of ln of a row's length."""
+
+    rows: int
+    prompt: float
+    completion: float
+    spread: float
+
+    @property
+    def row(self) -> float:
+        return self.prompt + self.completion
+
+    def longest_of(self, rows: int) -> float:
+        """Expected length of the longest of so many rows, to which a batch is padded: Blom's (1958) normal score on the
+        scale of ln."""
+        score = NormalDist().inv_cdf((rows - 0.375) / (rows + 0.25))
+        return self.row * math.exp(self.spread * score - self.spread**2 / 2)
+
+
+# openai/gsm8k, GPT-2 tokens, eos counted: the published rows, so that the plan reads nothing
+_GSM8K = {"train": Lengths(7_473, 59.9, 96.2, 0.34), "test": Lengths(1_319, 61.5, 98.7, 0.34)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage computes. `decoded`: tokens made one after the other, each a wait for all layers; `passes`: of
+    training, each at least such a wait; `eager`: by transformers, not by the compiled model of pretraining."""
+
+    tokens: float = 0.0
+    flops: float = 0.0
+    decoded: float = 0.0
+    passes: float = 0.0
+    eager: bool = True
+
+    def plus(self, other: "Work", times: int = 1) -> "Work":
+        """This and so many times another of the same kind."""
+        return Work(
+            self.tokens + times * other.tokens,
+            self.flops + times * other.flops,
+            self.decoded + times * other.decoded,
+            self.passes + times * other.passes,
+            self.eager,
+        )
+
+
+def lengths(trial: Trial, name: str, split: str) -> Lengths:
+    """Lengths of a task's rows in the trial's tokens; GSM8K's as published, of others from the rows themselves."""
+    per_token = characters_a_token(trial.tokenizer.merges)
+    if name == "gsm8k":
+        known, scale = _GSM8K[split], characters_a_token(50_000) / per_token
+        return Lengths(known.rows, known.prompt * scale, known.completion * scale, known.spread)
+    rows = source_rows(trial, name, frozenset()) if split == "train" else find(name, trial, frozenset()).examples(split)
+
+    def sizes(row: Example) -> tuple[float, float]:
+        return len(row.prompt) / per_token, len(row.completion) / per_token + 1
+
+    prompts, completions = zip(*map(sizes, rows), strict=True)
+    totals = [math.log(prompt + completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return Lengths(len(rows), fmean(prompts), fmean(completions), stdev(totals) if len(totals) > 1 else 0.0)
+
+
+def work(trial: Trial) -> dict[str, Work]:
+    """Work of one cell, by stage; the evaluations together."""
+    found = {"pretrain": _pretrain(trial), "export": Work()}
+    if trial.sft:
+        found["sft"] = _sft(trial, trial.sft)
+    if trial.grpo:
+        found["grpo"] = _grpo(trial)
+    evaluations = [stage for stage in stages(trial) if stage.startswith("eval_")]
+    found["evaluate"] = Work().plus(_evaluation(trial), len(evaluations))
+    if trial.grpo and before_grpo(trial) in evaluations:
+        found["evaluate"] = found["evaluate"].plus(_pass_at_k(trial))
+    return found
+
+
+def corpus_tokens(trial: Trial) -> float:
+    """Tokens that the corpus stage encodes, once for all arms: text, and each fold's drills."""
+    folds = max(1, trial.corpus.drills.never_asked_folds)
+    return text_tokens(trial) + folds * sum(drills_wanted(trial).values())
+
+
+def corpus_hours(trial: Trial) -> float:
+    """Hours of the corpus stage at the pace of a stream from the Hub, which no GPU quickens."""
+    return corpus_tokens(trial) / CORPUS_RATE / 3600
+
+
+def hours(trial: Trial, made: dict[str, Work], where: Group) -> dict[str, float]:
+    """Hours of each stage of one cell. Pretraining takes all the group's GPUs, every other stage one of them."""
+    device, found = where.device, {}
+    for stage, part in made.items():
+        waits = part.decoded * trial.pretrain.n_layer * device.decode
+        seconds = computing(trial, part, where) + waits + device.start
+        found[stage] = (seconds + (0.0 if part.eager else device.compile)) / 3600
+    return found
+
+
+def computing(trial: Trial, part: Work, where: Group) -> float:
+    """Seconds of arithmetic; where the model is small, of waiting for the launches of every pass."""
+    device = where.device
+    rate = device.tflops * 1e12 * device.mfu * (device.trainer if part.eager else where.number)
+    passes = part.passes if part.eager else max(trial.pretrain.steps, part.passes / where.number)
+    return max(part.flops / rate, passes * trial.pretrain.n_layer * device.decode)
+
+
+def _forward(trial: Trial) -> float:
+    """FLOPs of a token's forward pass."""
+    return trial.pretrain.flops_per_token(vocabulary_size(trial)) / 3
+
+
+def _batches(items: int, trial: Trial) -> int:
+    return math.ceil(items / trial.evaluate.batch)
+
+
+def _pretrain(trial: Trial) -> Work:
+    """The steps; and the table, asked at every probe."""
+    settings = trial.pretrain
+    probed = settings.probes * _batches(_TABLE, trial) * trial.evaluate.new_tokens
+    passes = settings.tokens / (settings.micro_batch * settings.context)
+    return Work(settings.tokens, 3 * _forward(trial) * settings.tokens, probed, passes, eager=False)
+
+
+def _sft(trial: Trial, settings: SFT) -> Work:
+    """Every batch padded to its longest row; held rows solved after each epoch."""
+    total = Work()
+    for stage in settings.stages:
+        sources = [(lengths(trial, each.source, "train"), each.weight) for each in stage.sources]
+        rows = round(sum(known.rows * weight for known, weight in sources))
+        held = min(settings.held, rows // 10)
+        steps = math.ceil((rows - held) / settings.batch) * stage.epochs
+        longest = sum(known.longest_of(settings.batch) * known.rows * weight for known, weight in sources) / rows
+        tokens = steps * settings.batch * min(longest, settings.max_length, trial.pretrain.context)
+        solved = stage.epochs * _batches(held, trial) * trial.evaluate.solution_tokens
+        total = total.plus(Work(tokens, 3 * _forward(trial) * tokens, solved, steps))
+    return total
+
+
+def _grpo(trial: Trial) -> Work:
+    """One pass over the prompts: generation, the old and the reference model's forward, training."""
+    assert trial.grpo is not None
+    settings, known = trial.grpo, lengths(trial, trial.grpo.task, "train")
+    steps = min(settings.prompts, known.rows) // settings.batch
+    tokens = steps * settings.batch * settings.generations * (known.prompt + settings.new_tokens)
+    passes = 1 + 3 + (settings.kl > 0)
+    return Work(tokens, passes * _forward(trial) * tokens, steps * settings.new_tokens)
+
+
+def _pass_at_k(trial: Trial) -> Work:
+    assert trial.grpo is not None
+    settings, known = trial.grpo, lengths(trial, trial.grpo.task, "train")
+    samples = min(PASS_PROMPTS, known.rows) * settings.generations
+    tokens = samples * (known.prompt + settings.new_tokens)
+    return Work(tokens, _forward(trial) * tokens, _batches(samples, trial) * settings.new_tokens)
+
+
+def _evaluation(trial: Trial) -> Work:
+    """One evaluation: probes, the 36 products, held-out text, problems solved and their gold solutions."""
+    settings = trial.evaluate
+    probes = _TABLE + _PROBES * settings.probes_each
+    text = 2 * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
+    tokens = probes * 2 * settings.new_tokens + _TABLE * _CHOICES + text
+    # an item of the table is two calls of the model, each a wait like a token's
+    decoded = _batches(probes, trial) * settings.new_tokens + 2 * _TABLE
+    for task in settings.tasks:
+        known = lengths(trial, task, "test")
+        rows = min(settings.limit or known.rows, known.rows)
+        tokens += rows * (known.prompt + settings.solution_tokens + known.row)
+        decoded += _batches(rows, trial) * settings.solution_tokens
+    return Work(tokens, _forward(trial) * tokens, decoded)
