@@ -403,10 +403,11 @@ def main() -> None:
         )
     two_workers = rate(double) / rate(single)
     three_arms_time = net(three) / net(one)
-    hours = 1e10 / (rate(single) * 16 * min(1.0, two_workers / 2)) * three_arms_time / 3600
+    kept = min(1.0, two_workers / 2)  # of a worker's speed where two are at work
+    hours = 1e10 / (rate(single) * 16 * kept) * three_arms_time / 3600
     disk = middle(three, "disk") / middle(one, "tokens") * 10
     print(
-        f"10B tokens, three arms, 16 cores: 1e10 / ({rate(single):,.0f} tokens/s a core x 16 x {min(1.0, two_workers / 2):.2f}, "
+        f"10B tokens, three arms, 16 cores: 1e10 / ({rate(single):,.0f} tokens/s a core x 16 x {kept:.2f}, "
         f"which two workers keep) x {three_arms_time:.2f} for three arms = {hours:.2f} h; "
         f"1e10 x {disk / 10:.3f} bytes a token = {disk:.1f} GB"
     )
