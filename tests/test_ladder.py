@@ -235,7 +235,9 @@ def before_grpo(climbed_copy):
 
     def passed(cell, value):
         path = climbed_copy / cell / "eval_sft" / "pass_at_k.json"
-        path.write_text(re.sub(r'("pass_at_k": )[0-9.]+', rf"\g<1>{value}", path.read_text()))
+        # in as many characters as it had: a manifest knows a file by its size
+        same = re.sub(r'("pass_at_k": )([0-9.]+)', lambda m: m[1] + value.ljust(len(m[2]), "0"), path.read_text())
+        path.write_text(same)
 
     for path in climbed_copy.glob("*/seed*/eval_sft/pass_at_k.json"):
         passed(path.relative_to(climbed_copy).parts[0] + "/" + path.parts[-3], "0.0")

@@ -213,6 +213,8 @@ def test_a_fact_that_the_budget_never_serves_stops_the_trial(tiny, tmp_path, inl
         plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode() for ids in served_documents(plan, "baseline", 1)
     )
     stated = {Fact.of(int(a), int(b)).equation for p in LINES.values() for a, b, _ in re.findall(p, text, re.MULTILINE)}
+    in_text = re.findall(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)", text)
+    stated |= {Fact.of(int(a), int(b)).equation for a, b, c in in_text if int(a) * int(b) == int(c)}
     assert absent == [fact.equation for fact in FACTS if fact.equation not in stated]
     assert absent
     assert "absent: " in str(error.value)

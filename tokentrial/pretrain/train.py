@@ -218,6 +218,5 @@ def _has_room(config: Config, settings: Pretrain, device: torch.device, checkpoi
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
             f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
         )
-    if checkpoints:
-        needed = checkpoint_bytes(settings, config.rows)
+    if checkpoints and (needed := checkpoint_bytes(settings, config.rows)):
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
