@@ -28,8 +28,7 @@ def text_of_budget(trial: Trial) -> int:
 
 def drills_wanted(trial: Trial) -> dict[str, int]:
     """Tokens of one fold's drills by split; none where the trial has no drills."""
-    share = trial.corpus.drills.share
-    if not share:
+    wanted = int(_MORE_DRILLS * trial.corpus.drills.share * trial.pretrain.tokens)
+    if not wanted:
         return {}
-    wanted = int(_MORE_DRILLS * share * trial.pretrain.tokens)
     return {"train": wanted, "val": max(2000, int(_VAL_DRILLS * wanted))}
