@@ -124,6 +124,18 @@ def tiny(source: Path) -> Callable[..., Trial]:
     return make
 
 
+@pytest.fixture(scope="session")
+def shrinking() -> tuple[str, ...]:
+    """The settings that make any trial as small as the tiny one, with SFT and GRPO."""
+    return (*TINY, *AFTER)
+
+
+@pytest.fixture(scope="session")
+def in_process() -> type[Inline]:
+    """The executor that works in this process, for fixtures that outlive a test."""
+    return Inline
+
+
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs work in this process."""
