@@ -5,13 +5,16 @@ READY := .venv/ready
 # Two test processes with one thread each: more threads fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: pilot smoke test test-all lint bench
+.PHONY: pilot smoke run-10b test test-all lint bench
 
 pilot: $(READY)
 	$(BIN)/tokentrial run pilot
 
 smoke: $(READY)
 	$(BIN)/tokentrial run smoke
+
+run-10b: $(READY)
+	$(BIN)/tokentrial run gpt2_10b
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

@@ -125,6 +125,18 @@ def tiny(source: Path) -> Callable[..., Trial]:
     return make
 
 
+@pytest.fixture(scope="session")
+def shrinking() -> tuple[str, ...]:
+    """The settings that make any trial as small as the tiny one, with SFT and GRPO."""
+    return (*TINY, *AFTER)
+
+
+@pytest.fixture(scope="session")
+def in_process() -> type[Inline]:
+    """The executor that works in this process, for fixtures that outlive a test."""
+    return Inline
+
+
 @pytest.fixture
 def tokentrial(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the command line in this process; returns (exit code, stdout, stderr)."""

@@ -27,6 +27,9 @@ VERBS = {
     "sft",
     "grpo",
     "evaluate",
+    "bundle",
+    "push",
+    "pull",
 }
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = FACTS.index(Fact(6, 9))  # its place in the block of fact ids

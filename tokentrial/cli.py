@@ -1,19 +1,17 @@
 """The command line: one verb a command. Imports stay inside the verbs, so that `--help` answers at once."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tokentrial import cli_sharing, cli_stages
+from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, print_json
 from tokentrial.errors import SettingsError, TrialError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from tokentrial.cell import Cell
-    from tokentrial.trial import Trial
 
 app = typer.Typer(
     name="tokentrial",
@@ -24,29 +22,33 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top, such as pretrain.steps=200")
-]
-ArmOption = Annotated[str | None, typer.Option("--arm", help="only this arm")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="only this seed")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
-FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
-
 
 @app.command()
-def run(trial: TrialArgument, overrides: Overrides = None) -> None:
+def run(
+    trial: TrialArgument,
+    overrides: Overrides = None,
+    stages: Annotated[str | None, typer.Option(help="only these stages now, by commas")] = None,
+    arms: Annotated[str | None, typer.Option(help="only these arms now, by commas")] = None,
+    seeds: Annotated[str | None, typer.Option(help="only these seeds now, by commas")] = None,
+) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
+
+    --stages, --arms and --seeds choose what of it is run now; the trial stays the same one.
 
     Example: tokentrial run pilot pretrain.steps=200 'seeds=[1,2]'
     """
     from tokentrial import run as runs
+    from tokentrial.selection import select
     from tokentrial.trial import load
 
     loaded = load(trial, overrides or ())
-    report = runs.run(loaded)
+    runs.check(loaded)
+    chosen = select(loaded, stages, arms, seeds)
+    report = runs.run(loaded, chosen.stages, chosen.cells)
     if report:
         _show(report, loaded.folder)
+    else:
+        print(f"{loaded.folder}: {chosen.words} done; the same command without a choice does the rest and reports")
 
 
 @app.command()
@@ -116,7 +118,7 @@ def status(
 
     state = read(out)
     if json:
-        _print_json(state)
+        print_json(state)
         return
     done = sum(all(stages.values()) for stages in state["cells"].values())
     ready = "ready" if state["corpus"] else "not ready"
@@ -135,7 +137,7 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
 
     made = rebuild(out)
     if json:
-        _print_json(made)
+        print_json(made)
     else:
         _show(made, out)
 
@@ -144,7 +146,7 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
 def compare(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="A [B]...", help="run folders, OUT/ARM, OUT/ARM/seedK, or files of results"),
+        typer.Argument(metavar="A [B]...", help="run folders, bundles, OUT/ARM, OUT/ARM/seedK, or files of results"),
     ] = None,
     counts: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="bare counts instead, such as 5/81 0/81")
@@ -159,16 +161,17 @@ def compare(
     """
     from dataclasses import asdict
 
-    from tokentrial.compare import contrasts, read
+    from tokentrial.compare import bundles, contrasts, read
 
     if bool(paths) == bool(counts):
         raise SettingsError("compare: give paths of results, or --counts 5/81 0/81")
     if task and not counts:
         raise SettingsError(f"--task {task}: names what --counts are of; results name their own")
-    groups = read.counts(counts, task) if counts else read.read(paths or ())
-    made = contrasts.compare(groups, outcome or ())
+    with bundles.opened(paths or ()) as folders:
+        groups = read.counts(counts, task) if counts else read.read(folders)
+        made = contrasts.compare(groups, outcome or ())
     if json:
-        _print_json({"contrasts": [asdict(line) for line in made.contrasts], "notes": made.notes})
+        print_json({"contrasts": [asdict(line) for line in made.contrasts], "notes": made.notes})
         return
     from tokentrial.compare.table import print_comparison
 
@@ -205,7 +208,7 @@ def power(
     else:
         planned = planning.from_sd(sd, effects)
     if json:
-        _print_json({"of": planned.title, **asdict(planned.plan)})
+        print_json({"of": planned.title, **asdict(planned.plan)})
     else:
         planning.print_plan(planned, _console())
 
@@ -232,7 +235,7 @@ def arms(json: JsonOption = False) -> None:
         for arm in (find(name),)
     ]
     if json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
         lost = "" if row["keeps_content"] else "  (drops the content)"
@@ -257,152 +260,12 @@ def inspect(
 
     seen = inspect_text(text.replace("\\n", "\n"), arm, load(trial) if trial else None)
     if json:
-        _print_json(seen)
+        print_json(seen)
         return
     print("tokens:", " ".join(repr(token) for token in seen["tokens"]))
     print("ids:   ", " ".join(map(str, seen["ids"])))
     print("sites: ", "; ".join(f"{start}-{end} {token}" for start, end, token in seen["sites"]) or "none")
     print("plain: ", repr(seen["plain"]))
-
-
-@app.command()
-def corpus(
-    trial: TrialArgument,
-    overrides: Overrides = None,
-    materialize: Annotated[str | None, typer.Option(help="write this arm's mixed stream in full shards")] = None,
-    seed: SeedOption = None,
-    target_tokens: Annotated[
-        int | None, typer.Option(help="tokens to materialize; the trial's budget if left out")
-    ] = None,
-    shard_size: Annotated[int, typer.Option(help="tokens a materialized shard")] = 100_000_000,
-    out_dir: Annotated[Path | None, typer.Option(help="where to; OUT/materialized/ARM/seedK if left out")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="derive sampled documents again and compare")] = False,
-    full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
-    allow_short: Annotated[bool, typer.Option("--allow-short", help="accept a source that ends early")] = False,
-) -> None:
-    """Prepare text, drills and every arm's patches, count exposure, audit.
-
-    Example: tokentrial corpus pilot --verify --full
-    """
-    from tokentrial import run as runs
-    from tokentrial.trial import load
-
-    loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
-    if verify:
-        found = runs.verify(loaded, full)
-        checked = "every checksum, " if full else ""
-        print(
-            f"verified: {checked}{found['documents']} documents of {found['tasks']} tasks in {len(found['arms'])} arms"
-        )
-        return
-    runs.run(loaded, ("corpus",))
-    print(f"corpus: {loaded.folder / 'corpus'}")
-    if materialize is not None:
-        chosen = loaded.seeds[0] if seed is None else seed
-        folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
-        print(f"{materialize}, seed {chosen}: {counts['train_tokens']:,} tokens in {counts['shards']} shards: {folder}")
-
-
-@app.command()
-def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Pretrain the cells of a trial whose corpus is ready.
-
-    Example: tokentrial pretrain pilot --arm baseline --seed 1
-    """
-    _stages(("pretrain",), trial, overrides, arm, seed)
-
-
-@app.command()
-def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Export pretrained cells to Hugging Face, refused unless the logits agree.
-
-    Example: tokentrial export pilot --arm baseline
-    """
-    _stages(("export",), trial, overrides, arm, seed)
-
-
-@app.command()
-def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Fine-tune exported cells on word problems, the same rows in every arm.
-
-    Example: tokentrial sft pilot --seed 1
-    """
-    _stages(("sft",), trial, overrides, arm, seed)
-
-
-@app.command()
-def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Train fine-tuned cells by GRPO, where any cell's samples are ever right.
-
-    Example: tokentrial grpo pilot --seed 1
-    """
-    _stages(("grpo",), trial, overrides, arm, seed)
-
-
-@app.command()
-def evaluate(
-    trial: Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="a trial; left out with --model")] = None,
-    overrides: Overrides = None,
-    arm: ArmOption = None,
-    seed: SeedOption = None,
-    model: Annotated[
-        Path | None, typer.Option(help="a folder with any causal model, instead of a trial's cells")
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
-    ] = "arithmetic",
-    gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
-    limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task")] = None,
-    harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
-    out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
-) -> None:
-    """Evaluate a trial's cells after each stage they have been through, or any causal model in a folder.
-
-    Example: tokentrial evaluate pilot --seed 1
-    """
-    if model is None:
-        if trial is None:
-            raise SettingsError("evaluate: give a trial, or --model FOLDER")
-        from tokentrial.run import evaluations
-        from tokentrial.trial import load
-
-        loaded = load(trial, overrides or ())
-        _stages(evaluations(loaded, _chosen(loaded, arm, seed)), trial, overrides, arm, seed)
-        return
-    from tokentrial.evaluate.models import evaluate_model, run_harness
-
-    folder = out or model / "evaluation"
-    if harness:
-        scores = run_harness(folder, model, harness.split(","), limit)
-    else:
-        scores = evaluate_model(folder, model, arm or "baseline", tasks.split(","), gsm8k, limit)
-    _print_json(scores)
-
-
-def _stages(
-    wanted: Sequence[str], trial: str, overrides: Sequence[str] | None, arm: str | None, seed: int | None
-) -> None:
-    from tokentrial import run as runs
-    from tokentrial.cell import stages
-    from tokentrial.trial import load
-
-    loaded = load(trial, overrides or ())
-    there = [stage for stage in wanted if stage in stages(loaded)]
-    if not there:
-        raise SettingsError(f"{trial}: it has no {' or '.join(wanted)}; its stages are {', '.join(stages(loaded))}")
-    chosen = _chosen(loaded, arm, seed)
-    runs.run(loaded, there, chosen)
-    for cell in chosen:
-        print(f"{cell.name}: {', '.join(str(cell.folder(loaded, stage)) for stage in there)}")
-
-
-def _chosen(trial: "Trial", arm: str | None, seed: int | None) -> "list[Cell]":
-    from tokentrial.run import cells
-
-    chosen = [cell for cell in cells(trial) if arm in (None, cell.arm) and seed in (None, cell.seed)]
-    if not chosen:
-        raise SettingsError(f"--arm {arm} --seed {seed}: no such cell; arms are {trial.arms}, seeds are {trial.seeds}")
-    return chosen
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:
@@ -418,10 +281,8 @@ def _console() -> "Console":
     return Console(width=None if sys.stdout.isatty() else 180)
 
 
-def _print_json(value: Any) -> None:
-    import orjson
-
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+for verb in (*cli_stages.VERBS, *cli_sharing.VERBS):
+    app.command()(verb)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -172,9 +173,10 @@ def _order_holds(todo: Todo, plan: CorpusPlan, asked: Sequence[str]) -> None:
     """A stage alone needs the ones before it."""
     order = stages(plan.trial)
     for cell, pending in todo:
-        for stage in cell.pending(plan):
-            if stage not in asked and order.index(stage) < order.index(pending[0]) and not stage.startswith("eval_"):
-                raise TrialError(f"{cell.name}: {pending[0]} needs {stage}; run `tokentrial {stage}` first")
+        left = [stage for stage in cell.pending(plan) if stage not in asked and not stage.startswith("eval_")]
+        for stage, before in product(pending, left):
+            if order.index(before) < order.index(stage):
+                raise TrialError(f"{cell.name}: {stage} needs {before}; run `tokentrial {before}` first")
 
 
 def _workers(trial: Trial, cells: int) -> int:

@@ -13,8 +13,8 @@ from tokentrial.report.tables import one_line
 from tokentrial.tasks.arithmetic import TABLE
 
 _EXPECTED = (
-    "expected a run folder (OUT, OUT/ARM, OUT/ARM/seedK or its eval_STAGE), a folder or file of `<task>_results.json`, "
-    "lm-eval's `results_*.json` or `samples_*.jsonl`, or GSM8K's example_model_solutions.jsonl"
+    "expected a run folder (OUT, OUT/ARM, OUT/ARM/seedK or its eval_STAGE), a bundle, a folder or file of "
+    "`<task>_results.json`, lm-eval's `results_*.json` or `samples_*.jsonl`, or GSM8K's example_model_solutions.jsonl"
 )
 
 

@@ -1,0 +1,278 @@
+"""Push and pull against a stub of the Hub on loopback, spoken to by the real client: no network, no real token."""
+
+import base64
+import hashlib
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import pytest
+import torch
+import yaml
+
+from tokentrial import hub
+from tokentrial.cell import Cell
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.hub import pull, push
+
+NAME = "me/tiny-seed1"
+COMMIT = "a" * 40
+
+
+class Hub:
+    """What the stub holds and how it answers: `status` other than 200 is its answer to everything."""
+
+    def __init__(self):
+        self.files, self.created, self.asked, self.status = {}, [], [], 200
+        self.url = ""
+
+
+def handler(state):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *given):
+            pass
+
+        def answer(self, value, status=200, headers=None):
+            body = value if isinstance(value, bytes) else json.dumps(value).encode()
+            self.send_response(status)
+            for key, text in ({"Content-Length": str(len(body))} | (headers or {})).items():
+                self.send_header(key, text)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def body(self):
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                parts = []
+                while size := int(self.rfile.readline(), 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        def do_POST(self):
+            data, path = self.body(), self.path.split("?")[0]
+            state.asked.append((path, self.headers.get("Authorization")))
+            if state.status != 200:
+                self.answer({"error": "no"}, state.status)
+            elif path == "/api/repos/create":
+                state.created.append(json.loads(data))
+                self.answer({"url": f"{state.url}/{NAME}", "name": NAME, "id": "1"})
+            elif path == "/api/validate-yaml":
+                self.answer({"warnings": [], "errors": []})
+            elif path == f"/api/models/{NAME}/preupload/main":
+                files = [file["path"] for file in json.loads(data)["files"]]
+                modes = [{"path": file, "uploadMode": "regular", "shouldIgnore": False} for file in files]
+                self.answer({"files": modes})
+            elif path == f"/api/models/{NAME}/commit/main":
+                for line in data.splitlines():
+                    operation = json.loads(line)
+                    if operation["key"] == "file":
+                        content = base64.b64decode(operation["value"]["content"])
+                        state.files[operation["value"]["path"]] = content
+                self.answer({"commitUrl": f"{state.url}/{NAME}/commit/{COMMIT}", "commitOid": COMMIT})
+            else:
+                self.answer({"error": path}, 404)
+
+        def do_GET(self):
+            path = unquote(self.path.split("?")[0])
+            state.asked.append((path, self.headers.get("Authorization")))
+            resolved = f"/{NAME}/resolve/{COMMIT}/"
+            if state.status != 200:
+                self.answer({"error": "no"}, state.status)
+            elif path in (f"/api/models/{NAME}", f"/api/models/{NAME}/revision/main"):
+                siblings = [{"rfilename": file} for file in state.files]
+                self.answer({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": siblings})
+            elif path.startswith(resolved) and path.removeprefix(resolved) in state.files:
+                data = state.files[path.removeprefix(resolved)]
+                tag = hashlib.sha256(data).hexdigest()
+                self.answer(data, headers={"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
+            else:
+                self.answer({"error": path}, 404, {"X-Error-Code": "RepoNotFound"})
+
+        do_HEAD = do_GET
+
+    return Handler
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+    """The Hub is a server on loopback; the client's home is a temporary folder; a token is set."""
+    from huggingface_hub import constants
+
+    state = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", state.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", state.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_stub")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cell(climbed):
+    return climbed.folder / "mul_tokens" / "seed1"
+
+
+# there and back
+
+
+def test_what_is_pulled_is_what_was_pushed_and_loads_as_any_model(stub, cell, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert push(cell, NAME) == f"{stub.url}/{NAME}"
+    names = pull(NAME, tmp_path / "pulled")
+    assert {path.name for path in (tmp_path / "pulled").iterdir()} == set(names)
+    assert (tmp_path / "pulled" / "model.safetensors").read_bytes() == (cell / "hf" / "model.safetensors").read_bytes()
+    ids = torch.randint(600, (2, 32), generator=torch.Generator().manual_seed(0))
+    logits = [
+        AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (tmp_path / "pulled", cell / "hf")
+    ]
+    assert torch.equal(*logits)
+    texts = ["so <MUL_6_9_54> and 7", "plain"]
+    read = [AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] for folder in (tmp_path / "pulled", cell / "hf")]
+    assert read[0] == read[1]
+
+
+def test_a_repository_is_private_unless_it_is_told_to_be_public(stub, cell):
+    push(cell, NAME)
+    push(cell, NAME, public=True)
+    assert [made["visibility"] for made in stub.created] == ["private", "public"]
+    assert {token for _, token in stub.asked} == {"Bearer hf_stub"}
+
+
+def test_only_the_model_goes_out(stub, cell):
+    push(cell, NAME, stage="sft")
+    assert set(stub.files) == {
+        "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    assert stub.files["model.safetensors"] == (cell / "sft" / "model.safetensors").read_bytes()
+
+
+def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(stub, cell, climbed):
+    push(cell, NAME)
+    card = stub.files["README.md"].decode()
+    head, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(head)["library_name"] == "transformers"
+    for said in (
+        "# smoke: mul_tokens, seed 1",
+        "**mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: baseline has not learnt",
+        "not on this model, which is one seed of them",
+        "weights after pretrain",
+    ):
+        assert said in body
+    settings = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
+    assert settings["pretrain"] == climbed.model_dump(mode="json")["pretrain"]
+    assert settings["corpus"]["source"] == "jsonl:prose.jsonl"
+    assert str(climbed.folder) not in card
+    assert str(climbed.corpus.source).removeprefix("jsonl:") not in card
+
+
+def test_without_a_report_the_card_says_that_there_is_no_verdict(climbed):
+    trial = climbed.model_copy(update={"output": str(climbed.folder / "elsewhere")})
+    card = hub.model_card(trial, Cell("baseline", 1), "pretrain", "# a model")
+    assert "No verdict: the trial was not finished." in card
+
+
+# refusals of ours
+
+
+def test_a_damaged_model_stays_here(stub, climbed, tmp_path):
+    shutil.copytree(climbed.folder, tmp_path / "run")
+    path = tmp_path / "run" / "baseline" / "seed1" / "hf" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TrialError, match=r"model\.safetensors: its bytes differ from its manifest"):
+        push(path.parents[1], NAME)
+    assert stub.asked == []
+
+
+def test_what_is_no_cell_of_a_run(stub, climbed, finished, tmp_path):
+    for folder in (climbed.folder, climbed.folder / "baseline", tmp_path / "a" / "seed1"):
+        with pytest.raises(SettingsError, match="expected a cell of a run, OUT/ARM/seedK"):
+            push(folder, NAME)
+    with pytest.raises(SettingsError, match=r"arms of its trial are baseline, mul_tokens, seeds are \[1, 2\]"):
+        push(climbed.folder / "baseline" / "seed9", NAME)
+    with pytest.raises(SettingsError, match="--stage rl: the trial smoke has pretrain, sft, grpo"):
+        push(climbed.folder / "baseline" / "seed1", NAME, stage="rl")
+    with pytest.raises(SettingsError, match="--stage sft: the trial smoke has pretrain"):
+        push(finished.folder / "baseline" / "seed1", NAME, stage="sft")
+    assert stub.asked == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "a b", "-x", "x" * 100])
+def test_a_name_that_the_hub_has_not(stub, cell, tmp_path, name):
+    for go in (lambda: push(cell, name), lambda: pull(name, tmp_path / "pulled")):
+        with pytest.raises(SettingsError, match="expected OWNER/MODEL"):
+            go()
+
+
+def test_a_token_that_is_missing(stub, cell, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(TrialError, match="no token for the Hub; set HF_TOKEN, or log in with `hf auth login`"):
+        push(cell, NAME)
+    assert stub.asked == []
+
+
+def test_a_folder_that_holds_something_is_left_alone(stub, cell, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="exists and is not empty; give a new folder"):
+        pull(NAME, tmp_path / "mine")
+    assert stub.asked == []
+
+
+# answers of the Hub
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "refused the token"), (403, "refuses this token"), (404, "knows no such model"), (500, "answered 500")],
+)
+def test_what_the_hub_refuses_or_fails_at_is_one_clear_line(stub, cell, tmp_path, status, said):
+    stub.status = status
+    for go in (lambda: push(cell, NAME), lambda: pull(NAME, tmp_path / "pulled")):
+        with pytest.raises(TrialError, match=said) as error:
+            go()
+        assert "\n" not in str(error.value)
+        assert "hf_stub" not in str(error.value)
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_a_hub_that_cannot_be_reached(stub, cell, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the port of discard, where nobody listens
+    for go in (lambda: push(cell, NAME), lambda: pull(NAME, tmp_path / "pulled")):
+        with pytest.raises(TrialError, match=r"cannot be reached .*; run the same command again"):
+            go()
+
+
+def test_a_model_that_would_have_to_be_unpickled_is_not_pulled(stub, tmp_path):
+    stub.files = {"config.json": b"{}", "pytorch_model.bin": b"\x80\x04."}
+    with pytest.raises(TrialError, match=r"no model in safetensors there; found config\.json"):
+        pull(NAME, tmp_path / "pulled")
+
+
+def test_names_that_would_leave_the_folder_are_not_fetched(stub, cell, tmp_path):
+    push(cell, NAME)
+    stub.files |= {"../evil.json": b"{}", "a/b.json": b"{}", ".netrc.txt": b"x", "run.py": b"x"}
+    names = pull(NAME, tmp_path / "deep" / "pulled")
+    assert not {"../evil.json", "a/b.json", ".netrc.txt", "run.py"} & set(names)
+    assert {path.name for path in (tmp_path / "deep").rglob("*") if path.is_file()} == set(names)

@@ -1,0 +1,101 @@
+"""A run's results in one file: trial, report, samples and hashes, a paragraph of methods and a table for a paper.
+
+The same run folder gives the same bytes. `tokentrial compare` reads it; weights stay where they are, their hashes in
+`hashes.json`.
+"""
+
+import hashlib
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tokentrial.cell import FOLDERS
+from tokentrial.compare.bundles import HASHES
+from tokentrial.errors import TrialError
+from tokentrial.report.comparison import PAGE, REPORT
+from tokentrial.report.latex import latex_table
+from tokentrial.report.methods import methods
+from tokentrial.run import DECLARED, cells, open_run
+from tokentrial.store import MANIFEST, file_hash, read_json, write_bytes
+from tokentrial.trial import Trial
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
+_WHOLE = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md")
+
+
+def bundle(out: Path, to: Path | None = None) -> Path:
+    """Write the bundle of a run folder with a report; returns its path, `OUT.zip` if none is given."""
+    trial = open_run(out)
+    for name in _WHOLE:
+        if not (out / name).is_file():
+            raise TrialError(f"{out / name}: not found; `tokentrial run` writes it at the end of a whole run")
+    report = read_json(out / REPORT)
+    evaluations = {
+        f"{cell.name}/{FOLDERS[stage]}": cell.folder(trial, stage)
+        for cell in cells(trial)
+        for stage in FOLDERS
+        if stage.startswith("eval_") and (cell.folder(trial, stage) / MANIFEST).is_file()
+    }
+    _is_of(report, evaluations, out)
+    files = {name: (out / name).read_bytes() for name in _WHOLE}
+    files |= {f"figures/{path.name}": path.read_bytes() for path in sorted((out / "figures").glob("*.*"))}
+    for name, folder in evaluations.items():
+        files |= {f"{name}/{file}": _whole(folder, file) for file in [*read_json(folder / MANIFEST)["files"], MANIFEST]}
+    files["methods.md"] = f"{methods(report)}\n".encode()
+    files["table.tex"] = latex_table(report).encode()
+    files[HASHES] = orjson.dumps(
+        {"bundle": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, "run": _steps(trial)},
+        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2,
+    )
+    path = to or out.resolve().with_name(f"{out.resolve().name}.zip")
+    write_bytes(path, _zipped(files))
+    return path
+
+
+def _is_of(report: dict[str, Any], evaluations: dict[str, Path], out: Path) -> None:
+    """Refuse a report that is of other results than those that would stand beside it."""
+    made = [read_json(folder / MANIFEST)["provenance"]["time"] for folder in evaluations.values()]
+    of = report.get("made_by", {"makers": [], "last": None})
+    counted = sum(maker["evaluations"] for maker in of["makers"])
+    if (counted, of["last"]) != (len(made), max(made, default=None)):
+        raise TrialError(
+            f"{out / REPORT}: it is of {counted} evaluations to {of['last']}, found {len(made)} to "
+            f"{max(made, default=None)}; finish the run, or make the report anew with `tokentrial report {out}`"
+        )
+
+
+def _whole(folder: Path, name: str) -> bytes:
+    """A result file whose bytes are those that were written."""
+    path = folder / name
+    if not path.is_file():
+        raise TrialError(f"{path}: not found, its manifest lists it; run the trial again")
+    if name != MANIFEST and file_hash(path) != read_json(folder / MANIFEST)["files"][name]["sha256"]:
+        raise TrialError(f"{path}: its bytes differ from its manifest; run the trial again")
+    return path.read_bytes()
+
+
+def _steps(trial: Trial) -> dict[str, Any]:
+    """Fingerprint and hashes of every step of the run that has a manifest, weights and corpus among them."""
+    steps = {}
+    for path in sorted(trial.folder.rglob(MANIFEST)):
+        folder = path.parent.relative_to(trial.folder)
+        if not any(part.endswith((".partial", ".checkpoints")) for part in folder.parts):
+            manifest = read_json(path)
+            hashes = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+            steps[str(folder)] = {"fingerprint": manifest["fingerprint"], "sha256": hashes}
+    return steps
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.create_system = 3  # Unix everywhere, for the same bytes
+            entry.external_attr = 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    return buffer.getvalue()

@@ -1,0 +1,151 @@
+"""The verbs that do one stage of a trial alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokentrial.cli_words import ArmOption, Overrides, SeedOption, TrialArgument, print_json
+from tokentrial.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tokentrial.cell import Cell
+    from tokentrial.trial import Trial
+
+
+def corpus(
+    trial: TrialArgument,
+    overrides: Overrides = None,
+    materialize: Annotated[str | None, typer.Option(help="write this arm's mixed stream in full shards")] = None,
+    seed: SeedOption = None,
+    target_tokens: Annotated[
+        int | None, typer.Option(help="tokens to materialize; the trial's budget if left out")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="tokens a materialized shard")] = 100_000_000,
+    out_dir: Annotated[Path | None, typer.Option(help="where to; OUT/materialized/ARM/seedK if left out")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="derive sampled documents again and compare")] = False,
+    full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
+    allow_short: Annotated[bool, typer.Option("--allow-short", help="accept a source that ends early")] = False,
+) -> None:
+    """Prepare text, drills and every arm's patches, count exposure, audit.
+
+    Example: tokentrial corpus pilot --verify --full
+    """
+    from tokentrial import run as runs
+    from tokentrial.trial import load
+
+    loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
+    if verify:
+        found = runs.verify(loaded, full)
+        checked = "every checksum, " if full else ""
+        print(
+            f"verified: {checked}{found['documents']} documents of {found['tasks']} tasks in {len(found['arms'])} arms"
+        )
+        return
+    runs.run(loaded, ("corpus",))
+    print(f"corpus: {loaded.folder / 'corpus'}")
+    if materialize is not None:
+        chosen = loaded.seeds[0] if seed is None else seed
+        folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
+        print(f"{materialize}, seed {chosen}: {counts['train_tokens']:,} tokens in {counts['shards']} shards: {folder}")
+
+
+def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Pretrain the cells of a trial whose corpus is ready.
+
+    Example: tokentrial pretrain pilot --arm baseline --seed 1
+    """
+    _stages(("pretrain",), trial, overrides, arm, seed)
+
+
+def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Export pretrained cells to Hugging Face, refused unless the logits agree.
+
+    Example: tokentrial export pilot --arm baseline
+    """
+    _stages(("export",), trial, overrides, arm, seed)
+
+
+def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Fine-tune exported cells on word problems, the same rows in every arm.
+
+    Example: tokentrial sft pilot --seed 1
+    """
+    _stages(("sft",), trial, overrides, arm, seed)
+
+
+def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
+    """Train fine-tuned cells by GRPO, where any cell's samples are ever right.
+
+    Example: tokentrial grpo pilot --seed 1
+    """
+    _stages(("grpo",), trial, overrides, arm, seed)
+
+
+def evaluate(
+    trial: Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="a trial; left out with --model")] = None,
+    overrides: Overrides = None,
+    arm: ArmOption = None,
+    seed: SeedOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="a folder with any causal model, instead of a trial's cells")
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
+    ] = "arithmetic",
+    gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
+    limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task")] = None,
+    harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
+    out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
+) -> None:
+    """Evaluate a trial's cells after each stage they have been through, or any causal model in a folder.
+
+    Example: tokentrial evaluate pilot --seed 1
+    """
+    if model is None:
+        if trial is None:
+            raise SettingsError("evaluate: give a trial, or --model FOLDER")
+        from tokentrial.run import evaluations
+        from tokentrial.trial import load
+
+        loaded = load(trial, overrides or ())
+        _stages(evaluations(loaded, _chosen(loaded, arm, seed)), trial, overrides, arm, seed)
+        return
+    from tokentrial.evaluate.models import evaluate_model, run_harness
+
+    folder = out or model / "evaluation"
+    if harness:
+        scores = run_harness(folder, model, harness.split(","), limit)
+    else:
+        scores = evaluate_model(folder, model, arm or "baseline", tasks.split(","), gsm8k, limit)
+    print_json(scores)
+
+
+def _stages(
+    wanted: Sequence[str], trial: str, overrides: Sequence[str] | None, arm: str | None, seed: int | None
+) -> None:
+    from tokentrial import run as runs
+    from tokentrial.cell import stages
+    from tokentrial.trial import load
+
+    loaded = load(trial, overrides or ())
+    there = [stage for stage in wanted if stage in stages(loaded)]
+    if not there:
+        raise SettingsError(f"{trial}: it has no {' or '.join(wanted)}; its stages are {', '.join(stages(loaded))}")
+    chosen = _chosen(loaded, arm, seed)
+    runs.run(loaded, there, chosen)
+    for cell in chosen:
+        print(f"{cell.name}: {', '.join(str(cell.folder(loaded, stage)) for stage in there)}")
+
+
+def _chosen(trial: "Trial", arm: str | None, seed: int | None) -> "list[Cell]":
+    from tokentrial.run import cells
+
+    chosen = [cell for cell in cells(trial) if arm in (None, cell.arm) and seed in (None, cell.seed)]
+    if not chosen:
+        raise SettingsError(f"--arm {arm} --seed {seed}: no such cell; arms are {trial.arms}, seeds are {trial.seeds}")
+    return chosen
+
+
+VERBS = (corpus, pretrain, export, sft, grpo, evaluate)

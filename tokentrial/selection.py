@@ -1,0 +1,41 @@
+"""What of a trial is run now: stages, arms and seeds by name. The trial, and so every fingerprint, stays whole."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokentrial.cell import Cell, stages
+from tokentrial.errors import SettingsError
+from tokentrial.trial import Trial
+
+
+class Selection(NamedTuple):
+    """The chosen stages and cells, None where all are; and the choice in words."""
+
+    stages: list[str] | None
+    cells: list[Cell] | None
+    words: str
+
+
+def select(trial: Trial, stage_names: str | None, arms: str | None, seeds: str | None) -> Selection:
+    """Read names given by commas. A name that the trial has not is refused with those it has."""
+    every_stage, every_seed = ["corpus", *stages(trial)], [str(seed) for seed in trial.seeds]
+    wanted = _chosen("--stages", stage_names, every_stage)
+    of_arms, of_seeds = _chosen("--arms", arms, trial.arms), _chosen("--seeds", seeds, every_seed)
+    cells = [Cell(arm, int(seed)) for seed in of_seeds for arm in of_arms]
+    whole = len(cells) == len(trial.arms) * len(trial.seeds)
+    return Selection(
+        None if wanted == every_stage else wanted,
+        None if whole else cells,
+        f"{', '.join(wanted)} of {', '.join(of_arms)}, seeds {', '.join(of_seeds)}:",
+    )
+
+
+def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:
+    """The names that are given, in the trial's order; all where none are."""
+    if given is None:
+        return list(known)
+    names = [name.strip() for name in given.split(",")]
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise SettingsError(f"{option} {given}: no {strange[0]!r} in this trial; it has {', '.join(known)}")
+    return [name for name in known if name in names]
