@@ -85,7 +85,7 @@ def plan(
         priced = [each for each in groups if device or each.device.price]
         made |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
     if json:
-        _print_json(made)
+        print_json(made)
         return
     from tokentrial.plan.table import print_budget, print_plan
 
