@@ -39,8 +39,8 @@ CLIP, LR, DECAY, BETAS, WARM = 1.0, 6e-4, 0.1, (0.9, 0.95), 3
 CHOICES = {
     "plain_head": "vocab50k",  # logits whole, as in nanoGPT
     "default_chunks": "vocab50k",  # torch's own options of its chunked loss
-    "unfused_adamw": "vocab50k",
-    "written_attention": "vocab50k",  # softmax(q k') v in plain products
+    "unfused_adamw": "gpt2",
+    "written_attention": "gpt2",  # softmax(q k') v in plain products
     "small_pages": "tiny",
 }
 
@@ -258,7 +258,8 @@ def measured(
 
 def choices(repeats: int) -> None:
     """Ours as it is against ours with one choice undone."""
-    pairs = {name: (Job("ours", shape, 1), Job(name, shape, 1)) for name, shape in CHOICES.items()}
+    threads = {"tiny": 1, "vocab50k": 1, "gpt2": 2}
+    pairs = {name: tuple(Job(who, shape, threads[shape]) for who in ("ours", name)) for name, shape in CHOICES.items()}
     speed, memory = measured(list(dict.fromkeys(job for pair in pairs.values() for job in pair)), repeats, [])
     ratios = {name: speed(ours_) / speed(without) for name, (ours_, without) in pairs.items()}
     ratios |= {f"{name}_memory": memory(ours_) / memory(without) for name, (ours_, without) in pairs.items()}
