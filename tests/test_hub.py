@@ -111,7 +111,9 @@ def stub(monkeypatch, tmp_path):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", state.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", state.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", state.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
@@ -139,9 +141,7 @@ def test_what_is_pulled_is_what_was_pushed_and_loads_as_any_model(stub, cell, tm
     assert {path.name for path in (tmp_path / "pulled").iterdir()} == set(names)
     assert (tmp_path / "pulled" / "model.safetensors").read_bytes() == (cell / "hf" / "model.safetensors").read_bytes()
     ids = torch.randint(600, (2, 32), generator=torch.Generator().manual_seed(0))
-    logits = [
-        AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (tmp_path / "pulled", cell / "hf")
-    ]
+    logits = [AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (tmp_path / "pulled", cell / "hf")]
     assert torch.equal(*logits)
     texts = ["so <MUL_6_9_54> and 7", "plain"]
     read = [AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] for folder in (tmp_path / "pulled", cell / "hf")]
