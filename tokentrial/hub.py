@@ -164,7 +164,8 @@ def _answered(name: str, verb: str) -> "Iterator[HfApi]":
         yield api
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         # a download that fails says so as a file that is not found, with the Hub's answer as its cause
-        cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else error
+        answered = isinstance(error, HfHubHTTPError)
+        cause = error if answered or not isinstance(error.__cause__, HTTPError) else error.__cause__
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if isinstance(cause, OSError) and not isinstance(cause, HfHubHTTPError | OfflineModeIsEnabled):
             raise  # of this machine's disk

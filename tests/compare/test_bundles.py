@@ -31,12 +31,12 @@ def files(run_folder):
 
 
 @pytest.fixture
-def refused(command, tmp_path):
+def refused(tokentrial, tmp_path):
     """`refused(path)`: the one line that says why; and nothing is written outside."""
 
     def run(path):
         before = set(tmp_path.rglob("*"))
-        code, out, err = command("compare", path)
+        code, out, err = tokentrial("compare", path)
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "Traceback" not in err
         assert path.name in err

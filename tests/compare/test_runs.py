@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tokentrial.report.comparison import build
-from tokentrial.run import DECLARED, declaration, open_run
-from tokentrial.store import write_json
+from tests.report.conftest import compare as report_of
+from tests.report.conftest import known, write_cell, write_exposure
+from tokentrial.run import open_run
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 LOW, HIGH = (5, 6, 7, 5, 6, 8), (10, 12, 11, 11, 12, 12)
@@ -16,32 +16,17 @@ SEEDS = (1, 2, 3, 4, 5, 6)
 
 
 @pytest.fixture
-def reported(run_folder):
-    """A run with its report, two arms and a third that declares nothing."""
-    folder = run_folder("reported", {"baseline": LOW, "mul_tokens": HIGH})
-    trial = open_run(folder)
-    served = {arm: {str(seed): SERVED for seed in trial.seeds} for arm in trial.arms}
-    write_json(folder / "corpus" / "exposure.json", {"served": served})
-    evaluated = {}
-    for arm in trial.arms:
-        for seed in trial.seeds:
-            cell = folder / arm / f"seed{seed}"
-            write_json(cell / "pretrain" / "results.json", {"curve": [], "seconds": 1.0})
-            write_json(cell / "eval_pretrain" / "manifest.json", {"fingerprint": f"{arm} {seed}"})
-            evaluated[arm, seed] = {"pretrain": cell / "eval_pretrain"}
-    build(trial, evaluated, declaration(trial), folder / DECLARED)
-    return folder
-
-
-SERVED = {
-    "tokens": 1,
-    "documents": {"text": 1},
-    "drill_share": 0.5,
-    "fact_tokens": 0,
-    "bytes": 1,
-    "questions": 1,
-    "facts": {"1*7=7": {"question": 1, "statement": 0}},
-}
+def reported(run_folder, monkeypatch):
+    """A run of two arms with its report; figures, which take seconds, are left out of the page."""
+    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
+    counts = {"baseline": LOW, "mul_tokens": HIGH}
+    trial = open_run(run_folder("reported", counts))
+    write_exposure(trial)
+    for arm, of_arm in counts.items():
+        for seed, count in zip(SEEDS, of_arm, strict=True):
+            write_cell(trial, arm, seed, known(arm, seed, count))
+    report_of(trial)
+    return trial.folder
 
 
 # two runs
