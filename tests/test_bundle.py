@@ -83,7 +83,7 @@ def test_a_run_without_a_report_says_what_makes_one(climbed, tmp_path):
 def test_results_that_are_not_the_report_s_are_refused(climbed, tmp_path):
     shutil.copytree(climbed.folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "baseline" / "seed2" / "eval_grpo")
-    with pytest.raises(TrialError, match="it is of 12 evaluations to .*, found 11"):
+    with pytest.raises(TrialError, match=r"it is of 12 evaluations to .*, found 11"):
         bundle(tmp_path / "run")
 
 
