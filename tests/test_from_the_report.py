@@ -73,13 +73,10 @@ def ran(source, shrinking, in_process, tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("report"), {}
     (folder / "prose.jsonl").write_bytes(source.read_bytes())
     (folder / "gsm8k").mkdir()
-    rows = [
-        {
-            "question": f"Ann has {n} boxes of 6 pens. How many pens?",
-            "answer": f"{n}*6=<<{n}*6={n * 6}>>{n * 6} pens\n#### {n * 6}",
-        }
-        for n in range(2, 10)
-    ]
+    rows = []
+    for n in range(2, 10):
+        solved = f"{n}*6=<<{n}*6={n * 6}>>{n * 6} pens\n#### {n * 6}"
+        rows.append({"question": f"Ann has {n} boxes of 6 pens. How many pens?", "answer": solved})
     for split in ("train", "test"):
         text = "".join(json.dumps(row) + "\n" for row in rows * 4)
         (folder / "gsm8k" / f"{split}.jsonl").write_text(text)
