@@ -19,7 +19,7 @@ from tokentrial.report.comparison import PAGE, REPORT
 from tokentrial.report.latex import latex_table
 from tokentrial.report.methods import methods
 from tokentrial.run import DECLARED, cells, open_run
-from tokentrial.store import MANIFEST, file_hash, read_json, write_bytes
+from tokentrial.store import MANIFEST, read_json, write_bytes
 from tokentrial.trial import Trial
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
@@ -43,7 +43,9 @@ def bundle(out: Path, to: Path | None = None) -> Path:
     files = {name: (out / name).read_bytes() for name in _WHOLE}
     files |= {f"figures/{path.name}": path.read_bytes() for path in sorted((out / "figures").glob("*.*"))}
     for name, folder in evaluations.items():
-        files |= {f"{name}/{file}": _whole(folder, file) for file in [*read_json(folder / MANIFEST)["files"], MANIFEST]}
+        listed = read_json(folder / MANIFEST)["files"]
+        files |= {f"{name}/{file}": _whole(folder / file, entry["sha256"]) for file, entry in listed.items()}
+        files[f"{name}/{MANIFEST}"] = (folder / MANIFEST).read_bytes()
     files["methods.md"] = f"{methods(report)}\n".encode()
     files["table.tex"] = latex_table(report).encode()
     files[HASHES] = orjson.dumps(
@@ -67,14 +69,14 @@ def _is_of(report: dict[str, Any], evaluations: dict[str, Path], out: Path) -> N
         )
 
 
-def _whole(folder: Path, name: str) -> bytes:
+def _whole(path: Path, sha256: str) -> bytes:
     """A result file whose bytes are those that were written."""
-    path = folder / name
     if not path.is_file():
         raise TrialError(f"{path}: not found, its manifest lists it; run the trial again")
-    if name != MANIFEST and file_hash(path) != read_json(folder / MANIFEST)["files"][name]["sha256"]:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise TrialError(f"{path}: its bytes differ from its manifest; run the trial again")
-    return path.read_bytes()
+    return data
 
 
 def _steps(trial: Trial) -> dict[str, Any]:

@@ -67,12 +67,12 @@ def run(
         if before or after or not corpus_ready:
             _order_holds([*before, *after], plan, asked)
             pending = [left for _, left in (*before, *after)]
-            needed = cell_bytes(trial, pending, _workers(trial, len(here)))
-            need_disk(trial.folder, needed, "the trial", trial.disk_reserve_gb)
+            workers = _workers(trial, len(here))
+            need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
             with Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, progress)
-                with LocalExecutor(_workers(trial, len(here))) as executor:
+                with LocalExecutor(workers) as executor:
                     _cells(trial, "cells", before, executor, progress)
                     if after and (not before or learnable(trial)):
                         _cells(trial, "grpo", after, executor, progress)

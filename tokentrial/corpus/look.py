@@ -41,7 +41,7 @@ class Survey(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Write it as `path`, an .npz file."""
-        np.savez(path, base_lengths=self.base_lengths, bytes=self.bytes, documents=self.documents, codes=self.codes)
+        np.savez(path, **self._asdict())
 
     @classmethod
     def read(cls, path: Path) -> "Survey":
@@ -71,24 +71,19 @@ def look_through(
     """
     shard = open_shard(shard_path, vocabulary.eos)
     of_text = shard_path.stem.startswith(TEXT)
-    treatments = {name: arms.find(name) for name in patches}
-    rewritten = {name: Rewritten(arm, vocabulary) for name, arm in treatments.items() if arm.tokens}
+    rewritten = {name: Rewritten(arms.find(name), vocabulary) for name in patches}
+    changing = [each for each in rewritten.values() if each.arm.tokens]
     stated: list[tuple[int, int]] = []
-    if survey or rewritten:
+    if survey or changing:
         for index, text in documents_with(shard, vocabulary, b"=") if of_text else _all_documents(shard, vocabulary):
             stated += [(index, code_of(fact, form)) for fact, form in _statements(text, of_text)] if survey else ()
-            for each in rewritten.values():
+            for each in changing:
                 each.look_at(index, text, shard_path.stem)
     if survey:
         sizes = [np.add.reduceat(vocabulary.byte_sizes[ids], at, dtype=np.int64) for _, at, ids in blocks(shard)]
         documents, codes = np.array(stated, np.int64).reshape(-1, 2).T
         Survey(shard.base_lengths, np.concatenate(sizes), documents, codes).write(survey)
-    return {
-        name: rewritten[name].write(patch, shard)
-        if name in rewritten
-        else _counted(shard, [], shard.base_lengths, 0, [])
-        for name, patch in patches.items()
-    }
+    return {name: rewritten[name].write(patch, shard) for name, patch in patches.items()}
 
 
 def code_of(fact: Fact, form: str) -> int:

@@ -6,7 +6,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.report.canvas import INK, MUTED, NARROW, PAPER, WIDE, Report, look, new_figure
-from tokentrial.report.meaning import in_words, metric_words
+from tokentrial.report.meaning import contrast_of, differences, in_words, metric_words
 from tokentrial.report.tables import interval
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _forest_panel(
         treatment, control = pair["contrast"].split(" - ")
         colour, _ = look(report, treatment)
         outcome = report["outcomes"][pair["outcome"]]
-        values = _differences(outcome, treatment, control)
+        values = differences(outcome, treatment, control)
         level = mean([b for b in outcome["per_seed"][control] if b is not None])
         if metric == "accuracy" and outcome["floor"] is not None:
             at = outcome["floor"] - level
@@ -84,15 +84,8 @@ def _forest_panel(
 def _declared(report: Report) -> list[tuple[Mapping[str, str], Mapping[str, Any]]]:
     declared = report["declared"]
     return [
-        (pair, made)
-        for pair in (declared["primary"], *declared["secondary"])
-        if (made := report["outcomes"].get(pair["outcome"], {}).get("contrasts", {}).get(pair["contrast"]))
+        (pair, made) for pair in (declared["primary"], *declared["secondary"]) if (made := contrast_of(report, pair))
     ]
-
-
-def _differences(outcome: Mapping[str, Any], treatment: str, control: str) -> list[float]:
-    pairs = zip(outcome["per_seed"][treatment], outcome["per_seed"][control], strict=True)
-    return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def forest_alt(report: Report) -> str:

@@ -54,11 +54,21 @@ def in_words(outcome: str, with_stage: bool = True) -> str:
 
 def primary_contrast(report: Report) -> Mapping[str, Any] | None:
     """The primary's contrast, None where there is nothing to compare yet."""
-    primary = report["primary"]
+    return contrast_of(report, report["primary"])
+
+
+def contrast_of(report: Report, pair: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """What was made of a declared pair of outcome and contrast, None where nothing was yet."""
     made: Mapping[str, Any] | None = (
-        report["outcomes"].get(primary["outcome"], {}).get("contrasts", {}).get(primary["contrast"])
+        report["outcomes"].get(pair["outcome"], {}).get("contrasts", {}).get(pair["contrast"])
     )
     return made
+
+
+def differences(outcome: Mapping[str, Any], treatment: str, control: str) -> list[float]:
+    """Treatment minus control by seed, over the seeds that have both."""
+    pairs = zip(outcome["per_seed"][treatment], outcome["per_seed"][control], strict=True)
+    return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def headline(report: Report) -> str:
@@ -99,7 +109,7 @@ def arm_sentences(report: Report) -> list[tuple[str, str]]:
             continue
         judged: dict[str, list[str]] = {}
         for pair in (declared["primary"], *declared["secondary"]):
-            made = _made(report, pair)
+            made = contrast_of(report, pair)
             if pair["contrast"].split(" - ")[0] == arm and made and made["verdict"]:
                 judged.setdefault(made["verdict"], []).append(in_words(pair["outcome"], with_stage=False))
         verdicts = "; ".join(f"{verdict} ({', '.join(outcomes)})" for verdict, outcomes in judged.items())
@@ -107,18 +117,11 @@ def arm_sentences(report: Report) -> list[tuple[str, str]]:
     return sentences
 
 
-def _made(report: Report, pair: Mapping[str, str]) -> Mapping[str, Any] | None:
-    made: Mapping[str, Any] | None = (
-        report["outcomes"].get(pair["outcome"], {}).get("contrasts", {}).get(pair["contrast"])
-    )
-    return made
-
-
 def not_shown(report: Report) -> list[str]:
     """What the declared outcomes leave open."""
     declared, open_ones = report["declared"], []
     for pair in (declared["primary"], *declared["secondary"]):
-        made = _made(report, pair)
+        made = contrast_of(report, pair)
         what = f"{pair['contrast']} on {in_words(pair['outcome'])}"
         if made is None:
             open_ones.append(f"{what}: not measured.")
@@ -182,10 +185,7 @@ def planned_seeds(report: Report, effect: float) -> int | None:
     """Seeds that find an effect with 80 % power, from the primary's spread, widened for planning; None where that is
     not known or they are too many to be a plan."""
     primary = report["primary"]
-    treatment, control = (
-        report["outcomes"][primary["outcome"]]["per_seed"][a] for a in primary["contrast"].split(" - ")
-    )
-    d = [a - b for a, b in zip(treatment, control, strict=True) if a is not None and b is not None]
+    d = differences(report["outcomes"][primary["outcome"]], *primary["contrast"].split(" - "))
     if len(d) < 2:
         return None
     return seeds_needed(effect, PLANNING_FACTOR * stdev(d), report["declared"]["alpha"], most=_MANY)
@@ -270,7 +270,7 @@ def declared_rows(report: Report) -> list[dict[str, Any]]:
     """The declared comparisons, the primary first."""
     declared, rows = report["declared"], []
     for index, pair in enumerate((declared["primary"], *declared["secondary"])):
-        made = _made(report, pair)
+        made = contrast_of(report, pair)
         values = report["outcomes"].get(pair["outcome"], {}).get("per_seed", {})
         treatment, control = pair["contrast"].split(" - ")
         rows.append(
