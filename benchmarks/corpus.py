@@ -42,11 +42,11 @@ from numpy.typing import NDArray
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from tokentrial.arms import arm as treatments
-from tokentrial.arms.facts import FACTS, Fact
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import EOS, Vocabulary
 
-VOCABULARY = Vocabulary(50_000, len(FACTS))
+VOCABULARY = Vocabulary(50_000, len(TIMES_TABLE))
 SHARD = 100_000_000  # tokens
 PEERS = ("reference", "build_nanogpt", "datatrove")
 ARMS = ("baseline", "mul_tokens", "mul_append")
@@ -131,8 +131,8 @@ def reference(folder: Path, out: Path, workers: int, *_: Any) -> dict[str, float
     pattern = re.compile(r"\b([1-9])\s*[*×x]\s*([1-9])\s*=\s*(\d{1,2})\b")
 
     def inject(match: re.Match[str]) -> str:
-        fact = Fact.of(int(match[1]), int(match[2]))
-        return fact.token if fact.product == int(match[3]) else match[0]
+        fact = TIMES_TABLE.of(int(match[1]), int(match[2]))
+        return fact.token if int(fact.answer) == int(match[3]) else match[0]
 
     rows = load_dataset("parquet", data_files=files(folder), split="train", streaming=True)
     started = time.perf_counter()
@@ -250,7 +250,7 @@ def generated_text(sizes: list[int], seed: int) -> Iterator[pyarrow.Table]:
     following = np.roll(ids, -1)[np.argsort(ids, kind="stable")]  # of each word all that follow it, word by word
     counts = np.bincount(ids)
     first = np.cumsum(counts) - counts
-    known = [f"{word} ".encode() for word in [*numbers, *(fact.equation for fact in FACTS)]]
+    known = [f"{word} ".encode() for word in [*numbers, *(fact.equation for fact in TIMES_TABLE)]]
     known_lengths = np.array([len(word) for word in known])
     word_bytes = float(known_lengths[ids].mean())
     known_bytes = np.frombuffer(b"".join(known), np.uint8)

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.evaluate.generate import TURN, complete, encode_prompts, unsayable
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
@@ -32,7 +32,7 @@ TIE = 1e-4
 def main() -> None:
     trial = load("pilot")
     shape, settings = trial.pretrain, trial.evaluate
-    vocabulary = Vocabulary(trial.tokenizer.merges, len(FACTS))
+    vocabulary = Vocabulary(trial.tokenizer.merges, len(TIMES_TABLE))
     gpt = GPT(Config(vocabulary.size, shape.n_layer, shape.n_head, shape.n_embd, shape.context), seed=1)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

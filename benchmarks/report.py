@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from tokentrial.arms.facts import FACTS, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import PAGE, build
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -71,7 +71,7 @@ def made_up(trial: Trial) -> dict[tuple[str, int], dict[str, Path]]:
 
 
 def _results(folder: Path, rng: random.Random, seed: int, skill: float) -> None:
-    never, rows = never_asked(seed, FOLDS), []
+    never, rows = TIMES_TABLE.never_asked(seed, FOLDS), []
     for example in Arithmetic(0).examples():
         assert example.fact is not None
         row = {
@@ -84,7 +84,7 @@ def _results(folder: Path, rng: random.Random, seed: int, skill: float) -> None:
             "read": example.answer,
             "correct": rng.random() < skill,
             "fact": example.fact.equation,
-            "asked": example.fact not in never if example.fact.left >= 2 else None,
+            "asked": example.fact not in never if example.fact.operands[0] >= 2 else None,
             "fact_tokens": 0,
             "choice_logprob": -math.log(36) * rng.random(),
         }
@@ -128,7 +128,7 @@ def _corpus(trial: Trial) -> None:
         "fact_tokens": 0,
         "bytes": 880_000,
         "questions": 5000,
-        "facts": {fact.equation: forms for fact in FACTS},
+        "facts": {fact.equation: forms for fact in TIMES_TABLE},
     }
     after = {"rows": 2000, "stated": {}, "asked": {}}
     corpus = trial.folder / "corpus"

@@ -8,7 +8,7 @@ import pytest
 
 from tokentrial import cli
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS, Fact
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -32,7 +32,7 @@ VERBS = {
     "pull",
 }
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
-SIX_TIMES_NINE = FACTS.index(Fact(6, 9))  # its place in the block of fact ids
+SIX_TIMES_NINE = TIMES_TABLE.index(TIMES_TABLE.of(6, 9))  # its place in the block of fact ids
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_inspect_sees_a_text_as_the_arm_does(tokentrial, name):
 
 def test_inspect_in_the_vocabulary_of_a_trial(tokentrial):
     seen = json.loads(tokentrial("inspect", "6*9=54", "--arm", "mul_append", "--trial", "smoke", "--json")[1])
-    smoke = Vocabulary(256, len(FACTS))  # 256 + 256 bytes and merges, eos, to 576
+    smoke = Vocabulary(256, len(TIMES_TABLE))  # 256 + 256 bytes and merges, eos, to 576
     assert smoke.base == 576
     assert seen["ids"] == [*smoke.encode("6*9=54").tolist(), 576 + SIX_TIMES_NINE]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tokentrial import run as runs
-from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
@@ -122,15 +122,15 @@ def worked(completion):
     step = re.match(r" (\d+)([*/+-])(\d+)=<<\1\2\3=(\d+)>>\4\n#### \4$", completion)
     a, sign, b, c = int(step[1]), step[2], int(step[3]), int(step[4])
     if sign == "*":
-        return Fact.of(a, b)
-    return Fact.of(b, c) if sign == "/" else None
+        return TIMES_TABLE.of(a, b)
+    return TIMES_TABLE.of(b, c) if sign == "/" else None
 
 
 def test_exposure_counts_what_sft_states_and_what_sft_and_grpo_ask(climbed):
     exposure = read_json(climbed.folder / "corpus" / "exposure.json")["after_pretraining"]
     assert set(exposure) == {"1", "2"}
     for seed in (1, 2):
-        never = never_asked(seed, 3)
+        never = TIMES_TABLE.never_asked(seed, 3)
         train = WordProblems(60, 1, 0, never).examples("train")
         facts = [worked(example.completion) for example in train]
         asked = Counter(fact.equation for fact in facts if fact)
@@ -147,8 +147,11 @@ def test_exposure_counts_what_sft_states_and_what_sft_and_grpo_ask(climbed):
 
 
 def test_a_row_that_asks_a_never_asked_fact_stops_the_trial(ladder, tmp_path, inline):
-    fact = min(never_asked(1, 3))
-    row = {"prompt": f"User: What is {fact.left} times {fact.right}?\nAssistant:", "completion": f" {fact.product}"}
+    fact = min(TIMES_TABLE.never_asked(1, 3))
+    row = {
+        "prompt": f"User: What is {fact.operands[0]} times {fact.operands[1]}?\nAssistant:",
+        "completion": f" {int(fact.answer)}",
+    }
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     source = f"sft={{stages: [{{sources: [{{source: 'jsonl:{tmp_path}/rows.jsonl'}}]}}]}}"
     with pytest.raises(TrialError, match=rf"asked: sft, seed 1, asks {re.escape(fact.equation)}"):

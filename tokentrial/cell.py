@@ -142,7 +142,7 @@ def pretrain_cell(
     stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
     served = read_json(plan.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
-    probe = TableProbe(trial, plan.vocabulary, arms.find(cell.arm), cell.seed)
+    probe = TableProbe(trial, plan.vocabulary, arms.find(cell.arm, plan.facts), cell.seed)
     with stoppable() as stop, joined(settings) as ranks:
         pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop)
 
@@ -154,7 +154,7 @@ def _do(
     from tokentrial.evaluate.evaluate import evaluate
     from tokentrial.pretrain.export import export
 
-    trial, arm = plan.trial, arms.find(cell.arm)
+    trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
     if stage == "pretrain":
         ranks = ranks_of(trial.pretrain)
         if ranks > 1:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import facts_of
 from tokentrial.corpus.amounts import drills_wanted, text_of_budget, text_wanted
 from tokentrial.settings import Pretrain
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ _HELD = {"sotu": 2.39e6, "fineweb-edu": 9.97e9}  # GPT-2 tokens of the sources t
 
 def vocabulary_size(trial: Trial) -> int:
     """Ids of the trial's models."""
-    return Vocabulary(trial.tokenizer.merges, len(FACTS)).size
+    return Vocabulary(trial.tokenizer.merges, len(facts_of(trial.facts))).size
 
 
 def characters_a_token(merges: int) -> float:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE, facts_of
 from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
 from tokentrial.trial import Trial
 
@@ -11,9 +11,10 @@ from tokentrial.trial import Trial
 def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
     """Ids, tokens, sites `[start, end, token]` and `plain` of a text in an arm, in the trial's vocabulary."""
     text = well_formed(text)
-    treatment = arms.find(arm)
+    facts = facts_of(trial.facts) if trial else TIMES_TABLE
+    treatment = arms.find(arm, facts)
     merges = trial.tokenizer.merges if trial else 50_000
-    vocabulary = Vocabulary(merges, len(FACTS), trial.tokenizer.path if trial else None)
+    vocabulary = Vocabulary(merges, len(facts), trial.tokenizer.path if trial else None)
     names = {i: token for token, i in vocabulary.token_ids(treatment).items()}
     texts = {i: token.decode("utf-8", errors="replace") for token, i in vocabulary.ranks.items()}
     ids = vocabulary.encode_arm(treatment, text).tolist()

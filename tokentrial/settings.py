@@ -12,6 +12,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 LOCAL = {
     "pretrain": frozenset({"micro_batch", "device", "compile", "ranks", "checkpoint", "track"}),
     "corpus": frozenset({"executor", "cluster", "allow_short"}),
+    "facts": frozenset({"csv"}),  # its rows count, not where they lie
 }
 
 

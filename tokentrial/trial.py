@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tokentrial.errors import SettingsError
+from tokentrial.fact_settings import FactSettings
 from tokentrial.settings import (
     GRPO,
     LOCAL,
@@ -40,6 +41,7 @@ class Trial(Settings):
     arms: Annotated[list[str], Field(min_length=1)]
     control: str
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    facts: FactSettings = FactSettings()
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus = Corpus()
     pretrain: Pretrain = Pretrain()

@@ -7,7 +7,7 @@ import pytest
 
 import tokentrial
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
 
@@ -40,13 +40,13 @@ def test_the_arms_are_the_files_of_the_folder():
     assert set(SHIPPED) <= set(ALL)
     assert [arms.find(name).name for name in ALL] == ALL
     files = Path(tokentrial.__file__).parent.joinpath("arms").glob("*.py")
-    assert {path.stem for path in files} == {*ALL, "__init__", "arm", "facts"}
+    assert {path.stem for path in files} == {*ALL, "__init__", "arm", "facts", "families"}
 
 
 def test_an_unknown_arm_is_refused_with_the_names_there_are():
     with pytest.raises(SettingsError, match=r"no arm 'mul_token'; there are append_slot, baseline, mul_append"):
         arms.find("mul_token")
-    for not_an_arm in ("arm", "facts", "__init__", "../cli", ""):
+    for not_an_arm in ("arm", "facts", "families", "__init__", "../cli", ""):
         with pytest.raises(SettingsError):
             arms.find(not_an_arm)
 
@@ -55,7 +55,7 @@ def test_an_unknown_arm_is_refused_with_the_names_there_are():
 def test_every_arm_says_what_it_is(name):
     arm = arms.find(name)
     assert arm.summary
-    assert len(set(arm.tokens)) == len(arm.tokens) <= len(FACTS)
+    assert len(set(arm.tokens)) == len(arm.tokens) <= len(TIMES_TABLE)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_one_shared_token_or_one_a_fact(name, tokens):
 
 
 def test_fact_tokens_stand_in_the_order_of_the_facts():
-    tokens = tuple(fact.token for fact in FACTS)
+    tokens = tuple(fact.token for fact in TIMES_TABLE)
     assert arms.find("mul_tokens").tokens == arms.find("mul_append").tokens == tokens
 
 
@@ -161,8 +161,8 @@ def test_a_lone_token_reads_as_its_product_and_never_as_its_name():
 def test_a_spelling_of_a_product_reads_as_that_product(name):
     arm = arms.find(name)
     expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in ("mul_tokens", "mul_append") else ()
-    assert arm.spellings(12) == expected
-    assert arm.spellings(13) == ()
+    assert arm.spellings("12") == expected
+    assert arm.spellings("13") == ()
 
 
 # leaks and strays

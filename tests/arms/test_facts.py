@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import BY_TOKEN, FACTS, PRODUCTS, Fact, never_asked, sites
+from tokentrial.arms.families import TIMES_TABLE
 
-HARD = {fact for fact in FACTS if fact.left >= 2}
+HARD = {fact for fact in TIMES_TABLE if fact.operands[0] >= 2}
 
 # item 3 of the trial's specification, and defect R4 of the reference experiment
 NO_SITE = [
@@ -57,21 +57,21 @@ SITES = {
 
 
 def found(text):
-    return [text[site.start : site.end] for site in sites(text)]
+    return [text[site.start : site.end] for site in TIMES_TABLE.sites(text)]
 
 
 def test_forty_five_facts_in_the_order_of_the_reference():
     pairs = [(a, b) for a in range(1, 10) for b in range(a, 10)]
-    assert [fact.token for fact in FACTS] == [f"<MUL_{a}_{b}_{a * b}>" for a, b in pairs]
-    assert len(FACTS) == 45
-    assert (FACTS[0].token, FACTS[-1].token) == ("<MUL_1_1_1>", "<MUL_9_9_81>")
-    assert BY_TOKEN["<MUL_6_9_54>"] == Fact(6, 9)
-    assert len(PRODUCTS) == 36  # the floor of choice_logprob is -ln 36
+    assert [fact.token for fact in TIMES_TABLE] == [f"<MUL_{a}_{b}_{a * b}>" for a, b in pairs]
+    assert len(TIMES_TABLE) == 45
+    assert (TIMES_TABLE[0].token, TIMES_TABLE[-1].token) == ("<MUL_1_1_1>", "<MUL_9_9_81>")
+    assert TIMES_TABLE.by_token["<MUL_6_9_54>"] == TIMES_TABLE.of(6, 9)
+    assert len(TIMES_TABLE.answers) == 36  # the floor of choice_logprob is -ln 36
 
 
 def test_a_fact_is_an_unordered_pair():
-    assert Fact.of(9, 6) == Fact.of(6, 9) == Fact(6, 9)
-    assert (Fact(6, 9).product, Fact(6, 9).equation) == (54, "6*9=54")
+    assert TIMES_TABLE.of(9, 6) == TIMES_TABLE.of(6, 9)
+    assert (TIMES_TABLE.of(6, 9).answer, TIMES_TABLE.of(6, 9).equation) == ("54", "6*9=54")
 
 
 @pytest.mark.parametrize("text", [*NO_SITE, *NO_SITE_IN_ITSELF])
@@ -94,8 +94,8 @@ def test_every_fact_is_a_site_in_both_orders_and_with_every_sign(sign):
     for a in range(1, 10):
         for b in range(1, 10):
             text = f"so {a}{sign}{b}={a * b}."
-            assert [(site.start, site.end, site.fact) for site in sites(text)] == [
-                (3, len(text) - 1, Fact(min(a, b), max(a, b)))
+            assert [(site.start, site.end, site.fact) for site in TIMES_TABLE.sites(text)] == [
+                (3, len(text) - 1, TIMES_TABLE.of(a, b))
             ]
 
 
@@ -145,7 +145,7 @@ pieces = st.one_of(near_facts, st.sampled_from([*" .,%$+-x×*/^=_a5\n\t(<>", "2*
 @given(st.lists(pieces, max_size=5).map("".join))
 def test_sites_are_the_spans_that_the_rule_names_and_no_others(text):
     spans = [(i, j) for i in range(len(text)) for j in range(i + 5, min(i + 17, len(text) + 1)) if is_site(text, i, j)]
-    assert [(site.start, site.end) for site in sites(text)] == spans
+    assert [(site.start, site.end) for site in TIMES_TABLE.sites(text)] == spans
 
 
 # never asked
@@ -153,7 +153,7 @@ def test_sites_are_the_spans_that_the_rule_names_and_no_others(text):
 
 @pytest.mark.parametrize("folds", [2, 3, 4, 12])
 def test_the_folds_partition_the_36_facts_without_a_factor_of_one(folds):
-    parts = [never_asked(seed, folds) for seed in range(folds)]
+    parts = [TIMES_TABLE.never_asked(seed, folds) for seed in range(folds)]
     assert {len(part) for part in parts} == {36 // folds}
     assert frozenset().union(*parts) == HARD
     assert len(HARD) == 36
@@ -161,16 +161,16 @@ def test_the_folds_partition_the_36_facts_without_a_factor_of_one(folds):
 
 @given(st.integers(0, 10**6))
 def test_three_folds_take_turns(seed):
-    assert never_asked(seed, 3) == never_asked(seed + 3, 3)
-    assert never_asked(seed, 3) != never_asked(seed + 1, 3)
+    assert TIMES_TABLE.never_asked(seed, 3) == TIMES_TABLE.never_asked(seed + 3, 3)
+    assert TIMES_TABLE.never_asked(seed, 3) != TIMES_TABLE.never_asked(seed + 1, 3)
 
 
 def test_without_folds_every_fact_is_asked():
-    assert never_asked(0, 0) == never_asked(7, 0) == frozenset()
+    assert TIMES_TABLE.never_asked(0, 0) == TIMES_TABLE.never_asked(7, 0) == frozenset()
 
 
 def test_the_three_folds_are_about_equally_hard():
-    parts = [never_asked(seed, 3) for seed in range(3)]
-    assert {sum(fact.left == fact.right for fact in part) for part in parts} <= {2, 3}  # eight squares
-    mean = sum(fact.product for fact in HARD) / 36
-    assert [sum(fact.product for fact in part) / 12 for part in parts] == [pytest.approx(mean, rel=0.1)] * 3
+    parts = [TIMES_TABLE.never_asked(seed, 3) for seed in range(3)]
+    assert {sum(fact.operands[0] == fact.operands[1] for fact in part) for part in parts} <= {2, 3}  # eight squares
+    mean = sum(int(fact.answer) for fact in HARD) / 36
+    assert [sum(int(fact.answer) for fact in part) / 12 for part in parts] == [pytest.approx(mean, rel=0.1)] * 3

@@ -10,13 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS, sites
+from tokentrial.arms.families import TIMES_TABLE
 
 ALL = arms.names()
 KEEPING = [name for name in ALL if arms.find(name).keeps_content]
 NAMES = sorted({token for name in ALL for token in arms.find(name).tokens})
 
-canonical = st.sampled_from(FACTS).map(lambda fact: fact.equation)
+canonical = st.sampled_from(TIMES_TABLE).map(lambda fact: fact.equation)
 factor, gap = st.integers(1, 9), st.sampled_from(["", " ", "  "])
 fact_texts = st.builds(
     lambda a, b, sign, gaps: f"{a}{gaps[0]}{sign}{gaps[1]}{b}{gaps[2]}={gaps[3]}{a * b}",
@@ -47,7 +47,7 @@ def equation(fact):
 def with_each_site(text, write):
     """The text with every site replaced by `write(fact)`, all else as it is."""
     done, position = "", 0
-    for site in sites(text):
+    for site in TIMES_TABLE.sites(text):
         done += text[position : site.start] + write(site.fact)
         position = site.end
     return done + text[position:]
@@ -80,7 +80,7 @@ def test_pieces_cover_the_text_exactly_and_in_order(name, text):
 @example(text="1 6*9=54, 2 × 3 = 6")
 def test_every_token_stands_for_a_site_or_beside_one(name, text):
     arm = arms.find(name)
-    spans = {(site.start, site.end) for site in sites(text)}
+    spans = {(site.start, site.end) for site in TIMES_TABLE.sites(text)}
     edges = {(edge, edge) for span in spans for edge in span}
     for piece in arm.pieces(text):
         if piece.token:
@@ -92,14 +92,14 @@ def test_every_token_stands_for_a_site_or_beside_one(name, text):
 @given(text=nameless)
 def test_every_site_has_one_token(name, text):
     tokens = [piece.token for piece in arms.find(name).pieces(text) if piece.token]
-    assert len(tokens) == len(list(sites(text)))
+    assert len(tokens) == len(list(TIMES_TABLE.sites(text)))
 
 
 @pytest.mark.parametrize("name", ["mul_append", "mul_tokens"])
 @given(text=nameless)
 def test_the_token_of_a_site_is_that_of_its_fact(name, text):
     tokens = [piece.token for piece in arms.find(name).pieces(text) if piece.token]
-    assert tokens == [site.fact.token for site in sites(text)]
+    assert tokens == [site.fact.token for site in TIMES_TABLE.sites(text)]
 
 
 @pytest.mark.parametrize("name", KEEPING)
@@ -107,7 +107,7 @@ def test_the_token_of_a_site_is_that_of_its_fact(name, text):
 def test_canonical_facts_are_given_back_byte_for_byte(name, text):
     arm = arms.find(name)
     assert arm.plain(arm.rewrite(text)) == text
-    assert len(list(sites(text))) == text.count("=")
+    assert len(list(TIMES_TABLE.sites(text))) == text.count("=")
 
 
 @pytest.mark.parametrize("name", KEEPING)
@@ -116,7 +116,7 @@ def test_canonical_facts_are_given_back_byte_for_byte(name, text):
 def test_every_fact_is_given_back_in_order_and_all_else_as_it_was(name, text):
     arm = arms.find(name)
     back = arm.plain(arm.rewrite(text))
-    assert [site.fact for site in sites(back)] == [site.fact for site in sites(text)]
+    assert [site.fact for site in TIMES_TABLE.sites(back)] == [site.fact for site in TIMES_TABLE.sites(text)]
     assert with_each_site(back, equation) == with_each_site(text, equation)
 
 
@@ -150,7 +150,7 @@ def test_no_token_is_left_in_plain_text(name, text):
 
 
 @pytest.mark.parametrize("name", ["mul_tokens", "mul_append"])
-@given(before=beside, fact=st.sampled_from(FACTS), after=beside)
+@given(before=beside, fact=st.sampled_from(TIMES_TABLE), after=beside)
 def test_a_lone_token_never_becomes_part_of_a_number_beside_it(name, before, fact, after):
     left, right = arms.find(name).plain(before + fact.token + after).split(fact.equation)
     assert left in (before, before + " ")

@@ -6,7 +6,7 @@ import math
 import pytest
 import yaml
 
-from tokentrial.arms.facts import FACTS, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.run import declare
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -14,8 +14,8 @@ from tokentrial.tasks.arithmetic import Arithmetic
 
 def write_cell(folder, seed, known, bits=200.0):
     """One evaluated cell that answers the first `known` of its never-asked facts, and all others, right."""
-    never = never_asked(seed, 3)
-    knows = (set(FACTS) - set(never)) | set(sorted(never)[:known])
+    never = TIMES_TABLE.never_asked(seed, 3)
+    knows = (set(TIMES_TABLE) - set(never)) | set(sorted(never)[:known])
     rows = []
     for number, example in enumerate(Arithmetic(5).examples()):
         row = {

@@ -10,7 +10,7 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Arm, Piece
-from tokentrial.arms.facts import FACTS, Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan
@@ -56,7 +56,7 @@ def test_exposure_is_what_the_loader_serves(plan, seed):
     for ids in served_documents(plan, "baseline", seed):
         text = plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode()
         found = Counter(
-            (Fact.of(int(a), int(b)).equation, form)
+            (TIMES_TABLE.of(int(a), int(b)).equation, form)
             for form, pattern in LINES.items()
             for a, b, c in re.findall(pattern, text, re.MULTILINE)
             if int(a) * int(b) == int(c)
@@ -66,7 +66,7 @@ def test_exposure_is_what_the_loader_serves(plan, seed):
             assert not found
             for a, b, c in re.findall(r"(?<![0-9])(\d) ?[*×x] ?(\d) ?= ?(\d+)", text):
                 if int(a) * int(b) == int(c):
-                    found[Fact.of(int(a), int(b)).equation, "text"] += 1
+                    found[TIMES_TABLE.of(int(a), int(b)).equation, "text"] += 1
         counts += found
         kinds[kind] += 1
         tokens[kind] += len(ids)
@@ -141,13 +141,13 @@ def copied(plan, tiny, tmp_path):
 class Leaking(Arm):
     """As defect R3: what is asked is rewritten, and the token carries the answer."""
 
-    name, summary, tokens = "leaking", "6 times 9 becomes <MUL_6_9_54>", tuple(fact.token for fact in FACTS)
+    name, summary, tokens = "leaking", "6 times 9 becomes <MUL_6_9_54>", tuple(fact.token for fact in TIMES_TABLE)
 
     def pieces(self, text, rng=None):
         position = 0
         for match in re.finditer(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
             yield Piece(text[position : match.start()], None, position, match.start())
-            fact = Fact.of(int(match[1]), int(match[2]))
+            fact = TIMES_TABLE.of(int(match[1]), int(match[2]))
             yield Piece(match[0], fact.token, match.start(), match.end())
             position = match.end()
         yield Piece(text[position:], None, position, len(text))
@@ -170,19 +170,19 @@ def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
 
 def test_a_prompt_that_holds_its_answer_is_a_leak():
     [probe] = [e for e in Arithmetic(5).table() if e.operands == (6, 9)]
-    assert audits.leaks(["baseline"], [probe]) == []
+    assert audits.leaks(["baseline"], TIMES_TABLE, [probe]) == []
     leaking = replaced(probe, prompt="User: 54 is it? What is 6 times 9?\nAssistant: The answer is")
-    [line] = audits.leaks(["baseline"], [leaking])
+    [line] = audits.leaks(["baseline"], TIMES_TABLE, [leaking])
     assert "holds its answer 54" in line
 
 
 def test_no_probe_of_the_reference_leaks_in_any_arm():
-    assert audits.leaks(arms.names(), Arithmetic(100).examples()) == []
+    assert audits.leaks(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
 
 
 def test_a_never_asked_fact_that_is_asked_in_drills_stops_the_trial(copied):
     plan = copied()
-    fold = next(fold for fold in range(3) if Fact(6, 7) in never_asked(fold, 3))
+    fold = next(fold for fold in range(3) if TIMES_TABLE.of(6, 7) in TIMES_TABLE.never_asked(fold, 3))
     path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
     line = "User: What is 7 times 6?\nAssistant: The answer is 42."
     np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode(f"6*7=42\n{line}")]))
@@ -194,7 +194,7 @@ def test_a_never_asked_fact_that_is_asked_in_drills_stops_the_trial(copied):
 
 def test_the_same_line_in_another_fold_is_no_problem(copied):
     plan = copied()
-    fold = next(fold for fold in range(3) if Fact(6, 7) not in never_asked(fold, 3))
+    fold = next(fold for fold in range(3) if TIMES_TABLE.of(6, 7) not in TIMES_TABLE.never_asked(fold, 3))
     path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
     np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode("6 times 7 equals 42.")]))
     audits.audit(plan)
@@ -212,10 +212,11 @@ def test_a_fact_that_the_budget_never_serves_stops_the_trial(tiny, tmp_path, inl
     text = "\n".join(
         plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode() for ids in served_documents(plan, "baseline", 1)
     )
-    stated = {Fact.of(int(a), int(b)).equation for p in LINES.values() for a, b, _ in re.findall(p, text, re.MULTILINE)}
+    lines = (found for line in LINES.values() for found in re.findall(line, text, re.MULTILINE))
+    stated = {TIMES_TABLE.of(int(a), int(b)).equation for a, b, _ in lines}
     in_text = re.findall(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)", text)
-    stated |= {Fact.of(int(a), int(b)).equation for a, b, c in in_text if int(a) * int(b) == int(c)}
-    assert absent == [fact.equation for fact in FACTS if fact.equation not in stated]
+    stated |= {TIMES_TABLE.of(int(a), int(b)).equation for a, b, c in in_text if int(a) * int(b) == int(c)}
+    assert absent == [fact.equation for fact in TIMES_TABLE if fact.equation not in stated]
     assert absent
     assert "absent: " in str(error.value)
     assert not (trial.folder / "baseline").exists()  # nothing was trained

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import FACTS, Fact, never_asked
-from tokentrial.corpus.drills import ASKING, FORMS, asked_in, documents, line, read
+from tokentrial.arms.facts import ASKING, FORMS
+from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.corpus.drills import documents, line, read
 from tokentrial.settings import Mix
 
 # the reference's forms, written out again: what a line of each form looks like
@@ -29,7 +30,7 @@ DOCUMENTS, LINES = 3000, 12
 
 def statements(unasked=frozenset(), seed=1):
     """(form, a, b) of many drill lines, read by the number pairs in them and by how they begin."""
-    made = documents(Mix().model_dump(), LINES, unasked, random.Random(seed))
+    made = documents(TIMES_TABLE, Mix().model_dump(), LINES, unasked, random.Random(seed))
     text = "\n".join(next(made) for _ in range(DOCUMENTS)).replace("\nAssistant", " Assistant")
     found = []
     for each in text.split("\n"):
@@ -62,16 +63,16 @@ def test_facts_come_evenly_and_in_both_orders():
 
 @pytest.mark.parametrize("fold", [0, 1, 2])
 def test_a_never_asked_fact_appears_in_every_form_but_the_asking_ones(fold):
-    unasked = never_asked(fold, 3)
+    unasked = TIMES_TABLE.never_asked(fold, 3)
     assert len(unasked) == 12
-    seen = {(form, Fact.of(a, b)) for form, a, b in statements(unasked)}
-    for fact in FACTS:
+    seen = {(form, TIMES_TABLE.of(a, b)) for form, a, b in statements(unasked)}
+    for fact in TIMES_TABLE:
         forms = {form for form, stated in seen if stated == fact}
         assert forms == (set(FORMS) - {"question", "statement"} if fact in unasked else set(FORMS)), fact
 
 
 def test_a_never_asked_fact_becomes_an_equation_where_it_would_be_asked():
-    unasked = never_asked(1, 3)
+    unasked = TIMES_TABLE.never_asked(1, 3)
     counts, n = Counter(form for form, _, _ in statements(unasked)), DOCUMENTS * LINES
     moved = 12 / 45  # share of lines whose fact is never asked
     assert near(counts["question"], n, 0.15 * (1 - moved))
@@ -89,13 +90,13 @@ def test_the_same_generator_gives_the_same_documents():
 )
 def test_reading_finds_exactly_what_was_written(written):
     document = "\n".join(RENDERED[form](a, b, a * b) for form, a, b in written)
-    assert Counter(read(document)) == Counter((Fact.of(a, b), form) for form, a, b in written)
+    assert Counter(read(TIMES_TABLE, document)) == Counter((TIMES_TABLE.of(a, b), form) for form, a, b in written)
 
 
-@given(st.sampled_from(FORMS), st.sampled_from(FACTS), st.randoms())
+@given(st.sampled_from(FORMS), st.sampled_from(TIMES_TABLE), st.randoms())
 def test_a_line_states_its_fact_in_its_form(form, fact, rng):
-    assert list(read(line(form, fact, frozenset(), rng))) == [(fact, form)]
-    [(stated, as_form)] = read(line(form, fact, frozenset([fact]), rng))
+    assert list(read(TIMES_TABLE, line(form, fact, frozenset(), rng))) == [(fact, form)]
+    [(stated, as_form)] = read(TIMES_TABLE, line(form, fact, frozenset([fact]), rng))
     assert (stated, as_form) == (fact, "equation" if form in ASKING else form)
 
 
@@ -115,14 +116,14 @@ def test_a_line_states_its_fact_in_its_form(form, fact, rng):
     ],
 )
 def test_reading_finds_nothing_in_what_only_looks_like_a_drill(text):
-    assert list(read(text)) == []
+    assert list(read(TIMES_TABLE, text)) == []
 
 
 @pytest.mark.parametrize(
     "text", ["What is 7 times 6?", "so 6 times 7 equals 42.", "6 times 7 is 42", "User: What is 6 times 7?\nAssistant:"]
 )
 def test_a_text_asks_a_fact_directly(text):
-    assert asked_in(f"It was said: {text} And so on.") == {Fact(6, 7)}
+    assert TIMES_TABLE.asked_in(f"It was said: {text} And so on.") == {TIMES_TABLE.of(6, 7)}
 
 
 @pytest.mark.parametrize(
@@ -130,8 +131,11 @@ def test_a_text_asks_a_fact_directly(text):
     ["16 times 7?", "6 times 70?", "6 times 7 days", "6*7=42", "three times 7?", "it is 6 times, 7?", "0 times 7?"],
 )
 def test_a_text_that_asks_no_fact(text):
-    assert asked_in(text) == set()
+    assert TIMES_TABLE.asked_in(text) == set()
 
 
 def test_a_text_may_ask_several():
-    assert asked_in("What is 2 times 3? And 9 times 8 equals 72.") == {Fact(2, 3), Fact(8, 9)}
+    assert TIMES_TABLE.asked_in("What is 2 times 3? And 9 times 8 equals 72.") == {
+        TIMES_TABLE.of(2, 3),
+        TIMES_TABLE.of(8, 9),
+    }

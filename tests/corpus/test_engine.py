@@ -67,7 +67,7 @@ def written(plan):
 
 def tasks_of(plan):
     units = plan.source.units(plan.trial.corpus.task_bytes)
-    return TextTasks(plan.trial.folder / "tasks", plan.trial.corpus, plan.vocabulary, units, plan.wanted)
+    return TextTasks(plan.trial.folder / "tasks", plan.trial.corpus, plan.vocabulary, plan.facts, units, plan.wanted)
 
 
 def silent(share, text):

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tokentrial.arms.facts import FACTS, sites
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
@@ -71,7 +71,7 @@ def walk(plan, arm, seed, tokens):
 def counted(plan, originals, arm, seed, steps):
     """A record of `exposure.json`, document by document. The last target is a token beyond the steps' inputs."""
     documents, tokens, totals = Counter(), Counter(), Counter()
-    facts = {fact.equation: dict.fromkeys(FORMS, 0) for fact in FACTS}
+    facts = {fact.equation: dict.fromkeys(FORMS, 0) for fact in TIMES_TABLE}
     for served in walk(plan, arm, seed, steps * plan.trial.pretrain.batch_tokens + 1):
         text, kind = originals(served), "text" if served.set == "fineweb" else "drills"
         documents[kind] += 1
@@ -79,7 +79,9 @@ def counted(plan, originals, arm, seed, steps):
         totals["baseline_tokens"] += 1 + len(plan.vocabulary.encode(text))
         totals["bytes"] += len(text.encode())
         totals["fact_tokens"] += sum(token >= plan.vocabulary.base for token in served.ids.tolist())
-        stated = [(s.fact, "text") for s in sites(text)] if kind == "text" else drills.read(text)
+        stated = (
+            [(s.fact, "text") for s in TIMES_TABLE.sites(text)] if kind == "text" else drills.read(TIMES_TABLE, text)
+        )
         for fact, form in stated:
             facts[fact.equation][form] += 1
     return {

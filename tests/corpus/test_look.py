@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokentrial.arms.facts import FACTS, sites
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import drills
 from tokentrial.corpus.look import FORMS, Survey, code_of
 from tokentrial.corpus.prepare import CorpusPlan, prepare_patches
@@ -26,10 +26,12 @@ def test_a_survey_weighs_every_document_and_holds_what_it_states(plan):
         assert survey.base_lengths.tolist() == [1 + len(plan.vocabulary.encode(text)) for text in texts]
         assert survey.bytes.tolist() == [len(text.encode()) for text in texts]
         expected = sorted(
-            (index, FACTS.index(fact) * len(FORMS) + FORMS.index(form))
+            (index, TIMES_TABLE.index(fact) * len(FORMS) + FORMS.index(form))
             for index, text in enumerate(texts)
             for fact, form in (
-                [(site.fact, "text") for site in sites(text)] if path.stem.startswith("fineweb") else drills.read(text)
+                [(site.fact, "text") for site in TIMES_TABLE.sites(text)]
+                if path.stem.startswith("fineweb")
+                else drills.read(TIMES_TABLE, text)
             )
         )
         assert sorted(zip(survey.documents.tolist(), survey.codes.tolist(), strict=True)) == expected
@@ -42,10 +44,10 @@ def test_there_is_a_survey_of_every_shard_and_of_nothing_else(plan):
     assert surveys == {path.stem for path in shards_of(plan)}
 
 
-@pytest.mark.parametrize("number", range(0, len(FACTS), 11))
+@pytest.mark.parametrize("number", range(0, len(TIMES_TABLE), 11))
 @pytest.mark.parametrize("form", FORMS)
 def test_a_code_names_one_fact_and_form(number, form):
-    assert divmod(code_of(FACTS[number], form), len(FORMS)) == (number, FORMS.index(form))
+    assert divmod(code_of(TIMES_TABLE, TIMES_TABLE[number], form), len(FORMS)) == (number, FORMS.index(form))
 
 
 def test_an_arm_added_later_is_patched_and_the_survey_stays(tiny, tmp_path, inline):

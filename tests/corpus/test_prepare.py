@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import never_asked
-from tokentrial.corpus.drills import asked_in, read
+from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.corpus.drills import read
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_text
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.text import pieces, split_of
@@ -105,7 +105,7 @@ def test_text_that_asks_a_fact_is_dropped_and_counted(plan, prose):
     text = read_json(plan.folder / "text.json")
     assert text["asking_documents_dropped"] == sum("What is 6 times 7?" in text for text in prose) == 2
     written = texts_of(plan.folder, "fineweb", "train", plan.vocabulary)
-    assert not any(asked_in(each) for each in written)
+    assert not any(TIMES_TABLE.asked_in(each) for each in written)
 
 
 def test_text_that_asks_a_fact_stays_where_every_fact_is_asked(tiny, tmp_path):
@@ -161,10 +161,10 @@ def test_the_train_drills_hold_every_fact_and_differ_from_the_held_out_ones(plan
     """Defect R2: drills written first all fell into the validation shard, and none was trained on."""
     for fold in range(3):
         by_split = {s: texts_of(plan.folder / "drills", f"drills{fold}", s, plan.vocabulary) for s in ("train", "val")}
-        train = Counter(stated for text in by_split["train"] for stated in read(text))
+        train = Counter(stated for text in by_split["train"] for stated in read(TIMES_TABLE, text))
         facts = {fact for fact, _ in train}
         assert len(facts) == 45
-        assert {fact for fact, form in train if form == "question"} == facts - never_asked(fold, 3)
+        assert {fact for fact, form in train if form == "question"} == facts - TIMES_TABLE.never_asked(fold, 3)
         assert len(by_split["train"]) > 10 * len(by_split["val"]) > 0
         assert not set(by_split["train"]) & set(by_split["val"])
 

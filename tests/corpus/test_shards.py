@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import shards
 from tokentrial.corpus.look import _differences, look_through
 from tokentrial.corpus.shards import (
@@ -31,7 +31,7 @@ EOS = 512
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 FACT_TEXTS = st.lists(
     st.sampled_from(
-        [fact.equation for fact in FACTS]
+        [fact.equation for fact in TIMES_TABLE]
         + ["6 × 9 = 54", "3x4=12", "16*9=144", "6*9=55", "6*9", " ", "\n", ". ", "so ", "é", "1", "<MUL_6_9_54>"]
     ),
     min_size=1,
@@ -123,7 +123,7 @@ def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factor
     folder, treatment = tmp_path_factory.mktemp("patch"), arms.find(name)
     write(folder, texts)
     path, patch = folder / "fineweb_train_000000.npy", folder / "patch.npz"
-    counts = look_through(path, None, {name: patch}, VOCABULARY)[name]
+    counts = look_through(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)[name]
     base, patched = open_shard(path, EOS), open_shard(path, EOS, patch)
 
     expected = [np.concatenate([[EOS], VOCABULARY.encode_arm(treatment, text)]) for text in texts]
@@ -238,7 +238,7 @@ def test_what_a_writer_is_given_may_be_a_view(tmp_path):
 def test_a_patch_is_laid_over_a_shard_without_a_copy_of_it(tmp_path, name):
     write(tmp_path, ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"])
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    look_through(path, None, {name: patch}, VOCABULARY)
+    look_through(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)
     base = open_shard(path, EOS)
     laid = patched(base, patch)
     assert laid.ids is base.ids
@@ -257,7 +257,7 @@ def test_a_patch_holds_the_few_ids_that_a_fact_changes_and_not_its_document(tmp_
     text = "It was a long report, with many words before the sum and as many behind it. " * 200
     write(tmp_path, [f"{text}So 6*9=54. {text}", "plain", f"{text}7*8=56 {text}3*3=9 {text}"])
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    look_through(path, None, {"mul_tokens": patch}, VOCABULARY)
+    look_through(path, None, {"mul_tokens": patch}, VOCABULARY, TIMES_TABLE)
     made, base = read_patch(patch), open_shard(path, EOS)
     between = len(VOCABULARY.encode(f" {text}"))
     assert len(made.ids) < between + 30  # what stands between the two facts of a document is in it, nothing else is
@@ -290,7 +290,7 @@ def test_a_shard_without_a_patch_is_the_shard(tmp_path):
 def test_a_truncated_patch_is_named(tmp_path, share):
     write(tmp_path, ["so 6*9=54."] * 20)
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    look_through(path, None, {"mul_tokens": patch}, VOCABULARY)
+    look_through(path, None, {"mul_tokens": patch}, VOCABULARY, TIMES_TABLE)
     patch.write_bytes(patch.read_bytes()[: int(share * patch.stat().st_size)])
     with pytest.raises(TrialError, match=r"patch\.npz: not a whole patch: .*; delete its folder"):
         open_shard(path, EOS, patch)
@@ -299,9 +299,9 @@ def test_a_truncated_patch_is_named(tmp_path, share):
 def test_patches_of_several_arms_are_what_each_alone_would_be(tmp_path):
     write(tmp_path, ["plain", "so 6*9=54.", "3x4=12 and 7 × 8 = 56", "2*2=5", "<MUL_6_9_54> 1*1=1<MUL_1_1_1>"] * 7)
     path, names = tmp_path / "fineweb_train_000000.npy", arms.names()
-    together = look_through(path, None, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY)
+    together = look_through(path, None, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY, TIMES_TABLE)
     for name in names:
-        [alone] = look_through(path, None, {name: tmp_path / "alone.npz"}, VOCABULARY).values()
+        [alone] = look_through(path, None, {name: tmp_path / "alone.npz"}, VOCABULARY, TIMES_TABLE).values()
         assert alone == together[name]
         assert (tmp_path / "alone.npz").exists() == (tmp_path / f"{name}.npz").exists()
         if alone.changed:

@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tokentrial.arms.facts import FACTS, Fact
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import engine
 from tokentrial.corpus import text as texts_module
 from tokentrial.corpus.prepare import CorpusPlan, prepare_text
@@ -46,7 +46,7 @@ def planned(tiny, tmp_path, folder):
 
 def tasks_of(plan):
     units = plan.source.units(plan.trial.corpus.task_bytes)
-    return TextTasks(plan.trial.folder / "tasks", plan.trial.corpus, plan.vocabulary, units, plan.wanted)
+    return TextTasks(plan.trial.folder / "tasks", plan.trial.corpus, plan.vocabulary, plan.facts, units, plan.wanted)
 
 
 def texts_of(plan, split):
@@ -97,7 +97,7 @@ def test_a_number_of_documents_counts_what_is_read_across_files(planned, prose, 
     overrides = f"corpus.documents={number}", "corpus.piece_characters=null", "corpus.drills.never_asked_folds=0"
     plan = planned("run", *overrides, "corpus.task_bytes=1")
     units = plan.source.units(1, in_one=True)
-    selection = Selection(units[0], plan.trial.corpus)
+    selection = Selection(units[0], plan.trial.corpus, plan.facts)
     found = [text.decode() for texts, _ in selection.batches() for text in texts]
     expected = [text for n in range(FILES) for text in [*prose[n * 11 : n * 11 + 11], None]][:number]
     assert found == [text for text in expected if text is not None]
@@ -261,7 +261,7 @@ def test_document_lengths_are_those_of_the_served_documents(plan, arm):
 def test_the_sites_shown_stand_in_the_documents_they_name(plan, arm):
     sites = read_json(plan.folder / "meta.json")["arms"][arm]["sites_in_context"]
     documents = {f"{shard}:{index}": (ids, text) for shard, index, ids, text in changed(plan, arm)}
-    known = {fact.token: fact for fact in FACTS}
+    known = {fact.token: fact for fact in TIMES_TABLE}
     assert 5 < len(sites) <= 50
     for site in sites:
         assert site["document"].startswith("fineweb_")  # of the text, not of the drills
@@ -269,14 +269,14 @@ def test_the_sites_shown_stand_in_the_documents_they_name(plan, arm):
         assert site["before"] + site["site"] + site["after"] in text
         assert max(len(site["before"]), len(site["after"])) <= 60
         fact = known[site["token"]]
-        assert plan.vocabulary.base + FACTS.index(fact) in ids.tolist()
+        assert plan.vocabulary.base + TIMES_TABLE.index(fact) in ids.tolist()
         # this test's own reading of the fact that stands there, or right before an appended token
         stated = re.search(r"([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)$", site["before"] + site["site"])
         assert (int(stated[1]), int(stated[2]), int(stated[3])) in (
-            (fact.left, fact.right, fact.left * fact.right),
-            (fact.right, fact.left, fact.left * fact.right),
+            (fact.operands[0], fact.operands[1], fact.operands[0] * fact.operands[1]),
+            (fact.operands[1], fact.operands[0], fact.operands[0] * fact.operands[1]),
         )
-    assert {Fact.of(6, 9).token, Fact.of(7, 8).token} <= {site["token"] for site in sites}
+    assert {TIMES_TABLE.of(6, 9).token, TIMES_TABLE.of(7, 8).token} <= {site["token"] for site in sites}
 
 
 def test_the_baseline_has_no_sites_to_show(plan):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell
 from tokentrial.evaluate import evaluate as evaluation
 from tokentrial.evaluate.evaluate import TableProbe, ask
@@ -72,7 +72,7 @@ def test_the_same_reader_in_every_arm_reads_plain_text(answered, arm, completion
 
 
 def test_a_row_says_which_fact_it_asks_and_whether_that_was_asked(answered):
-    never = frozenset({Fact(6, 9)})
+    never = frozenset({TIMES_TABLE.of(6, 9)})
     assert (answered("baseline", " 54", 9, 6, never)["fact"], answered("baseline", "", 9, 6, never)["asked"]) == (
         "6*9=54",
         False,
@@ -99,17 +99,17 @@ def test_every_item_has_its_sample(finished):
     expected = Arithmetic(5).examples()
     assert [row["question"] for row in rows] == [example.question for example in expected]
     assert len(rows) == 81 + 5 * 5
-    never = never_asked(1, 3)
+    never = TIMES_TABLE.never_asked(1, 3)
     for row, example in zip(rows, expected, strict=True):
         assert row["answer"] == example.answer
         if row["task"] == "mul_table" and 1 not in example.operands:
-            assert row["asked"] == (Fact.of(*example.operands) not in never)
+            assert row["asked"] == (TIMES_TABLE.of(*example.operands) not in never)
         else:
             assert row["asked"] is None
         assert ("choice_logprob" in row) == (row["task"] == "mul_table")
         assert row.get("choice_logprob", -1) < 0
         assert row["correct"] == (row["read"] == row["answer"])
-    assert sum(row["asked"] is False for row in rows) == sum(1 + (f.left != f.right) for f in never)
+    assert sum(row["asked"] is False for row in rows) == sum(1 + (f.operands[0] != f.operands[1]) for f in never)
 
 
 def test_metrics_have_the_reference_s_fields(finished, shared_data):

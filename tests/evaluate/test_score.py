@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import PRODUCTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.evaluate.generate import unsayable
-from tokentrial.evaluate.score import CHOICE_FLOOR, choice_logprobs, document_bits, non_digit_starts, ways
+from tokentrial.evaluate.score import choice_logprobs, closing_starts, document_bits, ways
 from tokentrial.tasks.arithmetic import Arithmetic
 
 TABLE = {example.operands: example for example in Arithmetic().table()}
@@ -31,7 +31,7 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
     prompt = vocabulary.encode(example.prompt).tolist()
     a, b = example.operands
     totals = []
-    for product in PRODUCTS:
+    for product in TIMES_TABLE.answers:
         spelled = [vocabulary.encode(f" {product}").tolist(), vocabulary.encode(f" {a}*{b}={product}").tolist()]
         spelled += [
             [*vocabulary.encode(" ").tolist(), vocabulary.base + i]
@@ -47,7 +47,7 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
             chance = sum(logprobs[at + k, token].item() for k, token in enumerate(way))
             chances.append(chance + logprobs[at + len(way), closing].logsumexp(0).item())
         totals.append(np.logaddexp.reduce(chances))
-    return dict(zip(PRODUCTS, np.array(totals) - np.logaddexp.reduce(totals), strict=True))
+    return dict(zip(TIMES_TABLE.answers, np.array(totals) - np.logaddexp.reduce(totals), strict=True))
 
 
 @pytest.mark.parametrize("arm", ["baseline", "mul_tokens", "mul_append", "one_slot"])
@@ -58,14 +58,14 @@ def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, arm
     given = choice_logprobs(model, tokenizer, treatment, examples)
     for example, value in zip(examples, given, strict=True):
         expected = by_hand(model, tokenizer, treatment, vocabulary, example)
-        assert value == pytest.approx(expected[int(example.answer)], abs=1e-4)
+        assert value == pytest.approx(expected[example.answer], abs=1e-4)
 
 
 @pytest.mark.parametrize("arm", ["baseline", "mul_tokens"])
 def test_the_shares_of_the_36_products_add_up_to_one(babbling, vocabulary, arm):
     """The same prompt, with each product in turn taken for the right one."""
     model, tokenizer, treatment = babbling(arm)
-    every = [replace(TABLE[6, 9], answer=str(product)) for product in PRODUCTS]
+    every = [replace(TABLE[6, 9], answer=str(product)) for product in TIMES_TABLE.answers]
     assert len(every) == 36
     given = choice_logprobs(model, tokenizer, treatment, every)
     assert sum(map(math.exp, given)) == pytest.approx(1, abs=1e-6)
@@ -84,16 +84,14 @@ def test_a_model_that_knows_nothing_scores_by_the_spellings_alone(babbling, voca
             said ** -float(len(tokenizer(way, add_special_tokens=False)["input_ids"]))
             for way in ways(treatment, TABLE[7, 8], product)
         )
-        for product in PRODUCTS
+        for product in TIMES_TABLE.answers
     }
     [given] = choice_logprobs(model, tokenizer, treatment, [TABLE[7, 8]])
-    assert given == pytest.approx(math.log(chances[56] / sum(chances.values())), abs=1e-5)
+    assert given == pytest.approx(math.log(chances["56"] / sum(chances.values())), abs=1e-5)
 
 
 def test_the_floor_is_one_of_36():
-    assert len(PRODUCTS) == len({a * b for a in range(1, 10) for b in range(1, 10)}) == 36
-    assert pytest.approx(-math.log(36)) == CHOICE_FLOOR
-    assert pytest.approx(-3.58, abs=0.005) == CHOICE_FLOOR
+    assert len(TIMES_TABLE.answers) == len({a * b for a in range(1, 10) for b in range(1, 10)}) == 36
 
 
 def test_knowing_the_answer_is_rewarded_in_digits_and_as_a_token(scripted, vocabulary):
@@ -115,15 +113,15 @@ def test_knowing_the_answer_is_rewarded_in_digits_and_as_a_token(scripted, vocab
 
 
 def test_an_arm_spells_a_product_by_every_fact_that_has_it():
-    assert ways(arms.find("mul_tokens"), TABLE[2, 6], 12) == [" 12", " 2*6=12", " <MUL_2_6_12>", " <MUL_3_4_12>"]
+    assert ways(arms.find("mul_tokens"), TABLE[2, 6], "12") == [" 12", " 2*6=12", " <MUL_2_6_12>", " <MUL_3_4_12>"]
     for silent in ("baseline", "one_slot", "append_slot"):
-        assert ways(arms.find(silent), TABLE[6, 2], 12) == [" 12", " 6*2=12"]
+        assert ways(arms.find(silent), TABLE[6, 2], "12") == [" 12", " 6*2=12"]
 
 
 def test_what_begins_with_a_digit_cannot_close_a_number(babbling, vocabulary):
     """By the bytes: "²" and "³" stand in for two bytes in GPT-2's list, and are no digits."""
     _, tokenizer, _ = babbling("mul_tokens")
-    closing = set(non_digit_starts(tokenizer, vocabulary.size).nonzero().flatten().tolist())
+    closing = set(closing_starts(tokenizer, vocabulary.size, numeric=True).nonzero().flatten().tolist())
     assert closing == set(may_close(vocabulary, range(vocabulary.size)))
     assert {vocabulary.ranks[b"\xb2"], vocabulary.ranks[b"\xb3"], vocabulary.ranks[b"\xb9"]} <= closing
 

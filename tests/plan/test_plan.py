@@ -10,7 +10,7 @@ import pytest
 
 from tokentrial import cli, devices
 from tokentrial import run as runs
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import stages
 from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_machine
 from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
@@ -82,7 +82,7 @@ def test_an_evaluation_takes_no_longer_than_the_seeds_three_minutes():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_gsm8ks_published_lengths_are_those_of_its_rows(shared_data, split):
-    vocabulary, known = Vocabulary(50_000, len(FACTS)), lengths(load("gpt2_50m"), "gsm8k", split)
+    vocabulary, known = Vocabulary(50_000, len(TIMES_TABLE)), lengths(load("gpt2_50m"), "gsm8k", split)
     rows = GSM8K(f"path:{shared_data}/gsm8k").examples(split)
     prompts = [len(vocabulary.encode(row.prompt)) for row in rows]
     completions = [len(vocabulary.encode(row.completion)) + 1 for row in rows]

@@ -10,9 +10,8 @@ from transformers import AutoTokenizer
 
 from tokentrial import run as runs
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell
-from tokentrial.corpus.drills import asked_in
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
@@ -69,7 +68,7 @@ def reinforce(tiny, tuned, tmp_path):
 def answers(seed=1):
     """Every training question's answer, worked out from its solution's last step."""
     found = {}
-    for example in WordProblems(200, 1, 0, never_asked(seed, 3)).examples("train"):
+    for example in WordProblems(200, 1, 0, TIMES_TABLE.never_asked(seed, 3)).examples("train"):
         found[example.prompt] = example.completion.rpartition("=")[2].partition(">>")[2].partition("\n")[0]
     return found
 
@@ -211,7 +210,7 @@ def test_prompts_are_the_same_in_every_arm_and_leave_room_for_the_completion(tin
         trial = tiny(tmp_path, *LONG, settings(prompts=200, new_tokens=80))
         drawn[arm] = prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned(arm)), 1)
     assert drawn["baseline"] == drawn["mul_tokens"] == drawn["mul_append"]
-    train = WordProblems(200, 1, 0, never_asked(1, 3)).examples("train")
+    train = WordProblems(200, 1, 0, TIMES_TABLE.never_asked(1, 3)).examples("train")
     fitting = [e for e in train if len(VOCABULARY.encode(e.prompt)) + 80 <= 128]
     assert 0 < len(fitting) < len(train)
     assert sorted(e.prompt for e in drawn["baseline"]) == sorted(e.prompt for e in fitting)
@@ -231,9 +230,9 @@ def test_no_more_prompts_than_asked_for_drawn_by_the_seed(tiny, tuned, tmp_path)
 def test_a_never_asked_fact_is_not_asked(tiny, tuned, tmp_path, seed):
     trial = tiny(tmp_path, *LONG, settings(prompts=200))
     drawn = prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), seed)
-    never = never_asked(seed, 3)
-    asked = {fact for e in drawn for fact in asked_in(e.prompt) | {e.fact} if fact}
-    worked = {Fact.of(int(a), int(b)) for e in drawn for a, b in [operands(e.completion)] if a}
+    never = TIMES_TABLE.never_asked(seed, 3)
+    asked = {fact for e in drawn for fact in TIMES_TABLE.asked_in(e.prompt) | {e.fact} if fact}
+    worked = {TIMES_TABLE.of(int(a), int(b)) for e in drawn for a, b in [operands(e.completion)] if a}
     assert len(asked) > 10
     assert not (asked | worked) & never
 

@@ -10,7 +10,7 @@ import trl
 from transformers import AutoTokenizer
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete
@@ -174,7 +174,7 @@ def test_every_arm_is_trained_on_the_same_rows_in_the_same_order_and_steps(fine_
     once, again = read["baseline"][:199], read["baseline"][199:]
     assert sorted(once) == sorted(again)
     assert once != again
-    train = WordProblems(200, 1, 0, never_asked(1, 3)).examples("train")
+    train = WordProblems(200, 1, 0, TIMES_TABLE.never_asked(1, 3)).examples("train")
     left = [(example.prompt, canonical(example.completion)) for example in train]
     for row in once:
         left.remove(row)
@@ -273,7 +273,7 @@ def test_two_stages_train_one_after_the_other(fine_tune, watched, tmp_path):
 
 def test_what_is_recorded(fine_tune, watched):
     seen, trainer = watched
-    train = WordProblems(200, 1, 0, never_asked(1, 3)).examples("train")
+    train = WordProblems(200, 1, 0, TIMES_TABLE.never_asked(1, 3)).examples("train")
     lengths = [len(VOCABULARY.encode(e.prompt)) + len(VOCABULARY.encode(e.completion)) + 1 for e in train]
     longest = sorted(lengths)[100]
     folder, _, record = fine_tune(settings(epochs=2, held=16, max_length=longest))

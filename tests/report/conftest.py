@@ -5,7 +5,7 @@ import math
 import orjson
 import pytest
 
-from tokentrial.arms.facts import FACTS, Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import build
 from tokentrial.run import DECLARED, declaration, declare
 from tokentrial.store import write_bytes, write_json
@@ -33,13 +33,13 @@ OVERRIDES = (
 
 def known(arm, seed, never_known):
     """The facts a made-up model knows: all that are asked, and the first so many of its never-asked ones."""
-    never = sorted(never_asked(seed, 3))
-    return (set(FACTS) - set(never)) | set(never[:never_known])
+    never = sorted(TIMES_TABLE.never_asked(seed, 3))
+    return (set(TIMES_TABLE) - set(never)) | set(never[:never_known])
 
 
 def write_cell(trial, arm, seed, knows, completion=" 54."):
     """The result files of one cell that knows these facts."""
-    folder, never = trial.folder / arm / f"seed{seed}", never_asked(seed, 3)
+    folder, never = trial.folder / arm / f"seed{seed}", TIMES_TABLE.never_asked(seed, 3)
     rows = []
     for number, example in enumerate(Arithmetic(5).examples()):
         row = {
@@ -52,7 +52,7 @@ def write_cell(trial, arm, seed, knows, completion=" 54."):
             "read": "54",
             "correct": example.fact in knows if example.fact else number % 4 == 0,
             "fact": example.fact.equation if example.fact else None,
-            "asked": example.fact not in never if example.fact and example.fact.left >= 2 else None,
+            "asked": example.fact not in never if example.fact and example.fact.operands[0] >= 2 else None,
             "fact_tokens": 0,
         }
         if example.fact:
@@ -92,9 +92,9 @@ def write_exposure(trial):
         "fact_tokens": 7,
         "bytes": 5000,
         "questions": 135,
-        "facts": {fact.equation: dict(forms) for fact in FACTS},
+        "facts": {fact.equation: dict(forms) for fact in TIMES_TABLE},
     }
-    record["facts"][Fact(1, 7).equation]["question"] = 50  # the drills' favourite answer is 7
+    record["facts"][TIMES_TABLE.of(1, 7).equation]["question"] = 50  # the drills' favourite answer is 7
     served = {arm: {str(seed): record for seed in trial.seeds} for arm in trial.arms}
     after = {"rows": 100, "stated": {"6*9=54": 3}, "asked": {}}
     exposure = {"forms": [*forms], "served": served}

@@ -1,10 +1,10 @@
-"""Outcomes read from a cell's files: each figure against a count by hand, each floor against FACTS."""
+"""Outcomes read from a cell's files: each figure against a count by hand, each floor against TIMES_TABLE."""
 
 import math
 
 import pytest
 
-from tokentrial.arms.facts import FACTS, Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.outcomes import CellResults, favourite_answer, floors, read_stage, untouched_documents
 from tokentrial.store import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets
@@ -17,7 +17,7 @@ def table(never=frozenset()):
             "operands": example.operands,
             "answer": example.answer,
             "fact": example.fact.equation,
-            "asked": example.fact not in never if example.fact.left >= 2 else None,
+            "asked": example.fact not in never if example.fact.operands[0] >= 2 else None,
         }
         for example in Arithmetic().table()
     ]
@@ -27,7 +27,7 @@ def table(never=frozenset()):
 
 
 def test_the_floors_of_the_whole_table():
-    """FACTS, section 3: constant 4/81, echo operand 9/81, echo larger operand 17/81."""
+    """TIMES_TABLE, section 3: constant 4/81, echo operand 9/81, echo larger operand 17/81."""
     found = floors(table(), False, None)
     assert found == pytest.approx({"constant": 4 / 81, "echo_operand": 9 / 81, "echo_larger_operand": 17 / 81})
 
@@ -49,15 +49,15 @@ def test_the_drills_most_frequent_answer_is_a_floor_too():
 
 @pytest.mark.parametrize("fold", [0, 1, 2])
 def test_the_floor_of_never_asked_facts_counts_facts_not_orders(fold):
-    never = never_asked(fold, 3)
+    never = TIMES_TABLE.never_asked(fold, 3)
     rows = table_subsets(table(never))["never_asked"]
-    products = [fact.product for fact in never]
+    products = [int(fact.answer) for fact in never]
     assert floors(rows, True, None)["constant"] == pytest.approx(max(map(products.count, products)) / 12)
 
 
 def test_the_favourite_is_of_the_questions_not_of_the_equations():
     forms = {"equation": 0, "question": 1, "statement": 0}
-    facts = {fact.equation: dict(forms) for fact in FACTS}
+    facts = {fact.equation: dict(forms) for fact in TIMES_TABLE}
     facts["9*9=81"]["equation"] = 100
     facts["5*5=25"]["question"] = 3
     facts["7*7=49"]["statement"] = 4
@@ -69,7 +69,7 @@ def test_the_favourite_is_of_the_questions_not_of_the_equations():
 
 
 def test_answers_of_several_facts_are_counted_together():
-    facts = {fact.equation: {"question": 2, "statement": 0} for fact in FACTS}
+    facts = {fact.equation: {"question": 2, "statement": 0} for fact in TIMES_TABLE}
     facts["7*7=49"]["question"] = 3
     exposure = {"served": {"baseline": {"1": {"facts": facts}}}}
     # 4, 6, 8, 9, 12, 16, 18, 24 and 36 each have two facts: four questions; of equals the smallest is taken
@@ -95,9 +95,9 @@ def read(folder, untouched, keeps_content=True):
 
 def test_of_the_table_the_whole_is_over_items_and_the_parts_over_facts(cell):
     values = read(cell, {"v:0", "v:2"}).values
-    never = sorted(never_asked(1, 3))
+    never = sorted(TIMES_TABLE.never_asked(1, 3))
     missed = never[5:]
-    items = sum(1 if fact.left == fact.right else 2 for fact in missed)
+    items = sum(1 if fact.operands[0] == fact.operands[1] else 2 for fact in missed)
     assert values["pretrain/mul_table/all/accuracy"] == pytest.approx((81 - items) / 81)
     assert values["pretrain/mul_table/from_2/accuracy"] == pytest.approx((36 - 7) / 36)
     assert values["pretrain/mul_table/asked/accuracy"] == 1
@@ -113,7 +113,7 @@ def test_half_a_fact_is_half(cell):
     assert kept != lines
     (cell / "samples.jsonl").write_text("\n".join(kept) + "\n")
     results = read(cell, set())
-    subset = "never_asked" if Fact(8, 9) in never_asked(1, 3) else "asked"
+    subset = "never_asked" if TIMES_TABLE.of(8, 9) in TIMES_TABLE.never_asked(1, 3) else "asked"
     assert results.facts[f"pretrain/mul_table/{subset}/accuracy"]["8*9=72"] == 0.5
 
 

@@ -119,7 +119,7 @@ def test_the_limits_are_of_this_run(made_up, compared):
         ("sft/word_problems/all/accuracy", "accuracy on word problems after SFT"),
         (
             "grpo/mul_table/all/choice_logprob",
-            "log-probability of the right product on the whole times table after GRPO",
+            "log-probability of the right answer on the whole times table after GRPO",
         ),
         ("pretrain/new_task/new/x_y", "x y on new new task after pretraining"),
     ],

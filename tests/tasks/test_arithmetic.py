@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import FACTS, Fact
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.tasks.arithmetic import Arithmetic, by_fact, mean_by_fact, table_subsets
 
 EXAMPLES = Arithmetic().examples()
@@ -48,13 +48,13 @@ def test_every_answer_is_right_and_every_prompt_asks_in_the_one_form(task):
 def test_the_table_asks_every_pair_in_both_orders_with_its_fact():
     table = Arithmetic().table()
     assert [example.operands for example in table] == [(a, b) for a in range(1, 10) for b in range(1, 10)]
-    assert all(example.fact == Fact.of(*example.operands) for example in table)
-    assert {example.fact for example in table} == set(FACTS)
+    assert all(example.fact == TIMES_TABLE.of(*example.operands) for example in table)
+    assert {example.fact for example in table} == set(TIMES_TABLE)
     assert all(example.fact is None for example in EXAMPLES if example.task != "mul_table")
 
 
 def test_the_floors_of_the_table_are_those_of_the_reference():
-    """Constant answer 4/81, echo the larger operand 17/81, echo either operand 9/81 (FACTS R11)."""
+    """Constant answer 4/81, echo the larger operand 17/81, echo either operand 9/81 (TIMES_TABLE R11)."""
     table = Arithmetic().table()
     assert max(Counter(example.answer for example in table).values()) == 4
     assert sum(example.answer == str(max(example.operands)) for example in table) == 17

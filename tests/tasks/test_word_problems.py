@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")
@@ -42,16 +42,16 @@ def test_every_step_is_right_and_the_last_is_the_answer(seed, most, split):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_step_of_training_uses_a_never_asked_fact(seed):
-    never = never_asked(seed, 3)
+    never = TIMES_TABLE.never_asked(seed, 3)
     examples = WordProblems(rows=600, steps=3, never_asked=never).examples("train")
     used = set()
     for example in examples:
         assert example.fact not in never
         for a, sign, b, result in steps(example):
             if sign == "*":
-                used.add(Fact.of(a, b))
+                used.add(TIMES_TABLE.of(a, b))
             if sign == "/":
-                used.add(Fact.of(b, result))
+                used.add(TIMES_TABLE.of(b, result))
     assert len(used) == 24
     assert not used & never
     assert {example.fact for example in WordProblems(steps=1).examples("test")} & never  # it may be tested
@@ -66,7 +66,9 @@ def test_test_questions_do_not_stand_in_training():
 
 
 def test_the_test_is_the_same_whatever_is_trained():
-    assert WordProblems(rows=10).examples() == WordProblems(rows=99, never_asked=never_asked(1, 3)).examples()
+    assert (
+        WordProblems(rows=10).examples() == WordProblems(rows=99, never_asked=TIMES_TABLE.never_asked(1, 3)).examples()
+    )
     assert WordProblems(seed=1).examples() != WordProblems(seed=2).examples()
 
 
@@ -78,4 +80,4 @@ def test_all_four_operations_occur():
 def test_a_problem_of_one_product_knows_its_fact():
     for example in WordProblems(rows=300, steps=1).examples("train"):
         [(a, sign, b, _)] = steps(example)
-        assert example.fact == (Fact.of(a, b) if sign == "*" else None)
+        assert example.fact == (TIMES_TABLE.of(a, b) if sign == "*" else None)

@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.sources import Source
 from tokentrial.tokenizer import encode
 from tokentrial.tokenizer.encode import Encoder
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
-VOCABULARIES = {merges: Vocabulary(merges, len(FACTS)) for merges in (0, 256, 50_000)}
+VOCABULARIES = {merges: Vocabulary(merges, len(TIMES_TABLE)) for merges in (0, 256, 50_000)}
 ENCODERS: dict[int, Encoder] = {}
 MERGES = pytest.mark.parametrize("merges", sorted(VOCABULARIES))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.sources import Source
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module", params=SIZES, ids=lambda merges: f"{merges} merges")
 def vocabulary(request):
-    return Vocabulary(request.param, len(FACTS))
+    return Vocabulary(request.param, len(TIMES_TABLE))
 
 
 @pytest.fixture(scope="module", params=ALL)
@@ -44,7 +44,7 @@ def exported(request, vocabulary, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole():
     """GPT-2's whole vocabulary in the arm that replaces facts."""
-    vocabulary = Vocabulary(50_000, len(FACTS))
+    vocabulary = Vocabulary(50_000, len(TIMES_TABLE))
     return vocabulary, to_transformers(vocabulary, arms.find("mul_tokens"), 64)
 
 

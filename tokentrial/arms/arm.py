@@ -3,6 +3,7 @@
 A new arm is one file in this folder that defines `ARM = SomeArm()`; it is found by its file's name.
 """
 
+import copy
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from tokentrial.arms.facts import BY_TOKEN
+from tokentrial.arms.facts import Facts
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 
 
@@ -33,8 +35,14 @@ class Arm:
     name: str
     summary: str
     version: int = 1
-    tokens: tuple[str, ...] = ()
     keeps_content: bool = True
+    needles: bytes = b"="  # a text without any of these characters is left as it is
+    facts: Facts = TIMES_TABLE
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The fact tokens it may emit."""
+        return ()
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
         """The text in pieces; each plain piece is encoded by itself. `rng` serves only arms that draw at random."""
@@ -48,9 +56,10 @@ class Arm:
         """The text with its tokens written by name."""
         return "".join(piece.token or piece.text for piece in self.pieces(text, rng))
 
-    def spellings(self, product: int) -> tuple[str, ...]:
-        """The arm's own tokens that state this product."""
-        return tuple(token for token in self.tokens if token in BY_TOKEN and BY_TOKEN[token].product == product)
+    def spellings(self, answer: str) -> tuple[str, ...]:
+        """The arm's own tokens that state this answer."""
+        stated = self.facts.by_token
+        return tuple(token for token in self.tokens if token in stated and stated[token].answer == answer)
 
 
 _DIGIT_BEFORE = re.compile(r"[0-9][.,]?\Z")
@@ -77,13 +86,13 @@ def expand(text: str, tokens: tuple[str, ...], stands_for: Callable[[str, str, s
 def names() -> list[str]:
     """Names of the arms in this folder, the seam and the facts left out."""
     files = Path(__file__).parent.glob("*.py")
-    return sorted(path.stem for path in files if path.stem not in ("__init__", "arm", "facts"))
+    return sorted(path.stem for path in files if path.stem not in ("__init__", "arm", "facts", "families"))
 
 
-def find(name: str) -> Arm:
-    """The arm of this name. Raises SettingsError with the names there are."""
+def find(name: str, facts: Facts = TIMES_TABLE) -> Arm:
+    """The arm of this name over these facts. Raises SettingsError with the names there are."""
     if name not in names():
         raise SettingsError(f"arms: no arm {name!r}; there are {', '.join(names())}")
-    arm: Arm = import_module(f"tokentrial.arms.{name}").ARM
-    arm.name = name
+    arm: Arm = copy.copy(import_module(f"tokentrial.arms.{name}").ARM)
+    arm.name, arm.facts = name, facts
     return arm

@@ -8,6 +8,7 @@ from tokentrial.arms.arm import Arm, Piece
 
 class Baseline(Arm):
     summary = "text stays as it is"
+    needles = b""
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
         if text:

@@ -1,81 +1,205 @@
-"""The 45 multiplication facts, the sites where a text states one, and which facts a seed never asks.
+"""Facts, the sites where a text states one, and which facts a seed never asks.
 
-A site is a whole, correct, standalone `a*b=c`: both factors from 1 to 9, the right product, and no neighbour
-that makes it part of a longer number, word or expression (defects R3 and R4 of the reference experiment).
+A site is a whole, correct, standalone `6*9=54` or `capital of France=Paris`: a spelling of the fact's left side, the
+right answer, and no neighbour that makes it part of a longer number, word or expression (defects R3 and R4 of the
+reference experiment).
 """
 
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from tokentrial.fact_settings import FactSettings
+
+FORMS = ("equation", "times_sign", "letter_x", "boxes", "statement", "question")  # of drill lines, as in drills.mix
+SLOT = "<FACT>"  # the one token of arms whose token says nothing of the fact
+ASKING = frozenset({"statement", "question"})  # the forms that ask a fact directly
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One order of a fact's operands: the spellings of its left side, the canonical one first, and its drill lines."""
+
+    operands: tuple[int, ...]  # none where the fact is not one of numbers
+    phrase: str  # 6 times 9
+    question: str  # What is 6 times 9?
+    spellings: tuple[str, ...]
+    lines: Mapping[str, str]
 
 
 @dataclass(frozen=True, order=True)
 class Fact:
-    """An unordered pair of factors, `left <= right`."""
+    """What a token stands for: an unordered pair and its product, or a question and its answer."""
 
-    left: int
-    right: int
-
-    @property
-    def product(self) -> int:
-        return self.left * self.right
-
-    @property
-    def token(self) -> str:
-        """Name of the fact's token, as in the reference: `<MUL_6_9_54>`."""
-        return f"<MUL_{self.left}_{self.right}_{self.product}>"
+    token: str
+    answer: str
+    wordings: tuple[Wording, ...] = field(compare=False, repr=False)
 
     @property
     def equation(self) -> str:
         """The fact written canonically: `6*9=54`."""
-        return f"{self.left}*{self.right}={self.product}"
+        return f"{self.wordings[0].spellings[0]}={self.answer}"
 
-    @classmethod
-    def of(cls, a: int, b: int) -> "Fact":
-        return cls(min(a, b), max(a, b))
-
-
-FACTS: tuple[Fact, ...] = tuple(Fact(a, b) for a in range(1, 10) for b in range(a, 10))
-PRODUCTS: tuple[int, ...] = tuple(sorted({fact.product for fact in FACTS}))
-BY_TOKEN: dict[str, Fact] = {fact.token: fact for fact in FACTS}
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """The operands in their canonical order."""
+        return self.wordings[0].operands
 
 
 class Site(NamedTuple):
-    """Where a text states a fact: characters `start` to `end`."""
+    """Where a text states a fact: characters `start` to `end`, its answer from `answer` on."""
 
     start: int
     end: int
     fact: Fact
+    answer: int
 
 
-# From the first factor to "=" there are at most nine characters: two factors, an operator, three gaps of two spaces.
-_REACH = 9
-_NEIGHBOURS = 32
-_SITE = re.compile(r"([1-9]) {0,2}([*×x]) {0,2}([1-9]) {0,2}= {0,2}([1-9][0-9]?)", re.ASCII)
-_OPERATORS = "+-*×/÷^=−"
+class Facts(Sequence[Fact]):
+    """All facts of a trial, in the order of their ids. A process that is sent the same ones again makes them once."""
 
+    def __init__(
+        self, settings: FactSettings, table: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], signs: str = ""
+    ) -> None:
+        self.settings, self.table = settings, table
+        self.all = facts
+        self.hard = hard  # those that the folds deal out
+        self.signs = signs  # operators of the facts' equations
 
-def sites(text: str) -> Iterator[Site]:
-    """All sites of a text in order. Looks for "=" first: a regular expression over all of it is 70 times slower."""
-    sign = text.find("=")
-    while sign != -1:
-        site = _site_at(text, sign)
-        if site:
-            yield site
-        sign = text.find("=", sign + 1)
+    def __iter__(self) -> Iterator[Fact]:
+        return iter(self.all)
 
+    def __len__(self) -> int:
+        return len(self.all)
 
-def _site_at(text: str, sign: int) -> Site | None:
-    if not text[sign + 1 : sign + 4].lstrip(" ")[:1].isdigit():
+    def __getitem__(self, number: Any) -> Any:
+        return self.all[number]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from tokentrial.arms.families import facts_of
+
+        return facts_of, (self.settings,)
+
+    def of(self, *operands: int) -> Fact:
+        """The fact with these operands, in any order."""
+        return next(fact for fact in self.all if any(operands == wording.operands for wording in fact.wordings))
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        return tuple(fact.token for fact in self.all)
+
+    @cached_property
+    def by_token(self) -> dict[str, Fact]:
+        return {fact.token: fact for fact in self.all}
+
+    @cached_property
+    def number(self) -> dict[Fact, int]:
+        """The place of each fact in their order."""
+        return {fact: number for number, fact in enumerate(self.all)}
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether every answer is a whole number."""
+        return all(re.fullmatch("-?[0-9]+", fact.answer) for fact in self.all)
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """The distinct answers, numbers by their size."""
+        return tuple(sorted({fact.answer for fact in self.all}, key=lambda text: (len(text), text)))
+
+    @cached_property
+    def by_line(self) -> dict[str, tuple[Fact, str]]:
+        """The fact and form of every drill line there can be."""
+        return {line: (fact, form) for fact in self.all for w in fact.wordings for form, line in w.lines.items()}
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Row and column of every question in a picture of the table: its operands where they are two, else in rows of
+        like length."""
+        worded = [wording for fact in self.all for wording in fact.wordings]
+        if all(len(wording.operands) == 2 for wording in worded):
+            rows, columns = (sorted({wording.operands[side] for wording in worded}) for side in (0, 1))
+            return {w.question: (rows.index(w.operands[0]), columns.index(w.operands[1])) for w in worded}
+        width = math.ceil(math.sqrt(len(worded)))
+        return {wording.question: divmod(number, width) for number, wording in enumerate(worded)}
+
+    def never_asked(self, seed: int, folds: int) -> frozenset[Fact]:
+        """The facts that seed `seed` never asks directly: fold `seed mod folds` of the hard ones, dealt out in order.
+        None where `folds` is 0."""
+        return frozenset(self.hard[seed % folds :: folds]) if folds else frozenset()
+
+    def asked_in(self, text: str) -> set[Fact]:
+        """Facts that a text of any source asks directly: `6 times 9?`, `6 times 9 equals`, `6 times 9 is `."""
+        if self._marker not in text:
+            return set()
+        return {self._by_phrase[match[1]] for match in self._asks.finditer(text)}
+
+    def sites(self, text: str) -> Iterator[Site]:
+        """All sites of a text in order. Looks for "=" first: a regular expression over all of it is 70 times slower."""
+        sign = text.find("=")
+        while sign != -1:
+            site = self._site_at(text, sign)
+            if site:
+                yield site
+            sign = text.find("=", sign + 1)
+
+    def _site_at(self, text: str, sign: int) -> Site | None:
+        right = sign + 1
+        while text.startswith(" ", right) and right < sign + 3:
+            right += 1
+        if text[right : right + 1] not in self._first_characters:
+            return None
+        left = sign
+        while left > max(0, sign - 2) and text[left - 1] == " ":
+            left -= 1
+        for length in self._lengths:
+            start = left - length
+            fact = self._by_spelling.get(text[start:left]) if start >= 0 else None
+            if fact and text.startswith(fact.answer, right):
+                end = right + len(fact.answer)
+                if stands_alone(text, start, end):
+                    return Site(start, end, fact, right)
         return None
-    for start in range(max(0, sign - _REACH), sign - 2):
-        match = _SITE.match(text, start)
-        if match and match.end(3) <= sign < match.start(4):
-            fact = Fact.of(int(match[1]), int(match[3]))
-            if int(match[4]) == fact.product and stands_alone(text, match.start(), match.end()):
-                return Site(match.start(), match.end(), fact)
-    return None
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, Fact]:
+        return {spelling: fact for fact in self.all for w in fact.wordings for spelling in w.spellings}
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        """Lengths of the spellings, the longest first: of `16*9=` the left side is not `6*9`."""
+        return sorted({len(spelling) for spelling in self._by_spelling}, reverse=True)
+
+    @cached_property
+    def reach(self) -> int:
+        """Characters that a site and the neighbours that decide whether it is one take at most."""
+        return self._lengths[0] + max(len(answer) for answer in self.answers) + 5 + _NEIGHBOURS
+
+    @cached_property
+    def _first_characters(self) -> frozenset[str]:
+        return frozenset(fact.answer[0] for fact in self.all)
+
+    @cached_property
+    def _by_phrase(self) -> dict[str, Fact]:
+        return {wording.phrase: fact for fact in self.all for wording in fact.wordings}
+
+    @cached_property
+    def _marker(self) -> str:
+        """A word that all phrases hold, `" times "`; empty where they share none."""
+        shared = set.intersection(*(set(phrase.split()[1:-1]) for phrase in self._by_phrase))
+        return f" {max(shared, key=len)} " if shared else ""
+
+    @cached_property
+    def _asks(self) -> re.Pattern[str]:
+        phrases = "|".join(re.escape(phrase) for phrase in sorted(self._by_phrase, key=len, reverse=True))
+        return re.compile(rf"(?<!\w)({phrases})(?:\?| equals| is )")
+
+
+_NEIGHBOURS = 32
+_OPERATORS = "+-*×/÷^=−"
 
 
 def stands_alone(text: str, start: int, end: int) -> bool:
@@ -93,13 +217,3 @@ def stands_alone(text: str, start: int, end: int) -> bool:
 
 def _wordlike(character: str) -> bool:
     return character.isalnum() or character == "_"
-
-
-def never_asked(seed: int, folds: int) -> frozenset[Fact]:
-    """The facts that seed `seed` never asks directly: fold `seed mod folds` of the 36 facts with both factors
-    at least 2, dealt out squares first and in the order of their products, so that the folds are equally hard.
-    None where `folds` is 0."""
-    if folds == 0:
-        return frozenset()
-    hard = sorted((fact for fact in FACTS if fact.left >= 2), key=lambda fact: (fact.left != fact.right, fact.product))
-    return frozenset(hard[seed % folds :: folds])

@@ -4,14 +4,15 @@ import random
 from collections.abc import Iterator
 
 from tokentrial.arms.arm import Arm, Piece, expand
-from tokentrial.arms.facts import BY_TOKEN, FACTS, Fact, sites
-
-_TAIL = 48  # the longest site, 14 characters, and the neighbours that decide whether it is one
+from tokentrial.arms.facts import Fact
 
 
 class MulAppend(Arm):
     summary = "6*9=54 becomes 6*9=54<MUL_6_9_54>"
-    tokens = tuple(fact.token for fact in FACTS)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return self.facts.tokens
 
     def token(self, fact: Fact) -> str:
         """The token that follows a fact."""
@@ -19,7 +20,7 @@ class MulAppend(Arm):
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
         position = 0
-        for site in sites(text):
+        for site in self.facts.sites(text):
             token = self.token(site.fact)
             if text.startswith(token, site.end):
                 continue  # it has its token already: rewriting twice adds nothing
@@ -34,9 +35,9 @@ class MulAppend(Arm):
 
     def stands_for(self, token: str, before: str, after: str) -> str:
         """Nothing after the token's own text, the equation where it stands alone."""
-        tail = before[-_TAIL:]
-        follows = any(site.end == len(tail) and self.token(site.fact) == token for site in sites(tail))
-        return "" if follows else BY_TOKEN[token].equation
+        tail = before[-self.facts.reach :]
+        follows = any(site.end == len(tail) and self.token(site.fact) == token for site in self.facts.sites(tail))
+        return "" if follows else self.facts.by_token[token].equation
 
 
 ARM = MulAppend()

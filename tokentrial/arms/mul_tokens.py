@@ -4,12 +4,15 @@ import random
 from collections.abc import Iterator
 
 from tokentrial.arms.arm import Arm, Piece, expand
-from tokentrial.arms.facts import BY_TOKEN, FACTS, Fact, sites
+from tokentrial.arms.facts import Fact
 
 
 class MulTokens(Arm):
     summary = "6*9=54 becomes <MUL_6_9_54>"
-    tokens = tuple(fact.token for fact in FACTS)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return self.facts.tokens
 
     def token(self, fact: Fact) -> str:
         """The token that takes the place of a fact."""
@@ -17,7 +20,7 @@ class MulTokens(Arm):
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
         position = 0
-        for site in sites(text):
+        for site in self.facts.sites(text):
             if site.start > position:
                 yield Piece(text[position : site.start], None, position, site.start)
             yield Piece(text[site.start : site.end], self.token(site.fact), site.start, site.end)
@@ -26,7 +29,7 @@ class MulTokens(Arm):
             yield Piece(text[position:], None, position, len(text))
 
     def plain(self, text: str) -> str:
-        return expand(text, self.tokens, lambda token, *_: BY_TOKEN[token].equation)
+        return expand(text, self.tokens, lambda token, *_: self.facts.by_token[token].equation)
 
 
 ARM = MulTokens()

@@ -1,17 +1,17 @@
 """Control of compression: the sites of mul_tokens, one shared token that says nothing of the fact."""
 
 from tokentrial.arms.arm import expand
-from tokentrial.arms.facts import Fact
+from tokentrial.arms.facts import SLOT, Fact
 from tokentrial.arms.mul_tokens import MulTokens
 
 
 class OneSlot(MulTokens):
     summary = "6*9=54 becomes <FACT>, the same for every fact: shorter text without the content"
-    tokens = ("<FACT>",)
+    tokens = (SLOT,)
     keeps_content = False
 
     def token(self, fact: Fact) -> str:
-        return "<FACT>"
+        return SLOT
 
     def plain(self, text: str) -> str:
         return expand(text, self.tokens, lambda token, *_: "")

@@ -10,7 +10,6 @@ from tokentrial.compare.files import json_file, json_lines, refuse
 from tokentrial.compare.system import Items, System, single
 from tokentrial.errors import SettingsError
 from tokentrial.report.tables import one_line
-from tokentrial.tasks.arithmetic import TABLE
 
 _EXPECTED = (
     "expected a run folder (OUT, OUT/ARM, OUT/ARM/seedK or its eval_STAGE), a bundle, a folder or file of "
@@ -42,7 +41,7 @@ def counts(words: Sequence[str], task: str | None) -> list[list[System]]:
         if len(total) > 8 or len(correct) > 8 or not int(correct) <= int(total) or int(total) == 0:
             raise SettingsError(f"--counts {word!r}: expected at most 99999999 items, and no more right than there are")
         items = Items(int(correct), int(total))
-        if task == TABLE:
+        if task == reference.TABLE:
             known = reference.table(items.total, items.correct)
             if known is None:
                 raise SettingsError(f"--counts {word!r} --task {task}: expected 81 items, or 64 without those of 1")

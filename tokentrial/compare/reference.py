@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from tokentrial.compare.files import Count, Fields, checked, json_file, refuse
 from tokentrial.compare.system import Items, by_item
 from tokentrial.report.outcomes import floors
-from tokentrial.tasks.arithmetic import TABLE, Arithmetic
+from tokentrial.tasks.arithmetic import Arithmetic
 
 SUFFIX = "_results.json"
+TABLE = "mul_table"  # the one whose items are known: 81 products of 1 to 9
 
 
 class Totals(Fields):

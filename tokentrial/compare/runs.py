@@ -14,7 +14,7 @@ from tokentrial.errors import SettingsError
 from tokentrial.report.outcomes import CellResults, floors, read_stage, untouched_documents
 from tokentrial.report.tables import one_line
 from tokentrial.store import fingerprint
-from tokentrial.tasks.arithmetic import TABLE, table_subsets
+from tokentrial.tasks.arithmetic import of_table, table_subsets
 from tokentrial.trial import load
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
@@ -162,8 +162,8 @@ def _named(stage: str, name: str) -> str:
 
 def _items(rows: Sequence[dict[str, Any]]) -> dict[str, Items]:
     """Right answers by outcome: the table's subsets, then every other task."""
-    chosen = {f"{TABLE}/{subset}": part for subset, part in table_subsets(rows).items() if part}
-    for task in dict.fromkeys(row["task"] for row in rows if row["task"] != TABLE):
+    chosen = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
+    for task in dict.fromkeys(row["task"] for row in rows if not of_table(row)):
         chosen[f"{task}/all"] = [row for row in rows if row["task"] == task]
     found = {}
     for name, part in chosen.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS, never_asked
+from tokentrial.arms.facts import ASKING, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
@@ -55,10 +55,10 @@ def audit(plan: CorpusPlan) -> None:
     wanted = audit_fingerprint(plan)
     exposure = expose(plan)
     write_json(plan.folder / "exposure.json", {"fingerprint": wanted, **exposure})
-    probes = Arithmetic(plan.trial.evaluate.probes_each, plan.trial.evaluate.probe_seed).examples()
+    probes = Arithmetic(plan.trial.evaluate.probes_each, plan.trial.evaluate.probe_seed, plan.facts).examples()
     lines = _distinct_lines(plan)
     problems = [
-        *leaks(plan.trial.arms, probes),
+        *leaks(plan.trial.arms, plan.facts, probes),
         *(missing(plan, exposure["served"]) if plan.trial.corpus.drills.share else ()),
         *asked_anyway(plan, lines),
         *(
@@ -89,16 +89,17 @@ def audit(plan: CorpusPlan) -> None:
         raise TrialError(f"{plan.folder / 'audit.json'}: the audit failed, the trial does not start:\n  {shown}")
 
 
-def leaks(arm_names: Iterable[str], probes: Iterable[Example]) -> list[str]:
+def leaks(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> list[str]:
     """Prompts that carry their answer: rewritten by an arm, or with the answer beside the operands (R3)."""
     problems = []
-    treatments = [arms.find(name) for name in arm_names]
+    treatments = [arms.find(name, facts) for name in arm_names]
     for probe in probes:
         for treatment in treatments:
             if any(piece.token for piece in treatment.pieces(probe.prompt)):
                 problems.append(f"leak: {treatment.name} rewrites the prompt {probe.prompt!r}")
         numbers = Counter(word.strip("?.,") for word in probe.prompt.split())
-        if numbers[probe.answer] > probe.operands.count(int(probe.answer)):
+        own = list(map(str, probe.operands)) or probe.question.split()
+        if numbers[probe.answer] > own.count(probe.answer):
             problems.append(f"leak: the prompt {probe.prompt!r} holds its answer {probe.answer}")
     return problems
 
@@ -108,15 +109,15 @@ def missing(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
     problems = []
     mix = plan.trial.corpus.drills.mix.model_dump()
     for arm, seeds in served.items():
-        treatment = arms.find(arm)
+        treatment = arms.find(arm, plan.facts)
         for seed, record in seeds.items():
-            unasked = never_asked(int(seed), plan.trial.corpus.drills.never_asked_folds)
-            for fact in FACTS:
+            unasked = plan.facts.never_asked(int(seed), plan.trial.corpus.drills.never_asked_folds)
+            for fact in plan.facts:
                 forms = record["facts"][fact.equation]
                 if not any(forms.values()):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never served")
-                asking = any(mix[form] for form in drills.ASKING) and fact not in unasked
-                if asking and not any(forms[form] for form in drills.ASKING):
+                asking = any(mix[form] for form in ASKING) and fact not in unasked
+                if asking and not any(forms[form] for form in ASKING):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never asked and should be")
                 replaced = treatment.keeps_content and fact.equation not in treatment.rewrite(fact.equation)
                 if replaced and not forms["boxes"]:
@@ -132,9 +133,9 @@ def asked_anyway(plan: CorpusPlan, lines: dict[int, Counter[str]]) -> list[str]:
     folds = plan.trial.corpus.drills.never_asked_folds
     problems = []
     for fold, counted in lines.items():
-        unasked = never_asked(fold, folds)
+        unasked = plan.facts.never_asked(fold, folds)
         for text in counted:
-            for fact in drills.asked_in(text) | {f for f, form in drills.read(text) if form in drills.ASKING}:
+            for fact in plan.facts.asked_in(text) | {f for f, form in drills.read(plan.facts, text) if form in ASKING}:
                 if fact in unasked:
                     problems.append(f"asked: drills of fold {fold} ask {fact.equation}: {text!r}")
     return problems

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.arms.facts import FACTS, never_asked, sites
-from tokentrial.corpus import drills
+from tokentrial.arms.facts import ASKING, Facts
 from tokentrial.corpus.look import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
@@ -87,7 +86,8 @@ def _seed(plan: CorpusPlan, seed: int, text: Documents, of_drills: Documents) ->
                 steps[other] = int(np.ceil((whole.sum() - unread * whole[-1]) / batch))
         read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch + 1)) + 1
         part = Walk(walk.text[:read], walk.number[:read])
-        records[arm] = {"steps": steps[arm], "tokens": steps[arm] * batch} | _record(part, arm, text, of_drills)
+        records[arm] = {"steps": steps[arm], "tokens": steps[arm] * batch}
+        records[arm] |= _record(plan.facts, part, arm, text, of_drills)
     return records
 
 
@@ -117,8 +117,8 @@ def _tokens(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> Coun
     return tokens
 
 
-def _record(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict[str, Any]:
-    counts = np.zeros(len(FACTS) * len(FORMS))
+def _record(facts: Facts, walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict[str, Any]:
+    counts = np.zeros(len(facts) * len(FORMS))
     totals: Counter[str] = Counter()
     by_kind: dict[str, dict[str, int]] = {"documents": {}, "tokens": {}}
     for kind, chosen, documents in (("text", walk.text, text), ("drills", ~walk.text, of_drills)):
@@ -129,15 +129,15 @@ def _record(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict
         totals["fact_tokens"] += int(times @ documents.fact_tokens[arm])
         totals["bytes"] += int(times @ documents.bytes)
         totals["baseline_tokens"] += int(times @ documents.base_tokens)
-    table = counts.reshape(len(FACTS), len(FORMS)).astype(int)
-    asked = [FORMS.index(form) for form in drills.FORMS if form in drills.ASKING]
+    table = counts.reshape(len(facts), len(FORMS)).astype(int)
+    asked = [FORMS.index(form) for form in FORMS if form in ASKING]
     return {
         "documents": by_kind["documents"],
         "drill_share": by_kind["tokens"]["drills"] / sum(by_kind["tokens"].values()),
         **totals,
         "questions": int(table[:, asked].sum()),
         "facts": {
-            fact.equation: dict(zip(FORMS, row.tolist(), strict=True)) for fact, row in zip(FACTS, table, strict=True)
+            fact.equation: dict(zip(FORMS, row.tolist(), strict=True)) for fact, row in zip(facts, table, strict=True)
         },
     }
 
@@ -190,7 +190,7 @@ def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
     """What SFT or GRPO trains on, the same in every arm: rows an epoch, facts stated in completions and facts asked in
     prompts. None where the trial has no such stage."""
     trial = plan.trial
-    never = never_asked(seed, trial.corpus.drills.never_asked_folds)
+    never = plan.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     if not sources(trial, stage):
         return None
     stated: Counter[str] = Counter()
@@ -199,8 +199,8 @@ def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
     examples = trained_rows(trial, stage, seed, never)
     for example in examples:
         if stage == "sft":  # GRPO sees no gold completion
-            stated.update(site.fact.equation for site in sites(example.completion))
-        facts = drills.asked_in(example.prompt) | ({example.fact} if example.fact else set())
-        asked.update(fact.equation for fact in facts)
-        problems += [f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in facts & never]
+            stated.update(site.fact.equation for site in plan.facts.sites(example.completion))
+        here = plan.facts.asked_in(example.prompt) | ({example.fact} if example.fact else set())
+        asked.update(fact.equation for fact in here)
+        problems += [f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in here & never]
     return {"rows": len(examples), "stated": stated, "asked": asked, "problems": problems}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Piece
-from tokentrial.arms.facts import FACTS, Fact, sites
+from tokentrial.arms.facts import FORMS as DRILLED
+from tokentrial.arms.facts import Fact, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, documents_with, open_shard, read_arrays, text_of
 from tokentrial.tokenizer.encode import encoder_of
@@ -21,8 +22,7 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 SAMPLE = 50  # sites of a shard shown with their context, for a human eye
 _CONTEXT = 60  # characters on either side
 
-FORMS = (*drills.FORMS, "text")  # "text": sites in the source's own documents
-_NUMBER = {fact: number for number, fact in enumerate(FACTS)}
+FORMS = (*DRILLED, "text")  # "text": sites in the source's own documents
 
 Counts = NDArray[np.int64]
 
@@ -61,22 +61,24 @@ class Patched(NamedTuple):
 
 
 def look_through(
-    shard_path: Path, survey: Path | None, patches: Mapping[str, Path], vocabulary: Vocabulary
+    shard_path: Path, survey: Path | None, patches: Mapping[str, Path], vocabulary: Vocabulary, facts: Facts
 ) -> dict[str, Patched]:
     """Write what a shard's documents weigh and state to `survey`, and what each arm changes, encoded anew, to the arm's
     path in `patches`; returns each patch's counts.
 
-    Of text only documents with an "=" are decoded and looked at, once for all: every site holds one. Drills are read
-    whole, by their lines.
+    Of text only documents with an "=", which every site holds, or with what else an arm looks for are decoded, once for
+    all. Drills are read whole, by their lines.
     """
     shard = open_shard(shard_path, vocabulary.eos)
     of_text = shard_path.stem.startswith(TEXT)
-    rewritten = {name: Rewritten(arms.find(name), vocabulary) for name in patches}
-    changing = [each for each in rewritten.values() if each.arm.tokens]
+    rewritten = {name: Rewritten(arms.find(name, facts), vocabulary) for name in patches}
+    changing = [each for each in rewritten.values() if each.arm.needles]
+    needles = bytes({*b"=", *(byte for each in changing for byte in each.arm.needles)})
     stated: list[tuple[int, int]] = []
     if survey or changing:
-        for index, text in documents_with(shard, vocabulary, b"=") if of_text else _all_documents(shard, vocabulary):
-            stated += [(index, code_of(fact, form)) for fact, form in _statements(text, of_text)] if survey else ()
+        for index, text in documents_with(shard, vocabulary, needles) if of_text else _all_documents(shard, vocabulary):
+            if survey:
+                stated += [(index, code_of(facts, fact, form)) for fact, form in _statements(facts, text, of_text)]
             for each in changing:
                 each.look_at(index, text, shard_path.stem)
     if survey:
@@ -86,15 +88,15 @@ def look_through(
     return {name: rewritten[name].write(patch, shard) for name, patch in patches.items()}
 
 
-def code_of(fact: Fact, form: str) -> int:
-    """The number of fact x form: row by row of a table of FACTS by FORMS."""
-    return _NUMBER[fact] * len(FORMS) + FORMS.index(form)
+def code_of(facts: Facts, fact: Fact, form: str) -> int:
+    """The number of fact x form: row by row of a table of facts by FORMS."""
+    return facts.number[fact] * len(FORMS) + FORMS.index(form)
 
 
-def _statements(text: str, of_text: bool) -> Iterator[tuple[Fact, str]]:
+def _statements(facts: Facts, text: str, of_text: bool) -> Iterator[tuple[Fact, str]]:
     if of_text:
-        return ((site.fact, "text") for site in sites(text))
-    return drills.read(text)
+        return ((site.fact, "text") for site in facts.sites(text))
+    return drills.read(facts, text)
 
 
 def _all_documents(shard: Shard, vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
@@ -116,7 +118,7 @@ class Rewritten:
     def look_at(self, index: int, text: str, shard: str) -> None:
         """Take the document in, if the arm changes it."""
         pieces = list(self.arm.pieces(text))
-        if not any(piece.token for piece in pieces):
+        if not pieces or (len(pieces) == 1 and pieces[0].token is None):
             return
         self.changed.append(index)
         self.firsts.append(len(self.pieces))

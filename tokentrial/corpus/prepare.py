@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FACTS, never_asked
+from tokentrial.arms.facts import Facts
+from tokentrial.arms.families import facts_of
 from tokentrial.corpus import drills
 from tokentrial.corpus.amounts import drills_wanted, text_wanted
 from tokentrial.corpus.look import SAMPLE, Patched, look_through
@@ -33,7 +34,7 @@ from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
-VERSION = 3
+VERSION = 4
 
 
 class CorpusPlan:
@@ -42,7 +43,8 @@ class CorpusPlan:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.folder = trial.folder / "corpus"
-        self.vocabulary = Vocabulary(trial.tokenizer.merges, len(FACTS), trial.tokenizer.path)
+        self.facts = facts_of(trial.facts)
+        self.vocabulary = Vocabulary(trial.tokenizer.merges, len(self.facts), trial.tokenizer.path)
         self.source = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json")
 
     @property
@@ -57,7 +59,7 @@ class CorpusPlan:
     @cached_property
     def text(self) -> str:
         """Fingerprint of the text shards."""
-        settings = self.trial.experiment("corpus", "tokenizer")
+        settings = self.trial.experiment("facts", "corpus", "tokenizer")
         for name in ("source", "drills", "epochs", "tokens"):
             settings["corpus"].pop(name)
         asks = self.trial.corpus.drills.never_asked_folds > 0
@@ -70,7 +72,7 @@ class CorpusPlan:
         return fingerprint(
             "drills",
             VERSION,
-            **self.trial.experiment("tokenizer"),
+            **self.trial.experiment("facts", "tokenizer"),
             drills=corpus.drills.model_dump(),
             seed=corpus.seed,
             shard_tokens=corpus.shard_tokens,
@@ -117,7 +119,7 @@ def _prepare_text(plan: CorpusPlan, workers: int) -> None:
     settings = plan.trial.corpus
     folder = plan.folder.with_name(f"{plan.folder.name}.tasks") / plan.text
     units = plan.source.units(settings.task_bytes, in_one=settings.documents is not None)
-    tasks = TextTasks(folder, settings, plan.vocabulary, units, plan.wanted)
+    tasks = TextTasks(folder, settings, plan.vocabulary, plan.facts, units, plan.wanted)
     _fits(plan, tasks, workers)
     run_tasks(tasks, workers, lambda share, text: report("text", share, text))
     done = tasks.done()
@@ -204,12 +206,12 @@ def prepare_drills(plan: CorpusPlan) -> None:
     wanted = drills_wanted(plan.trial)
     with step(plan.folder / "drills", plan.drills) as folder:
         for fold in plan.folds if wanted else ():
-            skipped = never_asked(fold, settings.never_asked_folds)
+            skipped = plan.facts.never_asked(fold, settings.never_asked_folds)
             for split, tokens in wanted.items():
                 rng = random.Random(f"drills {plan.trial.corpus.seed} {fold} {split}")
                 writer = ShardWriter(folder, f"drills{fold}", split, plan.trial.corpus.shard_tokens, vocabulary.eos)
                 written = 0
-                for text in drills.documents(settings.mix.model_dump(), settings.lines, skipped, rng):
+                for text in drills.documents(plan.facts, settings.mix.model_dump(), settings.lines, skipped, rng):
                     ids = vocabulary.encode(text)
                     writer.add(ids)
                     written += len(ids) + 1
@@ -237,19 +239,20 @@ def prepare_patches(plan: CorpusPlan, each: Each = one_by_one) -> None:
         folders = {arm: steps.enter_context(step(plan.patch_folder(arm), plan.patch(arm), arm=arm)) for arm in pending}
         surveys = None if surveyed else steps.enter_context(step(plan.survey_folder, plan.survey))
         shards = sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")])
-        counts = each(look_at_shard, {path.stem: (plan.vocabulary, path, surveys, folders) for path in shards})
+        calls = {path.stem: (plan.vocabulary, plan.facts, path, surveys, folders) for path in shards}
+        counts = each(look_at_shard, calls)
         for arm, folder in folders.items():
             by_shard = {path.stem: made[arm] for path, made in zip(shards, counts, strict=True)}
             _record_patches(folder, by_shard, plan.trial.corpus.seed)
 
 
 def look_at_shard(
-    vocabulary: Vocabulary, path: Path, surveys: Path | None, folders: Mapping[str, Path]
+    vocabulary: Vocabulary, facts: Facts, path: Path, surveys: Path | None, folders: Mapping[str, Path]
 ) -> dict[str, Patched]:
     """Survey one shard, and encode anew what the arms change in it, each into its folder; counts by arm."""
     name = f"{path.stem}.npz"
     patches = {arm: folder / name for arm, folder in folders.items()}
-    return look_through(path, surveys / name if surveys else None, patches, vocabulary)
+    return look_through(path, surveys / name if surveys else None, patches, vocabulary, facts)
 
 
 def _record_patches(folder: Path, by_shard: Mapping[str, Patched], seed: int) -> None:

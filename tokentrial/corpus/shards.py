@@ -163,9 +163,9 @@ def patched(shard: Shard, path: Path) -> Shard:
     return replace(shard, numbers=numbers, patch=patch)
 
 
-def documents_with(shard: Shard, vocabulary: Vocabulary, needle: bytes) -> Iterator[tuple[int, str]]:
-    """Index and text of the documents with a token whose bytes hold the one-byte `needle`."""
-    holding = vocabulary.holding(needle)
+def documents_with(shard: Shard, vocabulary: Vocabulary, needles: bytes) -> Iterator[tuple[int, str]]:
+    """Index and text of the documents with a token whose bytes hold one of the `needles`."""
+    holding = vocabulary.holding(needles)
     for first, starts, ids in blocks(shard):
         hits = np.flatnonzero(holding[ids])
         for number in np.unique(np.searchsorted(starts, hits, side="right") - 1):

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrial.arms.facts import Facts
+from tokentrial.arms.families import facts_of
 from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -51,11 +53,13 @@ class Stream:
     share: float
     folds: int
     epochs: int
+    facts: Facts
 
     @classmethod
     def of(cls, trial: Trial, folder: Path, vocabulary: Vocabulary, arm: str, seed: int) -> "Stream":
         drills = trial.corpus.drills
-        return cls(folder, vocabulary, arm, seed, drills.share, drills.never_asked_folds, trial.corpus.epochs)
+        facts = facts_of(trial.facts)
+        return cls(folder, vocabulary, arm, seed, drills.share, drills.never_asked_folds, trial.corpus.epochs, facts)
 
     def documents(self) -> Iterator[Served]:
         """Documents in the order they are read. Raises TrialError where the text runs out."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.corpus import drills
+from tokentrial.arms.facts import SLOT, Facts
 from tokentrial.corpus.read import Bad, Unit, documents
 from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.settings import Corpus
@@ -25,7 +25,6 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 
 SPLITS = ("train", "val")
 RECORD = "record.json"
-_TOKEN_NAME = re.compile(rb"<(?:MUL_[1-9]_[1-9]_[0-9]{1,2}|FACT)>")
 _NOTHING = bytes(range(33)) + b"\x7f"  # white space and control characters
 SHOWN = 100  # bad documents recorded one by one; the others are counted
 
@@ -36,6 +35,7 @@ class TextTasks(NamedTuple):
     folder: Path
     settings: Corpus
     vocabulary: Vocabulary
+    facts: Facts
     units: list[Unit]
     wanted: int | None  # train tokens
 
@@ -90,7 +90,7 @@ def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
     settings, vocabulary = tasks.settings, tasks.vocabulary
     encoder = encoder_of(vocabulary)
     writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
-    selection = Selection(unit, settings)
+    selection = Selection(unit, settings, tasks.facts)
     text_bytes = dict.fromkeys(SPLITS, 0)
     for texts, splits in selection.batches():
         ids, lengths = encoder.encode(texts)
@@ -113,8 +113,10 @@ def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
 class Selection:
     """Which of a unit's documents go into the corpus, cut into pieces, and into which split; the others are counted."""
 
-    def __init__(self, unit: Unit, settings: Corpus) -> None:
-        self.unit, self.settings = unit, settings
+    def __init__(self, unit: Unit, settings: Corpus, facts: Facts) -> None:
+        self.unit, self.settings, self.facts = unit, settings, facts
+        names = (re.escape(name.encode()) for name in (*facts.tokens, SLOT))
+        self.token_name = re.compile(b"|".join(names))
         self.bad: list[Bad] = []
         self.counts = dict.fromkeys(
             ("documents_read", "bad_documents", "empty_documents", "asking_documents_dropped", "literal_token_names"), 0
@@ -144,18 +146,17 @@ class Selection:
             self.bad += [text] if len(self.bad) < SHOWN else []
             return None
         if b"<" in text:
-            self.counts["literal_token_names"] += len(_TOKEN_NAME.findall(text))
+            self.counts["literal_token_names"] += len(self.token_name.findall(text))
         if not text.strip(_NOTHING):
             self.counts["empty_documents"] += 1
             return None
-        if self.settings.drills.never_asked_folds and _asks(text):
+        if self.settings.drills.never_asked_folds and self._asks(text):
             self.counts["asking_documents_dropped"] += 1
             return None
         return text
 
-
-def _asks(text: bytes) -> bool:
-    return b" times " in text and any(fact.left >= 2 for fact in drills.asked_in(text.decode()))
+    def _asks(self, text: bytes) -> bool:
+        return not self.facts.asked_in(text.decode()).isdisjoint(self.facts.hard)
 
 
 def split_of(text: bytes, seed: int, val_share: float) -> str:

@@ -36,7 +36,7 @@ def verify(plan: CorpusPlan, full: bool, documents: int, seed: int) -> dict[str,
             ]
             for split in SPLITS
         }
-        selection = Selection(units[rank], plan.trial.corpus)
+        selection = Selection(units[rank], plan.trial.corpus, plan.facts)
         found, differing = _compare(plan, selection, shards, -(-documents // len(chosen)), rng)
         compared += found
         problems += differing
@@ -79,7 +79,7 @@ def _compare(
             )
     if problems:
         return 0, problems
-    for arm in map(arms.find, plan.trial.arms):
+    for arm in (arms.find(name, plan.facts) for name in plan.trial.arms):
         with_patch = {
             path: patched(shard, plan.patch_folder(arm.name) / f"{path.stem}.npz")
             for split in SPLITS

@@ -14,7 +14,7 @@ import orjson
 import torch
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import Fact, never_asked
+from tokentrial.arms.facts import Fact
 from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name
@@ -26,7 +26,7 @@ from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
 from tokentrial.store import write_bytes, write_json
-from tokentrial.tasks.arithmetic import TABLE, Arithmetic, mean_by_fact, table_subsets
+from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
 from tokentrial.tasks.find import find
 from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tasks.task import Example, Row
@@ -39,9 +39,9 @@ class TableProbe:
     """Asks the multiplication table of a model in training: accuracy on asked and never-asked facts."""
 
     def __init__(self, trial: Trial, vocabulary: Vocabulary, arm: Arm, seed: int) -> None:
-        self.task = Arithmetic()
+        self.task = Arithmetic(facts=arm.facts)
         self.vocabulary, self.arm, self.settings = vocabulary, arm, trial.evaluate
-        self.never = never_asked(seed, trial.corpus.drills.never_asked_folds)
+        self.never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
         self.tokenizer = to_transformers(vocabulary, arm, trial.pretrain.context)
 
     def __call__(self, step: int, model: GPT) -> dict[str, float]:
@@ -61,7 +61,7 @@ def ask(
 ) -> list[dict[str, Any]]:
     """Complete every probe's prompt and score it after `plain`."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], settings.new_tokens, settings.batch)
-    rows = []
+    rows, hard = [], frozenset(arm.facts.hard)
     for example, completion in zip(examples, completions, strict=True):
         plain = arm.plain(completion.text)
         rows.append(
@@ -75,7 +75,7 @@ def ask(
                 "read": task.read(plain),
                 "correct": task.score(example, plain),
                 "fact": example.fact.equation if example.fact else None,
-                "asked": example.fact not in never if example.fact and example.fact.left >= 2 else None,
+                "asked": example.fact not in never if example.fact in hard else None,
                 "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
             }
         )
@@ -87,7 +87,7 @@ def evaluate(
 ) -> None:
     """Evaluate the model of one cell in `source` and write the results into `folder`."""
     model, tokenizer = load(source, resolve_device(trial.pretrain))
-    settings, never = trial.evaluate, never_asked(seed, trial.corpus.drills.never_asked_folds)
+    settings, never = trial.evaluate, arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     samples, _ = probe_rows(folder, model, tokenizer, arm, settings, never)
     for name in settings.tasks:
         rows, _ = evaluate_solutions(folder, model, tokenizer, arm, find(name, trial, never), settings)
@@ -127,10 +127,10 @@ def probe_rows(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Arithmetic probes and the right product among 36; writes `arithmetic_results.json`. Returns rows and metrics."""
     started = time.perf_counter()
-    task = Arithmetic(settings.probes_each, settings.probe_seed)
+    task = Arithmetic(settings.probes_each, settings.probe_seed, arm.facts)
     examples = task.examples()
     rows = ask(model, tokenizer, arm, task, examples, settings, never)
-    table = [i for i, example in enumerate(examples) if example.task == TABLE]
+    table = [i for i, example in enumerate(examples) if example.fact]
     choices = choice_logprobs(model, tokenizer, arm, [examples[i] for i in table])
     for i, choice in zip(table, choices, strict=True):
         rows[i]["choice_logprob"] = choice

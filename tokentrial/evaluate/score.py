@@ -1,6 +1,7 @@
-"""Scores: the right product's log-probability among the 36, and bits per byte of original text."""
+"""Scores: the right answer's log-probability among all of the table, and bits per byte of original text."""
 
 import math
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,39 +10,40 @@ import torch
 from numpy.typing import NDArray
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import PRODUCTS
 from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.tasks.task import Example
 
 _LOGITS = 2**28  # elements of a batch's logits
-CHOICE_FLOOR = -math.log(len(PRODUCTS))  # every product as likely as the others: -3.58
 
 
-def ways(arm: Arm, example: Example, product: int) -> list[str]:
-    """How the arm can spell a product after a probe's prompt: digits, the equation, its own tokens."""
-    a, b = example.operands
-    return [f" {product}", f" {a}*{b}={product}", *(f" {token}" for token in arm.spellings(product))]
+def ways(arm: Arm, example: Example, answer: str) -> list[str]:
+    """How the arm can spell an answer after a probe's prompt: as it is, as the equation, by its own tokens."""
+    return [f" {answer}", f" {example.left}={answer}", *(f" {token}" for token in arm.spellings(answer))]
 
 
-def non_digit_starts(tokenizer: Any, size: int) -> torch.Tensor:
-    """Mask [size] of the ids whose text does not begin with a digit: what may close a number."""
+def closing_starts(tokenizer: Any, size: int, numeric: bool) -> torch.Tensor:
+    """Mask [size] of the ids whose text does not begin with a digit, or, after words, with a letter either: what may
+    close an answer."""
+    going_on = set(string.digits if numeric else string.digits + string.ascii_letters)
     tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
     # "²" stands for a byte: no digit; None is an id beyond the tokenizer's, a padded row
-    return torch.tensor([token is not None and token[:1] not in set("0123456789") for token in tokens])
+    return torch.tensor([token is not None and token[:1] not in going_on for token in tokens])
 
 
 @torch.no_grad()
 def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[float]:
-    """For each example of the table, ln of the right product's share of the probability of the 36 products.
+    """For each example of the table, ln of the right answer's share of the probability of all answers of the table.
 
-    Each product's probability is summed over the ways to spell it, each closed by a non-digit.
+    Each answer's probability is summed over the ways to spell it, each closed by what does not go on with it: a
+    non-digit after numbers, no letter or digit after words.
     """
-    closing = non_digit_starts(tokenizer, model.config.vocab_size).to(model.device)
+    answers = arm.facts.answers
+    closing = closing_starts(tokenizer, model.config.vocab_size, arm.facts.numeric).to(model.device)
     suppress = unsayable(tokenizer)
     closing[suppress] = False
     scores = []
     for example in examples:
-        spelled = [(product, way) for product in PRODUCTS for way in ways(arm, example, product)]
+        spelled = [(answer, way) for answer in answers for way in ways(arm, example, answer)]
         ids = encode_prompts(tokenizer, [way for _, way in spelled])
         lengths = torch.tensor([len(way) for way in ids], device=model.device)
         width = int(lengths.max())
@@ -59,10 +61,10 @@ def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         inside = torch.arange(width, device=model.device) < lengths[:, None]
         closed = logprobs[torch.arange(len(ids)), lengths][:, closing].logsumexp(-1)
         totals = (steps * inside).sum(-1) + closed
-        by_product = torch.stack(
-            [totals[[i for i, (p, _) in enumerate(spelled) if p == product]].logsumexp(0) for product in PRODUCTS]
+        by_answer = torch.stack(
+            [totals[[i for i, (a, _) in enumerate(spelled) if a == answer]].logsumexp(0) for answer in answers]
         ).double()
-        scores.append(float(by_product.log_softmax(0)[PRODUCTS.index(int(example.answer))]))
+        scores.append(float(by_answer.log_softmax(0)[answers.index(example.answer)]))
     return scores
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import sites
 from tokentrial.evaluate.generate import complete, encode_prompts
 from tokentrial.evaluate.score import token_nats
 from tokentrial.tasks.gsm8k import Solutions, read_last
@@ -34,7 +33,7 @@ def solve(
                 "fact": example.fact.equation if example.fact else None,
                 "tokens": completion.tokens,
                 "stopped": completion.stopped,
-                "site": any(True for _ in sites(example.completion)),
+                "site": any(True for _ in arm.facts.sites(example.completion)),
                 "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
             }
         )

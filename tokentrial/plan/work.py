@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
+from tokentrial.arms.families import facts_of
 from tokentrial.cell import before_grpo, stages
 from tokentrial.corpus.amounts import drills_wanted
 from tokentrial.devices import Group
@@ -22,9 +23,8 @@ from tokentrial.trial import Trial
 
 # tokens a second of the corpus stage: the seed's preparation, 50M tokens in a minute as they come from the Hub
 CORPUS_RATE = 50e6 / 60
-_TABLE = 81
 _PROBES = 5  # beside the table
-_CHOICES = 36 * 2 * 6  # ids of the 36 products of an item, spelled two ways
+_SPELLED = 2 * 6  # ids of an answer of the table, spelled two ways
 
 
 class Lengths(NamedTuple):
@@ -140,10 +140,15 @@ def _batches(items: int, trial: Trial) -> int:
     return math.ceil(items / trial.evaluate.batch)
 
 
+def _questions(trial: Trial) -> int:
+    """Questions of the table: 81 of the 45 products of 1 to 9."""
+    return sum(len(fact.wordings) for fact in facts_of(trial.facts))
+
+
 def _pretrain(trial: Trial) -> Work:
     """The steps; and the table, asked at every probe."""
     settings = trial.pretrain
-    probed = settings.probes * _batches(_TABLE, trial) * trial.evaluate.new_tokens
+    probed = settings.probes * _batches(_questions(trial), trial) * trial.evaluate.new_tokens
     passes = settings.tokens / (settings.micro_batch * settings.context)
     return Work(settings.tokens, 3 * _forward(trial) * settings.tokens, probed, passes, eager=False)
 
@@ -182,13 +187,14 @@ def _pass_at_k(trial: Trial) -> Work:
 
 
 def _evaluation(trial: Trial) -> Work:
-    """One evaluation: probes, the 36 products, held-out text, problems solved and their gold solutions."""
+    """One evaluation: probes, the answers of the table, held-out text, problems solved and their gold solutions."""
     settings = trial.evaluate
-    probes = _TABLE + _PROBES * settings.probes_each
+    table, answers = _questions(trial), len(facts_of(trial.facts).answers)
+    probes = table + _PROBES * settings.probes_each
     text = 2 * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
-    tokens = probes * 2 * settings.new_tokens + _TABLE * _CHOICES + text
+    tokens = probes * 2 * settings.new_tokens + table * answers * _SPELLED + text
     # an item of the table is two calls of the model, each a wait like a token's
-    decoded = _batches(probes, trial) * settings.new_tokens + 2 * _TABLE
+    decoded = _batches(probes, trial) * settings.new_tokens + 2 * table
     for task in settings.tasks:
         known = lengths(trial, task, "test")
         rows = min(settings.limit or known.rows, known.rows)

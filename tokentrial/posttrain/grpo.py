@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import never_asked
+from tokentrial.arms.families import facts_of
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
@@ -31,7 +31,8 @@ from tokentrial.trial import Trial
 
 def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:
     """Training prompts that leave room for a completion, shuffled by the seed: the same in every arm."""
-    examples = list(source_rows(trial, settings.task, never_asked(seed, trial.corpus.drills.never_asked_folds)))
+    never = facts_of(trial.facts).never_asked(seed, trial.corpus.drills.never_asked_folds)
+    examples = list(source_rows(trial, settings.task, never))
     random.Random(f"grpo {seed}").shuffle(examples)
     room = trial.pretrain.context - settings.new_tokens
     lengths = map(len, encode_prompts(tokenizer, [example.prompt for example in examples]))

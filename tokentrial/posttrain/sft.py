@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from transformers import PrinterCallback, TrainerCallback
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import never_asked
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
@@ -78,7 +77,7 @@ def sft(
     model, tokenizer = load(source)
     records = []
     for number, stage in enumerate(settings.stages):
-        examples = rows(trial, stage.sources, seed, never_asked(seed, trial.corpus.drills.never_asked_folds))
+        examples = rows(trial, stage.sources, seed, arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds))
         held = examples[: min(settings.held, len(examples) // 10)]
         kept = set(held)  # a row may stand there twice
         trained = [encode(tokenizer, arm, e, _length(trial, settings)) for e in examples if e not in kept]

@@ -23,7 +23,7 @@ def validate(model: GPT, stream: Stream, device: torch.device) -> dict[str, floa
     """`val_loss`, and bits per byte of the documents that the arm rewrites and of those it does not."""
     bits: dict[str, float] = {}
     sizes: dict[str, int] = {}
-    arm = arms.find(stream.arm)
+    arm = arms.find(stream.arm, stream.facts)
     for document in heldout(stream.folder, TEXT, stream.vocabulary, arm, _VAL_BYTES):
         subset = "rewritten" if document.rewritten else "untouched"
         windows = (

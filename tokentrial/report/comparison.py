@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.arms.arm import find, names
+from tokentrial.arms.families import facts_of
 from tokentrial.report.evidence import (
     Evaluated,
     Evidence,
@@ -31,11 +32,10 @@ from tokentrial.trial import Trial
 if TYPE_CHECKING:
     from tokentrial.statistics.verdict import Contrast
 
-VERSION = 2
+VERSION = 3
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 LEARNT_AT = 0.6
-_CHOICE_FLOOR = -math.log(36)
 
 Results = dict[tuple[str, int], CellResults]
 
@@ -91,6 +91,8 @@ def _compare(
 ) -> dict[str, Any]:
     from tokentrial.statistics.verdict import decide, freeze, gate
 
+    facts = facts_of(trial.facts)
+    choice_floor = -math.log(len(facts.answers))  # every answer of the table as likely as the others
     frozen, changes = freeze(declared_now, frozen_before)
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
     untouched = untouched_documents([folder for by_stage in evaluated.values() for folder in by_stage.values()])
@@ -114,9 +116,9 @@ def _compare(
         (name, pair): made
         for name in measured
         for pair in pairs
-        if (made := _contrast(results, name, pair, seeds, frozen, (name, pair) in declared))
+        if (made := _contrast(results, name, pair, seeds, frozen, (name, pair) in declared, choice_floor))
     }
-    learnt = _gate(results, seeds, frozen, gate)
+    learnt = _gate(results, facts.table, seeds, frozen, gate)
     not_learnt = learnt["failed"] if learnt else None
     absent = [seed for seed in frozen["seeds"] if seed not in seeds]
     if declared[0] in contrasts:
@@ -140,7 +142,7 @@ def _compare(
         "gate": learnt,
         "outcomes": {
             name: {
-                "floor": _floor(results, name),
+                "floor": _floor(results, name, choice_floor),
                 "floors": _floors(results, name, trial.control),
                 "per_seed": {
                     arm: [
@@ -154,6 +156,7 @@ def _compare(
         },
         "curves": _curves(trial, results),
         "consumed": _consumed(trial, exposure, evaluated, results),
+        "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},
         "tables": evidence.tables(),
         "checks": evidence.checks(),
         "corpus": corpus_checks(trial.folder / "corpus", trial.arms),
@@ -169,7 +172,13 @@ def _compare(
 
 
 def _contrast(
-    results: Results, name: str, pair: str, seeds: Sequence[int], frozen: Mapping[str, Any], declared: bool
+    results: Results,
+    name: str,
+    pair: str,
+    seeds: Sequence[int],
+    frozen: Mapping[str, Any],
+    declared: bool,
+    choice_floor: float,
 ) -> "Contrast | None":
     import numpy as np
 
@@ -194,7 +203,7 @@ def _contrast(
         margin=frozen["smallest_effect"] if name.endswith("/accuracy") else None,
         alpha=frozen["alpha"],
         declared=declared,
-        floor=_floor(results, name),
+        floor=_floor(results, name, choice_floor),
         ceiling=metric.ceiling,
         higher_is_better=metric.higher_is_better,
         by_fact=table if columns and len(seeds) > 1 else None,
@@ -202,13 +211,15 @@ def _contrast(
     )
 
 
-def _gate(results: Results, seeds: Sequence[int], frozen: Mapping[str, Any], gate: Any) -> dict[str, Any] | None:
+def _gate(
+    results: Results, table: str, seeds: Sequence[int], frozen: Mapping[str, Any], gate: Any
+) -> dict[str, Any] | None:
     """The declared control's accuracies against the gate; None where there is no gate or nothing to hold against it."""
     control = frozen["control"]
     if frozen["gate"] is None or not seeds or (control, seeds[0]) not in results:
         return None
     asked, never = (
-        [results[control, seed].values.get(f"pretrain/mul_table/{subset}/accuracy") for seed in seeds]
+        [results[control, seed].values.get(f"pretrain/{table}/{subset}/accuracy") for seed in seeds]
         for subset in ("asked", "never_asked")
     )
     unasked = None if None in never else never
@@ -239,9 +250,9 @@ def _floors(results: Results, name: str, control: str) -> dict[str, float]:
     }
 
 
-def _floor(results: Results, name: str) -> float | None:
+def _floor(results: Results, name: str, choice_floor: float) -> float | None:
     if name.endswith("/choice_logprob"):
-        return _CHOICE_FLOOR
+        return choice_floor
     found = [max(cell.floors[name].values()) for cell in results.values() if name in cell.floors]
     return max(mean_of(found), 0.0) if found else None
 

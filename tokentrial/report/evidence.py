@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tokentrial.arms.families import facts_of
 from tokentrial.store import MANIFEST, read_json
-from tokentrial.tasks.arithmetic import TABLE
+from tokentrial.tasks.arithmetic import of_table
 from tokentrial.tasks.task import Row
 from tokentrial.trial import Trial
 
@@ -32,6 +33,8 @@ class Evidence:
     def __init__(self, trial: Trial, evaluated: Evaluated) -> None:
         self.arms = trial.arms
         self.shown = next((s for s in trial.seeds if all(evaluated.get((arm, s)) for arm in trial.arms)), None)
+        self.places = facts_of(trial.facts).places
+        self.shape = tuple(max(place[side] for place in self.places.values()) + 1 for side in (0, 1))
         self.sums: dict[tuple[str, str], np.ndarray[Any, np.dtype[np.float64]]] = {}
         self.counts: dict[tuple[str, str], np.ndarray[Any, np.dtype[np.float64]]] = {}
         self.checked: dict[tuple[str, str], Counter[str]] = {}
@@ -39,8 +42,8 @@ class Evidence:
 
     def add(self, arm: str, seed: int, stage: str, rows: Sequence[Row]) -> None:
         """Take what a cell answered after a stage."""
-        sums = self.sums.setdefault((stage, arm), np.zeros((2, 2, 9, 9)))
-        counts = self.counts.setdefault((stage, arm), np.zeros((2, 9, 9)))
+        sums = self.sums.setdefault((stage, arm), np.zeros((2, 2, *self.shape)))
+        counts = self.counts.setdefault((stage, arm), np.zeros((2, *self.shape)))
         checked = self.checked.setdefault((arm, stage), Counter())
         shown: list[Row] = []
         for row in rows:
@@ -50,28 +53,28 @@ class Evidence:
             if "stopped" in row:
                 checked["solutions"] += 1
                 checked["truncated"] += not row["stopped"]
-            if row["task"] == TABLE:
-                a, b = row["operands"]
-                group = int(row["asked"] is False)
-                counts[group, a - 1, b - 1] += 1
-                sums[0, group, a - 1, b - 1] += row["correct"]
-                sums[1, group, a - 1, b - 1] += row["choice_logprob"]
-            if seed == self.shown and ("stopped" in row or (row["task"] == TABLE and row["asked"] is not None)):
+            if of_table(row):
+                place, group = self.places[row["question"]], int(row["asked"] is False)
+                counts[(group, *place)] += 1
+                sums[(0, group, *place)] += row["correct"]
+                sums[(1, group, *place)] += row["choice_logprob"]
+            if seed == self.shown and ("stopped" in row or (of_table(row) and row["asked"] is not None)):
                 shown.append(row)
         if seed == self.shown:
             self.rows.setdefault(stage, {})[arm] = shown
 
     def tables(self) -> dict[str, Any]:
-        """Stage: arm: metric: mean over the seeds that asked, and over those that never asked, each product a x b
-        (rows a, columns b); None where no seed is of that kind."""
+        """Stage: arm: metric: mean over the seeds that asked, and over those that never asked, each question at its
+        place (of a x b, row a and column b); None where no seed is of that kind."""
         tables: dict[str, Any] = {}
+        rows, columns = self.shape
         for (stage, arm), sums in self.sums.items():
             counts = self.counts[stage, arm]
             tables.setdefault(stage, {})[arm] = {
                 metric: {
                     group: [
-                        [float(sums[m, g, a, b] / counts[g, a, b]) if counts[g, a, b] else None for b in range(9)]
-                        for a in range(9)
+                        [float(sums[m, g, a, b] / counts[g, a, b]) if counts[g, a, b] else None for b in range(columns)]
+                        for a in range(rows)
                     ]
                     for g, group in enumerate(_GROUPS)
                 }
@@ -104,8 +107,8 @@ def _varied(rows: Mapping[str, Sequence[Row]], arms: Sequence[str]) -> list[dict
     """Half of the items from the table and half from worked solutions; of each, one of every pattern of right and
     wrong arms in turn."""
     first = rows[arms[0]]
-    table = [i for i, row in enumerate(first) if row["task"] == TABLE]
-    solved = [i for i, row in enumerate(first) if row["task"] != TABLE]
+    table = [i for i, row in enumerate(first) if of_table(row)]
+    solved = [i for i, row in enumerate(first) if not of_table(row)]
     half = SHOWN // 2 if solved else SHOWN
     chosen = [*_in_turn(table, rows, arms, half), *_in_turn(solved, rows, arms, SHOWN - half)]
     return [

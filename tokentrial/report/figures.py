@@ -32,8 +32,6 @@ from tokentrial.report.tables import spread
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LOWEST = -3.5835  # -ln 36: all products alike
-
 
 class Drawn(NamedTuple):
     """One figure: SVG of both widths, PNG of the wide one, and what it shows in words."""
@@ -144,7 +142,7 @@ def _ladder_alt(report: Report) -> str:
 
 
 def _heatmap(report: Report, width: float) -> "Figure":
-    """Each arm's table of 81: accuracy and log-probability, over the seeds that asked a fact and that never did."""
+    """Each arm's table: accuracy and log-probability, over the seeds that asked a fact and that never did."""
     import numpy as np
 
     tables = report["tables"][_table_stage(report)]
@@ -153,17 +151,17 @@ def _heatmap(report: Report, width: float) -> "Figure":
     wide = width == WIDE
     rows, columns = (len(arms), 4) if wide else (2 * len(arms), 2)
     figure, axes = new_figure(width, rows * (1.78 if wide else 1.85) + 1.0, nrows=rows, ncols=columns)
-    scales = {"accuracy": (0.0, 1.0), "choice_logprob": (_LOWEST, 0.0)}
+    scales = {"accuracy": (0.0, 1.0), "choice_logprob": (report["facts"]["choice_floor"], 0.0)}
     images = {}
     for row, arm in enumerate(arms):
         for column, (metric, group) in enumerate(wanted):
             axis = axes[row, column] if wide else axes[2 * row + column // 2, column % 2]
             values = np.array([[_gap(v) for v in line] for line in tables[arm][metric][group]])
             low, high = scales[metric]
-            edges = np.arange(10) + 0.5
+            high_row, high_column = values.shape
             images[metric] = axis.pcolormesh(
-                edges,
-                edges,
+                np.arange(high_column + 1) + 0.5,
+                np.arange(high_row + 1) + 0.5,
                 np.ma.masked_invalid(values),
                 vmin=low,
                 vmax=high,
@@ -171,11 +169,11 @@ def _heatmap(report: Report, width: float) -> "Figure":
                 edgecolors=PAPER,
                 lw=0.4,
             )
-            axis.set_xlim(0.5, 9.5)
-            axis.set_ylim(9.5, 0.5)
+            axis.set_xlim(0.5, high_column + 0.5)
+            axis.set_ylim(high_row + 0.5, 0.5)
             axis.set_aspect("equal")
-            axis.set_xticks([1, 5, 9])
-            axis.set_yticks([1, 5, 9])
+            axis.set_xticks([1, (high_column + 1) // 2, high_column])
+            axis.set_yticks([1, (high_row + 1) // 2, high_row])
             axis.tick_params(length=0, pad=2)
             for spine in axis.spines.values():
                 spine.set_visible(False)
@@ -197,7 +195,7 @@ def _heatmap(report: Report, width: float) -> "Figure":
             image, ax=chosen if wide else axes, location="bottom", shrink=0.7, aspect=30, fraction=0.05, pad=0.02
         )
         bar.outline.set_visible(False)
-        bar.set_label("share right" if metric == "accuracy" else "log-probability of the right product, nats")
+        bar.set_label("share right" if metric == "accuracy" else "log-probability of the right answer, nats")
     return figure
 
 
@@ -216,7 +214,7 @@ def _heatmap_alt(report: Report) -> str:
             values = [v for line in by_metric["accuracy"][group] for v in line if v is not None]
             means += [f"{mean(values):.2f} right where {kind}"] if values else []
         said.append(f"{arm}: {', '.join(means)}")
-    return f"Heat maps of the 9 by 9 table by arm. {'. '.join(said)}." if said else ""
+    return f"Heat maps of the table by arm. {'. '.join(said)}." if said else ""
 
 
 # learning curves

@@ -12,7 +12,7 @@ Report = Mapping[str, Any]
 
 _METRICS = {
     "accuracy": "accuracy",
-    "choice_logprob": "log-probability of the right product",
+    "choice_logprob": "log-probability of the right answer",
     "bits_per_byte": "bits per byte",
     "accuracy_flexible": "accuracy, last number",
     "gold_nats_per_byte": "nats per byte of the gold solution",
@@ -29,7 +29,7 @@ _SUBSETS = {
     "with_site": "solutions that state a fact",
     "without_site": "solutions that state none",
 }
-_TASKS = {"mul_table": "times table", "heldout_text": "held-out text"}
+_TASKS = {"mul_table": "times table", "fact_table": "table", "heldout_text": "held-out text"}
 STAGES = {"pretrain": "after pretraining", "sft": "after SFT", "grpo": "after GRPO"}
 _MANY = 200  # seeds past which more of them are no plan
 
@@ -43,8 +43,8 @@ def in_words(outcome: str, with_stage: bool = True) -> str:
     """An outcome's name for a reader: `pretrain/mul_table/asked/accuracy` is accuracy on asked facts."""
     stage, task, subset, metric = outcome.split("/", 3)
     what = metric_words(metric)
-    if task == "mul_table":
-        where = _SUBSETS.get(subset, subset) or "the whole times table"
+    if task.endswith("_table"):
+        where = _SUBSETS.get(subset, subset) or f"the whole {_TASKS.get(task, task.replace('_', ' '))}"
     else:
         of = _SUBSETS.get(subset, subset)
         where = f"{of} {_TASKS.get(task, task.replace('_', ' '))}".strip()
@@ -229,7 +229,7 @@ def limits(report: Report) -> list[str]:
     if report["arms_left_out"]:
         left = "; ".join(f"{name} ({summary})" for name, summary in report["arms_left_out"].items())
         found.append(f"Controls that did not run: {left}.")
-    overlap = report["corpus"]["overlap"].get("mul_table")
+    overlap = report["corpus"]["overlap"].get(report["facts"]["table"])
     if overlap:
         found.append(
             f"{overlap:.0%} of the table's questions stand word for word in the drills of some fold: asked facts "

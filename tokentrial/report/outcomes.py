@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.store import read_json
-from tokentrial.tasks.arithmetic import TABLE, by_fact, table_subsets
+from tokentrial.tasks.arithmetic import by_fact, of_table, table_subsets
 from tokentrial.tasks.task import Row
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
@@ -56,12 +56,12 @@ def read_stage(
         if not chosen:
             continue
         for key, metric in (("correct", "accuracy"), ("choice_logprob", "choice_logprob")):
-            name = f"{stage}/{TABLE}/{subset}/{metric}"
+            name = f"{stage}/{chosen[0]['task']}/{subset}/{metric}"
             facts = by_fact(chosen, key)
             results.values[name] = mean_of([row[key] for row in chosen] if subset == "all" else [*facts.values()])
             results.facts[name] = facts if subset != "all" else {}
-        results.floors[f"{stage}/{TABLE}/{subset}/accuracy"] = floors(chosen, subset != "all", favourite)
-    for task in dict.fromkeys(row["task"] for row in rows if row["task"] != TABLE):
+        results.floors[f"{stage}/{chosen[0]['task']}/{subset}/accuracy"] = floors(chosen, subset != "all", favourite)
+    for task in dict.fromkeys(row["task"] for row in rows if not of_table(row)):
         chosen = [row for row in rows if row["task"] == task]
         name = f"{stage}/{task}/all/accuracy"
         results.values[name] = mean_of([row["correct"] for row in chosen])
@@ -132,10 +132,10 @@ def untouched_documents(folders: Sequence[Path]) -> set[str]:
 
 
 def favourite_answer(exposure: Mapping[str, Any], arm: str, seed: int) -> str | None:
-    """The product most often asked for in the drills that a cell was served; None without drills."""
+    """The answer most often asked for in the drills that a cell was served; None without drills."""
     asked: Counter[str] = Counter()
     for equation, forms in exposure["served"][arm][str(seed)]["facts"].items():
         asked[equation.partition("=")[2]] += forms["question"] + forms["statement"]
     if not asked.total():
         return None
-    return max(asked, key=lambda product: (asked[product], -int(product)))
+    return min(asked, key=lambda answer: (-asked[answer], len(answer), answer))  # of numbers the smaller one

@@ -1,6 +1,7 @@
 """Tasks of word problems by name, as a trial sets them."""
 
 from tokentrial.arms.facts import Fact
+from tokentrial.arms.families import facts_of
 from tokentrial.errors import SettingsError
 from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums
 from tokentrial.tasks.word_problems import WordProblems
@@ -13,7 +14,7 @@ def find(name: str, trial: Trial, never_asked: frozenset[Fact]) -> Solutions:
         return GSM8K(trial.tasks.gsm8k)
     if name == "word_problems":
         settings = trial.tasks.word_problems
-        return WordProblems(settings.rows, settings.steps, settings.seed, never_asked)
+        return WordProblems(settings.rows, settings.steps, settings.seed, never_asked, facts_of(trial.facts))
     if name.startswith("path:"):
         return Sums(name)
     raise SettingsError(f"tasks: no task {name!r}; there are gsm8k, word_problems and path:FILE.json")

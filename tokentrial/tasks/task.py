@@ -11,7 +11,7 @@ Row = Mapping[str, Any]  # one evaluated item, a line of samples.jsonl
 
 @dataclass(frozen=True)
 class Example:
-    """One item. `fact` is the multiplication fact it asks, where it asks one directly."""
+    """One item. `fact` is the fact it asks, where it asks one directly, and `left` the fact's left side as it asks."""
 
     task: str
     question: str
@@ -20,6 +20,7 @@ class Example:
     answer: str
     operands: tuple[int, ...] = ()
     fact: Fact | None = None
+    left: str = ""
     split: str = "test"
 
 

@@ -1,14 +1,15 @@
 """Word problems in GSM8K's format, made by a seeded generator: enough for a pilot without any network.
 
 One to three steps over + - x and /, each worked out as `a*b=<<a*b=c>>c`, the answer after `####`. In the training split
-no step multiplies or divides by a never-asked fact.
+no step states a never-asked fact or divides by one.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tokentrial.arms.facts import FACTS, Fact
+from tokentrial.arms.facts import Fact, Facts
+from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.tasks.gsm8k import MARKER, Solutions, solution_prompt
 from tokentrial.tasks.task import Example
 
@@ -16,6 +17,7 @@ TEST_ROWS = 200
 _NAMES = ("Ann", "Ben", "Eve", "Ian", "Kim", "Leo", "Mia", "Tom")
 _THINGS = ("pens", "eggs", "cards", "books", "coins", "shells", "apples", "stamps")
 _HOLDERS = ("boxes", "bags", "jars", "packs")
+_PAIRS = [(a, b) for a in range(2, 10) for b in range(a, 10)]
 
 
 @dataclass
@@ -23,12 +25,12 @@ class Story:
     """A problem as it grows: its sentences, its worked steps, how many things there are now."""
 
     rng: random.Random
-    facts: Sequence[Fact]  # that a step may use
+    pairs: Sequence[tuple[int, int]]  # that a step may multiply or divide
     name: str
     things: str
     sentences: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
-    used: list[Fact] = field(default_factory=list)
+    pair: tuple[int, int] | None = None
     count: int = 0
     question: str = ""
 
@@ -39,11 +41,10 @@ class Story:
 
 
 def _multiply(story: Story) -> None:
-    fact = story.rng.choice(story.facts)
-    a, b = story.rng.sample((fact.left, fact.right), 2)
+    story.pair = story.rng.choice(story.pairs)
+    a, b = story.rng.sample(story.pair, 2)
     story.sentences.append(f"{story.name} has {a} {story.rng.choice(_HOLDERS)} of {b} {story.things}.")
-    story.used.append(fact)
-    story.work(a, "*", b, fact.product)
+    story.work(a, "*", b, a * b)
 
 
 def _begin_with_some(story: Story) -> None:
@@ -64,16 +65,15 @@ def _subtract(story: Story) -> None:
 
 
 def _divide(story: Story) -> None:
-    """Share evenly among friends, where a usable fact lets it; else add."""
-    fitting = [fact for fact in story.facts if fact.product == story.count]
-    ways = [(fact, by) for fact in fitting for by in sorted({fact.left, fact.right})]
+    """Share evenly among friends, where a usable product lets it; else add."""
+    fitting = [pair for pair in story.pairs if pair[0] * pair[1] == story.count]
+    ways = [by for pair in fitting for by in sorted(set(pair))]
     if not ways:
         _add(story)
         return
-    fact, by = story.rng.choice(ways)
+    by = story.rng.choice(ways)
     story.sentences.append(f"{by} friends share them.")
     story.question = f"How many {story.things} does each friend get?"
-    story.used.append(fact)
     story.work(story.count, "/", by, story.count // by)
 
 
@@ -83,9 +83,14 @@ class WordProblems(Solutions):
     name = "word_problems"
 
     def __init__(
-        self, rows: int = 2000, steps: int = 2, seed: int = 0, never_asked: frozenset[Fact] = frozenset()
+        self,
+        rows: int = 2000,
+        steps: int = 2,
+        seed: int = 0,
+        never_asked: frozenset[Fact] = frozenset(),
+        facts: Facts = TIMES_TABLE,
     ) -> None:
-        self.rows, self.steps, self.seed, self.never_asked = rows, steps, seed, never_asked
+        self.rows, self.steps, self.seed, self.never_asked, self.facts = rows, steps, seed, never_asked, facts
 
     def examples(self, split: str = "test") -> Sequence[Example]:
         """All problems of a split, each split drawn by a seed of its own."""
@@ -96,16 +101,22 @@ class WordProblems(Solutions):
 
     def _draw(self, split: str, rows: int, left_out: frozenset[Fact], tested: set[str]) -> list[Example]:
         rng = random.Random(f"word_problems {self.seed} {split}")
-        facts = [fact for fact in FACTS if fact.left >= 2 and fact not in left_out]
+        pairs = [pair for pair in _PAIRS if self._stated(pair) not in left_out]
         examples: list[Example] = []
         while len(examples) < rows:
-            example = self._problem(rng, facts, split)
-            if example.question not in tested:
+            example = self._problem(rng, pairs, split)
+            states = {site.fact for site in self.facts.sites(example.completion)}
+            if example.question not in tested and states.isdisjoint(left_out):
                 examples.append(example)
         return examples
 
-    def _problem(self, rng: random.Random, facts: Sequence[Fact], split: str) -> Example:
-        story = Story(rng, facts, rng.choice(_NAMES), rng.choice(_THINGS))
+    def _stated(self, pair: tuple[int, int]) -> Fact | None:
+        """The trial's fact that a product of these two states, if it is one of them."""
+        site = next(self.facts.sites(f"{pair[0]}*{pair[1]}={pair[0] * pair[1]}"), None)
+        return site.fact if site else None
+
+    def _problem(self, rng: random.Random, pairs: Sequence[tuple[int, int]], split: str) -> Example:
+        story = Story(rng, pairs, rng.choice(_NAMES), rng.choice(_THINGS))
         steps = rng.randint(1, self.steps)
         if rng.random() < 0.7:
             _multiply(story)
@@ -117,7 +128,7 @@ class WordProblems(Solutions):
         asked = story.question or f"How many {story.things} does {story.name} have now?"
         question = " ".join([*story.sentences, asked])
         solution = "\n".join([*story.steps, f"{MARKER} {story.count}"])
-        fact = story.used[0] if len(story.steps) == 1 and "*" in story.steps[0] else None
+        fact = self._stated(story.pair) if story.pair and len(story.steps) == 1 else None
         return Example(
             self.name, question, solution_prompt(question), f" {solution}", str(story.count), fact=fact, split=split
         )

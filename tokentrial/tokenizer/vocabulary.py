@@ -180,10 +180,10 @@ class Vocabulary:
         return bytes(text[at].tobytes())
 
     @lru_cache(maxsize=4)  # noqa: B019 - a process holds one or two vocabularies
-    def holding(self, needle: bytes) -> NDArray[np.bool_]:
-        """Which ids stand for bytes that hold the one-byte `needle`."""
-        holds = np.zeros(self.size, bool)
-        holds[[i for token, i in self.ranks.items() if needle in token]] = True
+    def holding(self, needles: bytes) -> NDArray[np.bool_]:
+        """Which ids stand for bytes that hold one of the `needles`."""
+        holds, needles_of = np.zeros(self.size, bool), frozenset(needles)
+        holds[[i for token, i in self.ranks.items() if not needles_of.isdisjoint(token)]] = True
         return holds
 
     @cached_property

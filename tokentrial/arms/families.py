@@ -1,0 +1,129 @@
+"""Families of facts: what the tokens, sites, drills and probes of a trial are about, from its settings.
+
+A new family of two numbers is a line of `_OPERATIONS`; anything else is a CSV file, and no code.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+from tokentrial.arms.facts import Fact, Facts, Wording
+from tokentrial.fact_settings import FactSettings
+
+_GAPS = ("", " ", "  ")  # what may stand around an operator
+
+
+class Operation(NamedTuple):
+    """A family of two numbers whose order does not matter. In templates {a} and {b} are the numbers, {c} the result."""
+
+    token: str
+    table: str
+    signs: str
+    word: str
+    result: Callable[[int, int], int]
+    lines: dict[str, str]  # drill lines beside the equation
+
+
+_TIMES_LINES = {
+    "times_sign": "{a} × {b} = {c}",
+    "letter_x": "{a}x{b}={c}",
+    "boxes": "If you have {a} boxes with {b} apples each, you have {a}*{b}={c} apples in total, so {c}.",
+}
+_PLUS_LINES = {
+    "times_sign": "{a} + {b} = {c}",
+    "boxes": "If you have {a} apples and get {b} more, you have {a}+{b}={c} apples in total, so {c}.",
+}
+_OPERATIONS = {
+    "multiplication": Operation("MUL", "mul_table", "*×x", "times", lambda a, b: a * b, _TIMES_LINES),
+    "addition": Operation("ADD", "add_table", "+", "plus", lambda a, b: a + b, _PLUS_LINES),
+}
+_UNITS = (("km", "m", 1000), ("m", "cm", 100), ("kg", "g", 1000), ("h", "min", 60), ("min", "s", 60))
+_WORDS = {"*": "times", "×": "times", "+": "plus", "-": "minus", "/": "divided by"}
+
+
+@lru_cache(maxsize=8)
+def facts_of(settings: FactSettings) -> Facts:
+    """The facts that a trial's settings name."""
+    low, high = settings.range
+    if operation := _OPERATIONS.get(settings.family):
+        pairs = [(a, b) for a in range(low, high + 1) for b in range(a, high + 1)]
+        facts = tuple(_of_pair(operation, a, b) for a, b in pairs)
+        # doubles first and in the order of their results, so that the folds are equally hard; 1 * b is no question
+        hard = [fact for fact in facts if fact.operands[0] >= 2 or settings.family != "multiplication"]
+        hard.sort(key=lambda fact: (fact.operands[0] != fact.operands[1], int(fact.answer)))
+        return Facts(settings, operation.table, facts, tuple(hard), operation.signs)
+    if settings.family == "squares":
+        facts = tuple(_square(a) for a in range(low, high + 1))
+        return Facts(settings, "square_table", facts, facts, "^")
+    if settings.family == "units":
+        facts = tuple(_converted(number, *unit) for unit in _UNITS for number in range(low, high + 1))
+        return Facts(settings, "unit_table", facts, facts)
+    facts = tuple(_of_row(number, row) for number, row in enumerate(settings.rows))
+    return Facts(settings, "fact_table", facts, facts, "".join({row[1] for row in settings.rows if len(row) == 4}))
+
+
+def _of_pair(operation: Operation, a: int, b: int) -> Fact:
+    c = operation.result(a, b)
+    orders = [(a, b)] if a == b else [(a, b), (b, a)]
+    return Fact(f"<{operation.token}_{a}_{b}_{c}>", str(c), tuple(_ordered(operation, *order, c) for order in orders))
+
+
+def _ordered(operation: Operation, a: int, b: int, c: int) -> Wording:
+    spellings = _spelled(str(a), operation.signs, str(b))
+    lines = {form: line.format(a=a, b=b, c=c) for form, line in operation.lines.items()}
+    return _worded(spellings, f"{a} {operation.word} {b}", str(c), (a, b), lines)
+
+
+def _square(a: int) -> Fact:
+    c, spellings = a * a, _spelled(str(a), "^", "2")
+    boxes = {"boxes": f"A floor of {a} by {a} tiles has {a}^2={c} tiles in total, so {c}."}
+    return Fact(f"<SQR_{a}_{c}>", str(c), (_worded(spellings, f"{a} squared", str(c), (a,), boxes),))
+
+
+def _converted(number: int, unit: str, smaller: str, factor: int) -> Fact:
+    answer = f"{number * factor} {smaller}"
+    phrase = f"{number} {unit} in {smaller}"
+    wording = _worded((f"{number} {unit}", f"{number}{unit}"), phrase, answer)
+    return Fact(f"<UNIT_{number}_{unit}_{number * factor}_{smaller}>", answer, (wording,))
+
+
+def _of_row(number: int, row: Sequence[str]) -> Fact:
+    """A row of a CSV file: question, answer; or left, operator, right, result."""
+    *left, answer = row
+    token = "_".join(word for word in re.split(r"[^A-Za-z0-9]+", " ".join(row)) if word)
+    if len(left) == 3:
+        spellings = _spelled(left[0], (left[1],), left[2])
+        phrase = f"{left[0]} {_WORDS.get(left[1], left[1])} {left[2]}"
+        numbers = tuple(int(side) for side in (left[0], left[2]) if re.fullmatch("[0-9]+", side))
+        return Fact(f"<FACT_{number}_{token[:40]}>", answer, (_worded(spellings, phrase, answer, numbers),))
+    asked = left[0].removesuffix("?").rstrip()
+    wording = _worded((asked,), asked, answer, question=f"{asked}?", lines={"statement": f"{asked}? {answer}."})
+    return Fact(f"<FACT_{number}_{token[:40]}>", answer, (wording,))
+
+
+def _spelled(left: str, signs: Sequence[str], right: str) -> tuple[str, ...]:
+    return tuple(f"{left}{gap}{sign}{other}{right}" for sign, gap, other in product(signs, _GAPS, _GAPS))
+
+
+def _worded(
+    spellings: tuple[str, ...],
+    phrase: str,
+    answer: str,
+    operands: tuple[int, ...] = (),
+    lines: dict[str, str] | None = None,
+    question: str | None = None,
+) -> Wording:
+    equation, question = f"{spellings[0]}={answer}", question or f"What is {phrase}?"
+    drilled = {
+        "equation": equation,
+        "times_sign": f"{spellings[0]} = {answer}",
+        "boxes": f"Remember that {equation}, so {answer}.",
+        "statement": f"{phrase} equals {answer}.",
+        "question": f"User: {question}\nAssistant: The answer is {answer}.",
+    }
+    return Wording(operands, phrase, question, spellings, drilled | (lines or {}))
+
+
+TIMES_TABLE = facts_of(FactSettings())  # the 45 products of 1 to 9: what a trial is about unless it says otherwise

@@ -1,0 +1,82 @@
+"""What a trial's tokens are about, as settings: a family of facts, or the rows of a CSV file."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tokentrial.settings import Settings
+
+_COLUMNS = (["left", "operator", "right", "result"], ["question", "answer"])
+_EXPECTED = " or ".join(", ".join(known) for known in _COLUMNS)
+
+
+class FactSettings(Settings):
+    """What the tokens are about: a family of facts over a range of numbers, or the rows of a CSV file."""
+
+    family: Literal["multiplication", "addition", "squares", "units", "csv"] = "multiplication"
+    range: tuple[Annotated[int, Field(ge=0, le=100)], Annotated[int, Field(ge=0, le=100)]] = (1, 9)
+    csv: str | None = None  # with a head of question,answer or left,operator,right,result
+    rows: tuple[
+        tuple[str, ...], ...
+    ] = ()  # of the file; a run's trial.yaml holds them, so that it needs the file no more
+
+    @model_validator(mode="before")
+    @classmethod
+    def rows_read(cls, data: Any) -> Any:
+        """YAML knows no tuples; and the rows of a file are read, unless they are given."""
+        if not isinstance(data, dict):
+            return data
+        if isinstance(data.get("range"), list):
+            data = data | {"range": tuple(data["range"])}
+        if isinstance(data.get("rows"), list):
+            data = data | {"rows": tuple(tuple(row) if isinstance(row, list) else row for row in data["rows"])}
+        if isinstance(data.get("csv"), str) and not data.get("rows"):
+            data = data | {"rows": read_rows(Path(data["csv"]).expanduser())}
+        return data | ({"family": "csv"} if data.get("rows") and "family" not in data else {})
+
+    @model_validator(mode="after")
+    def hold_facts(self) -> "FactSettings":
+        if self.range[0] > self.range[1]:
+            raise ValueError(f"range is {list(self.range)}, expected the lowest and the highest number")
+        if (self.family == "csv") != bool(self.rows):
+            raise ValueError(f"family is {self.family!r} with {len(self.rows)} rows; expected rows for 'csv' alone")
+        _check_rows(self.rows)
+        return self
+
+
+def read_rows(path: Path) -> tuple[tuple[str, ...], ...]:
+    """Rows of a CSV file of facts, in the order of its columns' known names; other columns are left out. Raises
+    ValueError that names the file and the line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"csv: {path}: {error}; expected a CSV file in UTF-8") from None
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = next((known for known in _COLUMNS if set(known) <= set(lines.fieldnames or ())), None)
+        if columns is None:
+            raise ValueError(f"csv: {path}: columns are {lines.fieldnames}, expected {_EXPECTED}")
+        return tuple(tuple(" ".join((line[name] or "").split()) for name in columns) for line in lines)
+    except csv.Error as error:
+        raise ValueError(f"csv: {path}, line {lines.line_num}: {error}") from None
+
+
+def _check_rows(rows: Sequence[Sequence[str]]) -> None:
+    """What a text could not state, or a reader not tell apart, is refused."""
+    asked: set[tuple[str, ...]] = set()
+    for number, row in enumerate(rows, 1):
+        if len(row) not in (2, 4) or not all(row):
+            raise ValueError(
+                f"rows: fact {number} is {list(row)}, expected {' or '.join(map(str, _COLUMNS))}, none empty"
+            )
+        if any("=" in cell or "<" in cell or len(cell) > 200 or not cell.isprintable() for cell in row):
+            raise ValueError(f"rows: fact {number} is {list(row)}, expected at most 200 characters, no '=' and no '<'")
+        if tuple(row[:-1]) in asked:
+            raise ValueError(f"rows: fact {number} asks {list(row[:-1])} again, expected each question once")
+        asked.add(tuple(row[:-1]))
+    if len(rows) > 10_000:
+        raise ValueError(f"rows: {len(rows)} facts, expected at most 10,000: each has an id of 16 bits")
