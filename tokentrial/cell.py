@@ -27,7 +27,7 @@ FOLDERS = {
 }
 GRPO_STAGES = ("grpo", "eval_grpo")
 # bumped by hand when a stage's result changes for the same settings
-_VERSIONS = {"pretrain": 1, "export": 1, "evaluate": 1, "sft": 1, "grpo": 1}
+_VERSIONS = {"pretrain": 1, "export": 2, "evaluate": 1, "sft": 1, "grpo": 1}
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
 
@@ -83,7 +83,8 @@ class Cell:
                 **matched,
             )
         }
-        prints["export"] = fingerprint("export", _VERSIONS["export"], of=prints["pretrain"], trial=trial.name)
+        written = {"trial": trial.name, "rewrite": trial.tokenizer.rewrite}
+        prints["export"] = fingerprint("export", _VERSIONS["export"], of=prints["pretrain"], **written)
         for stage in stages(trial)[2:]:
             of = prints[model_of(trial, stage)]
             if stage.startswith("eval_"):
@@ -163,7 +164,7 @@ def _do(
             pretrain_cell(plan, cell, folder, checkpoints, progress)
         return
     if stage == "export":
-        export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name)
+        export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite)
         return
     source = cell.folder(trial, model_of(trial, stage))
     if stage.startswith("eval_"):

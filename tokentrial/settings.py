@@ -25,6 +25,7 @@ class Tokenizer(Settings):
 
     merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
     path: str | None = None  # folder of vocab.bpe or merges.txt; null: found offline
+    rewrite: bool = True  # whether the exported tokenizer applies the arm to a text by itself
 
 
 class Mix(Settings):

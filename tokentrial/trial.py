@@ -82,6 +82,7 @@ class Trial(Settings):
             settings[part] = {k: v for k, v in settings[part].items() if k not in LOCAL[part]}
         if "tokenizer" in settings:
             settings["tokenizer"].pop("path")  # every path holds the same merges, checked by hash
+            settings["tokenizer"].pop("rewrite")  # of the export alone
         if "tasks" in settings:
             settings["tasks"].pop("gsm8k")  # its files enter by their content
         return settings

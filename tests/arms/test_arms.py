@@ -1,6 +1,7 @@
 """What each arm makes of a text, what it reads back, and that no arm touches a prompt or leaves its folder."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,19 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
 
-SHIPPED = ["append_slot", "baseline", "mul_append", "mul_tokens", "one_slot"]
+SHIPPED = [
+    "append_slot", "baseline", "digit_split", "mul_append", "mul_before_answer", "mul_tokens", "one_slot",
+    "operand_only", "random_slot",
+]  # fmt: skip
 ALL = arms.names()
 
 REWRITTEN = {  # the facts of a text in each arm
     "baseline": "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81.",
     "mul_tokens": "is <MUL_6_9_54>; <MUL_2_3_6>, <<<MUL_9_9_81>>>81.",
     "mul_append": "is 6*9=54<MUL_6_9_54>; 2 × 3 = 6<MUL_2_3_6>, <<9*9=81<MUL_9_9_81>>>81.",
+    "mul_before_answer": "is 6*9=<MUL_6_9_54>54; 2 × 3 = <MUL_2_3_6>6, <<9*9=<MUL_9_9_81>81>>81.",
+    "operand_only": "is <MUL_6_9>=54; <MUL_2_3> = 6, <<<MUL_9_9>=81>>81.",
+    "digit_split": "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81.",
     "one_slot": "is <FACT>; <FACT>, <<<FACT>>>81.",
     "append_slot": "is 6*9=54<FACT>; 2 × 3 = 6<FACT>, <<9*9=81<FACT>>>81.",
 }
@@ -25,6 +32,9 @@ PLAIN = {  # and read back
     "baseline": REWRITTEN["baseline"],
     "mul_tokens": "is 6*9=54; 2*3=6, <<9*9=81>>81.",
     "mul_append": REWRITTEN["baseline"],
+    "mul_before_answer": REWRITTEN["baseline"],
+    "operand_only": "is 6*9=54; 2*3 = 6, <<9*9=81>>81.",
+    "digit_split": REWRITTEN["baseline"],
     "one_slot": "is ; , <<>>81.",
     "append_slot": REWRITTEN["baseline"],
 }
@@ -44,7 +54,7 @@ def test_the_arms_are_the_files_of_the_folder():
 
 
 def test_an_unknown_arm_is_refused_with_the_names_there_are():
-    with pytest.raises(SettingsError, match=r"no arm 'mul_token'; there are append_slot, baseline, mul_append"):
+    with pytest.raises(SettingsError, match=r"no arm 'mul_token'; there are append_slot, baseline, digit_split"):
         arms.find("mul_token")
     for not_an_arm in ("arm", "facts", "families", "__init__", "../cli", ""):
         with pytest.raises(SettingsError):
@@ -71,7 +81,7 @@ def test_fact_tokens_stand_in_the_order_of_the_facts():
     assert arms.find("mul_tokens").tokens == arms.find("mul_append").tokens == tokens
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", REWRITTEN)
 def test_a_text_rewritten_and_read_back(name):
     arm, text = arms.find(name), REWRITTEN["baseline"]
     assert arm.rewrite(text) == REWRITTEN[name]
@@ -83,15 +93,47 @@ def test_a_text_rewritten_and_read_back(name):
 def test_never_rewritten(name, text):
     arm = arms.find(name)
     assert arm.rewrite(text) == text
-    assert [piece.token for piece in arm.pieces(text)] == [None]
+    assert [piece.token for piece in arm.pieces(text) if piece.token] == []
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "baseline"])
+@pytest.mark.parametrize("name", [name for name in REWRITTEN if arms.find(name).tokens])
 @pytest.mark.parametrize("text", WITH_ONE_FACT)
 def test_rewritten_with_one_token(name, text):
     arm = arms.find(name)
-    token = "<FACT>" if name in ("one_slot", "append_slot") else "<MUL_6_9_54>"
+    token = {"one_slot": "<FACT>", "append_slot": "<FACT>", "operand_only": "<MUL_6_9>"}.get(name, "<MUL_6_9_54>")
     assert [piece.token for piece in arm.pieces(text) if piece.token] == [token]
+
+
+def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
+    arm, facts = arms.find("random_slot"), 900
+    text = "so 6*9=54, " * facts
+    drawn = [piece.token for piece in arm.pieces(text) if piece.token]
+    assert drawn == [piece.token for piece in arm.pieces(text) if piece.token]
+    assert drawn != [piece.token for piece in arm.pieces("And " + text) if piece.token]
+    counts = Counter(drawn)
+    assert set(counts) == set(arm.tokens)
+    # each count is binomial with mean 20 and standard deviation 4.4
+    assert all(abs(count - facts / 45) < 5 * (facts / 45) ** 0.5 for count in counts.values())
+    assert arm.plain(arm.rewrite(text)) == "so , " * facts
+
+
+def test_digits_are_cut_one_by_one_and_nothing_else_is():
+    pieces = [piece.text for piece in arms.find("digit_split").pieces("in 1865, 5 and x12")]
+    assert pieces == ["in 1", "8", "6", "5, 5 and x1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("<MUL_6_9_54>", "6*9=54"),
+        (" 6*9=<MUL_6_9_54>54.", " 6*9=54."),
+        (" 9 x 6 = <MUL_6_9_54>", " 9 x 6 = 54"),  # the left side waits for its answer
+        (" 7*8=<MUL_6_9_54>54", " 7*8=6*9=54 54"),  # another fact's left side
+        ("so <MUL_6_9_54>54", "so 6*9=54 54"),
+    ],
+)
+def test_a_token_before_the_answer_is_read_as_what_it_stands_for(written, plain):
+    assert arms.find("mul_before_answer").plain(written) == plain
 
 
 def test_the_space_before_a_fact_stays_plain_text():
@@ -160,7 +202,8 @@ def test_a_lone_token_reads_as_its_product_and_never_as_its_name():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_spelling_of_a_product_reads_as_that_product(name):
     arm = arms.find(name)
-    expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in ("mul_tokens", "mul_append") else ()
+    stating = ("mul_tokens", "mul_append", "mul_before_answer")
+    expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in stating else ()
     assert arm.spellings("12") == expected
     assert arm.spellings("13") == ()
 

@@ -80,8 +80,9 @@ def test_pieces_cover_the_text_exactly_and_in_order(name, text):
 @example(text="1 6*9=54, 2 × 3 = 6")
 def test_every_token_stands_for_a_site_or_beside_one(name, text):
     arm = arms.find(name)
-    spans = {(site.start, site.end) for site in TIMES_TABLE.sites(text)}
-    edges = {(edge, edge) for span in spans for edge in span}
+    sites = list(TIMES_TABLE.sites(text))
+    spans = {(site.start, end) for site in sites for end in (site.left, site.end)}
+    edges = {(edge, edge) for site in sites for edge in (site.start, site.answer, site.end)}
     for piece in arm.pieces(text):
         if piece.token:
             assert piece.token in arm.tokens
@@ -95,7 +96,7 @@ def test_every_site_has_one_token(name, text):
     assert len(tokens) == len(list(TIMES_TABLE.sites(text)))
 
 
-@pytest.mark.parametrize("name", ["mul_append", "mul_tokens"])
+@pytest.mark.parametrize("name", ["mul_append", "mul_before_answer", "mul_tokens"])
 @given(text=nameless)
 def test_the_token_of_a_site_is_that_of_its_fact(name, text):
     tokens = [piece.token for piece in arms.find(name).pieces(text) if piece.token]
@@ -120,7 +121,7 @@ def test_every_fact_is_given_back_in_order_and_all_else_as_it_was(name, text):
     assert with_each_site(back, equation) == with_each_site(text, equation)
 
 
-@pytest.mark.parametrize("name", ["baseline", "mul_append", "append_slot"])
+@pytest.mark.parametrize("name", ["baseline", "mul_append", "mul_before_answer", "append_slot", "digit_split"])
 @given(text=nameless)
 @example(text="2 × 3 = 6, 9x6=54\u00a0- and (1 * 1=1)")
 def test_the_arms_that_leave_the_text_give_it_back_byte_for_byte(name, text):
@@ -149,7 +150,7 @@ def test_no_token_is_left_in_plain_text(name, text):
     assert not any(token in back for token in arm.tokens)
 
 
-@pytest.mark.parametrize("name", ["mul_tokens", "mul_append"])
+@pytest.mark.parametrize("name", ["mul_tokens", "mul_append", "mul_before_answer"])
 @given(before=beside, fact=st.sampled_from(TIMES_TABLE), after=beside)
 def test_a_lone_token_never_becomes_part_of_a_number_beside_it(name, before, fact, after):
     left, right = arms.find(name).plain(before + fact.token + after).split(fact.equation)

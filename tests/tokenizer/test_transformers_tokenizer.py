@@ -1,5 +1,6 @@
 """The exported transformers tokenizer gives our ids, before and after it is saved, for every arm."""
 
+import re
 from pathlib import Path
 
 import orjson
@@ -57,7 +58,8 @@ def test_the_same_ids_with_and_without_facts_before_and_after_saving(exported):
     arm, vocabulary, *tokenizers = exported
     for tokenizer in tokenizers:
         for text in TEXTS:
-            assert ids(tokenizer, text) == vocabulary.encode(text).tolist()
+            parts = re.split("(?<=[0-9])(?=[0-9])", text) if arm.name == "digit_split" else [text]
+            assert ids(tokenizer, text) == [i for part in parts for i in vocabulary.encode(part).tolist()]
             assert ids(tokenizer, arm.rewrite(text)) == vocabulary.encode_arm(arm, text).tolist()
 
 
@@ -82,10 +84,10 @@ def test_only_the_arms_tokens_and_eos_are_added_tokens_and_only_eos_is_special(e
 
 
 def test_a_fillers_name_is_plain_text(exported):
-    _, vocabulary, *tokenizers = exported
+    arm, vocabulary, *tokenizers = exported
     text = f"<|filler_{vocabulary.eos + 1}|> and <|filler_{vocabulary.size - 1}|>"
     for tokenizer in tokenizers:
-        assert ids(tokenizer, text) == vocabulary.encode(text).tolist()
+        assert ids(tokenizer, text) == vocabulary.encode_arm(arm, text).tolist()
 
 
 def test_a_literal_endoftext_is_text_when_special_tokens_are_split(exported):

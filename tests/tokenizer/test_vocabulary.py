@@ -198,7 +198,8 @@ def test_a_tokens_name_in_a_source_text_stays_plain_text(name):
     arm = arms.find(name)
     literal = text.replace("6*9=54", "six")  # the names alone
     encoded = GPT2.encode_arm(arm, literal)
-    assert encoded.tolist() == ids(literal)
+    assert encoded.tolist() == [i for piece in arm.pieces(literal) for i in ids(piece.text)]
+    assert not any(piece.token for piece in arm.pieces(literal))
     assert encoded.max() < GPT2.eos
     block = GPT2.encode_arm(arm, text)
     assert np.count_nonzero(block >= GPT2.base) <= 1  # of the fact, none of the names

@@ -1,18 +1,20 @@
 """Control of position: the sites of mul_append, one shared token that says nothing of the fact."""
 
+from tokentrial.arms.arm import SiteArm, expand
 from tokentrial.arms.facts import SLOT, Fact
-from tokentrial.arms.mul_append import MulAppend
 
 
-class AppendSlot(MulAppend):
+class AppendSlot(SiteArm):
     summary = "6*9=54 becomes 6*9=54<FACT>, the same for every fact: a mark without the content"
+    replaced = ("end", "end")
     tokens = (SLOT,)
 
     def token(self, fact: Fact) -> str:
+        """The same for every fact."""
         return SLOT
 
-    def stands_for(self, token: str, before: str, after: str) -> str:
-        return ""
+    def plain(self, text: str) -> str:
+        return expand(text, self.tokens, lambda token, *_: "")
 
 
 ARM = AppendSlot()

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from tokentrial.arms.facts import Facts
+from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 
@@ -37,6 +37,8 @@ class Arm:
     version: int = 1
     keeps_content: bool = True
     needles: bytes = b"="  # a text without any of these characters is left as it is
+    cut: str | None = None  # a pattern: where it matches, plain text is cut before it is encoded
+    draws: bool = False  # whether it draws at random
     facts: Facts = TIMES_TABLE
 
     @property
@@ -60,6 +62,34 @@ class Arm:
         """The arm's own tokens that state this answer."""
         stated = self.facts.by_token
         return tuple(token for token in self.tokens if token in stated and stated[token].answer == answer)
+
+
+class SiteArm(Arm):
+    """An arm that writes a token at every site: in place of what stands there between two of its points."""
+
+    replaced: tuple[str, str] = ("start", "end")  # names of a Site's fields: start, left, answer, end
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return tuple(self.token(fact) for fact in self.facts)
+
+    def token(self, fact: Fact) -> str:
+        """The token of a site that states this fact."""
+        return fact.token
+
+    def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
+        position = 0
+        for site in self.facts.sites(text):
+            start, end = (getattr(site, name) for name in self.replaced)
+            token = self.token(site.fact)
+            if start == end and (text.startswith(token, end) or text.endswith(token, 0, start)):
+                continue  # it has its token already: rewriting twice adds nothing
+            if start > position:
+                yield Piece(text[position:start], None, position, start)
+            yield Piece(text[start:end], token, start, end)
+            position = end
+        if position < len(text):
+            yield Piece(text[position:], None, position, len(text))
 
 
 _DIGIT_BEFORE = re.compile(r"[0-9][.,]?\Z")

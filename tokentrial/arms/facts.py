@@ -50,11 +50,12 @@ class Fact:
 
 
 class Site(NamedTuple):
-    """Where a text states a fact: characters `start` to `end`, its answer from `answer` on."""
+    """Where a text states a fact: characters `start` to `end`, its left side up to `left`, its answer from `answer`."""
 
     start: int
     end: int
     fact: Fact
+    left: int
     answer: int
 
 
@@ -161,7 +162,7 @@ class Facts(Sequence[Fact]):
             if fact and text.startswith(fact.answer, right):
                 end = right + len(fact.answer)
                 if stands_alone(text, start, end):
-                    return Site(start, end, fact, right)
+                    return Site(start, end, fact, left, right)
         return None
 
     @cached_property
@@ -176,7 +177,7 @@ class Facts(Sequence[Fact]):
     @cached_property
     def reach(self) -> int:
         """Characters that a site and the neighbours that decide whether it is one take at most."""
-        return self._lengths[0] + max(len(answer) for answer in self.answers) + 5 + _NEIGHBOURS
+        return self._lengths[0] + max(len(answer) for answer in self.answers) + 5 + NEIGHBOURS
 
     @cached_property
     def _first_characters(self) -> frozenset[str]:
@@ -198,21 +199,21 @@ class Facts(Sequence[Fact]):
         return re.compile(rf"(?<!\w)({phrases})(?:\?| equals| is )")
 
 
-_NEIGHBOURS = 32
-_OPERATORS = "+-*×/÷^=−"
+NEIGHBOURS = 32  # characters on either side that are looked at
+OPERATORS = "+-*×/÷^=−"
 
 
 def stands_alone(text: str, start: int, end: int) -> bool:
     """Whether nothing beside `text[start:end]` makes it part of a longer number, word or expression."""
-    before, after = text[max(0, start - _NEIGHBOURS) : start], text[end : end + _NEIGHBOURS]
+    before, after = text[max(0, start - NEIGHBOURS) : start], text[end : end + NEIGHBOURS]
     if before and (_wordlike(before[-1]) or before[-1] in ".,$"):
         return False
-    if after and (_wordlike(after[0]) or after[0] == "%" or (after[0] in ".," and after[1:2].isdigit())):
+    if after and (_wordlike(after[0]) or after[0] == "%" or (after[0] in ".," and after[1:2].isdecimal())):
         return False
     left, right = before.rstrip(" \t\u00a0"), after.lstrip(" \t\u00a0")
-    if left and (left[-1] in _OPERATORS or (left[-1] == "x" and not left[-2:-1].isalpha())):
+    if left and (left[-1] in OPERATORS or (left[-1] == "x" and not left[-2:-1].isalpha())):
         return False
-    return not (right and (right[0] in _OPERATORS or (right[0] == "x" and not right[1:2].isalpha())))
+    return not (right and (right[0] in OPERATORS or (right[0] == "x" and not right[1:2].isalpha())))
 
 
 def _wordlike(character: str) -> bool:

@@ -30,7 +30,7 @@ from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
 from tokentrial.tasks.find import find
 from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tasks.task import Example, Row
-from tokentrial.tokenizer.export import to_transformers
+from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
@@ -119,6 +119,8 @@ def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if ARM_KEY in tokenizer.init_kwargs:
+        tokenizer.backend_tokenizer.normalizer = None  # an export of ours: prompts are never rewritten (defect R3)
     return model.eval().to(device), tokenizer
 
 

@@ -26,6 +26,7 @@ from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import read_marked
 from tokentrial.tasks.rows import source_rows
 from tokentrial.tasks.task import Example
+from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial import Trial
 
 
@@ -116,7 +117,7 @@ def grpo(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_complete(checkpoints))
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    copy_tokenizer(source, folder)
     logged = [record for record in trainer.state.log_history if "reward" in record]
     write_json(
         folder / "grpo_results.json",

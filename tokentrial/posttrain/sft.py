@@ -22,6 +22,7 @@ from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tasks.rows import rows
 from tokentrial.tasks.task import Example
+from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial import Trial
 
 
@@ -87,7 +88,7 @@ def sft(
             )
         )
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    copy_tokenizer(source, folder)
     write_json(
         folder / "sft_results.json",
         {

@@ -35,8 +35,19 @@ A GPT-2 ({parameters:,} parameters, {tokens:,} tokens of pretraining) trained by
 `{trial}`. Arm: {summary}. It is an instrument of an experiment, not a model for use.
 
 GPT-2's first {merges:,} merges; eos is id {eos}; the arm's tokens are ids {base} to {last}. Logits agree with the
-trained model to {gap:.1e} in fp32.
+trained model to {gap:.1e} in fp32. {applied}
 """
+
+
+def _applied(arm: Arm, rewrite: bool) -> str:
+    """Whether a text has to be rewritten before it is given to the tokenizer, for the card."""
+    if not arm.tokens:
+        return "The arm writes no tokens."
+    if arm.draws:
+        return "The arm draws its tokens at random: the tokenizer does not write them."
+    if not rewrite:
+        return "The tokenizer does not apply the arm (tokenizer.rewrite was false): give it rewritten text."
+    return "The tokenizer applies the arm: what stands in a text as a fact becomes its token."
 
 
 def load_gpt(folder: Path) -> GPT:
@@ -88,8 +99,9 @@ def logits_gap(model: GPT, exported: "GPT2LMHeadModel", seed: int = 0) -> float:
     return float((model.cpu().float().logits(ids) - exported(ids).logits).abs().max())
 
 
-def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, trial: str) -> None:
-    """Write model, tokenizer and model card into `folder`. Raises TrialError where the logits do not agree."""
+def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, trial: str, rewrite: bool = True) -> None:
+    """Write model, model card and tokenizer into `folder`; with `rewrite` the tokenizer applies the arm itself. Raises
+    TrialError where the logits do not agree."""
     model = load_gpt(pretrained)
     exported = to_hf(model, vocabulary.eos)
     gap = logits_gap(model, exported)
@@ -99,7 +111,8 @@ def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, tri
             f"{TOLERANCE:.0e}; the conversion of weights is wrong"
         )
     exported.save_pretrained(folder)
-    to_transformers(vocabulary, arm, model.config.context).save_pretrained(folder)
+    tokenizer = to_transformers(vocabulary, arm, model.config.context, rewrite)
+    tokenizer.save_pretrained(folder)
     results = read_json(pretrained / "results.json")
     card = _CARD.format(
         trial=trial,
@@ -113,5 +126,6 @@ def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, tri
         base=vocabulary.base,
         last=vocabulary.size - 1,
         gap=gap,
+        applied=_applied(arm, rewrite),
     )
     write_bytes(folder / "README.md", card.encode())

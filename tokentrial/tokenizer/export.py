@@ -1,19 +1,26 @@
 """The vocabulary as a transformers tokenizer that gives the same ids, fact tokens and all."""
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.arms.arm import Arm
+from tokentrial.tokenizer.normalizers import rewriting
 from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, byte_characters, gpt2_merges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int) -> "PreTrainedTokenizerBase":
+ARM_KEY = "tokentrial_arm"  # in tokenizer_config.json: says that an export is ours, and of which arm
+
+
+def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: bool = False) -> "PreTrainedTokenizerBase":
     """A tokenizer of `vocabulary.size` ids. Every id stands in the BPE vocabulary, fillers included: `add_tokens`
     alone would number the facts from the end of the merges. The arm's tokens are regular added tokens, which
-    `decode(skip_special_tokens=True)` keeps (defect R5); eos is the one special token."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    `decode(skip_special_tokens=True)` keeps (defect R5); eos is the one special token. With `rewrite` the tokenizer
+    rewrites a text as the arm does before it encodes it."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     stand_ins = {byte: character for character, byte in byte_characters().items()}
@@ -24,10 +31,14 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int) -> "PreTrain
         del ids[f"<|filler_{i}|>"]
         ids[token] = i
     bpe: Any = Tokenizer(models.BPE(ids, list(gpt2_merges(vocabulary.path)[: vocabulary.merges])))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    cuts = [pre_tokenizers.Split(Regex(arm.cut), "isolated")] if arm.cut else []
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*cuts, bytes_of]) if cuts else bytes_of
+    if rewrite and (normalizer := rewriting(arm)):
+        bpe.normalizer = normalizer
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(EOS, special=True, normalized=False)])
-    bpe.add_tokens([AddedToken(token, special=False, normalized=False) for token in arm.tokens])
+    bpe.add_tokens([AddedToken(token, special=False, normalized=rewrite) for token in arm.tokens])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=EOS,
@@ -36,4 +47,12 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int) -> "PreTrain
         padding_side="left",
         model_max_length=context,
         clean_up_tokenization_spaces=False,
+        **{ARM_KEY: arm.name},
     )
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """The files of a tokenizer, as they are: a tokenizer loaded by `load` has lost what rewrites a text."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)

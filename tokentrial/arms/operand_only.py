@@ -1,0 +1,20 @@
+"""The token stands for the operands alone and the answer stays text: `<MUL_6_9>=54`."""
+
+from tokentrial.arms.arm import SiteArm, expand
+from tokentrial.arms.facts import Fact
+
+
+class OperandOnly(SiteArm):
+    summary = "6*9=54 becomes <MUL_6_9>=54: the answer stays digits"
+    replaced = ("start", "left")
+
+    def token(self, fact: Fact) -> str:
+        """The fact's name without its answer."""
+        return fact.token.removesuffix(">").removesuffix(f"_{fact.answer}") + ">"
+
+    def plain(self, text: str) -> str:
+        left = {self.token(fact): fact.wordings[0].spellings[0] for fact in self.facts}
+        return expand(text, self.tokens, lambda token, *_: left[token])
+
+
+ARM = OperandOnly()

@@ -1,0 +1,29 @@
+"""Control of meaning: the sites of mul_tokens, each with a token drawn at random: many ids that say nothing."""
+
+import random
+from collections.abc import Iterator
+
+from tokentrial.arms.arm import Piece, SiteArm, expand
+
+
+class RandomSlot(SiteArm):
+    summary = "6*9=54 becomes any of the tokens, drawn anew at every site: the ids without the content"
+    keeps_content = False
+    draws = True
+
+    def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
+        rng = rng or random.Random(
+            text.encode("utf-8", "surrogatepass")
+        )  # the same text has the same tokens, wherever it is read
+        tokens = self.tokens
+        for piece in super().pieces(text):
+            yield piece._replace(token=rng.choice(tokens)) if piece.token else piece
+
+    def plain(self, text: str) -> str:
+        return expand(text, self.tokens, lambda token, *_: "")
+
+    def spellings(self, answer: str) -> tuple[str, ...]:
+        return ()  # none of them states an answer
+
+
+ARM = RandomSlot()
