@@ -36,7 +36,7 @@ class FactSettings(Settings):
             data = data | {"rows": tuple(tuple(row) if isinstance(row, list) else row for row in data["rows"])}
         if isinstance(data.get("csv"), str) and not data.get("rows"):
             data = data | {"rows": read_rows(Path(data["csv"]).expanduser())}
-        return data | ({"family": "csv"} if data.get("rows") and "family" not in data else {})
+        return data | ({"family": "csv"} if "family" not in data and (data.get("csv") or data.get("rows")) else {})
 
     @model_validator(mode="after")
     def hold_facts(self) -> "FactSettings":
@@ -62,7 +62,7 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], ...]:
             raise ValueError(f"csv: {path}: columns are {lines.fieldnames}, expected {_EXPECTED}")
         return tuple(tuple(" ".join((line[name] or "").split()) for name in columns) for line in lines)
     except csv.Error as error:
-        raise ValueError(f"csv: {path}, line {lines.line_num}: {error}") from None
+        raise ValueError(f"csv: {path}, after line {lines.line_num}: {error}") from None
 
 
 def _check_rows(rows: Sequence[Sequence[str]]) -> None:

@@ -99,7 +99,9 @@ def _of_row(number: int, row: Sequence[str]) -> Fact:
         numbers = tuple(int(side) for side in (left[0], left[2]) if re.fullmatch("[0-9]+", side))
         return Fact(f"<FACT_{number}_{token[:40]}>", answer, (_worded(spellings, phrase, answer, numbers),))
     asked = left[0].removesuffix("?").rstrip()
-    wording = _worded((asked,), asked, answer, question=f"{asked}?", lines={"statement": f"{asked}? {answer}."})
+    topic = re.sub(r"^(?:What|Who) (?:is|was) ", "", asked)  # the capital of France
+    statement = f"{topic} is {answer}." if topic != asked else f"{asked}? {answer}."
+    wording = _worded((topic,), topic, answer, question=f"{asked}?", lines={"statement": statement})
     return Fact(f"<FACT_{number}_{token[:40]}>", answer, (wording,))
 
 

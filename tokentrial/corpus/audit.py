@@ -97,9 +97,9 @@ def leaks(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> 
         for treatment in treatments:
             if any(piece.token for piece in treatment.pieces(probe.prompt)):
                 problems.append(f"leak: {treatment.name} rewrites the prompt {probe.prompt!r}")
-        numbers = Counter(word.strip("?.,") for word in probe.prompt.split())
-        own = list(map(str, probe.operands)) or probe.question.split()
-        if numbers[probe.answer] > own.count(probe.answer):
+        words, asked = ([word.strip("?.,") for word in text.split()] for text in (probe.prompt, probe.question))
+        own = list(map(str, probe.operands)) or asked
+        if words.count(probe.answer) > own.count(probe.answer):
             problems.append(f"leak: the prompt {probe.prompt!r} holds its answer {probe.answer}")
     return problems
 
@@ -119,7 +119,8 @@ def missing(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
                 asking = any(mix[form] for form in ASKING) and fact not in unasked
                 if asking and not any(forms[form] for form in ASKING):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never asked and should be")
-                replaced = treatment.keeps_content and fact.equation not in treatment.rewrite(fact.equation)
+                written, left = treatment.rewrite(fact.equation), fact.wordings[0].spellings[0]
+                replaced = treatment.keeps_content and not (left in written and fact.answer in written)
                 if replaced and not forms["boxes"]:
                     problems.append(
                         f"unlinked: {arm}, seed {seed}: the token of {fact.equation} never stands beside its "

@@ -1,0 +1,180 @@
+"""Families of facts: what a trial says it is about is what its tokens, sites, drills and probes are about."""
+
+import math
+import pickle
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.facts import ASKING
+from tokentrial.arms.families import TIMES_TABLE, facts_of
+from tokentrial.corpus import drills
+from tokentrial.errors import SettingsError
+from tokentrial.settings import Mix
+from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.trial import load
+
+FAMILIES = {
+    "additions": "{family: addition, range: [1, 9]}",
+    "products to 12": "{range: [1, 12]}",
+    "products to 20": "{range: [1, 20]}",
+    "squares": "{family: squares, range: [2, 30]}",
+    "units": "{family: units}",
+    "capitals": "{csv: tests/capitals.csv}",
+    "sums of a file": "{csv: FILE}",
+}
+SUMS = "left,operator,right,result\n3,+,4,7\n10,-,2,8\nsodium,+,chlorine,table salt\n"
+
+
+@pytest.fixture(params=FAMILIES)
+def facts(request, tmp_path):
+    (tmp_path / "sums.csv").write_text(SUMS)
+    setting = FAMILIES[request.param].replace("FILE", str(tmp_path / "sums.csv"))
+    return facts_of(load("smoke", [f"facts={setting}"]).facts)
+
+
+def test_a_family_has_as_many_facts_and_answers_as_arithmetic_says():
+    def of(setting):
+        return facts_of(load("smoke", [f"facts={setting}"]).facts)
+
+    for limit in (9, 12, 20):
+        pairs = [(a, b) for a in range(1, limit + 1) for b in range(a, limit + 1)]
+        made = of(f"{{range: [1, {limit}]}}")
+        assert [fact.equation for fact in made] == [f"{a}*{b}={a * b}" for a, b in pairs]
+        assert len(made.answers) == len({a * b for a, b in pairs})
+    added = of("{family: addition, range: [0, 9]}")
+    assert [fact.equation for fact in added] == [f"{a}+{b}={a + b}" for a in range(10) for b in range(a, 10)]
+    assert added.answers == tuple(map(str, range(19)))
+    assert [fact.equation for fact in of("{family: squares, range: [2, 4]}")] == ["2^2=4", "3^2=9", "4^2=16"]
+    assert "3 h=180 min" in [fact.equation for fact in of("{family: units}")]
+    assert of("{range: [1, 9]}") is TIMES_TABLE
+
+
+def test_every_fact_has_a_token_of_its_own_and_is_a_site_in_every_spelling(facts):
+    assert len(set(facts.tokens)) == len(facts)
+    for fact in facts:
+        for wording in fact.wordings:
+            for spelling in wording.spellings:
+                text = f"so {spelling}={fact.answer}, and {spelling} = {fact.answer}."
+                assert [(site.fact, text[site.start : site.end]) for site in facts.sites(text)] == [
+                    (fact, f"{spelling}={fact.answer}"),
+                    (fact, f"{spelling} = {fact.answer}"),
+                ]
+                assert list(facts.sites(f"so {spelling}={fact.answer}7 and {spelling}=no.")) == []
+
+
+def test_drills_state_what_they_say_and_never_ask_what_must_not_be_asked(facts):
+    never = facts.never_asked(1, 3)
+    assert 0 < len(never) <= len(facts) / 3 + 1
+    made = drills.documents(facts, Mix().model_dump(), 12, never, random.Random(0))
+    lines = 0
+    for _, text in zip(range(60), made, strict=False):
+        stated = list(drills.read(facts, text))
+        assert len(stated) == 12
+        assert not {fact for fact, form in stated if form in ASKING} & never
+        assert not facts.asked_in(text) & never
+        lines += len(stated)
+    assert lines == 720
+
+
+def test_a_question_or_statement_asks_its_fact(facts):
+    for fact in facts:
+        for wording in fact.wordings:
+            for form in ASKING:
+                assert facts.asked_in(wording.lines[form]) == {fact}
+            assert facts.asked_in(wording.lines["equation"]) == set()
+
+
+def test_the_folds_take_turns_and_leave_no_hard_fact_out(facts):
+    folds = [facts.never_asked(seed, 3) for seed in range(3)]
+    assert set().union(*folds) == set(facts.hard)
+    assert sum(map(len, folds)) == len(facts.hard)
+    assert facts.never_asked(5, 3) == folds[2]
+
+
+def test_the_table_asks_every_fact_and_reads_its_answer_in_every_spelling(facts):
+    task = Arithmetic(0, 0, facts)
+    table = task.table()
+    assert len({example.question for example in table}) == len(table) == sum(len(fact.wordings) for fact in facts)
+    for example in table:
+        for said in (f" {example.answer}", f" {example.answer}.\nUser: 1", f" {example.left}={example.answer}."):
+            assert task.score(example, said), said
+        other = next(answer for answer in facts.answers if answer != example.answer)
+        assert not task.score(example, f" {other}.")
+        assert not task.score(example, "")
+
+
+@pytest.mark.parametrize("name", [name for name in arms.names() if arms.find(name).keeps_content])
+def test_every_arm_gives_every_fact_back(name, facts):
+    arm = arms.find(name, facts)
+    text = "; ".join(fact.equation for fact in facts)
+    assert arm.plain(arm.rewrite(text)) == text
+    assert arm.rewrite(arm.rewrite(text)) == arm.rewrite(text)
+    assert len(set(arm.tokens)) == len(arm.tokens) <= len(facts)
+
+
+def test_a_picture_has_a_place_for_every_question(facts):
+    places = facts.places
+    assert set(places) == {example.question for example in Arithmetic(0, 0, facts).table()}
+    assert len(set(places.values())) == len(places)
+    rows, columns = (max(place[side] for place in places.values()) + 1 for side in (0, 1))
+    assert rows * columns < 2 * len(places) + math.sqrt(len(places)) + 2
+
+
+def test_facts_sent_to_a_worker_are_the_same(facts):
+    received = pickle.loads(pickle.dumps(facts))
+    assert list(received) == list(facts)
+    assert received is facts  # this process has them already
+
+
+@given(st.text(max_size=60))
+def test_words_of_any_kind_are_read_without_an_error(text):
+    task = Arithmetic(0, 0, facts_of(load("smoke", ["facts={csv: tests/capitals.csv}"]).facts))
+    read = task.read(text)
+    assert read is None or read
+
+
+# a file of facts
+
+
+def refused(tmp_path, text, *more):
+    (tmp_path / "facts.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as error:
+        load("smoke", [f"facts={{csv: {tmp_path / 'facts.csv'}}}", *more])
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "expected left, operator, right, result or question, answer"),
+        ("question,answer\n", "expected rows for 'csv' alone"),
+        ("question,answer\nWhat?,\n", "none empty"),
+        ("question,answer\nWhat?,a\nWhat?,b\n", "expected each question once"),
+        ("question,answer\nx=y,a\n", "no '=' and no '<'"),
+        ("question,answer\nWhat?,<b>\n", "no '=' and no '<'"),
+        ('question,answer\n"What?" he said,a\n', "after line 1"),
+        ("question,answer\nWhat\u202e?,a\n", "no '=' and no '<'"),
+        ("", "expected left, operator, right, result or question, answer"),
+    ],
+)
+def test_a_file_that_no_text_could_state_is_refused_with_its_line(tmp_path, text, said):
+    assert said in refused(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"facts: csv: .*nowhere\.csv: .*No such file"):
+        load("smoke", [f"facts={{csv: {tmp_path}/nowhere.csv}}"])
+
+
+def test_a_run_remembers_its_rows_and_not_where_they_lay(tmp_path):
+    path = tmp_path / "sums.csv"
+    path.write_text(SUMS)
+    trial = load("smoke", [f"facts={{csv: {path}}}"])
+    path.rename(tmp_path / "elsewhere.csv")
+    moved = load("smoke", [f"facts={{csv: {tmp_path}/elsewhere.csv}}"])
+    assert trial.experiment("facts") == moved.experiment("facts")
+    assert [fact.equation for fact in facts_of(trial.facts)] == ["3+4=7", "10-2=8", "sodium+chlorine=table salt"]
