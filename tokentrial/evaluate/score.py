@@ -30,9 +30,15 @@ def non_digit_starts(tokenizer: Any, size: int) -> torch.Tensor:
     return torch.tensor([token is not None and token[:1] not in set("0123456789") for token in tokens])
 
 
-@torch.no_grad()
 def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[float]:
-    """For each example of the table, ln of the right product's share of the probability of the 36 products.
+    """For each example of the table, ln of the right product's share of the probability of the 36 products."""
+    shares = product_logprobs(model, tokenizer, arm, examples)
+    return [of[PRODUCTS.index(int(example.answer))] for example, of in zip(examples, shares, strict=True)]
+
+
+@torch.no_grad()
+def product_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[list[float]]:
+    """For each example of the table, ln of each of the 36 products' share of their probability, in their order.
 
     Each product's probability is summed over the ways to spell it, each closed by a non-digit.
     """
@@ -62,7 +68,7 @@ def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         by_product = torch.stack(
             [totals[[i for i, (p, _) in enumerate(spelled) if p == product]].logsumexp(0) for product in PRODUCTS]
         ).double()
-        scores.append(float(by_product.log_softmax(0)[PRODUCTS.index(int(example.answer))]))
+        scores.append(by_product.log_softmax(0).tolist())
     return scores
 
 

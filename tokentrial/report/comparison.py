@@ -17,6 +17,7 @@ from tokentrial.report.evidence import (
     ran,
     seconds_after_pretraining,
 )
+from tokentrial.report.mechanism import inside
 from tokentrial.report.outcomes import (
     METRICS,
     CellResults,
@@ -31,7 +32,7 @@ from tokentrial.trial import Trial
 if TYPE_CHECKING:
     from tokentrial.statistics.verdict import Contrast
 
-VERSION = 2
+VERSION = 3
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 LEARNT_AT = 0.6
@@ -158,6 +159,7 @@ def _compare(
         "checks": evidence.checks(),
         "corpus": corpus_checks(trial.folder / "corpus", trial.arms),
         "dose": dose(exposure, trial.arms, trial.seeds),
+        "mechanism": inside(trial.arms, trial.seeds, evaluated),
         "samples": evidence.samples(),
         "ran": ran(trial, evaluated, frozen),
         "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},
