@@ -183,9 +183,6 @@ def test_a_row_that_lies_with_the_unused_ones_looks_hardly_trained():
     embedding[6:12, :6] += 0.1 * np.eye(6)
     embedding[12, 0], embedding[13, 6] = 3.0, 0.5
     found = rows(embedding, {"<A>": 12, "<B>": 13}, {"<A>": 7, "<B>": 0}, 6, range(6, 12))
-    # a row (0.1, 1) beside the sum of the others, (0.1 x 5, 5): 5 / (|row| |sum|)
-    nearest = 5 / (math.sqrt(1.01) * math.sqrt(25 + 5 * 0.01))
-    assert found["unused_at_least"] == pytest.approx(nearest)
     assert found["tokens"]["<A>"]["length"] == pytest.approx(1.5)
     assert found["tokens"]["<B>"]["length"] == pytest.approx(0.25)
     assert {token: of["hardly_trained"] for token, of in found["tokens"].items()} == {"<A>": False, "<B>": True}
@@ -193,9 +190,31 @@ def test_a_row_that_lies_with_the_unused_ones_looks_hardly_trained():
     assert found["tokens"]["<B>"]["seen"] == 0
 
 
+def test_a_row_counts_as_hardly_trained_until_its_own_part_is_half_of_what_it_shares():
+    embedding = np.zeros((8, 4))
+    embedding[:, 3] = [1, 1, 1, 1, 1, 1, 2, 2]
+    embedding[6:, 0] = [0.98, 1.02]
+    found = rows(embedding, {"<A>": 6, "<B>": 7}, {"<A>": 1, "<B>": 1}, 3, range(3, 6))
+    assert [of["hardly_trained"] for of in found["tokens"].values()] == [True, False]
+
+
+def test_unused_rows_that_have_not_come_together_set_the_measure_themselves():
+    """Rows (0.6, 1) across each other: each has cosine 5 / (|row| |sum of five|) to the sum of the others."""
+    embedding = np.zeros((13, 8))
+    embedding[:6, 7] = 1
+    embedding[6:12, 6] = 1
+    embedding[6:12, :6] = 0.6 * np.eye(6)
+    embedding[12, 6:] = 1, 0.55
+    nearest = 5 / (math.sqrt(1.36) * math.sqrt(25 + 5 * 0.36))
+    found = rows(embedding, {"<A>": 12}, {"<A>": 1}, 6, range(6, 12))
+    assert found["hardly_from"] == pytest.approx(nearest)
+    assert found["tokens"]["<A>"]["to_unused"] > nearest
+    assert found["tokens"]["<A>"]["hardly_trained"] is True
+
+
 def test_without_unused_rows_nothing_is_said_of_training():
     found = rows(np.eye(4), {"<A>": 3}, {"<A>": 1}, 3, [])
-    assert found["unused_at_least"] is None
+    assert found["hardly_from"] is None
     assert found["tokens"]["<A>"]["hardly_trained"] is None
 
 

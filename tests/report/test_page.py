@@ -187,13 +187,13 @@ def test_the_completions_are_of_one_seed_right_and_wrong(made_up, compared):
 # inside the models
 
 
-def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, monkeypatch, compared):
+def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, compared):
     """Seeds 1 to 6 of the made-up cells: 0.8 + 0.035 of the product, 0.1 mean of the last layer's s/10."""
     report = compared(made_up())
     assert probes_alt(report) == (
-        "A linear map gives the product of facts it has not seen, and its part beyond a and b, with R² of: from the fact "
-        "token's embedding mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96; from the state at the question's end "
-        "baseline 0.84 and -2.96, mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96."
+        "A linear map gives the product of facts it has not seen, and its part beyond a and b, with R² of: from the "
+        "fact token's embedding mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96; from the state at the question's "
+        "end baseline 0.84 and -2.96, mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96."
     )
     assert "on never-asked facts baseline -9.00 to -1.35" in lens_alt(report)
     assert rows_alt(report) == (

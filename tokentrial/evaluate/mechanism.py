@@ -21,6 +21,8 @@ from tokentrial.evaluate.probe import probe
 from tokentrial.tasks.arithmetic import mean_by_fact, table_subsets
 from tokentrial.tasks.task import Example
 
+_HALF_ITS_OWN = 2 / 5**0.5  # cosine to a vector of a sum of it and half as long a one across
+
 Floats = NDArray[np.float64]
 
 
@@ -108,13 +110,15 @@ def rows(
     embedding: Floats, ids: Mapping[str, int], times: Mapping[str, int], plain: int, unused: Sequence[int]
 ) -> dict[str, Any]:
     """Each fact token's length against the median of the `plain` first rows, and its cosine to the mean of the `unused`
-    rows, which stand for nothing and are only ever pushed away. One at least as near to that mean as the farthest
-    unused row is to the mean of the others looks hardly trained; None where there are no two unused rows."""
+    rows, which stand for nothing and are only ever pushed away, all the same way. A row looks hardly trained where
+    what is its own is not half as long as what it shares with them, or where it is as near to them as the farthest
+    of them is to the others; None where there are no two unused rows."""
     median = float(np.median(np.linalg.norm(embedding[:plain], axis=1)))
     of_unused = embedding[list(unused)]
     total = of_unused.sum(0)
     farthest = min((_cosine(row, total - row) for row in of_unused), default=0.0)
     known = len(of_unused) >= 2
+    threshold = min(farthest, _HALF_ITS_OWN)
     tokens = {}
     for token, i in ids.items():
         near = _cosine(embedding[i], total) if known else None
@@ -122,9 +126,9 @@ def rows(
             "seen": times[token],
             "length": float(np.linalg.norm(embedding[i])) / median,
             "to_unused": near,
-            "hardly_trained": near >= farthest if near is not None else None,
+            "hardly_trained": near >= threshold if near is not None else None,
         }
-    return {"unused_rows": len(of_unused), "unused_at_least": farthest if known else None, "tokens": tokens}
+    return {"unused_rows": len(of_unused), "hardly_from": threshold if known else None, "tokens": tokens}
 
 
 def _cosine(a: Floats, b: Floats) -> float:

@@ -11,9 +11,10 @@ from tokentrial.store import read_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TARGETS = {"a": "a", "b": "b", "product": "a×b", "log_product": "ln a×b", "beyond": "a×b beyond\na and b"}
+_TARGETS = {"a": "a", "b": "b", "product": "a×b", "log_product": "ln a×b", "beyond": "beyond\na and b"}
 _VECTORS = {"tokens": "the fact token's embedding", "state": "the state at the question's end"}
 _LOWEST = -0.5  # an R² below it is drawn at it
+_FAINT = -10  # nats below which the lens is not drawn: the embedding alone says nothing of an answer
 _KINDS = {"asked": "asked facts", "never_asked": "never-asked facts"}
 
 
@@ -105,6 +106,7 @@ def lens(report: Report, width: float) -> "Figure":
                 axis.plot(line, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot([*map(mean, zip(*lines, strict=True))], color=colour, marker=marker, markersize=4, linewidth=1.8)
         axis.set_title(_KINDS[kind])
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], _FAINT))
         axis.set_xlabel("layers done")
         axis.locator_params(axis="x", integer=True)
         axis.set_ylabel("ln P(right answer), nats")
@@ -159,7 +161,6 @@ def rows(report: Report, width: float) -> "Figure":
             axis.plot([seen for seen, _, _ in chosen], [length for _, length, _ in chosen], marker, markersize=5,
                       color=colour, alpha=0.75, markerfacecolor=PAPER if hardly else colour)  # fmt: skip
     axis.axhline(1, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
-    axis.set_xscale("symlog", linthresh=1)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("times served in pretraining")

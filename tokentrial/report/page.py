@@ -30,11 +30,12 @@ _CAPTIONS = {
     "probes": "How well ridge regressions read what a fact is from a vector that stands for it, each fact predicted "
     "from the others. 1 is perfect, 0 is knowing nothing; the dash is what 95 % of shuffled facts stay below; what is "
     "below -0.5 is drawn there. The operands alone give the product of the 9 by 9 table to 0.88: only the part beyond "
-    "them speaks of multiplication.",
+    "them speaks of multiplication. Little of it is no proof that none is there: the last state has turned to the "
+    "words that come next, and a map that is not linear may find more.",
     "lens": "How sure the model is of the right answer in digits after each layer: the stream through the last norm "
-    "and the head (logit lens). Faint lines are seeds.",
-    "rows": "Embedding rows of the fact tokens. Hollow: in some seed as near to the rows that stand for nothing as "
-    "those are to each other, and so perhaps hardly trained.",
+    "and the head (logit lens). Faint lines are seeds; what is below -10 is not drawn.",
+    "rows": "Embedding rows of the fact tokens. Hollow: hardly trained in some seed, as the row still lies with those "
+    "that stand for nothing.",
 }
 _CONSUMED = {
     "tokens": "tokens of pretraining",
