@@ -25,7 +25,7 @@ def inspect(
 ) -> None:
     """Show how arms see a text: sites, tokens, ids and what it reads back as.
 
-    Example: tokentrial inspect 'so 6*9=54.' --arm mul_tokens --arm mul_append
+    Example: tokentrial inspect 'so 6*9=54.' --arm baseline
     """
     from tokentrial.inspect import column, inspect_text
     from tokentrial.trial import load
