@@ -1,6 +1,7 @@
 """The command line: verbs, exit codes, what it prints for a machine, and answers without heavy imports."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ VERBS = {
     "compare",
     "power",
     "inspect",
+    "sample",
     "arms",
     "plan",
     "corpus",
@@ -135,13 +137,30 @@ def test_inspect_in_the_vocabulary_of_a_trial(tokentrial):
     assert seen["ids"] == [*smoke.encode("6*9=54").tolist(), 576 + SIX_TIMES_NINE]
 
 
+def table_of(out):
+    """Label: what stands beside it in each column, of a printed table whose cells are one line high."""
+    lines = [re.split(r" {3,}", line.strip()) for line in out.splitlines() if line.strip() and "─" not in line]
+    return {label: cells for label, *cells in lines[1:]} | {"": lines[0]}
+
+
 def test_inspect_for_a_person(tokentrial):
-    code, out, _ = tokentrial("inspect", "a\\n6*9=54", "--arm", "one_slot")
+    code, out, _ = tokentrial("inspect", "a\\n6*9=54", "--arm", "one_slot", "--arm", "baseline")
     assert code == 0
-    assert r"tokens: 'a' '\n' '<FACT>'" in out
-    assert "sites:  2-8 <FACT>" in out
-    assert r"plain:  'a\n'" in out
-    assert "sites:  none" in tokentrial("inspect", "6*9", "--arm", "one_slot")[1]
+    seen = table_of(out)
+    assert seen[""] == ["one_slot", "baseline"]
+    assert seen["tokens"] == [r"'a' '\n' '<FACT>'", r"'a' '\n' '6' '*' '9' '=' '54'"]
+    assert seen["sites"] == ["2-8 <FACT>", "none"]
+    assert seen["plain"] == [r"'a\n'", r"'a\n6*9=54'"]
+
+
+def test_inspect_of_several_arms_as_json_and_as_a_page(tokentrial, tmp_path):
+    words = ("inspect", "<b>6*9=54", "--arm", "mul_tokens", "--arm", "mul_append", "--json")
+    code, out, _ = tokentrial(*words, "--html", tmp_path / "seen.html")
+    alone = [json.loads(tokentrial("inspect", "<b>6*9=54", "--arm", arm, "--json")[1]) for arm in words[3:6:2]]
+    assert (code, json.loads(out)) == (0, alone)
+    page = (tmp_path / "seen.html").read_text()
+    assert page.count('<span class="fact">&#x27;&lt;MUL_6_9_54&gt;&#x27;</span>') == 2
+    assert "<b>" not in page
 
 
 def test_inspect_of_bytes_that_are_no_text(tokentrial):

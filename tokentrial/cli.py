@@ -2,16 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from tokentrial import cli_sharing, cli_stages
-from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, print_json
+from tokentrial import cli_looking, cli_sharing, cli_stages
+from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, console, print_json
 from tokentrial.errors import SettingsError, TrialError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     name="tokentrial",
@@ -89,10 +86,9 @@ def plan(
         return
     from tokentrial.plan.table import print_budget, print_plan
 
-    console = _console()
-    print_plan(made, console)
+    print_plan(made, console())
     if budget is not None:
-        print_budget(made["budget"], made["floors"], budget, console)
+        print_budget(made["budget"], made["floors"], budget, console())
 
 
 @app.command()
@@ -175,7 +171,7 @@ def compare(
         return
     from tokentrial.compare.table import print_comparison
 
-    print_comparison(made, _console())
+    print_comparison(made, console())
 
 
 @app.command()
@@ -210,7 +206,7 @@ def power(
     if json:
         print_json({"of": planned.title, **asdict(planned.plan)})
     else:
-        planning.print_plan(planned, _console())
+        planning.print_plan(planned, console())
 
 
 def _is_number(word: str) -> bool:
@@ -242,46 +238,14 @@ def arms(json: JsonOption = False) -> None:
         print(f"{row['name']:14} {row['tokens']:3} tokens  {row['summary']}{lost}")
 
 
-@app.command()
-def inspect(
-    text: Annotated[str, typer.Argument(help="a text; \\n stands for a newline")],
-    arm: Annotated[str, typer.Option("--arm", help="the arm to look through")],
-    trial: Annotated[
-        str | None, typer.Option("--trial", help="whose vocabulary; GPT-2's whole one if left out")
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Show how an arm sees a text: sites, tokens, ids and what it reads back as.
-
-    Example: tokentrial inspect 'so 6*9=54.' --arm baseline
-    """
-    from tokentrial.inspect import inspect_text
-    from tokentrial.trial import load
-
-    seen = inspect_text(text.replace("\\n", "\n"), arm, load(trial) if trial else None)
-    if json:
-        print_json(seen)
-        return
-    print("tokens:", " ".join(repr(token) for token in seen["tokens"]))
-    print("ids:   ", " ".join(map(str, seen["ids"])))
-    print("sites: ", "; ".join(f"{start}-{end} {token}" for start, end, token in seen["sites"]) or "none")
-    print("plain: ", repr(seen["plain"]))
-
-
 def _show(report: dict[str, Any], folder: Path) -> None:
     from tokentrial.report.tables import print_report
 
-    print_report(report, _console())
+    print_report(report, console())
     print(f"Report: {folder / 'report.html'}")
 
 
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 180)
-
-
-for verb in (*cli_stages.VERBS, *cli_sharing.VERBS):
+for verb in (*cli_looking.VERBS, *cli_stages.VERBS, *cli_sharing.VERBS):
     app.command()(verb)
 
 

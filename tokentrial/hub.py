@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tokentrial.cell import Cell, model_of
+from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
-from tokentrial.run import open_run
-from tokentrial.store import MANIFEST, read_json
+from tokentrial.run import model_folder, open_cell
+from tokentrial.store import read_json
 from tokentrial.store import verify as damaged
 from tokentrial.trial import Trial
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-STAGES = ("pretrain", "sft", "grpo")
 CARD = "README.md"
-_SEED = re.compile(r"seed([0-9]+)")
 # a model's own files; nothing that would have to be unpickled, and no folder
 _FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
 _RESULTS = re.compile(r".*_results\.json|manifest\.json")
@@ -38,13 +36,8 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
 
     The repository is made if it is not there, private unless `public`: what was public once stays so.
     """
-    trial, cell = _cell(cell_folder)
-    if stage not in STAGES or getattr(trial, stage) is None:
-        there = [each for each in STAGES if getattr(trial, each) is not None]
-        raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(there)}")
-    folder = cell.folder(trial, model_of(trial, f"eval_{stage}"))
-    if not (folder / MANIFEST).is_file():
-        raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
+    trial, cell = open_cell(cell_folder)
+    folder = model_folder(trial, cell, stage)
     if broken := damaged(folder):
         raise TrialError(f"{folder / broken[0]}: its bytes differ from its manifest; run the trial again")
     files = {path.name: path for path in sorted(folder.iterdir()) if _is_model(path.name)}
@@ -117,19 +110,6 @@ def _described(trial: Trial, cell: Cell) -> str:
     if not path.is_file():
         raise TrialError(f"{path}: not found; export this cell again with `tokentrial export`")
     return path.read_text(encoding="utf-8").split("\n---\n", 1)[-1].strip()
-
-
-def _cell(folder: Path) -> tuple[Trial, Cell]:
-    """The trial and the cell that OUT/ARM/seedK stands for."""
-    whole = folder.resolve()
-    seed = _SEED.fullmatch(whole.name)
-    if seed is None or not (whole.parents[1] / "trial.yaml").is_file():
-        raise SettingsError(f"{folder}: expected a cell of a run, OUT/ARM/seedK, such as outputs/pilot/baseline/seed1")
-    trial = open_run(whole.parents[1])
-    cell = Cell(whole.parent.name, int(seed[1]))
-    if cell.arm not in trial.arms or cell.seed not in trial.seeds:
-        raise SettingsError(f"{folder}: arms of its trial are {', '.join(trial.arms)}, seeds are {trial.seeds}")
-    return trial, cell
 
 
 def _is_model(name: str) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, facts_of
+from tokentrial.side_by_side import Column, Span
 from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
 from tokentrial.trial import Trial
 
@@ -25,4 +26,20 @@ def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
         "tokens": [names.get(i) or texts[i] for i in ids],
         "plain": treatment.plain(treatment.rewrite(text)),
         "sites": [[piece.start, piece.end, piece.token] for piece in treatment.pieces(text) if piece.token],
+    }
+
+
+def column(seen: dict[str, Any]) -> Column:
+    """How an arm sees a text, to stand beside others: neighbouring tokens are told apart by their colour."""
+    own = {token for *_, token in seen["sites"]}
+    tokens: list[Span] = []
+    for number, token in enumerate(seen["tokens"]):
+        look = "fact" if token in own else ("plain", "other")[number % 2]
+        tokens += [Span(" ")] * bool(tokens) + [Span(repr(token), look)]
+    sites = "; ".join(f"{start}-{end} {token}" for start, end, token in seen["sites"])
+    return {
+        "tokens": tokens,
+        "ids": [Span(" ".join(map(str, seen["ids"])))],
+        "sites": [Span(sites or "none")],
+        "plain": [Span(repr(seen["plain"]))],
     }

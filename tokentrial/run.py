@@ -1,5 +1,6 @@
 """The run: arms x seeds -> cells -> stages. What is done is skipped, what is next is handed to workers."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from tokentrial.store import MANIFEST, clear_when_full, lock, need_disk, read_js
 from tokentrial.trial import Trial, load
 
 DECLARED = "declared.json"
+_SEED = re.compile(r"seed([0-9]+)")
 
 
 def check(trial: Trial) -> None:
@@ -206,6 +208,29 @@ def open_run(folder: Path) -> Trial:
     if not path.is_file():
         raise SettingsError(f"{folder}: no trial.yaml there; give a run folder such as outputs/pilot")
     return load(str(path), [f"output={folder}"])
+
+
+def open_cell(folder: Path) -> tuple[Trial, Cell]:
+    """The trial and the cell that OUT/ARM/seedK stands for."""
+    whole = folder.resolve()
+    out, seed = whole.parent.parent, _SEED.fullmatch(whole.name)
+    if seed is None or not (out / "trial.yaml").is_file():
+        raise SettingsError(f"{folder}: expected a cell of a run, OUT/ARM/seedK, such as outputs/pilot/baseline/seed1")
+    trial, cell = open_run(out), Cell(whole.parent.name, int(seed[1]))
+    if cell.arm not in trial.arms or cell.seed not in trial.seeds:
+        raise SettingsError(f"{folder}: arms of its trial are {', '.join(trial.arms)}, seeds are {trial.seeds}")
+    return trial, cell
+
+
+def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
+    """The folder of a cell's model after `pretrain`, `sft` or `grpo`."""
+    there = [each for each in ("pretrain", "sft", "grpo") if getattr(trial, each) is not None]
+    if stage not in there:
+        raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(there)}")
+    folder = cell.folder(trial, model_of(trial, f"eval_{stage}"))
+    if not (folder / MANIFEST).is_file():
+        raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
+    return folder
 
 
 def rebuild(folder: Path) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def write_cell(trial, arm, seed, knows, completion=" 54."):
     ]
     keeps = arm not in ("one_slot", "append_slot")
     write_json(folder / "eval_pretrain" / "heldout_text.json", {"keeps_content": keeps, "documents": documents})
+    write_json(folder / "eval_pretrain" / "mechanism.json", inside(arm, seed))
     write_json(folder / "eval_pretrain" / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 2.5}})
     provenance = {"time": f"2026-01-0{seed}T00:00:00+00:00", "python": "3.11.7", "machine": "Linux, 2 cores"}
     provenance |= {"processor": "made up", "versions": {"torch": "2.13.0"}, "commit": "abc"}
@@ -81,6 +82,23 @@ def write_cell(trial, arm, seed, knows, completion=" 54."):
     logged = {"step": 19, "loss": 1.5, "tokens_per_s": 2000.0, "tflops_per_s": 0.006}  # 3 MFLOP a token
     last = {"step": 20, "asked": 0.6}
     write_bytes(folder / "pretrain" / "metrics.jsonl", b"".join(orjson.dumps(r) + b"\n" for r in (logged, last)))
+
+
+def inside(arm, seed):
+    """What a cell's mechanism.json would hold: of 45 tokens the first was never served and looks hardly trained."""
+    probe = {
+        target: {"r2": r2 + seed / 100, "shuffled_r2": 0.1}
+        for target, r2 in {"a": 0.5, "b": 0.4, "product": 0.8, "log_product": 0.7, "beyond": -3.0}.items()
+    }
+    tokens = {
+        fact.token: {"seen": 10.0 * i, "length": 0.5, "to_unused": 0.2 if i else 0.99, "hardly_trained": i == 0}
+        for i, fact in enumerate(TIMES_TABLE if arm != "baseline" else ())
+    }
+    return {
+        "probes": {"tokens": probe if tokens else None, "state": probe},
+        "lens": {"asked": [-9.0, -4.0, -seed / 10], "never_asked": [-9.0, -5.0, -1 - seed / 10]},
+        "rows": {"unused_rows": 15, "hardly_from": 0.89, "tokens": tokens},
+    }
 
 
 def write_exposure(trial):

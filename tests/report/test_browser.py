@@ -100,7 +100,7 @@ def test_every_figure_is_visible_once_and_described(opened, width, theme):
         " e.querySelector('svg').getBoundingClientRect().toJSON()])"
     )
     seen = [(alt, box) for alt, box in figures if box["width"] > 0 and box["height"] > 0]
-    assert len(figures) == 2 * len(seen) == 10
+    assert len(figures) == 2 * len(seen) == 16
     for alt, box in seen:
         assert len(alt) > 40
         assert box["width"] > 300

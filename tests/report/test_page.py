@@ -9,6 +9,7 @@ import pytest
 from tokentrial.report import comparison
 from tokentrial.report.figures import draw
 from tokentrial.report.meaning import headline, in_words, limits, next_steps, not_shown
+from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
 from tokentrial.report.page import page
 from tokentrial.run import rebuild
 from tokentrial.statistics.power import seeds_needed
@@ -18,10 +19,10 @@ from tokentrial.tasks.arithmetic import Arithmetic
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 TOKENS = "mul_tokens - baseline"
 SECTIONS = [
-    *("meaning", "forest", "ladder", "table", "curves", "dose", "consumed", "checks", "floors", "declared"),
+    *("meaning", "forest", "ladder", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
     *("provenance", "completions", "limits"),
 ]
-FIGURES = {"forest", "ladder", "heatmap", "curves", "dose"}
+FIGURES = {"forest", "ladder", "heatmap", "curves", "dose", "probes", "lens", "rows"}
 
 
 def html(folder):
@@ -181,6 +182,59 @@ def test_the_completions_are_of_one_seed_right_and_wrong(made_up, compared):
     assert len(patterns) >= 3
     questions = {example.question for example in Arithmetic(5).table()}
     assert {item["question"] for item in of["items"]} <= questions
+
+
+# inside the models
+
+
+def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, compared):
+    """Seeds 1 to 6 of the made-up cells: 0.8 + 0.035 of the product, 0.1 mean of the last layer's s/10."""
+    report = compared(made_up())
+    assert probes_alt(report) == (
+        "A linear map gives the product of facts it has not seen, and its part beyond a and b, with R² of: from the "
+        "fact token's embedding mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96; from the state at the question's "
+        "end baseline 0.84 and -2.96, mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96."
+    )
+    assert "on never-asked facts baseline -9.00 to -1.35" in lens_alt(report)
+    assert rows_alt(report) == (
+        "Fact tokens, lengths in those of the median plain row: mul_tokens's 45 were served 0 to 440 times, are 0.50 "
+        "long, and 1 look hardly trained; mul_append's 45 were served 0 to 440 times, are 0.50 long, and 1 look hardly "
+        "trained."
+    )
+    source = section(page(report, draw(report)), "inside")
+    assert source.startswith(
+        "Inside the models Exploratory: nothing here was declared, and nothing of it gets a verdict."
+    )
+    assert all(unescape(alt(report)) in source for alt in (probes_alt, lens_alt, rows_alt))
+
+
+def test_arms_without_tokens_are_drawn_from_the_state_alone(made_up, compared):
+    report = compared(made_up())
+    report["mechanism"] = {"baseline": report["mechanism"]["baseline"]}
+    drawn = draw(report)
+    assert {"probes", "lens"} <= set(drawn)
+    assert "rows" not in drawn
+    assert "from the fact token" not in drawn["probes"].wide
+
+
+def test_old_results_without_a_look_inside_are_shown_without_it(made_up, compared):
+    trial = made_up()
+    for path in trial.folder.glob("*/seed*/eval_pretrain/mechanism.json"):
+        path.unlink()
+    report = compared(trial)
+    assert report["mechanism"] == {}
+    drawn = draw(report)
+    assert set(drawn) == FIGURES - {"probes", "lens", "rows"}
+    assert "Nothing to draw yet." in section(page(report, drawn), "inside")
+
+
+def test_a_seed_without_never_asked_facts_has_no_such_line(made_up, compared):
+    report = compared(made_up())
+    for cells in report["mechanism"].values():
+        for cell in cells:
+            del cell["lens"]["never_asked"]
+    assert "never-asked" not in lens_alt(report)
+    assert "asked facts" in draw(report)["lens"].wide
 
 
 # what is not there

@@ -3,6 +3,7 @@
 eval_<stage>/arithmetic_results.json   the reference's fields
 eval_<stage>/samples.jsonl             every item with its completion
 eval_<stage>/heldout_text.json         bits and bytes of every held-out document
+eval_<stage>/mechanism.json            probes, logit lens and rows of the fact tokens
 """
 
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 
@@ -19,13 +21,14 @@ from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name
 from tokentrial.evaluate.generate import complete
+from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
-from tokentrial.store import write_bytes, write_json
+from tokentrial.store import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
 from tokentrial.tasks.find import find
 from tokentrial.tasks.gsm8k import Solutions
@@ -109,6 +112,10 @@ def evaluate(
             for document, value in zip(held, bits, strict=True)
         ]
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
+    served = read_json(corpus / "exposure.json")["served"][arm.name][str(seed)]
+    rng = np.random.default_rng(seed)
+    inside = mechanism(model, tokenizer, arm, Arithmetic(facts=arm.facts).table(), never, served, rng)
+    write_json(folder / "mechanism.json", inside)
 
 
 def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:

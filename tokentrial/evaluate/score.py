@@ -30,9 +30,15 @@ def closing_starts(tokenizer: Any, size: int, numeric: bool) -> torch.Tensor:
     return torch.tensor([token is not None and token[:1] not in going_on for token in tokens])
 
 
-@torch.no_grad()
 def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[float]:
-    """For each example of the table, ln of the right answer's share of the probability of all answers of the table.
+    """For each example of the table, ln of the right answer's share of the probability of all answers of the table."""
+    shares = answer_logprobs(model, tokenizer, arm, examples)
+    return [of[arm.facts.answers.index(example.answer)] for example, of in zip(examples, shares, strict=True)]
+
+
+@torch.no_grad()
+def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[list[float]]:
+    """For each example of the table, ln of each answer's share of the probability of all, in their order.
 
     Each answer's probability is summed over the ways to spell it, each closed by what does not go on with it: a
     non-digit after numbers, no letter or digit after words.
@@ -64,7 +70,7 @@ def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         by_answer = torch.stack(
             [totals[[i for i, (a, _) in enumerate(spelled) if a == answer]].logsumexp(0) for answer in answers]
         ).double()
-        scores.append(float(by_answer.log_softmax(0)[answers.index(example.answer)]))
+        scores.append(by_answer.log_softmax(0).tolist())
     return scores
 
 

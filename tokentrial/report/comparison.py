@@ -18,6 +18,7 @@ from tokentrial.report.evidence import (
     ran,
     seconds_after_pretraining,
 )
+from tokentrial.report.mechanism import inside
 from tokentrial.report.outcomes import (
     METRICS,
     CellResults,
@@ -161,6 +162,7 @@ def _compare(
         "checks": evidence.checks(),
         "corpus": corpus_checks(trial.folder / "corpus", trial.arms),
         "dose": dose(exposure, trial.arms, trial.seeds),
+        "mechanism": inside(trial.arms, trial.seeds, evaluated),
         "samples": evidence.samples(),
         "ran": ran(trial, evaluated, frozen),
         "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},

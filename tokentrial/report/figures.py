@@ -27,6 +27,7 @@ from tokentrial.report.canvas import (
 )
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.meaning import STAGES, chosen_outcomes, in_words
+from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
 from tokentrial.report.tables import spread
 
 if TYPE_CHECKING:
@@ -307,4 +308,7 @@ _FIGURES: "dict[str, tuple[Callable[[Report, float], Figure], Callable[[Report],
     "heatmap": (_heatmap, _heatmap_alt),
     "curves": (_curves, _curves_alt),
     "dose": (_dose, _dose_alt),
+    "probes": (probes, probes_alt),
+    "lens": (lens, lens_alt),
+    "rows": (rows, rows_alt),
 }

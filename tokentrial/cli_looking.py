@@ -1,0 +1,81 @@
+"""The verbs that look at texts: through an arm, and what a trained model says to one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokentrial.cli_words import JsonOption, console, print_json
+
+if TYPE_CHECKING:
+    from tokentrial.side_by_side import Column
+
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="write it as a page, too")]
+
+
+def inspect(
+    text: Annotated[str, typer.Argument(help="a text; \\n stands for a newline")],
+    arm: Annotated[list[str], typer.Option("--arm", help="the arm to look through; several times for several")],
+    trial: Annotated[
+        str | None, typer.Option("--trial", help="whose vocabulary; GPT-2's whole one if left out")
+    ] = None,
+    html: HtmlOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how arms see a text: sites, tokens, ids and what it reads back as.
+
+    Example: tokentrial inspect 'so 6*9=54.' --arm baseline
+    """
+    from tokentrial.inspect import column, inspect_text
+    from tokentrial.trial import load
+
+    loaded = load(trial) if trial else None
+    seen = [inspect_text(_typed(text), name, loaded) for name in dict.fromkeys(arm)]
+    _tell(seen, {of["arm"]: column(of) for of in seen}, html, json)
+
+
+def sample(
+    cells: Annotated[
+        list[Path], typer.Argument(metavar="OUT/ARM/seedK...", help="cells of runs, to stand side by side")
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="a text to go on with; \\n stands for a newline")],
+    stage: Annotated[str, typer.Option(help="the model after this stage: pretrain, sft or grpo")] = "pretrain",
+    new_tokens: Annotated[int, typer.Option(min=1, help="at most so many")] = 40,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="sample at it; greedy if left out")] = None,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="so many of the likeliest next tokens and answers")] = 5,
+    html: HtmlOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how trained models go on with a text, and what they find likely.
+
+    Example: tokentrial sample outputs/pilot/baseline/seed1 'User: What is 6 times 9?\\nAssistant: The answer is'
+    """
+    from tokentrial.sample import column
+    from tokentrial.sample import sample as ask
+
+    said = {
+        str(cell): ask(cell, _typed(prompt), stage, new_tokens, temperature, seed, top) for cell in dict.fromkeys(cells)
+    }
+    _tell([*said.values()], {cell: column(of) for cell, of in said.items()}, html, json)
+
+
+def _typed(text: str) -> str:
+    return text.replace("\\n", "\n")
+
+
+def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:
+    """To a page, where one is asked for, and to a machine or a person."""
+    from tokentrial.side_by_side import html_page, print_columns
+    from tokentrial.store import write_bytes
+
+    if html is not None:
+        write_bytes(html, html_page("tokentrial", columns).encode())
+    if json:
+        print_json(found[0] if len(found) == 1 else found)
+    else:
+        print_columns(columns, console())
+
+
+VERBS = (inspect, sample)

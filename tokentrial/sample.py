@@ -1,0 +1,92 @@
+"""What a trained model says to a prompt: its completion, the likeliest next tokens and, where the prompt asks a fact
+of the table, how likely it finds each of its answers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.families import facts_of
+from tokentrial.errors import SettingsError
+from tokentrial.evaluate.evaluate import load
+from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
+from tokentrial.evaluate.score import answer_logprobs
+from tokentrial.run import model_folder, open_cell
+from tokentrial.side_by_side import Column, Span, spans
+from tokentrial.store import has_gpu
+from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.tokenizer.vocabulary import well_formed
+
+
+def sample(
+    cell_folder: Path, prompt: str, stage: str, new_tokens: int, temperature: float | None, seed: int, top: int
+) -> dict[str, Any]:
+    """What the model of OUT/ARM/seedK after a stage says: greedy, or sampled at a temperature with this seed.
+
+    The prompt is given to it as it is, without a chat's form and not rewritten; only the name of a fact token in it is
+    that token. Raises SettingsError where it is empty or fills the model's context.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    trial, cell = open_cell(cell_folder)
+    arm, prompt = arms.find(cell.arm, facts_of(trial.facts)), well_formed(prompt)
+    model, tokenizer = load(model_folder(trial, cell, stage), "cuda" if has_gpu() else "cpu")
+    [ids] = encode_prompts(tokenizer, [prompt])
+    context = model.config.max_position_embeddings
+    if not 0 < len(ids) < context:
+        raise SettingsError(f"PROMPT: it has {len(ids)} tokens, expected 1 to {context - 1} for {cell.name}; change it")
+    with torch.no_grad():
+        logits = model(torch.tensor([ids], device=model.device)).logits[0, -1].float()
+    logits[unsayable(tokenizer)] = -torch.inf
+    likely = logits.log_softmax(-1).topk(min(top, len(logits)))
+    asking = [example for example in Arithmetic(facts=arm.facts).table() if prompt == example.prompt]
+    torch.manual_seed(seed)
+    [completion] = complete(model, tokenizer, [prompt], new_tokens, 1, line=False, temperature=temperature)
+    return {
+        "cell": cell.name,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "stage": stage,
+        "prompt": prompt,
+        "completion": completion.text,
+        "fact_tokens": list(arm.tokens),
+        "plain": arm.plain(completion.text),
+        "tokens": completion.tokens,
+        "stopped": completion.stopped,
+        "next": [
+            {"token": tokenizer.decode([i]), "logprob": logprob}
+            for logprob, i in zip(likely.values.tolist(), likely.indices.tolist(), strict=True)
+            if logprob > -torch.inf
+        ],
+        "answers": [
+            {"answer": answer, "logprob": logprob}
+            for logprobs in answer_logprobs(model, tokenizer, arm, asking)
+            for logprob, answer in sorted(zip(logprobs, arm.facts.answers, strict=True), reverse=True)[:top]
+        ],
+    }
+
+
+def column(said: dict[str, Any]) -> Column:
+    """What a model said, to stand beside others."""
+    tokens = tuple(said["fact_tokens"])
+    found: dict[str, list[Span]] = {
+        "prompt": spans(said["prompt"], tokens, "given"),
+        "completion": spans(said["completion"], tokens),
+        "reads as": [Span(said["plain"])],
+        "next token": [
+            span
+            for i, likely in enumerate(said["next"])
+            for span in (
+                Span("\n" * bool(i) + f"{likely['logprob']:7.2f} "),
+                *spans(repr(likely["token"]), tokens, "other"),
+            )
+        ],
+    }
+    if said["answers"]:
+        lines = [f"{answer['logprob']:7.2f} {answer['answer']}" for answer in said["answers"]]
+        found["of the answers"] = [Span("\n".join(lines))]
+    return found
