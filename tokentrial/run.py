@@ -22,6 +22,7 @@ from tokentrial.disk import cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
+from tokentrial.pretrain.start import prepare_start
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
 from tokentrial.store import MANIFEST, clear_when_full, lock, need_disk, read_json, write_bytes, write_json
@@ -56,6 +57,7 @@ def run(
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
+        prepare_start(trial, plan.vocabulary)
         corpus_ready = plan.done and audits.audited(plan)
         if "corpus" not in asked and not corpus_ready:
             raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")

@@ -5,6 +5,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from tokentrial.report.tables import interval, number, one_line, spread
+from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
 
@@ -211,6 +212,11 @@ def limits(report: Report) -> list[str]:
             f"One size of model: {first['parameters']:,} parameters in {shape['n_layer']} layers, trained on "
             f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
         )
+        if (start := shape["init"]) not in DRAWN:
+            found.append(
+                f"Every seed starts from the same checkpoint, {start}: seeds differ in the order of documents and in "
+                "what is never asked, and nothing here speaks of other checkpoints."
+            )
         shares = [f"{spent['drill_share']:.0%} in {arm}" for arm, spent in consumed.items()]
         found.append(f"Drills are, of the training tokens: {', '.join(shares)}. Plain text states hardly any fact.")
         found.append(_budget(settings["budget"]["match"], report["control"], consumed))
