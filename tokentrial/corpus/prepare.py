@@ -27,7 +27,17 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
-from tokentrial.store import clear_when_full, fingerprint, is_done, link, need_disk, read_json, step, write_json
+from tokentrial.store import (
+    MANIFEST,
+    clear_when_full,
+    fingerprint,
+    is_done,
+    link,
+    need_disk,
+    read_json,
+    step,
+    write_json,
+)
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
@@ -101,6 +111,18 @@ class CorpusPlan:
             and is_done(self.survey_folder, self.survey)
             and all(is_done(self.patch_folder(arm), self.patch(arm)) for arm in self.trial.arms)
         )
+
+
+def share(plan: CorpusPlan, other: CorpusPlan) -> None:
+    """Take over what another trial has made of the same text, drills and patches: the same files under other names."""
+    steps = [(plan.folder, other.folder, plan.text), (plan.folder / "drills", other.folder / "drills", plan.drills)]
+    steps.append((plan.survey_folder, other.survey_folder, plan.survey))
+    steps += [(plan.patch_folder(arm), other.patch_folder(arm), plan.patch(arm)) for arm in plan.trial.arms]
+    for to, of, wanted in steps:
+        if is_done(of, wanted) and not is_done(to, wanted):
+            with step(to, wanted, shared_with=other.trial.folder.name) as partial:
+                for name in read_json(of / MANIFEST)["files"]:
+                    link(of / name, partial / name)
 
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:

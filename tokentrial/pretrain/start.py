@@ -2,25 +2,18 @@
 
     OUT/start/{config.json, tokenizer.json or merges.txt, model*.safetensors}
 
-A folder's files are linked there, the Hub's are downloaded; the hash of what they hold enters the fingerprint. Rows of
-ids up to eos are the checkpoint's. What lies behind is new: an arm's own tokens begin as the mean of the digits in
-their name, every other row as the mean of all (Hewitt 2021: so the old ids' probabilities hardly change).
+A folder's files are linked there, the Hub's are downloaded; the hash of what they hold enters the fingerprint. How the
+weights become the model's stands in `begin.py`.
 """
 
 import re
 import shutil
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tokentrial.arms.arm import Arm
-from tokentrial.errors import SettingsError, TrialError
+from tokentrial.errors import SettingsError
 from tokentrial.hub_answers import answered
-from tokentrial.pretrain.export import from_hf
-from tokentrial.pretrain.gpt import GPT
 from tokentrial.store import MANIFEST, fingerprint, is_done, link, read_json, step
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 from tokentrial.trial import Trial
@@ -163,27 +156,3 @@ def _merges(folder: Path) -> list[tuple[str, ...]] | None:
         lines = (folder / "merges.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     return None
-
-
-@torch.no_grad()
-def begin(model: GPT, folder: Path, vocabulary: Vocabulary, arm: Arm) -> None:
-    """Give the model the checkpoint's weights; positions beyond its context are cut."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        files = [load_file(path) for path in sorted(folder.glob("model*.safetensors"))]
-        state = from_hf(dict(chain.from_iterable(file.items() for file in files)))
-        old, new = state["wte.weight"][: vocabulary.eos + 1], torch.zeros(model.wte.weight.shape)
-        new[: vocabulary.size] = old.mean(dim=0)
-        new[: len(old)] = old
-        for token, row in vocabulary.token_ids(arm).items():
-            # a token without a fact stands for any: all ten digits
-            digits = re.findall(r"[0-9]", token) or [*"0123456789"]
-            new[row] = old[[vocabulary.ranks[digit.encode()] for digit in digits]].mean(dim=0)
-        state |= {"wte.weight": new, "wpe.weight": state["wpe.weight"][: model.config.context]}
-        model.load_state_dict(state)
-    except (SafetensorError, KeyError, RuntimeError, IndexError) as error:
-        raise TrialError(
-            f"pretrain.init: the weights in {folder} are not those of its config.json: {' '.join(str(error).split())}"
-        ) from None

@@ -17,6 +17,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
 from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
+from tokentrial.pretrain.begin import begin
 from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, save_tensors, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
@@ -24,7 +25,6 @@ from tokentrial.pretrain.loader import Batch, Batches, Loader
 from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.pretrain.start import begin
 from tokentrial.pretrain.validate import validate
 from tokentrial.settings import Pretrain
 from tokentrial.store import need_disk, write_json

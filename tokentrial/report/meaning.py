@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from tokentrial.report.tables import interval, number, one_line, spread
+from tokentrial.report.tables import interval, number, one_line, rerun_of, spread
 from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
@@ -295,7 +295,29 @@ def declared_rows(report: Report) -> list[dict[str, Any]]:
                 "note": made["note"] if made else "not measured",
             }
         )
+        rows += _reruns(report, rows[0]) if not index else []
     return rows
+
+
+def _reruns(report: Report, primary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The primary contrast again with other settings: beside it, without a verdict."""
+    treatment, control = report["primary"]["contrast"].split(" - ")
+    return [
+        {
+            **primary,
+            "role": f"again with {name}",
+            "treatment": spread(outcome["per_seed"][treatment]),
+            "control": spread(outcome["per_seed"][control]),
+            "difference": f"{made['difference']:+.3f}",
+            "interval": interval(made["ci95"]),
+            "p": number(made["p"]),
+            "p_holm": "",
+            "p_sign_flip": number(made["p_sign_flip"]),
+            "verdict": "none",
+            "note": "a check of robustness; the verdict is the primary's",
+        }
+        for name, outcome, made in rerun_of(report)
+    ]
 
 
 def chosen_outcomes(report: Report) -> Sequence[str]:
