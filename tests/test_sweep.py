@@ -1,4 +1,4 @@
-"""Variants of a trial: the grid of a sweep, reruns of the primary contrast, what they share, and what the report says."""
+"""Variants of a trial: the grid of a sweep, reruns of the primary contrast, what they share, what the report says."""
 
 import math
 import shutil
@@ -14,7 +14,7 @@ from tokentrial.report.family import reports
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.meaning import declared_rows
 from tokentrial.report.page import page
-from tokentrial.report.sweep import swept_outcomes
+from tokentrial.report.sweep import _lines, swept_outcomes
 from tokentrial.report.tables import markdown, sweep_table
 from tokentrial.run import check, declaration, rebuild, run, status
 from tokentrial.store import read_json
@@ -104,16 +104,28 @@ def test_what_is_swept_is_declared_and_a_trial_without_says_nothing_of_it(tiny, 
     assert not {"sweep", "also"} & declaration(tiny(tmp_path)).keys()
 
 
+def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_values():
+    point = {"floor": None, "arms": {"baseline": {"mean": 0.5, "ci95": None, "n": 1}}, "contrasts": {}}
+    grid = [{"a": a, "b": b} for a in (0, 1) for b in (5, 6, 7)]
+    points = [{"settings": each, "outcomes": {"x": point}} for each in grid if each != {"a": 1, "b": 7}]
+    lines = _lines({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
+    assert [(line.key, line.held, line.values) for line in lines] == [
+        ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no line
+        ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
+    ]  # fmt: skip
+
+
 # a whole family
+
+
+DOSES = "sweep={corpus.drills.share: [0.6, 0.5]}"
 
 
 @pytest.fixture(scope="module")
 def family(tiny, in_process, tmp_path_factory):
-    """A trial with another size, another dose and a byte-matched rerun, run to its report. Not to be changed."""
+    """A trial with another dose and a byte-matched rerun, run to its report. Not to be changed."""
     folder = tmp_path_factory.mktemp("family") / "run"
-    trial = tiny(
-        folder, "sweep={pretrain.n_layer: [1, 2], corpus.drills.share: [0.6, 0.5]}", "also=[budget.match=bytes]"
-    )
+    trial = tiny(folder, DOSES, "also=[budget.match=bytes]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokentrial.run.LocalExecutor", in_process)
         assert run(trial)
@@ -135,7 +147,7 @@ def test_every_variant_is_a_whole_run(family):
         own = read_json(variant.trial.folder / "comparison_report.json")
         assert own["missing"] == []
         assert own["declared"]["primary"] == declaration(family)["primary"]
-    assert len(to_run(family)) == 4
+    assert len(to_run(family)) == 2
     bytes_matched = family.folder / "also" / "budget.match=bytes" / "corpus" / "exposure.json"
     served = read_json(bytes_matched)["served"]
     assert served["mul_tokens"]["1"]["steps"] < served["baseline"]["1"]["steps"] == family.pretrain.steps
@@ -152,17 +164,12 @@ def test_the_same_text_is_the_same_file_and_so_are_the_drills_of_the_same_dose(f
         assert inodes(variant.trial.folder, "*.npy") == text
         same_dose = variant.trial.corpus.drills.share == 0.6
         assert (inodes(variant.trial.folder, "drills/*.npy") == drills) == same_dose
-    deep, light = (
-        {"pretrain.n_layer": 2, "corpus.drills.share": 0.5},
-        {"pretrain.n_layer": 1, "corpus.drills.share": 0.5},
-    )
-    assert inodes(folder_of(family, **deep), "drills/*.npy") == inodes(folder_of(family, **light), "drills/*.npy")
 
 
 def test_a_variant_gives_what_the_same_trial_gives_alone(family, tiny, tmp_path, inline):
-    alone = tiny(tmp_path / "alone", "pretrain.n_layer=2", "corpus.drills.share=0.5")
-    run(alone, ("corpus", "pretrain"))
-    beside = folder_of(family, **{"pretrain.n_layer": 2, "corpus.drills.share": 0.5})
+    alone = tiny(tmp_path / "alone", "corpus.drills.share=0.5")
+    run(alone, ("corpus", "pretrain"), [Cell(arm, 1) for arm in alone.arms])
+    beside = folder_of(family, **{"corpus.drills.share": 0.5})
     for arm in alone.arms:
         cell = Cell(arm, 1)
         results = [read_json(folder / arm / "seed1" / "pretrain" / "results.json") for folder in (alone.folder, beside)]
@@ -175,7 +182,7 @@ def test_a_variant_gives_what_the_same_trial_gives_alone(family, tiny, tmp_path,
 
 
 def test_each_point_has_the_mean_over_seeds_with_its_t_interval_and_the_contrast(family, report):
-    assert len(report["sweep"]["points"]) == 4
+    assert len(report["sweep"]["points"]) == 2
     for point in report["sweep"]["points"]:
         own = read_json(folder_of(family, **point["settings"]) / "comparison_report.json")["outcomes"][PRIMARY]
         shown = point["outcomes"][PRIMARY]
@@ -206,8 +213,8 @@ def test_the_rerun_stands_beside_the_primary_and_has_no_verdict(family, report):
 
 def test_the_page_shows_the_sweep_outcome_by_outcome(family, report):
     header, rows = sweep_table(report)
-    assert header[:3] == ["outcome", "pretrain.n_layer", "corpus.drills.share"]
-    assert [row[1:3] for row in rows if row[0] == PRIMARY] == [["1", "0.6"], ["1", "0.5"], ["2", "0.6"], ["2", "0.5"]]
+    assert header[:2] == ["outcome", "corpus.drills.share"]
+    assert [row[1] for row in rows if row[0] == PRIMARY] == ["0.6", "0.5"]
     outcomes = list(dict.fromkeys(pair["outcome"] for pair in (family.verdict.model_dump()["primary"],
                                                                *family.verdict.model_dump()["secondary"])))  # fmt: skip
     assert swept_outcomes(report) == outcomes
@@ -226,7 +233,7 @@ def test_a_trial_without_a_sweep_has_no_such_section(finished):
 def test_status_counts_the_cells_of_every_variant(family):
     state = status(family.folder)
     assert state["corpus"]
-    assert len(state["cells"]) == 4 + 3 * 4 + 4
+    assert len(state["cells"]) == 4 + 4 + 4
     assert all(all(stages.values()) for stages in state["cells"].values())
     assert "also/budget.match=bytes/mul_tokens/seed2" in state["cells"]
 
@@ -244,18 +251,18 @@ def test_what_is_done_is_not_done_again_and_a_new_value_runs_alone(family, monke
 
 def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, tiny, tmp_path, inline, monkeypatch):
     shutil.copytree(family.folder, tmp_path / "run")
-    sweep = "sweep={pretrain.n_layer: [1, 2], corpus.drills.share: [0.6, 0.7]}"
+    sweep = "sweep={corpus.drills.share: [0.6, 0.7]}"
     worked, do = [], runs._cells
     monkeypatch.setattr(runs, "_cells", lambda trial, *given: (worked.append(trial.folder.name), do(trial, *given)))
-    run(tiny(tmp_path / "run", sweep), ("corpus", "pretrain"))
-    assert worked == ["pretrain.n_layer=1,corpus.drills.share=0.7", "pretrain.n_layer=2,corpus.drills.share=0.7"]
+    run(tiny(tmp_path / "run", sweep), ("corpus", "pretrain"), [Cell("baseline", 1)])
+    assert worked == ["corpus.drills.share=0.7"]
     points = rebuild(tmp_path / "run")["sweep"]["points"]
-    assert [bool(point["outcomes"]) for point in points] == [True, False, True, False]
+    assert [bool(point["outcomes"]) for point in points] == [True, False]
 
 
 def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
     there = [made for _, made in reports(family, "comparison_report.json")]
-    assert [made is None for made in there] == [True, False, False, False, False]  # the first is the trial itself
+    assert [made is None for made in there] == [True, False, False]  # the first is the trial itself
     longer = family.model_copy(update={"pretrain": family.pretrain.model_copy(update={"steps": 24})})
     assert not any(made for _, made in reports(longer, "comparison_report.json"))
     elsewhere = family.model_copy(update={"workers": 3})
