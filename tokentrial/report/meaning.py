@@ -149,7 +149,7 @@ def next_steps(report: Report) -> list[dict[str, str]]:
         steps = [("train longer, until the control passes its gate", f"pretrain.steps={2 * steps_now}", 2.0)]
     else:
         steps = [_fresh_seeds(report, made)]
-        if report["settings"]["budget"]["match"] == "tokens":
+        if report["settings"]["budget"]["match"] == "tokens" and not report["also"]:
             steps.append(
                 ("see whether the verdict holds where every arm reads the same text", "budget.match=bytes", 1.0)
             )

@@ -65,7 +65,7 @@ def _sweep(report: Report, name: str, width: float) -> "Figure":
             _curve(right, line, made, *look(report, pair.split(" - ")[0]))
         right.axhline(0, color=INK, linewidth=1)
         left.set_title("\n".join(wrap(in_words(name), 44)))
-        right.set_title(f"difference to {report['control']}")
+        right.set_title("difference, the declared contrasts")
         for axis in (left, right):
             axis.set_xlabel("\n".join(filter(None, [line.key, line.held])))
             axis.grid(axis="y")
@@ -77,7 +77,7 @@ def _curve(axis: "Axes", line: Line, made: Sequence[Mapping[str, Any] | None], c
     """Means with their intervals: on the scale of the values where they are numbers, else one after the other."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in line.values)
     places: list[float] = line.values if numbers else [*range(len(line.values))]
-    there = [(x, each) for x, each in zip(places, made, strict=True) if each]
+    there = sorted(((x, each) for x, each in zip(places, made, strict=True) if each), key=lambda point: point[0])
     ends = [each["ci95"] or (each["mean"], each["mean"]) for _, each in there]
     means = [each["mean"] for _, each in there]
     errors = [[m - low for m, (low, _) in zip(means, ends, strict=True)],
