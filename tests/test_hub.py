@@ -16,6 +16,8 @@ from tokentrial import hub
 from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.hub import pull, push
+from tokentrial.pretrain.start import identity, prepare_start
+from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"
 COMMIT = "a" * 40
@@ -187,6 +189,27 @@ def test_without_a_report_the_card_says_that_there_is_no_verdict(climbed):
     trial = climbed.model_copy(update={"output": str(climbed.folder / "elsewhere")})
     card = hub.model_card(trial, Cell("baseline", 1), "pretrain", "# a model")
     assert "No verdict: the trial was not finished." in card
+
+
+def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell, ladder, tmp_path):
+    push(cell, NAME)
+    stub.files["pytorch_model.bin"] = b"a pickle"
+    trial = ladder(tmp_path / "run", f"pretrain.init={NAME}")
+    prepare_start(trial, Vocabulary(256, 45))
+    there = {path.name for path in (tmp_path / "run" / "start").iterdir()}
+    assert there == {"config.json", "tokenizer.json", "model.safetensors", "manifest.json"}
+    assert json.loads((tmp_path / "run" / "start" / "manifest.json").read_bytes())["revision"] == COMMIT
+    local = ladder(tmp_path / "local", f"pretrain.init={cell / 'hf'}")
+    prepare_start(local, Vocabulary(256, 45))
+    assert identity(trial) == identity(local)
+    stub.status = 500
+    prepare_start(trial, Vocabulary(256, 45))
+
+
+def test_a_start_that_the_hub_does_not_know_is_named(stub, ladder, tmp_path):
+    stub.status = 404
+    with pytest.raises(TrialError, match=r"me/none: not pulled: the Hub knows no such model \(404\)"):
+        prepare_start(ladder(tmp_path / "run", "pretrain.init=me/none"), Vocabulary(256, 45))
 
 
 # refusals of ours

@@ -12,6 +12,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.executors.local import report, stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
+from tokentrial.pretrain.start import identity, start_folder
 from tokentrial.store import fingerprint, is_done, read_json, step
 from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
@@ -71,11 +72,12 @@ class Cell:
         trial = plan.trial
         # with matched bytes, how far the control reads says how many steps an arm takes
         matched = {"bytes_of": plan.patch(trial.control)} if trial.budget.match == "bytes" else {}
+        resolved = {"dtype": resolve_dtype(trial.pretrain), "init": identity(trial)}
         prints = {
             "pretrain": fingerprint(
                 "pretrain",
                 _VERSIONS["pretrain"],
-                settings=trial.experiment("pretrain")["pretrain"] | {"dtype": resolve_dtype(trial.pretrain)},
+                settings=trial.experiment("pretrain")["pretrain"] | resolved,
                 seed=self.seed,
                 corpus=plan.patch(self.arm),
                 epochs=trial.corpus.epochs,
@@ -145,7 +147,8 @@ def pretrain_cell(
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
     probe = TableProbe(trial, plan.vocabulary, arms.find(cell.arm, plan.facts), cell.seed)
     with stoppable() as stop, joined(settings) as ranks:
-        pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop)
+        start = start_folder(trial) if trial.pretrain.starts_from else None
+        pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop, start)
 
 
 def _do(

@@ -27,6 +27,9 @@ def run(
     stages: Annotated[str | None, typer.Option(help="only these stages now, by commas")] = None,
     arms: Annotated[str | None, typer.Option(help="only these arms now, by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="only these seeds now, by commas")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="the primary contrast again with KEY=VALUE, such as budget.match=bytes")
+    ] = None,
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
 
@@ -39,6 +42,7 @@ def run(
     from tokentrial.trial import load
 
     loaded = load(trial, overrides or ())
+    loaded = loaded.model_copy(update={"also": list(dict.fromkeys([*loaded.also, *(also or ())]))})
     runs.check(loaded)
     chosen = select(loaded, stages, arms, seeds)
     report = runs.run(loaded, chosen.stages, chosen.cells)

@@ -5,15 +5,14 @@ The token is the Hub's own: HF_TOKEN, or `hf auth login`. Only weights in safete
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.hub_answers import answered
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
 from tokentrial.run import model_folder, open_cell
@@ -21,9 +20,7 @@ from tokentrial.store import read_json
 from tokentrial.store import verify as damaged
 from tokentrial.trial import Trial
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
+STAGES = ("pretrain", "sft", "grpo")
 CARD = "README.md"
 # a model's own files; nothing that would have to be unpickled, and no folder
 _FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
@@ -42,7 +39,7 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
         raise TrialError(f"{folder / broken[0]}: its bytes differ from its manifest; run the trial again")
     files = {path.name: path for path in sorted(folder.iterdir()) if _is_model(path.name)}
     card = model_card(trial, cell, stage, _described(trial, cell))
-    with _answered(name, "push") as api:
+    with answered(name, "push") as api:
         from huggingface_hub import CommitOperationAdd
 
         repository = api.create_repo(name, private=not public, exist_ok=True).repo_id
@@ -59,7 +56,7 @@ def pull(name: str, folder: Path) -> list[str]:
         raise SettingsError(f"{folder}: exists and is not empty; give a new folder")
     partial = folder.resolve().with_name(f"{folder.resolve().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with _answered(name, "pull") as api:
+    with answered(name, "pull") as api:
         found = api.model_info(name)
         files = sorted(each.rfilename for each in found.siblings or () if _FILES.fullmatch(each.rfilename))
         if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
@@ -122,47 +119,7 @@ def _without_paths(value: Any) -> Any:
         return {key: None if key == "path" else _without_paths(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
+    if isinstance(value, str) and value.startswith(("/", ".", "~")):
+        return f"./{Path(value).name}"
     local = _LOCAL.fullmatch(value) if isinstance(value, str) else None
     return f"{local[1]}:{local[2]}" if local else value
-
-
-@contextmanager
-def _answered(name: str, verb: str) -> "Iterator[HfApi]":
-    """Yield the Hub's client with a token; what the Hub refuses or fails at within the block is a TrialError."""
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise SettingsError(f"{name!r}: no name on the Hub; expected OWNER/MODEL, such as me/pilot-seed1") from None
-    api = HfApi()
-    if verb == "push" and get_token() is None:
-        raise TrialError(f"{name}: no token for the Hub; set HF_TOKEN, or log in with `hf auth login`")
-    try:
-        yield api
-    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
-        # a download that fails says so as a file that is not found, with the Hub's answer as its cause
-        answered = isinstance(error, HfHubHTTPError)
-        cause = error if answered or not isinstance(error.__cause__, HTTPError) else error.__cause__
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-        if isinstance(cause, OSError) and not isinstance(cause, HfHubHTTPError | OfflineModeIsEnabled):
-            raise  # of this machine's disk
-        raise TrialError(one_line(f"{name}: not {verb}ed: {_told(status, cause)}")) from None
-
-
-_ADVICE: dict[int | None, str] = {
-    401: "the Hub refused the token (401); set HF_TOKEN to a token that may write, or check the name",
-    403: "the Hub refuses this token here (403); give it the right to write, or choose a name of your own",
-    404: "the Hub knows no such model (404), or it is private; check the name and HF_TOKEN",
-    429: "the Hub asks to come back later (429); run the same command again in some minutes",
-}
-
-
-def _told(status: int | None, error: BaseException) -> str:
-    if status in _ADVICE:
-        return _ADVICE[status]
-    if status is None:
-        return f"the Hub cannot be reached ({type(error).__name__}: {error}); run the same command again"
-    return f"the Hub answered {status}; run the same command again later"

@@ -1,6 +1,7 @@
 """The run: arms x seeds -> cells -> stages. What is done is skipped, what is next is handed to workers."""
 
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,11 @@ from tokentrial.disk import cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
+from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
-from tokentrial.store import MANIFEST, clear_when_full, lock, need_disk, read_json, write_bytes, write_json
+from tokentrial.store import MANIFEST, clear_when_full, link, lock, need_disk, read_json, write_bytes, write_json
+from tokentrial.sweep import to_run, variants
 from tokentrial.trial import Trial, load
 
 DECLARED = "declared.json"
@@ -33,9 +36,10 @@ _SEED = re.compile(r"seed([0-9]+)")
 
 
 def check(trial: Trial) -> None:
-    """Refuse a trial whose arms there are none of, before anything is written."""
+    """Refuse a trial whose arms there are none of, or with variants that are no trials, before anything is written."""
     for name in trial.arms:
         arms.find(name)
+    variants(trial)
 
 
 def cells(trial: Trial) -> list[Cell]:
@@ -49,8 +53,25 @@ Todo = list[tuple[Cell, list[str]]]
 def run(
     trial: Trial, wanted: Sequence[str] | None = None, chosen: Sequence[Cell] | None = None
 ) -> dict[str, Any] | None:
-    """Bring the wanted stages up to date, all of them where None; after a whole run build the report and return it."""
+    """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; after a whole
+    run build the report and return it."""
     check(trial)
+    report, before = _run(trial, wanted, chosen, ()), [trial]
+    beside = to_run(trial)
+    for number, variant in enumerate(beside, 1):
+        print(f"{variant.kind} {number} of {len(beside)}: {variant.name}", file=sys.stderr)
+        here = None if chosen is None else [cell for cell in chosen if cell.arm in variant.trial.arms]
+        _run(variant.trial, wanted, here, before)
+        before.append(variant.trial)
+    return rebuild(trial.folder) if beside and report else report
+
+
+def _run(
+    trial: Trial, wanted: Sequence[str] | None, chosen: Sequence[Cell] | None, before_it: Sequence[Trial]
+) -> dict[str, Any] | None:
+    """One trial by itself. What those before it have made of the same text is not made again."""
+    if before_it:
+        _share_sources(trial, before_it[0])
     plan = CorpusPlan(trial)
     every = ["corpus", *stages(trial)]
     asked = every if wanted is None else [stage for stage in every if stage in wanted]
@@ -58,6 +79,9 @@ def run(
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
+        for other in before_it:
+            prepare.share(plan, CorpusPlan(other))
+        prepare_start(trial, plan.vocabulary)
         corpus_ready = plan.done and audits.audited(plan)
         if "corpus" not in asked and not corpus_ready:
             raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")
@@ -81,6 +105,14 @@ def run(
         if chosen is None and wanted is None:
             return build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
     return None
+
+
+def _share_sources(trial: Trial, first: Trial) -> None:
+    """A variant reads the same revision of the Hub's text, and starts from the same checkpoint, as the trial."""
+    if not (trial.folder / "sources.json").exists() and (first.folder / "sources.json").exists():
+        write_bytes(trial.folder / "sources.json", (first.folder / "sources.json").read_bytes())
+    if not (start := start_folder(trial)).exists() and (of := start_folder(first)).exists():
+        shutil.copytree(of, start, copy_function=lambda path, to: link(Path(path), Path(to)))
 
 
 def evaluations(trial: Trial, chosen: Sequence[Cell]) -> list[str]:
@@ -168,7 +200,8 @@ def declare(trial: Trial) -> None:
 
 def declaration(trial: Trial) -> dict[str, Any]:
     """What a trial declares before a look: seeds, outcomes, contrasts, test, gate."""
-    return {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json")}
+    beside = {key: value for key, value in (("sweep", trial.sweep), ("also", trial.also)) if value}
+    return {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json"), **beside}
 
 
 def _order_holds(todo: Todo, plan: CorpusPlan, asked: Sequence[str]) -> None:
@@ -261,16 +294,29 @@ def verify(trial: Trial, full: bool, documents: int = 100) -> dict[str, Any]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """What of a run folder is done, cell by cell."""
+    """What of a run folder is done, cell by cell; the cells of its variants by the folder they stand in."""
     trial = open_run(folder)
-    plan = CorpusPlan(trial)
-    decision = folder / "grpo_decision.json"
-    skipped = GRPO_STAGES if decision.exists() and not read_json(decision)["go_on"] else ()
-    pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
+    corpus, done = _status(trial)
+    for variant in to_run(trial):
+        of = variant.trial
+        begun = (of.folder / "trial.yaml").exists()
+        ready, there = _status(of) if begun else (False, {c.name: dict.fromkeys(stages(of), False) for c in cells(of)})
+        corpus &= ready
+        done |= {f"{of.folder.relative_to(folder)}/{name}": each for name, each in there.items()}
     return {
         "trial": trial.name,
-        "corpus": plan.done and audits.audited(plan),
-        "cells": {name: {stage: stage not in left for stage in stages(trial)} for name, left in pending.items()},
+        "corpus": corpus,
+        "cells": done,
         "report": (folder / REPORT).exists(),
         "declared": read_json(folder / DECLARED) if (folder / DECLARED).exists() else None,
     }
+
+
+def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
+    """Whether a trial's corpus is ready, and which stages of its cells are done."""
+    plan = CorpusPlan(trial)
+    decision = trial.folder / "grpo_decision.json"
+    skipped = GRPO_STAGES if decision.exists() and not read_json(decision)["go_on"] else ()
+    pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
+    done = {name: {stage: stage not in left for stage in stages(trial)} for name, left in pending.items()}
+    return plan.done and audits.audited(plan), done

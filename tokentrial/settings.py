@@ -85,6 +85,8 @@ _SIZES = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
 }
+# ways to draw the first weights
+DRAWN = ("gpt2", "zero_projections")
 _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr": 0.0, "warmup": 0.02}
 
 
@@ -115,7 +117,8 @@ class Pretrain(Settings):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip: Annotated[float, Field(gt=0)] = 1.0
-    init: Literal["gpt2", "zero_projections"] = "gpt2"
+    # gpt2, zero_projections: how weights are drawn; else a GPT-2 to go on from, a FOLDER or OWNER/NAME[@REVISION]
+    init: str = "gpt2"
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: Share = 0.05  # share of the steps
     decay: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
@@ -153,7 +156,17 @@ class Pretrain(Settings):
         if (self.batch_tokens // self.context) % self.micro_batch:
             rows = self.batch_tokens // self.context
             raise ValueError(f"micro_batch is {self.micro_batch}, expected a divisor of the {rows} rows a step")
+        if self.starts_from and "/" not in self.init:
+            raise ValueError(
+                f"init is {self.init!r}, expected {', '.join(DRAWN)}, a folder such as ./{self.init}, or OWNER/NAME "
+                "on the Hub"
+            )
         return self
+
+    @property
+    def starts_from(self) -> str | None:
+        """The checkpoint whose weights pretraining goes on from; None: they are drawn."""
+        return None if self.init in DRAWN else self.init
 
     @property
     def tokens(self) -> int:

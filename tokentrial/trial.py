@@ -51,6 +51,10 @@ class Trial(Settings):
     tasks: Tasks = Tasks()
     evaluate: Evaluate = Evaluate()
     verdict: Verdict
+    # what is run beside the trial, each in a folder of its own: every combination of these settings' values, such as
+    # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    also: list[str] = Field(default_factory=list)
     executor: Literal["local"] = "local"
     workers: Count | None = None  # null: one a core on a CPU, one a GPU
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
@@ -130,23 +134,29 @@ def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
     if not isinstance(settings, dict):
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
     for override in overrides:
-        _override(settings, override)
+        put(settings, *read_override(override), override)
     return parse(settings, trial)
 
 
-def _override(settings: dict[str, Any], override: str) -> None:
+def read_override(override: str) -> tuple[str, Any]:
+    """Name and value of `key=value`, the value read as YAML."""
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise SettingsError(f"{override!r}: expected key=value, such as pretrain.steps=200")
+    try:
+        return key, yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{override!r}: {value!r} is not valid YAML: {error}") from None
+
+
+def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set a dotted setting."""
     *parents, last = key.split(".")
     for parent in parents:
         settings = settings.setdefault(parent, {})
         if not isinstance(settings, dict):
-            raise SettingsError(f"{override!r}: {parent} has no settings below it")
-    try:
-        settings[last] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{override!r}: {value!r} is not valid YAML: {error}") from None
+            raise SettingsError(f"{source!r}: {parent} has no settings below it")
+    settings[last] = value
 
 
 def parse(settings: dict[str, Any], source: str) -> Trial:

@@ -380,3 +380,23 @@ def test_the_plan_imports_no_torch():
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0
     assert not {"torch", "transformers", "datasets", "trl"} & set(ended.stderr.split())
+
+
+def test_a_sweep_and_a_rerun_are_planned_beside_the_trial_each_as_the_trial_it_is():
+    trial = load("gpt2_50m", ["sweep={pretrain.n_layer: [6, 12]}", "also=[budget.match=bytes]"])
+    made = plans.plan(trial, [group("A40", {})], ASSUMED)
+    names = ["sweep pretrain.n_layer=6", "also budget.match=bytes"]  # 12 layers: the trial itself
+    assert [row["name"] for row in made["beside"]] == names
+    assert [row["cells"] for row in made["beside"]] == [9, 6]
+    alone = plans.plan(load("gpt2_50m", ["pretrain.n_layer=6"]), [group("A40", {})], ASSUMED)
+    assert made["beside"][0]["devices"]["A40"]["hours"] == alone["devices"]["A40"]["hours"]
+    assert made["devices"] == plans.plan(load("gpt2_50m"), [group("A40", {})], ASSUMED)["devices"]
+
+
+def test_the_plan_of_a_family_adds_up(tokentrial):
+    words = ["plan", "gpt2_50m", "sweep={pretrain.n_layer: [6, 12]}", "--device", "A40"]
+    _, out, _ = tokentrial(*words)
+    made = json.loads(tokentrial(*words, "--json")[1])
+    both = made["devices"]["A40"]["hours"] + made["beside"][0]["devices"]["A40"]["hours"]
+    [line] = [line for line in out.splitlines() if line.split()[:2] == ["all", "18"]]
+    assert f"{both:.2f}" in line

@@ -75,7 +75,10 @@ def write_cell(trial, arm, seed, knows, completion=" 54."):
     provenance |= {"processor": "made up", "versions": {"torch": "2.13.0"}, "commit": "abc"}
     made = {"fingerprint": f"{arm} {seed} {sorted(knows)}", "provenance": provenance}
     write_json(folder / "eval_pretrain" / "manifest.json", made)
-    curve = [{"step": 10, "asked": 0.5, "never_asked": 0.0}, {"step": 20, "asked": 0.6, "never_asked": 0.59}]
+    curve = [
+        {"step": 10, "tokens": 40960, "asked": 0.5, "never_asked": 0.0},
+        {"step": 20, "tokens": 81920, "asked": 0.6, "never_asked": 0.59},
+    ]
     trained = {"curve": curve, "seconds": 10.0 * seed, "num_params": 12345, "total_steps": 20, "device": "cpu"}
     trained |= {"dtype": "fp32", "ranks": 1, "config": {"batch_tokens": trial.pretrain.batch_tokens}}
     write_json(folder / "pretrain" / "results.json", trained)

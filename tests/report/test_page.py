@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tokentrial.report import comparison
+from tokentrial.report import comparison, figures
+from tokentrial.report.canvas import WIDE
 from tokentrial.report.figures import draw
 from tokentrial.report.meaning import headline, in_words, limits, next_steps, not_shown
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
@@ -307,6 +308,21 @@ def test_a_hostile_name_is_text_in_figures_too(made_up, compared):
     assert "<script" not in page(report, drawn)
     words = {name: "".join(ElementTree.fromstring(figure.wide).itertext()) for name, figure in drawn.items()}
     assert "accuracy on $x$ <script>alert(1)<script> after pretraining" in words["forest"]  # and no formula
+
+
+def test_the_learning_curve_is_accuracy_over_tokens_with_the_t_interval_of_its_mean(made_up, compared):
+    report = compared(made_up("seeds=[1,2]"))
+    points = {"1": [0.1, 0.5], "2": [0.3, 0.7]}
+    for seed, (first, last) in points.items():
+        curve = report["curves"]["mul_tokens"][seed]["points"]
+        curve[0]["asked"], curve[1]["asked"] = first, last
+    axis = figures._curves(report, WIDE).axes[0]
+    line = next(line for line in axis.lines if [*line.get_ydata()] == pytest.approx([0.2, 0.6]))
+    assert [*line.get_xdata()] == [40960, 81920]
+    half = 12.706 * 0.1  # t of one degree of freedom, times s / sqrt(2) of two values 0.2 apart
+    shades = [shade.get_paths()[0].vertices for shade in axis.collections]
+    ends = [(v[v[:, 0] == 81920, 1].min(), v[v[:, 0] == 81920, 1].max()) for v in shades]
+    assert any(end == pytest.approx((0.6 - half, 0.6 + half), rel=1e-3) for end in ends)
 
 
 # made once

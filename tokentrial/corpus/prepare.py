@@ -7,7 +7,6 @@ corpus/surveys/<shard>.npz               what its documents weigh and state
 corpus/patches/<arm>/<shard>.npz         only what the arm changes
 """
 
-import os
 import random
 import shutil
 import time
@@ -29,7 +28,17 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
-from tokentrial.store import clear_when_full, fingerprint, is_done, need_disk, read_json, step, write_json
+from tokentrial.store import (
+    MANIFEST,
+    clear_when_full,
+    fingerprint,
+    is_done,
+    link,
+    need_disk,
+    read_json,
+    step,
+    write_json,
+)
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
@@ -106,6 +115,18 @@ class CorpusPlan:
         )
 
 
+def share(plan: CorpusPlan, other: CorpusPlan) -> None:
+    """Take over what another trial has made of the same text, drills and patches: the same files under other names."""
+    steps = [(plan.folder, other.folder, plan.text), (plan.folder / "drills", other.folder / "drills", plan.drills)]
+    steps.append((plan.survey_folder, other.survey_folder, plan.survey))
+    steps += [(plan.patch_folder(arm), other.patch_folder(arm), plan.patch(arm)) for arm in plan.trial.arms]
+    for to, of, wanted in steps:
+        if is_done(of, wanted) and not is_done(to, wanted):
+            with step(to, wanted, shared_with=other.trial.folder.name) as partial:
+                for name in read_json(of / MANIFEST)["files"]:
+                    link(of / name, partial / name)
+
+
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
     """Split by document hash, cut into pieces, encode once, write shards; in tasks, side by side."""
     with clear_when_full(plan.folder):
@@ -145,7 +166,7 @@ def _prepare_text(plan: CorpusPlan, workers: int) -> None:
         for split in SPLITS:
             shards = [path for rank in needed for path in sorted((folder / f"{rank:05d}").glob(f"{TEXT}_{split}_*"))]
             for index, path in enumerate(shards):
-                _link(path, corpus / f"{TEXT}_{split}_{index:06d}.npy")
+                link(path, corpus / f"{TEXT}_{split}_{index:06d}.npy")
         record = _summed(records) | {"tasks": len(needed), "short": short}
         write_json(corpus / "text.json", record | {"shards_of_task": _shards_of_task(folder, needed)})
     shutil.rmtree(folder.parent)
@@ -170,14 +191,6 @@ def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
     hours = tokens / len(ids) * seconds * 1.5 / workers / 3600
     need_disk(plan.folder.parent, int(2 * tokens), "the corpus", plan.trial.disk_reserve_gb)
     report("text", 0.0, f"about {tokens / 1e6:,.0f}M tokens, {2 * tokens / 1e9:.1f} GB, {hours:.1f} h")
-
-
-def _link(path: Path, to: Path) -> None:
-    """The same file under another name, so that a kill loses no task; a copy where the disk knows no links."""
-    try:
-        os.link(path, to)
-    except OSError:
-        shutil.copyfile(path, to)
 
 
 def _summed(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tokentrial.errors import SettingsError
 from tokentrial.plan.memory import gpu_gb, host_gb
 from tokentrial.plan.work import CORPUS_RATE, computing, corpus_hours, corpus_tokens, hours, work
 from tokentrial.store import read_json
+from tokentrial.sweep import to_run
 from tokentrial.trial import Trial
 
 # the seed report's options: tokens of pretraining, its machines, days and dollars
@@ -83,6 +84,7 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in made.items()},
         "devices": {each.name: costs(trial, each) for each in groups},
         "seeds_needed": seeds(trial, noise),
+        "beside": beside(trial, groups),
         "options": options(trial),
         "assumptions": assumptions(groups),
         "notes": notes(trial, groups),
@@ -168,6 +170,23 @@ def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
         "declared": len(trial.seeds),
         "mde80": mde(sd, len(trial.seeds), verdict.alpha),
     }
+
+
+def beside(trial: Trial, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """What each variant of a sweep, or rerun, takes on top. Its corpus is counted whole: what it shares costs less."""
+    return [
+        {
+            "name": f"{variant.kind} {variant.name}",
+            "cells": len(variant.trial.arms) * len(variant.trial.seeds),
+            "disk_gb": max(disk_gb(variant.trial, each.device.workers) for each in groups),
+            "devices": {
+                each.name: {key: cost[key] for key in ("hours", "dollars", "fits")}
+                for each in groups
+                for cost in (costs(variant.trial, each),)
+            },
+        }
+        for variant in to_run(trial)
+    ]
 
 
 def sized(trial: Trial, tokens: int) -> Trial:

@@ -7,7 +7,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-_LEFT = {"device", "stage", "option", "size", "arms", "the seed report"}
+_LEFT = {"device", "variant", "stage", "option", "size", "arms", "the seed report"}
 
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
@@ -48,6 +48,13 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
             for name, cost in plan["devices"].items()
         ],
     )
+    if plan["beside"]:
+        _table(
+            console,
+            f"Beside it {len(plan['beside'])} variants: hours (and $) of each, then of the trial and all of them",
+            ("variant", "cells", "disk GB", *plan["devices"]),
+            [*map(_variant, plan["beside"]), _family(plan)],
+        )
     _table(
         console,
         "The seed report's options, this trial",
@@ -90,6 +97,25 @@ def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dolla
         ],
     )
     _lines(console, floors)
+
+
+def _variant(row: Mapping[str, Any]) -> list[str]:
+    return [row["name"], str(row["cells"]), f"{row['disk_gb']:.1f}", *map(_cost, row["devices"].values())]
+
+
+def _family(plan: Mapping[str, Any]) -> list[str]:
+    """The trial with its variants."""
+    parts, by_device = plan["beside"], []
+    for name, cost in plan["devices"].items():
+        all_of = [cost, *(part["devices"][name] for part in parts)]
+        dollars = None if cost["dollars"] is None else sum(each["dollars"] for each in all_of)
+        by_device.append(_cost({"hours": sum(each["hours"] for each in all_of), "dollars": dollars}))
+    cells, disk = plan["cells"] + sum(p["cells"] for p in parts), sum(p["disk_gb"] for p in parts)
+    return ["all", str(cells), f"{plan['disk_peak_gb'] + disk:.1f}", *by_device]
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    return _hours(cost["hours"]) + ("" if cost["dollars"] is None else f" ({_dollars(cost['dollars'])})")
 
 
 def _seeds(found: Mapping[str, Any]) -> str:

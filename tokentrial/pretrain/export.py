@@ -91,6 +91,17 @@ def to_hf(model: GPT, eos: int) -> "GPT2LMHeadModel":
     return exported.eval()
 
 
+def from_hf(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of a GPT2LMHeadModel, or of a GPT2Model, by our names, in fp32: the inverse of `to_hf`'s conversion."""
+    named = {name.removeprefix("transformer."): tensor.float() for name, tensor in state.items()}
+    return {
+        name: tensor.t().contiguous() if name.endswith(_TRANSPOSED) else tensor
+        for name, tensor in named.items()
+        # the head is tied, and old checkpoints hold the causal mask
+        if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
+
+
 @torch.no_grad()
 def logits_gap(model: GPT, exported: "GPT2LMHeadModel", seed: int = 0) -> float:
     """Largest difference of the logits on random ids [4, context]."""

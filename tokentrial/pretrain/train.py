@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
 from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
+from tokentrial.pretrain.begin import begin
 from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, save_tensors, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.gpt import GPT, Config
@@ -41,18 +43,22 @@ def pretrain(
     checkpoints: Path | None = None,
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
+    start: Path | None = None,
 ) -> GPT:
     """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`.
 
     `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. With `checkpoints`, a
     folder, it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. Every rank
-    of a cell calls this; the first one writes. Returns the model.
+    of a cell calls this; the first one writes. `start` holds the checkpoint that `settings.init` names. Returns the
+    model.
     """
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
     device, dtype = ranks.device, resolve_dtype(settings)
     config = Config(stream.vocabulary.size, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
     _has_room(config, settings, device, checkpoints)
     model = GPT(config, stream.seed, settings.init).to(device)
+    if start:
+        begin(model, start, stream.vocabulary, arms.find(stream.arm, stream.facts))
     made = optimizers(model, settings)
     loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)
     done, log = restore(checkpoints, model, made) if checkpoints else (0, {})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokentrial.arms.arm import find, names
 from tokentrial.arms.families import facts_of
+from tokentrial.report import family as families
 from tokentrial.report.evidence import (
     Evaluated,
     Evidence,
@@ -28,6 +29,7 @@ from tokentrial.report.outcomes import (
     untouched_documents,
 )
 from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
+from tokentrial.sweep import Variant
 from tokentrial.trial import Trial
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
     that some cells lack are named under `missing`.
     """
     frozen_before = read_json(declared_path) if declared_path.exists() else None
+    beside = families.reports(trial, REPORT)
     wanted = fingerprint(
         "report",
         VERSION,
@@ -61,12 +64,13 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
         arms=trial.arms,
         seeds=trial.seeds,
         grpo=_grpo(trial),
+        beside=[[variant.kind, variant.name, made and made["fingerprint"]] for variant, made in beside],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
     if path.exists() and page.exists() and (before := read_json(path)).get("fingerprint") == wanted:
         stored: dict[str, Any] = before
         return stored
-    report = _compare(trial, evaluated, declared_now, frozen_before)
+    report = _compare(trial, evaluated, declared_now, frozen_before, beside)
     report["fingerprint"] = wanted
     report["missing"] = [
         f"{arm}/seed{seed} {stage}"
@@ -89,6 +93,7 @@ def _compare(
     evaluated: Evaluated,
     declared_now: Mapping[str, Any],
     frozen_before: Mapping[str, Any] | None,
+    beside: Sequence[tuple[Variant, Mapping[str, Any] | None]],
 ) -> dict[str, Any]:
     from tokentrial.statistics.verdict import decide, freeze, gate
 
@@ -131,6 +136,18 @@ def _compare(
     if absent:
         reason = f"no verdict yet: seeds {absent} are declared and not there"
         contrasts = {key: replace(made, verdict=None, note=reason) for key, made in contrasts.items()}
+    outcomes = {
+        name: {
+            "floor": _floor(results, name, choice_floor),
+            "floors": _floors(results, name, trial.control),
+            "per_seed": {
+                arm: [results[arm, seed].values.get(name) if (arm, seed) in results else None for seed in trial.seeds]
+                for arm in trial.arms
+            },
+            "contrasts": {pair: asdict(contrasts[name, pair]) for pair in pairs if (name, pair) in contrasts},
+        }
+        for name in measured
+    }
     return {
         "trial": trial.name,
         "arms": trial.arms,
@@ -141,20 +158,8 @@ def _compare(
         "declared": frozen,
         "extended": changes,
         "gate": learnt,
-        "outcomes": {
-            name: {
-                "floor": _floor(results, name, choice_floor),
-                "floors": _floors(results, name, trial.control),
-                "per_seed": {
-                    arm: [
-                        results[arm, seed].values.get(name) if (arm, seed) in results else None for seed in trial.seeds
-                    ]
-                    for arm in trial.arms
-                },
-                "contrasts": {pair: asdict(contrasts[name, pair]) for pair in pairs if (name, pair) in contrasts},
-            }
-            for name in measured
-        },
+        "outcomes": outcomes,
+        **families.shown(trial, beside, declared, outcomes),
         "curves": _curves(trial, results),
         "consumed": _consumed(trial, exposure, evaluated, results),
         "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},

@@ -28,6 +28,7 @@ from tokentrial.report.canvas import (
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.meaning import STAGES, chosen_outcomes, in_words
 from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
+from tokentrial.report.sweep import sweep_figure, swept_outcomes
 from tokentrial.report.tables import spread
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Drawn(NamedTuple):
 def draw(report: Report) -> dict[str, Drawn]:
     """All figures that the report has something for, by name."""
     drawn = {}
-    for name, (function, alt) in _FIGURES.items():
+    swept = {f"sweep{number}": sweep_figure(name) for number, name in enumerate(swept_outcomes(report), 1)}
+    for name, (function, alt) in (_FIGURES | swept).items():
         if words := alt(report):
             drawn[name] = Drawn(
                 _svg(function, report, name, WIDE), _svg(function, report, name, NARROW), _png(function, report), words
@@ -222,7 +224,12 @@ def _heatmap_alt(report: Report) -> str:
 
 
 def _curves(report: Report, width: float) -> "Figure":
-    """Accuracy on the table during pretraining: every seed a faint line, the mean a strong one."""
+    """Accuracy on the table against the tokens of pretraining: every seed a faint line, the mean a strong one, its 95 %
+    t interval over seeds a shade."""
+    from matplotlib.ticker import EngFormatter
+
+    from tokentrial.statistics.paired import paired_t
+
     subsets = [("asked", "asked facts"), ("never_asked", "never-asked facts")]
     subsets = [(key, words) for key, words in subsets if any(key in p for p in _points(report))]
     wide = width == WIDE
@@ -231,17 +238,24 @@ def _curves(report: Report, width: float) -> "Figure":
     for axis, (key, words) in zip(axes.flat, subsets, strict=True):
         for arm, curves in report["curves"].items():
             colour, marker = look(report, arm)
-            lines = [[(p["step"], p[key]) for p in curve["points"] if key in p] for curve in curves.values()]
+            lines = [[(p["tokens"], p[key]) for p in curve["points"] if key in p] for curve in curves.values()]
             for line in lines:
                 axis.plot([x for x, _ in line], [y for _, y in line], color=colour, alpha=0.25, linewidth=0.8)
-            steps = sorted({x for line in lines for x, _ in line})
-            at = {step: [y for line in lines for x, y in line if x == step] for step in steps}
-            whole = [step for step in steps if len(at[step]) == len(lines)]
-            axis.plot(whole, [mean(at[s]) for s in whole], color=colour, marker=marker, markersize=4, linewidth=1.8)
+            at = {x: [y for line in lines for other, y in line if other == x] for line in lines for x, _ in line}
+            whole = {x: paired_t(at[x]) for x in sorted(at) if len(at[x]) == len(lines)}
+            axis.plot(
+                [*whole], [m.mean for m in whole.values()], color=colour, marker=marker, markersize=4, linewidth=1.8
+            )
+            ends = [m.ci95 or (m.mean, m.mean) for m in whole.values()]
+            axis.fill_between(
+                [*whole], [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.12, linewidth=0
+            )
         axis.axhline(0.6, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axis.set_title(words)
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xlabel("step")
+        axis.set_xlabel("tokens of pretraining")
+        axis.xaxis.set_major_formatter(EngFormatter())
+        axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="y")
     axes[0, 0].set_ylabel("accuracy")
     legend(figure, report, width)
@@ -266,7 +280,7 @@ def _curves_alt(report: Report) -> str:
             f"{arm}: {reached['asked']} of {len(curves)} seeds reach 60 % on asked facts, "
             f"{reached['never_asked']} on never-asked"
         )
-    return f"Line charts of accuracy against training step. {'. '.join(said)}."
+    return f"Line charts of accuracy against tokens of pretraining. {'. '.join(said)}."
 
 
 # dose

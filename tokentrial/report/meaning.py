@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from tokentrial.report.tables import interval, number, one_line, spread
+from tokentrial.report.tables import interval, number, one_line, rerun_of, spread
+from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
 
@@ -148,7 +149,7 @@ def next_steps(report: Report) -> list[dict[str, str]]:
         steps = [("train longer, until the control passes its gate", f"pretrain.steps={2 * steps_now}", 2.0)]
     else:
         steps = [_fresh_seeds(report, made)]
-        if report["settings"]["budget"]["match"] == "tokens":
+        if report["settings"]["budget"]["match"] == "tokens" and not report["also"]:
             steps.append(
                 ("see whether the verdict holds where every arm reads the same text", "budget.match=bytes", 1.0)
             )
@@ -211,6 +212,11 @@ def limits(report: Report) -> list[str]:
             f"One size of model: {first['parameters']:,} parameters in {shape['n_layer']} layers, trained on "
             f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
         )
+        if (start := shape["init"]) not in DRAWN:
+            found.append(
+                f"Every seed starts from the same checkpoint, {start}: seeds differ in the order of documents and in "
+                "what is never asked, and nothing here speaks of other checkpoints."
+            )
         shares = [f"{spent['drill_share']:.0%} in {arm}" for arm, spent in consumed.items()]
         found.append(f"Drills are, of the training tokens: {', '.join(shares)}. Plain text states hardly any fact.")
         found.append(_budget(settings["budget"]["match"], report["control"], consumed))
@@ -289,7 +295,29 @@ def declared_rows(report: Report) -> list[dict[str, Any]]:
                 "note": made["note"] if made else "not measured",
             }
         )
+        rows += _reruns(report, rows[0]) if not index else []
     return rows
+
+
+def _reruns(report: Report, primary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The primary contrast again with other settings: beside it, without a verdict."""
+    treatment, control = report["primary"]["contrast"].split(" - ")
+    return [
+        {
+            **primary,
+            "role": f"again with {name}",
+            "treatment": spread(outcome["per_seed"][treatment]),
+            "control": spread(outcome["per_seed"][control]),
+            "difference": f"{made['difference']:+.3f}",
+            "interval": interval(made["ci95"]),
+            "p": number(made["p"]),
+            "p_holm": "",
+            "p_sign_flip": number(made["p_sign_flip"]),
+            "verdict": "none",
+            "note": "a check of robustness; the verdict is the primary's",
+        }
+        for name, outcome, made in rerun_of(report)
+    ]
 
 
 def chosen_outcomes(report: Report) -> Sequence[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tokentrial.report.meaning import in_words
 from tokentrial.report.tables import one_line, sentence
+from tokentrial.settings import DRAWN
 
 Report = Mapping[str, Any]
 
@@ -56,10 +57,14 @@ def _training(report: Report) -> list[str]:
     return [
         f"Each cell is a GPT-2 of {first['parameters']:,} parameters ({shape['n_layer']} layers, width "
         f"{shape['n_embd']}, context {shape['context']}, GPT-2's first {settings['tokenizer']['merges']:,} merges), "
-        "trained from scratch.",
+        f"{_start(shape['init'])}.",
         f"The budget was the same {settings['budget']['match']} in every arm; consumed were, on average over seeds, "
         f"{spent}.",
     ]
+
+
+def _start(init: str) -> str:
+    return "trained from scratch" if init in DRAWN else f"continued from {init}"
 
 
 def _secondary(count: int) -> str:

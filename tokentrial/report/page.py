@@ -10,7 +10,7 @@ import yaml
 from tokentrial.report import meaning
 from tokentrial.report.canvas import look_number
 from tokentrial.report.figures import Drawn, draw, inline
-from tokentrial.report.tables import interval, number, one_line, spread
+from tokentrial.report.tables import interval, number, one_line, spread, sweep_table
 from tokentrial.store import write_bytes
 
 Report = Mapping[str, Any]
@@ -24,7 +24,8 @@ _CAPTIONS = {
     "the floor. A treatment that only matters in pretraining meets the control further right.",
     "heatmap": "Row times column. Brighter is better. A fact is asked in some seeds and never asked in the others; the "
     "two are drawn apart. Empty squares: no seed of that kind, such as the facts of 1, which are always asked.",
-    "curves": "Accuracy on the table while the models train. Faint lines are seeds, the dashed line is 60 %.",
+    "curves": "Accuracy on the table against the tokens of pretraining: how much text it takes. Faint lines are seeds, "
+    "the strong one their mean with its 95 % interval, the dashed line is 60 %.",
     "dose": "What the training text held: how often facts were stated, in which form. Arms that spell a fact with "
     "fewer tokens are served more of them in the same budget of tokens.",
     "probes": "How well ridge regressions read what a fact is from a vector that stands for it, each fact predicted "
@@ -37,6 +38,10 @@ _CAPTIONS = {
     "rows": "Embedding rows of the fact tokens. Hollow: hardly trained in some seed, as the row still lies with those "
     "that stand for nothing.",
 }
+_SWEPT = (
+    "Means over seeds with 95 % t intervals at each value that was swept; left the arms, right the declared contrasts. "
+    "Exploratory: the verdict is of the trial's own settings alone."
+)
 _CONSUMED = {
     "tokens": "tokens of pretraining",
     "bytes": "bytes of original text read",
@@ -80,7 +85,7 @@ def page(report: Report, drawn: Mapping[str, Drawn]) -> str:
             "wide": Markup(inline(figure.wide)),
             "narrow": Markup(inline(figure.narrow)),
             "alt": figure.alt,
-            "caption": _CAPTIONS[name],
+            "caption": _CAPTIONS.get(name, _SWEPT),
         }
         for name, figure in drawn.items()
     }
@@ -96,6 +101,7 @@ def page(report: Report, drawn: Mapping[str, Drawn]) -> str:
         limits=meaning.limits(report),
         look={arm: look_number(report, arm) for arm in report["arms"]},
         outcomes=_outcomes(report),
+        sweep=sweep_table(report),
         consumed=_consumed(report),
         settings=yaml.safe_dump(report["settings"], sort_keys=False, width=100),
         after=lambda stage: meaning.STAGES.get(stage, f"after {stage}"),

@@ -68,6 +68,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         *_markdown_table(_header(report), _rows(report, declared_only=False)),
         "",
+        *_family(report),
         "## The ladder",
         "",
         "Every outcome after each stage, mean ± standard deviation over seeds.",
@@ -122,6 +123,46 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _family(report: Mapping[str, Any]) -> list[str]:
+    if not report["sweep"]["points"]:
+        return []
+    said = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
+    return ["## What was swept", "", said, "", *_markdown_table(*sweep_table(report)), ""]
+
+
+def sweep_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, a row an outcome and point; nothing without a sweep."""
+    keys, points = report["sweep"]["keys"], report["sweep"]["points"]
+    names = dict.fromkeys(name for point in points for name in point["outcomes"])
+    rows = [
+        [
+            one_line(name),
+            *(one_line(str(point["settings"][key])) for key in keys),
+            *(estimate(made["arms"].get(arm), "") for arm in report["arms"]),
+            "; ".join(f"{one_line(pair)}: {estimate(each, '+')}" for pair, each in made["contrasts"].items()),
+        ]
+        for name in names
+        for point in points
+        for made in (point["outcomes"].get(name, {"arms": {}, "contrasts": {}}),)
+    ]
+    return ["outcome", *keys, *report["arms"], "difference [95 %]"], rows
+
+
+def estimate(made: Mapping[str, Any] | None, sign: str) -> str:
+    """A mean with its interval."""
+    return "-" if made is None else f"{made['mean']:{sign}.3f} {interval(made['ci95'])}"
+
+
+def rerun_of(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """The reruns that are there: name, primary outcome and its contrast."""
+    pair = report["primary"]["contrast"]
+    return [
+        (one_line(each["name"]), each["outcome"], each["outcome"]["contrasts"][pair])
+        for each in report["also"]
+        if each["outcome"] and pair in each["outcome"]["contrasts"]
+    ]
+
+
 def _header(report: Mapping[str, Any]) -> list[str]:
     return ["outcome", *report["arms"], "floor", "contrast", "difference [95 %]", "p", "verdict"]
 
@@ -152,7 +193,24 @@ def _rows(report: Mapping[str, Any], declared_only: bool) -> list[list[str]]:
                 ]
             )
             first = False
+            if (name, pair) == (report["primary"]["outcome"], report["primary"]["contrast"]):
+                rows += _reruns(report)
     return rows
+
+
+def _reruns(report: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"again with {name}",
+            *(spread(outcome["per_seed"].get(arm, [])) for arm in report["arms"]),
+            number(outcome["floor"]),
+            report["primary"]["contrast"],
+            f"{made['difference']:+.3f} {interval(made['ci95'])}",
+            number(made["p"]),
+            "a check, no verdict",
+        ]
+        for name, outcome, made in rerun_of(report)
+    ]
 
 
 def _ladder(report: Mapping[str, Any]) -> list[list[str]]:

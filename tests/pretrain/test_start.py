@@ -1,0 +1,240 @@
+"""A model of one's own: what pretraining goes on from, and what is refused as a start."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+from tokentrial.arms import arm as arms
+from tokentrial.cell import Cell
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.pretrain.begin import begin
+from tokentrial.pretrain.export import from_hf, load_gpt, to_hf
+from tokentrial.pretrain.gpt import GPT, Config
+from tokentrial.pretrain.start import identity, prepare_start
+from tokentrial.run import run
+from tokentrial.tokenizer.export import to_transformers
+from tokentrial.tokenizer.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(256, 45)
+EOS = 512
+SHAPE = Config(VOCABULARY.size, 1, 2, 32, 64)
+
+
+def model_of_theirs(**changed):
+    """A GPT-2 by transformers with random weights, biases and norms among them."""
+    torch.manual_seed(5)
+    settings = {"vocab_size": EOS + 1, "n_positions": 96, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(**settings | {"bos_token_id": EOS, "eos_token_id": EOS} | changed)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return model_of_theirs()
+
+
+@pytest.fixture
+def checkpoint(theirs, tmp_path):
+    theirs.save_pretrained(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def trial(tiny, checkpoint, tmp_path):
+    """`trial(*overrides)`: the tiny trial that starts from the checkpoint."""
+    return lambda *overrides: tiny(tmp_path / "run", f"pretrain.init={checkpoint}", *overrides)
+
+
+def begun(folder, arm, shape=SHAPE, vocabulary=VOCABULARY):
+    model = GPT(shape, seed=1)
+    begin(model, folder, vocabulary, arms.find(arm))
+    return model
+
+
+def test_plain_ids_have_the_logits_that_transformers_gives_them(theirs, checkpoint):
+    ids = torch.randint(EOS + 1, (3, 64), generator=torch.Generator().manual_seed(0))
+    for arm in ("baseline", "mul_tokens"):
+        with torch.no_grad():
+            ours, expected = begun(checkpoint, arm).logits(ids), theirs(ids).logits
+        torch.testing.assert_close(ours[..., : EOS + 1], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_fact_begins_as_the_mean_of_its_digits_and_every_other_new_row_as_the_mean_of_all(theirs, checkpoint):
+    old = theirs.transformer.wte.weight.detach()
+    digit = {d: old[VOCABULARY.encode(d)[0]] for d in "0123456789"}
+    rows = begun(checkpoint, "mul_tokens").wte.weight.detach()
+    of = VOCABULARY.token_ids(arms.find("mul_tokens"))
+    torch.testing.assert_close(rows[of["<MUL_6_9_54>"]], (digit["6"] + digit["9"] + digit["5"] + digit["4"]) / 4)
+    torch.testing.assert_close(rows[of["<MUL_2_2_4>"]], (2 * digit["2"] + digit["4"]) / 3)
+    torch.testing.assert_close(rows[EOS + 1 : VOCABULARY.base], old.mean(0).expand(63, -1))
+    torch.testing.assert_close(rows[VOCABULARY.size :], torch.zeros(len(rows) - VOCABULARY.size, 32))
+    one_slot = begun(checkpoint, "one_slot").wte.weight.detach()
+    torch.testing.assert_close(one_slot[VOCABULARY.base], torch.stack([*digit.values()]).mean(0))
+
+
+def test_arms_start_alike_but_for_their_own_tokens(checkpoint):
+    plain, treated = (begun(checkpoint, arm).state_dict() for arm in ("baseline", "mul_tokens"))
+    differ = [name for name in plain if not torch.equal(plain[name], treated[name])]
+    assert differ == ["wte.weight"]
+    rows = (plain["wte.weight"] != treated["wte.weight"]).any(dim=1).nonzero().flatten()
+    assert rows.tolist() == [*range(VOCABULARY.base, VOCABULARY.size)]
+
+
+def test_what_was_exported_comes_back_the_same():
+    model = GPT(SHAPE, seed=3)
+    back = from_hf(to_hf(model, EOS).state_dict())
+    kept = model.state_dict() | {"wte.weight": model.wte.weight[: VOCABULARY.size]}
+    assert back.keys() == kept.keys()
+    assert all(torch.equal(back[name], kept[name]) for name in kept)
+
+
+def test_an_old_checkpoint_without_a_head_and_with_causal_masks_is_read_too(theirs, checkpoint, tmp_path):
+    """openai-community/gpt2 on the Hub is such a one: a GPT2Model's names, and `h.0.attn.bias`."""
+    bare = GPT2Model(theirs.config)
+    bare.load_state_dict(theirs.transformer.state_dict())
+    state = {name: tensor.half() for name, tensor in bare.state_dict().items()}
+    save_file(state | {"h.0.attn.bias": torch.tril(torch.ones(1, 1, 96, 96))}, tmp_path / "model.safetensors")
+    old, new = begun(tmp_path, "baseline").state_dict(), begun(checkpoint, "baseline").state_dict()
+    for name in new:
+        torch.testing.assert_close(old[name], new[name], atol=1e-3, rtol=1e-3)
+
+
+def test_gpt2_s_own_vocabulary_fits_all_merges_and_its_shards_are_put_together(tiny, tmp_path):
+    """50,257 ids: the ids of encoder.json are ours (tests/tokenizer/test_vocabulary.py), the facts stand at 50304."""
+    model = model_of_theirs(vocab_size=50_257, bos_token_id=50_256, eos_token_id=50_256, n_positions=64)
+    model.save_pretrained(tmp_path / "gpt2", max_shard_size="1MB")
+    assert len([*(tmp_path / "gpt2").glob("model-*-of-*.safetensors")]) > 1
+    vocabulary = Vocabulary(50_000, 45)
+    trial = tiny(tmp_path / "run", f"pretrain.init={tmp_path / 'gpt2'}", "tokenizer.merges=50000")
+    prepare_start(trial, vocabulary)
+    made = begun(trial.folder / "start", "mul_tokens", Config(vocabulary.size, 1, 2, 32, 64), vocabulary)
+    rows = model.transformer.wte.weight.detach()
+    assert torch.equal(made.wte.weight[:50_257], rows)
+    digits = rows[[vocabulary.encode(d)[0] for d in "9981"]].mean(0)
+    torch.testing.assert_close(made.wte.weight[50_348], digits)
+
+
+# what enters the fingerprint
+
+
+def test_the_content_of_the_files_is_what_counts(trial, checkpoint, tmp_path):
+    prepare_start(trial(), VOCABULARY)
+    first = identity(trial())
+    shutil.copytree(checkpoint, tmp_path / "moved")
+    moved = trial(f"pretrain.init={tmp_path / 'moved'}")
+    prepare_start(moved, VOCABULARY)
+    assert identity(moved) == first
+    state = load_file(checkpoint / "model.safetensors")
+    state["transformer.ln_f.bias"] += 1
+    (checkpoint / "model.safetensors").unlink()
+    save_file(state, checkpoint / "model.safetensors")
+    prepare_start(trial(), VOCABULARY)
+    assert identity(trial()) != first
+
+
+def test_a_run_goes_on_without_the_folder_it_began_from_and_another_start_pretrains_anew(
+    trial, tiny, checkpoint, tmp_path, inline
+):
+    begun_with = trial()
+    run(begun_with)
+    plan = CorpusPlan(begun_with)
+    assert not Cell("mul_tokens", 1).pending(plan)
+    drawn = CorpusPlan(tiny(tmp_path / "run"))
+    assert "pretrain" in Cell("mul_tokens", 1).pending(drawn)
+    shutil.rmtree(checkpoint)
+    report = run(begun_with)
+    assert report is not None
+    assert not report["missing"]
+
+
+# what is refused
+
+
+def edited(checkpoint, **changed):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"n_layer": 2}, r"has n_layer 2; set pretrain\.n_layer=2"),
+        ({"n_embd": 48}, r"has n_embd 48; set pretrain\.n_embd=48"),
+        ({"n_head": 4}, r"has n_head 4; set pretrain\.n_head=4"),
+        ({"n_positions": 32}, r"has 32 positions; set pretrain\.context=32"),
+        ({"n_positions": None}, r"has None positions"),
+        ({"eos_token_id": 50_256, "vocab_size": 50_257}, r"has 50257 ids and its eos at 50256, where 256 merges put"),
+        ({"vocab_size": 500}, r"has 500 ids and its eos at 512"),
+        ({"model_type": "llama"}, r"has model_type 'llama', expected 'gpt2'"),
+        ({"activation_function": "relu"}, r"has activation_function 'relu', expected 'gelu_new'"),
+        ({"tie_word_embeddings": False}, r"has tie_word_embeddings False, expected True"),
+        ({"n_inner": 64}, r"has n_inner 64, expected 128"),
+    ],
+)
+def test_another_model_than_the_trial_s_is_refused_with_what_differs(trial, checkpoint, changed, said):
+    edited(checkpoint, **changed)
+    with pytest.raises(SettingsError, match=said):
+        prepare_start(trial(), VOCABULARY)
+    assert not (trial().folder / "start").exists()
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(trial, checkpoint):
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    with pytest.raises(SettingsError, match=r"pytorch_model\.bin.*a pickle is not loaded.*save_pretrained"):
+        prepare_start(trial(), VOCABULARY)
+
+
+def test_other_merges_are_refused_and_ours_are_taken(trial, checkpoint):
+    to_transformers(VOCABULARY, arms.find("baseline"), 96).save_pretrained(checkpoint)
+    prepare_start(trial(), VOCABULARY)
+    path = checkpoint / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["merges"].reverse()
+    path.write_text(json.dumps(tokenizer))
+    os.utime(path, (1, 1))
+    with pytest.raises(SettingsError, match="has not GPT-2's first 256 merges"):
+        prepare_start(trial(), VOCABULARY)
+
+
+def test_weights_that_are_not_those_of_the_config_are_named(checkpoint):
+    state = load_file(checkpoint / "model.safetensors")
+    del state["transformer.h.0.mlp.c_fc.bias"]
+    save_file(state, checkpoint / "model.safetensors")
+    with pytest.raises(TrialError, match=r"not those of its config\.json.*h\.0\.mlp\.c_fc\.bias"):
+        begun(checkpoint, "baseline")
+    (checkpoint / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(TrialError, match="the weights in"):
+        begun(checkpoint, "baseline")
+
+
+@pytest.mark.parametrize("init", ["gpt3", "zero_projection"])
+def test_a_word_that_is_neither_a_way_to_draw_nor_a_place_is_refused(tiny, tmp_path, init):
+    with pytest.raises(SettingsError, match=rf"init is '{init}', expected gpt2, zero_projections, a folder"):
+        tiny(tmp_path, f"pretrain.init={init}")
+
+
+def test_a_folder_that_is_not_there_is_refused(tiny, tmp_path):
+    with pytest.raises(SettingsError, match="no such folder, and no OWNER/NAME on the Hub"):
+        prepare_start(tiny(tmp_path, f"pretrain.init={tmp_path}/nowhere"), VOCABULARY)
+
+
+# training on
+
+
+def test_a_trained_model_remembers_what_it_began_from(trial, theirs, inline):
+    """Steps at a rate near zero leave the checkpoint's weights, in every arm and seed, up to what was cut."""
+    still = trial("pretrain.lr=1e-9", "pretrain.muon_lr=1e-9", "pretrain.probes=1", "seeds=[1]")
+    run(still, ("corpus", "pretrain"))
+    for arm in still.arms:
+        kept = load_gpt(Cell(arm, 1).folder(still, "pretrain"))
+        torch.testing.assert_close(kept.wpe.weight, theirs.transformer.wpe.weight[:64], atol=1e-6, rtol=0)
+        torch.testing.assert_close(kept.wte.weight[: EOS + 1], theirs.transformer.wte.weight, atol=1e-6, rtol=0)

@@ -1,0 +1,278 @@
+"""Variants of a trial: the grid of a sweep, reruns of the primary contrast, what they share, what the report says."""
+
+import math
+import shutil
+from statistics import mean, stdev
+
+import pytest
+
+from tokentrial import run as runs
+from tokentrial.cell import Cell
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import SettingsError
+from tokentrial.report.family import reports
+from tokentrial.report.forest import forest_alt
+from tokentrial.report.meaning import declared_rows
+from tokentrial.report.page import page
+from tokentrial.report.sweep import _lines, swept_outcomes
+from tokentrial.report.tables import markdown, sweep_table
+from tokentrial.run import check, declaration, rebuild, run, status
+from tokentrial.store import read_json
+from tokentrial.sweep import to_run, variants
+
+PRIMARY = "pretrain/mul_table/never_asked/accuracy"
+PAIR = "mul_tokens - baseline"
+SWEEP = "sweep={pretrain.n_layer: [1, 2]}"
+T_975_DF1 = 12.706  # Student's t, two-sided 95 %, one degree of freedom: any table of it
+
+
+# which variants there are
+
+
+def test_the_grid_is_every_combination_in_order_each_in_a_folder_of_its_own(tiny, tmp_path):
+    trial = tiny(tmp_path, "sweep={corpus.drills.share: [0, 0.3], pretrain.n_layer: [2, 3]}")
+    found = variants(trial)
+    assert [(v.trial.corpus.drills.share, v.trial.pretrain.n_layer) for v in found] == [
+        (0, 2),
+        (0, 3),
+        (0.3, 2),
+        (0.3, 3),
+    ]
+    assert found[1].trial.folder == tmp_path / "sweep" / "corpus.drills.share=0,pretrain.n_layer=3"
+    for variant in found:
+        same = variant.trial.model_dump(exclude={"output", "sweep", "corpus", "pretrain"})
+        assert same == trial.model_dump(exclude={"output", "sweep", "corpus", "pretrain"})
+        assert not variant.trial.sweep
+
+
+def test_a_point_where_the_trial_itself_stands_is_not_run_again(tiny, tmp_path):
+    trial = tiny(tmp_path, SWEEP)
+    assert [v.is_itself for v in variants(trial)] == [True, False]
+    assert [v.name for v in to_run(trial)] == ["pretrain.n_layer=2"]
+    assert variants(trial)[0].trial.folder == trial.folder
+
+
+def test_a_rerun_has_the_two_arms_of_the_primary_contrast(tiny, tmp_path):
+    trial = tiny(
+        tmp_path,
+        "arms=[baseline,mul_tokens,mul_append]",
+        f"verdict.secondary=[{{outcome: {PRIMARY}, contrast: mul_append - baseline}}]",
+        "also=[budget.match=bytes]",
+    )
+    [rerun] = variants(trial)
+    assert (rerun.trial.arms, rerun.trial.control) == (["baseline", "mul_tokens"], "baseline")
+    assert (rerun.trial.budget.match, rerun.trial.verdict.secondary) == ("bytes", [])
+    assert rerun.trial.folder == tmp_path / "also" / "budget.match=bytes"
+
+
+def test_a_size_brings_its_shape_with_it(tiny, tmp_path):
+    trial = tiny(tmp_path, "sweep={pretrain.size: [gpt2, gpt2-medium]}")
+    assert [v.trial.pretrain.n_layer for v in variants(trial)] == [12, 24]
+    assert [v.trial.pretrain.n_embd for v in variants(trial)] == [768, 1024]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "sweep={pretrain.n_layers: [1]}",
+            r"sweep pretrain\.n_layers=1:\s+pretrain\.n_layers: unknown setting; did you",
+        ),
+        ("sweep={pretrain.n_layer: [1, x]}", r"sweep pretrain\.n_layer=x:\s+pretrain\.n_layer: found 'x'"),
+        ("sweep={seeds: [[1], [2]]}", "sweep: found seeds, expected a setting of tokenizer, corpus"),
+        ("sweep={pretrain.device: [cpu]}", r"sweep: found pretrain\.device, expected a setting .* bears on results"),
+        ("sweep={pretrain.recipe: [fast]}", "give what the recipe sets instead"),
+        ("sweep={pretrain.n_layer: [2, 2]}", "stands for two variants; give each value once"),
+        ("also=[budget.match]", r"'budget\.match': expected key=value"),
+        ("also=[budget.match=lines]", r"also budget\.match=lines:\s+budget\.match: found 'lines'"),
+    ],
+)
+def test_a_variant_that_is_no_trial_is_refused_before_anything_is_written(tiny, tmp_path, override, said):
+    with pytest.raises(SettingsError, match=said):
+        check(tiny(tmp_path / "run", override))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_without_values_is_refused(tiny, tmp_path):
+    with pytest.raises(SettingsError, match=r"sweep\.pretrain\.n_layer: found \[\]"):
+        tiny(tmp_path, "sweep={pretrain.n_layer: []}")
+
+
+def test_what_is_swept_is_declared_and_a_trial_without_says_nothing_of_it(tiny, tmp_path):
+    assert declaration(tiny(tmp_path, SWEEP))["sweep"] == {"pretrain.n_layer": [1, 2]}
+    assert declaration(tiny(tmp_path, "also=[budget.match=bytes]"))["also"] == ["budget.match=bytes"]
+    assert not {"sweep", "also"} & declaration(tiny(tmp_path)).keys()
+
+
+def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_values():
+    point = {"floor": None, "arms": {"baseline": {"mean": 0.5, "ci95": None, "n": 1}}, "contrasts": {}}
+    grid = [{"a": a, "b": b} for a in (0, 1) for b in (5, 6, 7)]
+    points = [{"settings": each, "outcomes": {"x": point}} for each in grid if each != {"a": 1, "b": 7}]
+    lines = _lines({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
+    assert [(line.key, line.held, line.values) for line in lines] == [
+        ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no line
+        ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
+    ]  # fmt: skip
+
+
+# a whole family
+
+
+DOSES = "sweep={corpus.drills.share: [0.6, 0.5]}"
+
+
+@pytest.fixture(scope="module")
+def family(tiny, in_process, tmp_path_factory):
+    """A trial with another dose and a byte-matched rerun, run to its report. Not to be changed."""
+    folder = tmp_path_factory.mktemp("family") / "run"
+    trial = tiny(folder, DOSES, "also=[budget.match=bytes]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokentrial.run.LocalExecutor", in_process)
+        assert run(trial)
+    return trial
+
+
+@pytest.fixture(scope="module")
+def report(family):
+    return read_json(family.folder / "comparison_report.json")
+
+
+def folder_of(trial, **settings):
+    [found] = [v.trial.folder for v in variants(trial) if v.settings == settings]
+    return found
+
+
+def test_every_variant_is_a_whole_run(family):
+    for variant in to_run(family):
+        own = read_json(variant.trial.folder / "comparison_report.json")
+        assert own["missing"] == []
+        assert own["declared"]["primary"] == declaration(family)["primary"]
+    assert len(to_run(family)) == 2
+    bytes_matched = family.folder / "also" / "budget.match=bytes" / "corpus" / "exposure.json"
+    served = read_json(bytes_matched)["served"]
+    assert served["mul_tokens"]["1"]["steps"] < served["baseline"]["1"]["steps"] == family.pretrain.steps
+
+
+def test_the_same_text_is_the_same_file_and_so_are_the_drills_of_the_same_dose(family):
+    def inodes(folder, pattern):
+        return {path.name: path.stat().st_ino for path in (folder / "corpus").glob(pattern)}
+
+    text, drills = inodes(family.folder, "*.npy"), inodes(family.folder, "drills/*.npy")
+    assert text
+    assert drills
+    for variant in to_run(family):
+        assert inodes(variant.trial.folder, "*.npy") == text
+        same_dose = variant.trial.corpus.drills.share == 0.6
+        assert (inodes(variant.trial.folder, "drills/*.npy") == drills) == same_dose
+
+
+def test_a_variant_gives_what_the_same_trial_gives_alone(family, tiny, tmp_path, inline):
+    alone = tiny(tmp_path / "alone", "corpus.drills.share=0.5")
+    run(alone, ("corpus", "pretrain"), [Cell(arm, 1) for arm in alone.arms])
+    beside = folder_of(family, **{"corpus.drills.share": 0.5})
+    for arm in alone.arms:
+        cell = Cell(arm, 1)
+        results = [read_json(folder / arm / "seed1" / "pretrain" / "results.json") for folder in (alone.folder, beside)]
+        assert results[0]["train_losses"] == results[1]["train_losses"]
+        prints = {
+            read_json(folder / arm / "seed1" / "pretrain" / "manifest.json")["fingerprint"]
+            for folder in (alone.folder, beside)
+        }
+        assert prints == {cell.fingerprints(CorpusPlan(alone))["pretrain"]}
+
+
+def test_each_point_has_the_mean_over_seeds_with_its_t_interval_and_the_contrast(family, report):
+    assert len(report["sweep"]["points"]) == 2
+    for point in report["sweep"]["points"]:
+        own = read_json(folder_of(family, **point["settings"]) / "comparison_report.json")["outcomes"][PRIMARY]
+        shown = point["outcomes"][PRIMARY]
+        for arm, values in own["per_seed"].items():
+            assert shown["arms"][arm]["mean"] == pytest.approx(mean(values))
+            if stdev(values):
+                half = T_975_DF1 * stdev(values) / math.sqrt(2)
+                expected = [mean(values) - half, mean(values) + half]
+                assert shown["arms"][arm]["ci95"] == pytest.approx(expected, rel=1e-3)
+        made = own["contrasts"][PAIR]
+        assert shown["contrasts"][PAIR] == {"mean": made["difference"], "ci95": made["ci95"], "n": 2}
+
+
+def test_the_rerun_stands_beside_the_primary_and_has_no_verdict(family, report):
+    [again] = report["also"]
+    own = read_json(family.folder / "also" / "budget.match=bytes" / "comparison_report.json")
+    assert again["outcome"] == own["outcomes"][PRIMARY]
+    first, second, *others = declared_rows(report)
+    assert (first["role"], second["role"]) == ("primary", "again with budget.match=bytes")
+    assert second["verdict"] == "none"
+    assert second["difference"] == f"{own['outcomes'][PRIMARY]['contrasts'][PAIR]['difference']:+.3f}"
+    assert all(row["role"] == "secondary" for row in others)
+    assert "again with budget.match=bytes: " in forest_alt(report)
+    assert forest_alt(report).startswith("Forest plot of 2 declared contrasts.")
+    assert "| again with budget.match=bytes |" in markdown(report)
+    assert len([line for line in markdown(report).splitlines() if "a check, no verdict" in line]) == 2
+
+
+def test_the_page_shows_the_sweep_outcome_by_outcome(family, report):
+    header, rows = sweep_table(report)
+    assert header[:2] == ["outcome", "corpus.drills.share"]
+    assert [row[1] for row in rows if row[0] == PRIMARY] == ["0.6", "0.5"]
+    outcomes = list(dict.fromkeys(pair["outcome"] for pair in (family.verdict.model_dump()["primary"],
+                                                               *family.verdict.model_dump()["secondary"])))  # fmt: skip
+    assert swept_outcomes(report) == outcomes
+    html = (family.folder / "report.html").read_text()
+    assert html.count('aria-label="Curves of') == 2 * len(outcomes)  # wide and narrow
+    assert 'href="#sweep"' in html
+    assert {f"sweep{n}.svg" for n in (1, 2)} <= {path.name for path in (family.folder / "figures").iterdir()}
+
+
+def test_a_trial_without_a_sweep_has_no_such_section(finished):
+    report = read_json(finished.folder / "comparison_report.json")
+    assert 'id="sweep"' not in page(report, {})
+    assert "What was swept" not in markdown(report)
+
+
+def test_status_counts_the_cells_of_every_variant(family):
+    state = status(family.folder)
+    assert state["corpus"]
+    assert len(state["cells"]) == 4 + 4 + 4
+    assert all(all(stages.values()) for stages in state["cells"].values())
+    assert "also/budget.match=bytes/mul_tokens/seed2" in state["cells"]
+
+
+def test_what_is_done_is_not_done_again_and_a_new_value_runs_alone(family, monkeypatch):
+    class NoWork:
+        def __init__(self, workers):
+            raise AssertionError("there is nothing to do")
+
+    monkeypatch.setattr("tokentrial.run.LocalExecutor", NoWork)
+    before = (family.folder / "comparison_report.json").read_bytes()
+    assert run(family)
+    assert (family.folder / "comparison_report.json").read_bytes() == before
+
+
+def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, tiny, tmp_path, inline, monkeypatch):
+    shutil.copytree(family.folder, tmp_path / "run")
+    sweep = "sweep={corpus.drills.share: [0.6, 0.7]}"
+    worked, do = [], runs._cells
+    monkeypatch.setattr(runs, "_cells", lambda trial, *given: (worked.append(trial.folder.name), do(trial, *given)))
+    run(tiny(tmp_path / "run", sweep), ("corpus", "pretrain"), [Cell("baseline", 1)])
+    assert worked == ["corpus.drills.share=0.7"]
+    points = rebuild(tmp_path / "run")["sweep"]["points"]
+    assert [bool(point["outcomes"]) for point in points] == [True, False]
+
+
+def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
+    there = [made for _, made in reports(family, "comparison_report.json")]
+    assert [made is None for made in there] == [True, False, False]  # the first is the trial itself
+    longer = family.model_copy(update={"pretrain": family.pretrain.model_copy(update={"steps": 24})})
+    assert not any(made for _, made in reports(longer, "comparison_report.json"))
+    elsewhere = family.model_copy(update={"workers": 3})
+    assert [made for _, made in reports(elsewhere, "comparison_report.json")] == there
+
+
+def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("tokentrial.trial.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]"))
+    monkeypatch.setattr("tokentrial.run.run", lambda trial, *given: seen.append(trial))
+    code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes", "--also", "pretrain.steps=30")
+    assert (code, err) == (0, "")
+    assert seen[0].also == ["pretrain.steps=30", "budget.match=bytes"]

@@ -1,0 +1,158 @@
+"""The GPT-2 that pretraining goes on from, `pretrain.init: FOLDER` or `OWNER/NAME[@REVISION]` on the Hub.
+
+    OUT/start/{config.json, tokenizer.json or merges.txt, model*.safetensors}
+
+A folder's files are linked there, the Hub's are downloaded; the hash of what they hold enters the fingerprint. How the
+weights become the model's stands in `begin.py`.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokentrial.errors import SettingsError
+from tokentrial.hub_answers import answered
+from tokentrial.store import MANIFEST, fingerprint, is_done, link, read_json, step
+from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
+from tokentrial.trial import Trial
+
+_VERSION = 1
+_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
+_SMALL = ("config.json", "tokenizer.json", "merges.txt")
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+# what GPT-2 is beside its size; one value of several says the same
+_KIND: dict[str, tuple[Any, ...]] = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def start_folder(trial: Trial) -> Path:
+    return trial.folder / "start"
+
+
+def identity(trial: Trial) -> str:
+    """What `pretrain.init` is, for the fingerprint: how weights are drawn, or the hash of the checkpoint's files."""
+    path = start_folder(trial) / MANIFEST
+    if trial.pretrain.starts_from is None:
+        return trial.pretrain.init
+    if not path.exists():
+        return "not there yet"
+    files = read_json(path)["files"]
+    return fingerprint("checkpoint", _VERSION, files={name: entry["sha256"] for name, entry in files.items()})
+
+
+def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
+    """Bring the checkpoint into the run folder, where the trial has one, and hold it against the trial's settings.
+
+    A folder that has changed is brought anew; what was downloaded stays. Raises SettingsError where it is no GPT-2 of
+    the trial's size and merges, or not in safetensors.
+    """
+    init, to = trial.pretrain.starts_from, start_folder(trial)
+    if init is None:
+        return
+    source = Path(init).expanduser()
+    if source.is_dir():
+        names = sorted(path.name for path in source.iterdir())
+        stamps = [[name, *_stamp(source / name)] for name in _chosen(names, init)]
+        wanted = fingerprint("start", _VERSION, files=stamps)
+        if not is_done(to, wanted):
+            _fits(source, trial, vocabulary)
+            with step(to, wanted, init=init) as partial:
+                for name in _chosen(names, init):
+                    link(source / name, partial / name)
+    elif not _is_there(to, init):
+        if not _ON_THE_HUB.fullmatch(init):
+            raise SettingsError(f"pretrain.init: {init}: no such folder, and no OWNER/NAME on the Hub")
+        _download(init, to, trial, vocabulary)
+    _fits(to, trial, vocabulary)
+
+
+def _download(init: str, to: Path, trial: Trial, vocabulary: Vocabulary) -> None:
+    """From the Hub, the small files first: they say whether the weights are worth it."""
+    name, _, revision = init.partition("@")
+    with answered(name, "pull") as api:
+        found = api.model_info(name, revision=revision or None)
+        names = _chosen([each.rfilename for each in found.siblings or ()], init)
+        wanted = fingerprint("start", _VERSION, init=init, revision=found.sha)
+        with step(to, wanted, init=init, revision=found.sha) as partial:
+            for file in names:
+                if file not in _SMALL:
+                    _fits(partial, trial, vocabulary)
+                api.hf_hub_download(name, file, revision=found.sha, local_dir=partial)
+            shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's own notes
+
+
+def _is_there(to: Path, init: str) -> bool:
+    """Whether this start was brought before, whole."""
+    manifest = read_json(to / MANIFEST) if (to / MANIFEST).exists() else {}
+    return manifest.get("init") == init and is_done(to, manifest["fingerprint"])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+def _chosen(names: Iterable[str], init: str) -> list[str]:
+    """The files that are read. Nothing is unpickled."""
+    there = set(names)
+    weights = sorted(name for name in there if _WEIGHTS.fullmatch(name))
+    if "config.json" not in there or not weights:
+        pickled = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        how = (
+            "; a pickle is not loaded: convert it where you trust it, "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+        )
+        raise SettingsError(
+            f"pretrain.init: {init} holds {', '.join(sorted(there)[:10]) or 'no file'}; expected config.json and "
+            f"model.safetensors of a GPT-2{how if pickled else ''}"
+        )
+    return [name for name in _SMALL if name in there] + (
+        ["model.safetensors"] if "model.safetensors" in weights else weights
+    )
+
+
+def _fits(folder: Path, trial: Trial, vocabulary: Vocabulary) -> None:
+    """Refuse a checkpoint that is another model than the trial's, naming what differs and what to set."""
+    config, settings, init = read_json(folder / "config.json"), trial.pretrain, trial.pretrain.init
+    if not isinstance(config, dict):
+        raise SettingsError(f"pretrain.init: {init}: config.json holds no settings of a model")
+    for key, expected in _KIND.items():
+        if (found := config.get(key, expected[0])) not in expected:
+            raise SettingsError(f"pretrain.init: {init} has {key} {found!r}, expected {expected[0]!r}: no plain GPT-2")
+    for key in ("n_layer", "n_head", "n_embd"):
+        if (found := config.get(key)) != getattr(settings, key):
+            raise SettingsError(f"pretrain.init: {init} has {key} {found}; set pretrain.{key}={found}")
+    if config.get("n_inner") not in (None, 4 * settings.n_embd):
+        raise SettingsError(f"pretrain.init: {init} has n_inner {config['n_inner']}, expected {4 * settings.n_embd}")
+    positions, eos, size = (config.get(key) for key in ("n_positions", "eos_token_id", "vocab_size"))
+    if not isinstance(positions, int) or positions < settings.context:
+        raise SettingsError(f"pretrain.init: {init} has {positions} positions; set pretrain.context={positions}")
+    if eos != vocabulary.eos or not isinstance(size, int) or size <= eos:
+        raise SettingsError(
+            f"pretrain.init: {init} has {size} ids and its eos at {eos}, where {vocabulary.merges} merges put it at "
+            f"{vocabulary.eos}; set tokenizer.merges to the number of its merges, 50000 for GPT-2's own vocabulary"
+        )
+    merges = _merges(folder)
+    if merges is not None and merges != list(gpt2_merges(vocabulary.path)[: vocabulary.merges]):
+        raise SettingsError(
+            f"pretrain.init: the tokenizer of {init} has not GPT-2's first {vocabulary.merges} merges: its ids stand "
+            "for other text; give a model of GPT-2's vocabulary, or of an export of ours with the same tokenizer.merges"
+        )
+
+
+def _merges(folder: Path) -> list[tuple[str, ...]] | None:
+    """The merges of the tokenizer beside a model; None where there is none, as beside a model made by hand."""
+    if (folder / "tokenizer.json").exists():
+        model = read_json(folder / "tokenizer.json").get("model", {})
+        return [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", [])]
+    if (folder / "merges.txt").exists():
+        lines = (folder / "merges.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    return None

@@ -1,0 +1,81 @@
+"""The variants of a trial: the grid of its `sweep`, and its primary contrast again with the settings of `also`. Each is
+a full trial with a run folder of its own.
+
+    OUT/sweep/corpus.drills.share=0.1,pretrain.n_layer=2/    every arm and seed
+    OUT/also/budget.match=bytes/                             the two arms of the primary contrast
+"""
+
+import re
+from itertools import product
+from typing import Any, NamedTuple
+
+from tokentrial.errors import SettingsError
+from tokentrial.settings import LOCAL
+from tokentrial.trial import Trial, parse, put, read_override
+
+_PARTS = ("tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")
+_STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder
+# what the size fills in where it is not given; a trial that was read once has everything given
+_OF_SIZE = ("n_layer", "n_head", "n_embd")
+
+
+class Variant(NamedTuple):
+    """A trial with other settings. `kind` is sweep or also."""
+
+    kind: str
+    settings: dict[str, Any]
+    trial: Trial
+    is_itself: bool  # a point of the grid where the trial itself stands: its folder is the trial's
+
+    @property
+    def name(self) -> str:
+        return said(self.settings)
+
+
+def said(settings: dict[str, Any]) -> str:
+    """Settings in words: `corpus.drills.share=0.1,pretrain.n_layer=2`."""
+    return ",".join(f"{key}={value}" for key, value in settings.items())
+
+
+def variants(trial: Trial) -> list[Variant]:
+    """All of them, in the order they are run. A point of the grid that is the trial itself is not run again."""
+    grid = [dict(zip(trial.sweep, values, strict=True)) for values in product(*trial.sweep.values())]
+    found = [_variant(trial, "sweep", settings, {}) for settings in (grid if trial.sweep else [])]
+    pair = trial.verdict.primary.arms
+    secondary = [each for each in trial.verdict.secondary if set(each.arms) <= set(pair)]
+    narrowed = {
+        "arms": [arm for arm in trial.arms if arm in pair],
+        "control": trial.control if trial.control in pair else pair[1],
+        "verdict": trial.verdict.model_copy(update={"secondary": secondary}).model_dump(mode="json"),
+    }
+    found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.also]
+    folders = [each.trial.folder for each in found]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise SettingsError(f"sweep, also: {twice} stands for two variants; give each value once")
+    return found
+
+
+def to_run(trial: Trial) -> list[Variant]:
+    """The variants that are trials beside this one."""
+    return [each for each in variants(trial) if not each.is_itself]
+
+
+def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[str, Any]) -> Variant:
+    name = said(settings)
+    changed = trial.model_dump(mode="json") | {"sweep": {}, "also": []} | narrowed
+    for key, value in settings.items():
+        part, _, last = key.partition(".")
+        if part not in _PARTS or last in LOCAL.get(part, ()) or key == "pretrain.recipe":
+            raise SettingsError(
+                f"{kind}: found {key}, expected a setting of {', '.join(_PARTS)} that bears on results"
+                + ("; give what the recipe sets instead" if key == "pretrain.recipe" else "")
+            )
+        if key == "pretrain.size":
+            for given in _OF_SIZE:
+                del changed["pretrain"][given]
+        put(changed, key, value, f"{kind} {name}")
+    same = trial.model_dump(mode="json") | {"sweep": {}, "also": []}
+    made = parse(changed, f"{kind} {name}")
+    is_itself = made.model_dump(mode="json") == same
+    folder = trial.folder if is_itself else trial.folder / kind / _STRANGE.sub("_", name)
+    return Variant(kind, settings, made.model_copy(update={"output": str(folder)}), is_itself)
