@@ -25,6 +25,7 @@ from tokentrial.settings import (
     Count,
     Evaluate,
     Pretrain,
+    Ray,
     Seed,
     Settings,
     Tasks,
@@ -49,8 +50,9 @@ class Trial(Settings):
     tasks: Tasks = Tasks()
     evaluate: Evaluate = Evaluate()
     verdict: Verdict
-    executor: Literal["local"] = "local"
-    workers: Count | None = None  # null: one a core on a CPU, one a GPU
+    executor: Literal["local", "ray"] = "local"
+    ray: Ray = Ray()
+    workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
     output: str | None = None  # null: outputs/<name>
 

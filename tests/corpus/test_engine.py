@@ -443,9 +443,7 @@ def test_an_unknown_setting_of_the_cluster_is_named(planned, tmp_path, path):
 
 def test_ray_that_is_absent_is_a_wrong_setting(planned, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        SettingsError, match=r"corpus\.executor: ray is not installed; pip install 'tokentrial\[scale\]'"
-    ):
+    with pytest.raises(SettingsError, match=r"executor: ray is not installed; pip install 'tokentrial\[scale\]'"):
         prepare_text(planned(tmp_path / "run", "corpus.executor=ray"))
 
 
