@@ -146,7 +146,10 @@ class RayExecutor:
                             f"{name}: lost its worker or node {_ATTEMPTS} times (killed, or out of memory), the last "
                             f"time by {why}; what is finished is kept: run the same command again"
                         ) from None
-                    print(f"{name}: its worker or node is lost ({type(error).__name__}); it is sent again", file=sys.stderr)
+                    print(
+                        f"{name}: its worker or node is lost ({type(error).__name__}); it is sent again",
+                        file=sys.stderr,
+                    )
                     waiting.appendleft(number)
                 else:
                     on_report(Report(name, 1.0, "done"))
