@@ -52,8 +52,10 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
             f"ray.address: {address}: no connection ({error}); start `ray start --head` on one machine, `ray start "
             "--address=HOST:6379` on the others, and run tokentrial on one of them"
         ) from None
+    except SystemExit:
+        raise Interrupted("stopped by SIGTERM as Ray started; the same command goes on from here") from None
     finally:
-        signal.signal(signal.SIGTERM, handler)  # ray sets its own, which exits
+        signal.signal(signal.SIGTERM, handler)  # ray has set its own, which exits
     try:
         yield ray
     finally:
@@ -129,8 +131,13 @@ class RayExecutor:
                 sent[number] += 1
                 task = self._task.options(name=calls[number].name)
                 self._at_work[task.remote(calls[number], self._mailbox, os.getcwd())] = number
-            done, _ = self._ray.wait(list(self._at_work), timeout=LOOK_EVERY_S)
-            for told in self._ray.get(self._mailbox.take.remote()):
+            try:
+                done, _ = self._ray.wait(list(self._at_work), timeout=LOOK_EVERY_S)
+                reports = self._ray.get(self._mailbox.take.remote())
+            except SystemError as error:
+                # what a signal's handler raises while Ray waits: Cython loses it, and keeps it as the cause
+                raise error.__cause__ or error from None
+            for told in reports:
                 on_report(told)
             for reference in done:
                 number = self._at_work.pop(reference)
