@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 LIMIT_S = 1.0  # of overhead a cell
@@ -63,7 +64,7 @@ def timed(executor: Any, trial: Any) -> list[float]:
         executor.run(calls, lambda report: None)
         marks.append(time.perf_counter())
     marks.append(time.perf_counter())
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in pairwise(marks)]
 
 
 if __name__ == "__main__":

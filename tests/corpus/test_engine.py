@@ -447,6 +447,16 @@ def test_ray_that_is_absent_is_a_wrong_setting(planned, tmp_path, monkeypatch):
         prepare_text(planned(tmp_path / "run", "corpus.executor=ray"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "tried"),
+    [(["ray.address=127.0.0.1:1"], 1), (["ray.address=127.0.0.1:1", "corpus.cluster={address: '127.0.0.1:2'}"], 2)],
+)
+def test_ray_is_where_the_corpus_says_or_else_the_trial(planned, tmp_path, settings, tried):
+    pytest.importorskip("ray", reason="it is in tokentrial[scale]")
+    with pytest.raises(TrialError, match=rf"ray\.address: 127\.0\.0\.1:{tried}: no connection"):
+        prepare_text(planned(tmp_path / "run", "corpus.executor=ray", *settings))
+
+
 @pytest.mark.slow
 def test_ray_writes_the_same_shards(planned, whole, tmp_path):
     pytest.importorskip("ray", reason="it is in tokentrial[scale]")
