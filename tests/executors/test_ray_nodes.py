@@ -21,7 +21,7 @@ from tokentrial.store import read_json
 from tokentrial.trial import load
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 240  # for a machine that is shared; nothing is timed
+PATIENCE_S = 600  # for a machine that is shared; nothing is timed
 TIMES = ("second", "runtime", "step_time")  # in the names of figures that no two runs share
 INTERVAL = 10  # steps from one checkpoint to the next
 
