@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
-from tokentrial.cell import Cell
+from tokentrial.cell import Cell, run_cell, stages
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.store import read_json
+from tokentrial.errors import TrialError
+from tokentrial.store import lock, read_json
 
 CELL = Cell("mul_tokens", 1)
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
@@ -112,3 +113,14 @@ def test_each_stage_has_its_folder_and_says_what_made_it(finished):
         manifest = read_json(folder / "manifest.json")
         assert (manifest["stage"], manifest["arm"], manifest["seed"]) == (stage, "mul_tokens", 1)
         assert manifest["provenance"]["versions"]["torch"] != "absent"
+
+
+def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):
+    """As where Ray has given up a node whose worker still writes."""
+    monkeypatch.setattr("tokentrial.cell._PATIENCE_S", 0.0)
+    held, free = (Cell("baseline", seed) for seed in finished.seeds)
+    with lock(finished.folder / "baseline", f".seed{held.seed}.lock"):
+        with pytest.raises(TrialError, match="another tokentrial writes here"):
+            run_cell(finished, held, stages(finished))
+        run_cell(finished, free, stages(finished))
+    run_cell(finished, held, stages(finished))

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tokentrial.errors import Interrupted
-from tokentrial.executors.local import _GRACE_S
+from tokentrial.executors.local import GRACE_S
 from tokentrial.trial import shipped
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
@@ -114,7 +114,7 @@ def test_the_batch_script_parses_and_its_options_are_sbatch_s(sbatch):
 def test_the_signal_comes_early_enough_for_a_checkpoint(sbatch):
     warned = re.search(r"^#SBATCH --signal=B:TERM@(\d+)$", sbatch, re.MULTILINE)
     assert warned
-    assert int(warned[1]) == NOTICE_S > _GRACE_S
+    assert int(warned[1]) == NOTICE_S > GRACE_S
     assert "#SBATCH --requeue\n" in sbatch
     assert "#SBATCH --open-mode=append\n" in sbatch
 

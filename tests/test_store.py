@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -263,6 +264,17 @@ def test_the_lock_goes_with_a_failure(tmp_path):
     with pytest.raises(ZeroDivisionError), store.lock(tmp_path):
         raise ZeroDivisionError
     assert second_writer(tmp_path) == "locked"
+
+
+def test_who_has_patience_waits_for_the_first(tmp_path):
+    first = store.lock(tmp_path, ".cell.lock")
+    first.__enter__()
+    with store.lock(tmp_path), pytest.raises(TrialError, match="another"), store.lock(tmp_path, ".cell.lock", 0.1):
+        pass
+    ending = threading.Timer(0.3, first.__exit__, (None, None, None))
+    ending.start()
+    with store.lock(tmp_path, ".cell.lock", 60.0):
+        assert ending.finished.is_set()
 
 
 def test_a_step_that_does_not_fit_is_refused_before_it_starts(tmp_path):

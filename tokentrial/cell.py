@@ -13,7 +13,7 @@ from tokentrial.executors.local import report, stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder
-from tokentrial.store import fingerprint, is_done, read_json, step
+from tokentrial.store import fingerprint, is_done, lock, read_json, step
 from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
 
@@ -31,6 +31,7 @@ GRPO_STAGES = ("grpo", "eval_grpo")
 _VERSIONS = {"pretrain": 1, "export": 2, "evaluate": 2, "sft": 1, "grpo": 1}
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
+_PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
 
 
 def stages(trial: Trial) -> list[str]:
@@ -67,24 +68,32 @@ class Cell:
     def folder(self, trial: Trial, stage: str) -> Path:
         return trial.folder / self.arm / f"seed{self.seed}" / FOLDERS[stage]
 
-    def fingerprints(self, plan: CorpusPlan) -> dict[str, str]:
-        """Fingerprint of each stage: its settings and what it is made from."""
+    def checkpoints(self, trial: Trial, stage: str, made: str) -> Path:
+        """Where a stage of this fingerprint keeps what it goes on from."""
+        folder = self.folder(trial, stage)
+        return folder.with_name(f"{folder.name}.checkpoints") / made
+
+    def fingerprint(self, plan: CorpusPlan) -> str:
+        """Fingerprint of pretraining."""
         trial = plan.trial
         # with matched bytes, how far the control reads says how many steps an arm takes
         matched = {"bytes_of": plan.patch(trial.control)} if trial.budget.match == "bytes" else {}
         resolved = {"dtype": resolve_dtype(trial.pretrain), "init": identity(trial)}
-        prints = {
-            "pretrain": fingerprint(
-                "pretrain",
-                _VERSIONS["pretrain"],
-                settings=trial.experiment("pretrain")["pretrain"] | resolved,
-                seed=self.seed,
-                corpus=plan.patch(self.arm),
-                epochs=trial.corpus.epochs,
-                probe=trial.evaluate.new_tokens,
-                **matched,
-            )
-        }
+        return fingerprint(
+            "pretrain",
+            _VERSIONS["pretrain"],
+            settings=trial.experiment("pretrain")["pretrain"] | resolved,
+            seed=self.seed,
+            corpus=plan.patch(self.arm),
+            epochs=trial.corpus.epochs,
+            probe=trial.evaluate.new_tokens,
+            **matched,
+        )
+
+    def fingerprints(self, plan: CorpusPlan) -> dict[str, str]:
+        """Fingerprint of each stage: its settings and what it is made from."""
+        trial = plan.trial
+        prints = {"pretrain": self.fingerprint(plan)}
         written = {"trial": trial.name, "rewrite": trial.tokenizer.rewrite}
         prints["export"] = fingerprint("export", _VERSIONS["export"], of=prints["pretrain"], **written)
         for stage in stages(trial)[2:]:
@@ -112,25 +121,27 @@ class Cell:
 
 
 def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
-    """Do the wanted stages of a cell, in a worker. What is done is skipped."""
+    """Do the wanted stages of a cell, in a worker. What is done is skipped. One call at a time works on a cell."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
     plan = CorpusPlan(trial)
-    prints = cell.fingerprints(plan)
-    todo = [stage for stage in cell.pending(plan) if stage in wanted]
-    for number, stage in enumerate(todo):
-        folder = cell.folder(trial, stage)
-        checkpoints = folder.with_name(f"{folder.name}.checkpoints") / prints[stage]
+    # a cell has one writer: a worker on a node that Ray gave up may still be ending, and its lock ends with it
+    with lock(trial.folder / cell.arm, f".seed{cell.seed}.lock", _PATIENCE_S):
+        prints = cell.fingerprints(plan)
+        todo = [stage for stage in cell.pending(plan) if stage in wanted]
+        for number, stage in enumerate(todo):
+            folder = cell.folder(trial, stage)
+            checkpoints = cell.checkpoints(trial, stage, prints[stage])
 
-        def progress(share: float, text: str, number: int = number) -> None:
-            report(cell.name, (number + share) / len(todo), text)
+            def progress(share: float, text: str, number: int = number) -> None:
+                report(cell.name, (number + share) / len(todo), text)
 
-        with step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed) as partial:
-            _do(stage, partial, checkpoints, plan, cell, progress)
-        shutil.rmtree(checkpoints.parent, ignore_errors=True)
+            with step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed) as partial:
+                _do(stage, partial, checkpoints, plan, cell, progress)
+            shutil.rmtree(checkpoints.parent, ignore_errors=True)
 
 
 def pretrain_cell(
@@ -161,8 +172,8 @@ def _do(
     trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
     if stage == "pretrain":
         ranks = ranks_of(trial.pretrain)
-        if ranks > 1:
-            launch(ranks, [str(trial.folder), cell.arm, str(cell.seed), str(folder), str(checkpoints)], progress)
+        if ranks > 1 or trial.pretrain.nodes > 1:
+            launch(ranks, trial.pretrain, [str(trial.folder), cell.arm, str(cell.seed)], progress)
         else:
             pretrain_cell(plan, cell, folder, checkpoints, progress)
         return

@@ -1,6 +1,7 @@
 """One rank of a cell's pretraining: what torchrun starts, here or on several machines.
 
-torchrun --nnodes=2 --nproc-per-node=8 ... -m tokentrial.rank OUT ARM SEED FOLDER CHECKPOINTS
+torchrun --nnodes=2 --node-rank=1 --master-addr=HOST --master-port=29500 --nproc-per-node=8 \
+    -m tokentrial.rank OUT ARM SEED
 """
 
 import signal
@@ -13,15 +14,19 @@ from tokentrial.errors import TrialError
 from tokentrial.executors import local
 from tokentrial.pretrain.launch import tell
 from tokentrial.run import open_run
+from tokentrial.store import partial
 
 
-def main(out: str, arm: str, seed: str, folder: str, checkpoints: str) -> None:
-    """Pretrain the cell of the run folder `out` into `folder`, together with the other ranks."""
+def main(out: str, arm: str, seed: str) -> None:
+    """Pretrain a cell of the run folder `out` together with the other ranks; `tokentrial pretrain` on the first node,
+    which waits for the others, makes it a finished step."""
     local.die_with_parent()
     signal.signal(signal.SIGTERM, local.told_to_stop)
     try:
         plan = CorpusPlan(open_run(Path(out)))
-        pretrain_cell(plan, Cell(arm, int(seed)), Path(folder), Path(checkpoints), tell)
+        cell = Cell(arm, int(seed))
+        checkpoints = cell.checkpoints(plan.trial, "pretrain", cell.fingerprint(plan))
+        pretrain_cell(plan, cell, partial(cell.folder(plan.trial, "pretrain")), checkpoints, tell)
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)
         sys.exit(error.code)

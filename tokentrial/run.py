@@ -23,6 +23,7 @@ from tokentrial.corpus.verify import verify as rederive
 from tokentrial.disk import cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import Call, LocalExecutor, cores
+from tokentrial.executors.ray import RayExecutor
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
@@ -98,7 +99,7 @@ def _run(
             with Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, progress)
-                with LocalExecutor(workers) as executor:
+                with _executor(trial, workers) as executor:
                     _cells(trial, "cells", before, executor, progress)
                     if after and (not before or learnable(trial)):
                         _cells(trial, "grpo", after, executor, progress)
@@ -139,11 +140,20 @@ def _todo(plan: CorpusPlan, chosen: Sequence[Cell], asked: Sequence[str]) -> Tod
     return [(cell, pending) for cell, pending in found if pending]
 
 
-def _cells(trial: Trial, phase: str, todo: Todo, executor: LocalExecutor, progress: Progress) -> None:
+def _executor(trial: Trial, workers: int) -> LocalExecutor | RayExecutor:
+    """Where the cells run; on Ray a cell takes a GPU where its device is one."""
+    if trial.executor == "local":
+        return LocalExecutor(workers)
+    gpus = float(resolve_device(trial.pretrain) == "cuda") if trial.ray.gpus is None else trial.ray.gpus
+    return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
+
+
+def _cells(trial: Trial, phase: str, todo: Todo, executor: LocalExecutor | RayExecutor, progress: Progress) -> None:
     if any(stage.startswith("eval_") for _, pending in todo for stage in pending):
         declare(trial)
     progress.start(phase, len(todo))
-    executor.run([Call(cell.name, run_cell, (trial, cell, pending)) for cell, pending in todo], progress)
+    here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
+    executor.run([Call(cell.name, run_cell, (here, cell, pending)) for cell, pending in todo], progress)
 
 
 def learnable(trial: Trial) -> bool:
@@ -215,8 +225,11 @@ def _order_holds(todo: Todo, plan: CorpusPlan, asked: Sequence[str]) -> None:
 
 
 def _workers(trial: Trial, cells: int) -> int:
-    """As the trial says, else one a core on a CPU and one on a GPU; never more than there is work."""
-    most = trial.workers or (cores() if resolve_device(trial.pretrain) == "cpu" else 1)
+    """As the trial says, else one a core on a CPU and one on a GPU, on Ray as many as it has room for; never more than
+    there is work."""
+    most = trial.workers or (
+        cells if trial.executor == "ray" else cores() if resolve_device(trial.pretrain) == "cpu" else 1
+    )
     return max(1, min(most, cells))
 
 

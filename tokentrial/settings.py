@@ -10,7 +10,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 # settings that say where and with what a stage is computed, not what: they may differ between two runs of one trial
 LOCAL = {
-    "pretrain": frozenset({"micro_batch", "device", "compile", "ranks", "checkpoint", "track"}),
+    "pretrain": frozenset({"micro_batch", "device", "compile", "ranks", "nodes", "endpoint", "checkpoint", "track"}),
     "corpus": frozenset({"executor", "cluster", "allow_short"}),
     "facts": frozenset({"csv"}),  # its rows count, not where they lie
 }
@@ -75,7 +75,9 @@ class Corpus(Settings):
     epochs: Count = 1  # how often the text may be read before running out is an error
     drills: Drills = Drills()
     executor: Literal["auto", "in-process", "local", "ray", "slurm"] = "auto"  # auto: local for several tasks
-    cluster: dict[str, str | int | float] = {}  # for ray: address; for slurm: partition, time, qos, ...
+    cluster: dict[
+        str, str | int | float
+    ] = {}  # for ray: address, if not the trial's; for slurm: partition, time, qos, ...
 
 
 # the shapes of Radford et al. 2019: 124M, 355M, 774M and 1558M parameters
@@ -126,7 +128,9 @@ class Pretrain(Settings):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU, or fp16; fp32 on a CPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU
-    ranks: Count | Literal["auto"] = "auto"  # processes of one cell; auto: one a GPU of the machine, one on a CPU
+    ranks: Count | Literal["auto"] = "auto"  # processes of one cell on a machine; auto: one a GPU, one on a CPU
+    nodes: Count = 1  # machines of one cell; the others join by hand, see docs/scaling.md
+    endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d+$")] | None = None  # HOST:PORT of the first of several nodes
     log_every: Count = 10
     validations: Count = 1  # times the held-out text is measured during training, the last time at its end
     probes: Annotated[int, Field(ge=0)] = 10  # times the multiplication table is asked during training
@@ -149,6 +153,8 @@ class Pretrain(Settings):
 
     @model_validator(mode="after")
     def fits(self) -> "Pretrain":
+        if self.nodes > 1 and self.endpoint is None:
+            raise ValueError(f"nodes is {self.nodes}, expected an endpoint with it: HOST:PORT of the first node")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}, expected a multiple of n_head, {self.n_head}")
         if self.batch_tokens % self.context:
@@ -295,6 +301,15 @@ class Verdict(Settings):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     smallest_effect: Annotated[float, Field(gt=0)] = 0.10
     gate: Gate | None = Gate()
+
+
+class Ray(Settings):
+    """Where Ray is, and what one cell takes of it."""
+
+    # HOST:PORT, or auto: the cluster that this machine is in; null: one of this machine alone, started for the run
+    address: Annotated[str, Field(pattern=r"^(auto|[^:/]+:\d+)$")] | None = None
+    cpus: Count = 1  # as many threads
+    gpus: Annotated[float, Field(ge=0)] | None = None  # null: one where the device is a GPU
 
 
 class Budget(Settings):

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import orjson
 from tokentrial.errors import TrialError
 
 MANIFEST = "manifest.json"
+_LOCKED_EVERY_S = 0.2
 _PACKAGES = ("tokentrial", "torch", "numpy", "transformers", "tokenizers", "tiktoken", "scipy")
 
 
@@ -104,33 +106,38 @@ def clear_when_full(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def partial(folder: Path) -> Path:
+    """Where a step is written until it is whole."""
+    return folder.with_name(folder.name + ".partial")
+
+
 @contextmanager
 def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
     """Yield an empty folder to fill; when the block ends well it takes the place of `folder`, whole.
 
     A folder of another fingerprint is replaced, nested steps with it: they were made from it.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    made = partial(folder)
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    yield made
+    files = sorted(path for path in made.rglob("*") if path.is_file())
     with ThreadPoolExecutor() as pool:  # hashing lets the other threads run
         hashes = pool.map(file_hash, files)
         entries = {
-            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": made}
-            for path, made in zip(files, hashes, strict=True)
+            str(path.relative_to(made)): {"bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(files, hashes, strict=True)
         }
-    write_json(partial / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
+    write_json(made / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
     if folder.exists():
         # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
         doomed = folder.with_name(folder.name + ".old.partial")
         shutil.rmtree(doomed, ignore_errors=True)
         folder.rename(doomed)
-        partial.rename(folder)
+        made.rename(folder)
         shutil.rmtree(doomed)
     else:
-        partial.rename(folder)
+        made.rename(folder)
 
 
 def verify(folder: Path) -> list[str]:
@@ -144,16 +151,22 @@ def verify(folder: Path) -> list[str]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the run folder for one writer; the lock is the kernel's and dies with the process."""
+def lock(folder: Path, name: str = ".lock", patience_s: float = 0.0) -> Iterator[None]:
+    """Hold a folder, or what the name stands for in it, for one writer; the lock is the kernel's and dies with the
+    process. Raises TrialError where another still holds it after so many seconds."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrialError(
-                f"{folder}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
-            ) from None
+    end = time.monotonic() + patience_s
+    with (folder / name).open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise TrialError(
+                        f"{folder}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
+                    ) from None
+                time.sleep(_LOCKED_EVERY_S)
         yield
 
 

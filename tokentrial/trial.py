@@ -26,6 +26,7 @@ from tokentrial.settings import (
     Count,
     Evaluate,
     Pretrain,
+    Ray,
     Seed,
     Settings,
     Tasks,
@@ -55,8 +56,9 @@ class Trial(Settings):
     # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     also: list[str] = Field(default_factory=list)
-    executor: Literal["local"] = "local"
-    workers: Count | None = None  # null: one a core on a CPU, one a GPU
+    executor: Literal["local", "ray"] = "local"
+    ray: Ray = Ray()
+    workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
     output: str | None = None  # null: outputs/<name>
 

@@ -443,10 +443,18 @@ def test_an_unknown_setting_of_the_cluster_is_named(planned, tmp_path, path):
 
 def test_ray_that_is_absent_is_a_wrong_setting(planned, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        SettingsError, match=r"corpus\.executor: ray is not installed; pip install 'tokentrial\[scale\]'"
-    ):
+    with pytest.raises(SettingsError, match=r"executor: ray is not installed; pip install 'tokentrial\[scale\]'"):
         prepare_text(planned(tmp_path / "run", "corpus.executor=ray"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tried"),
+    [(["ray.address=127.0.0.1:1"], 1), (["ray.address=127.0.0.1:1", "corpus.cluster={address: '127.0.0.1:2'}"], 2)],
+)
+def test_ray_is_where_the_corpus_says_or_else_the_trial(planned, tmp_path, settings, tried):
+    pytest.importorskip("ray", reason="it is in tokentrial[scale]")
+    with pytest.raises(TrialError, match=rf"ray\.address: 127\.0\.0\.1:{tried}: no connection"):
+        prepare_text(planned(tmp_path / "run", "corpus.executor=ray", *settings))
 
 
 @pytest.mark.slow

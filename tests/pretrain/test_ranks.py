@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +64,31 @@ def test_one_two_and_four_ranks_give_the_same_losses(prepared, source):
         gaps = [abs(a - b) for a, b in zip(found[1]["train_losses"], found[ranks]["train_losses"], strict=True)]
         assert max(gaps) < 1e-5
         assert found[ranks]["documents"] == found[1]["documents"]
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(prepared, source):
+    """As docs/scaling.md has it typed on each node; here both are this machine, and 127.0.0.1 is the first's name."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    alone, spread = prepared("alone"), prepared("spread")
+    subprocess.run(command(alone, source), check=True, capture_output=True)
+    nodes = "pretrain.nodes=2", "pretrain.ranks=1", f"pretrain.endpoint=127.0.0.1:{port}"
+    first = subprocess.Popen(command(spread, source, *nodes), stderr=subprocess.PIPE, text=True)
+    words = f"--nnodes=2 --node-rank=1 --master-addr=127.0.0.1 --master-port={port} --nproc-per-node=1".split()
+    joins = [sys.executable, "-m", "torch.distributed.run", *words, "-m", "tokentrial.rank", spread, "baseline", "1"]
+    second = subprocess.run(joins, capture_output=True, text=True, timeout=240, check=False)
+    said = first.communicate(timeout=240)[1]
+    assert first.returncode == 0, said
+    assert second.returncode == 0, second.stderr
+    assert losses(spread)["ranks"] == 2
+    gaps = [abs(a - b) for a, b in zip(losses(alone)["train_losses"], losses(spread)["train_losses"], strict=True)]
+    assert len(gaps) == 50
+    assert max(gaps) < 1e-5
+    manifest = spread / "baseline/seed1/pretrain/manifest.json"
+    made = manifest.read_bytes()
+    subprocess.run(command(spread, source), check=True, capture_output=True)
+    assert manifest.read_bytes() == made  # the step is done, for any number of nodes
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from datatrove.utils.logging import logger
 from tokentrial.corpus.text import TextTasks, run_task, writers
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.executors.local import die_with_parent
+from tokentrial.executors.ray import connected
 from tokentrial.store import clear_when_full
 
 logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record
@@ -146,17 +147,10 @@ def _local(tasks: TextTasks, workers: int) -> None:
 
 
 def _ray(tasks: TextTasks, workers: int) -> None:
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError("corpus.executor: ray is not installed; pip install 'tokentrial[scale]'") from None
-    from datatrove.executor.ray import RayPipelineExecutor
+    address = tasks.settings.cluster.get("address")
+    with connected(str(address) if address else None, workers):  # before datatrove, which cannot do without ray
+        from datatrove.executor.ray import RayPipelineExecutor
 
-    ours = not ray.is_initialized()
-    if ours:
-        address = tasks.settings.cluster.get("address")
-        ray.init(address=address, num_cpus=None if address else workers, log_to_driver=False)
-    try:
         RayPipelineExecutor(
             [TextStep(tasks)],
             tasks=len(tasks.units),
@@ -164,9 +158,6 @@ def _ray(tasks: TextTasks, workers: int) -> None:
             mem_per_cpu_gb=float(tasks.settings.cluster.get("mem_per_cpu_gb", 0.5)),
             logging_dir=str(tasks.folder / "datatrove"),
         ).run()
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _slurm(tasks: TextTasks, workers: int) -> None:

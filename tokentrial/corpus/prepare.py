@@ -137,7 +137,9 @@ def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
 def _prepare_text(plan: CorpusPlan, workers: int) -> None:
     from tokentrial.corpus.engine import run_tasks
 
-    settings = plan.trial.corpus
+    settings, address = plan.trial.corpus, plan.trial.ray.address
+    if settings.executor == "ray" and address:
+        settings = settings.model_copy(update={"cluster": {"address": address} | settings.cluster})
     folder = plan.folder.with_name(f"{plan.folder.name}.tasks") / plan.text
     units = plan.source.units(settings.task_bytes, in_one=settings.documents is not None)
     tasks = TextTasks(folder, settings, plan.vocabulary, plan.facts, units, plan.wanted)

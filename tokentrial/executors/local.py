@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from tokentrial.errors import Interrupted, TrialError
 
-_LOOK_EVERY_S = 0.2
-_GRACE_S = 25.0  # from the word to stop to the kill: a spot machine gives 30
+LOOK_EVERY_S = 0.2
+GRACE_S = 25.0  # from the word to stop to the kill: a spot machine gives 30
 _reports: Any = None  # in a worker: the queue of its reports
 _stoppable = False  # in a worker: whether its call looks for the word to stop
 _stopped = False
@@ -54,6 +54,13 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         yield lambda: _stopped
     finally:
         _stoppable = False
+
+
+def listen(reports: Any) -> None:
+    """In a worker, before a call: where its reports go, and that SIGTERM is the word to stop."""
+    global _reports, _stopped
+    _reports, _stopped = reports, False
+    signal.signal(signal.SIGTERM, told_to_stop)
 
 
 def told_to_stop(number: int, frame: object) -> None:
@@ -107,7 +114,7 @@ class LocalExecutor:
             children = multiprocessing.active_children()
             for child in children:
                 child.terminate()
-            waited = time.monotonic() + _GRACE_S
+            waited = time.monotonic() + GRACE_S
             for child in children:
                 child.join(max(0.0, waited - time.monotonic()) if issubclass(kind, Interrupted) else 0.0)
                 child.kill()
@@ -121,7 +128,7 @@ class LocalExecutor:
         submitted = list(futures)
         begun: set[str] = set()
         while futures:
-            done, _ = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+            done, _ = wait(futures, timeout=LOOK_EVERY_S, return_when=FIRST_COMPLETED)
             while not self._reports.empty():
                 told = self._reports.get()
                 begun.add(told.name)
@@ -147,10 +154,8 @@ def _work(call: Call) -> Any:
 
 
 def _start_worker(reports: Any, parent: int) -> None:
-    global _reports
-    _reports = reports
+    listen(reports)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, told_to_stop)
     die_with_parent()
     if sys.platform != "linux":
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
@@ -160,5 +165,5 @@ def _start_worker(reports: Any, parent: int) -> None:
 
 def _die_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(LOOK_EVERY_S)
     os._exit(1)

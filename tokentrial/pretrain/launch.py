@@ -1,6 +1,6 @@
-"""One cell as a group of processes on this machine: torchrun starts them, and they live no longer than this one.
+"""One cell as a group of processes: torchrun starts them, and they live no longer than this one.
 
-Over several machines torchrun is called by hand, on each with its own flags; see docs/scaling.md.
+Of several machines this one is the first; on the others torchrun is called by hand, see docs/scaling.md.
 """
 
 import os
@@ -11,13 +11,20 @@ from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.local import die_with_parent, stoppable
+from tokentrial.settings import Pretrain
 
 _MARK = "@progress "
 
 
-def launch(ranks: int, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
-    """Run `tokentrial.rank` in so many processes. Raises TrialError with what they said where they fail."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
+    """Run `tokentrial.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError with
+    what they said where they fail."""
+    where = ["--standalone"]
+    if settings.endpoint and settings.nodes > 1:
+        host, port = settings.endpoint.split(":")
+        # the static rendezvous numbers the nodes as they say: the first rank, which writes, is here
+        where = [f"--nnodes={settings.nodes}", "--node-rank=0", f"--master-addr={host}", f"--master-port={port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={ranks}"]
     with stoppable() as stop:
         group = subprocess.Popen(
             [*command, "-m", "tokentrial.rank", *arguments],
@@ -52,7 +59,7 @@ def launch(ranks: int, arguments: Sequence[str], progress: Callable[[float, str]
             if group.poll() is None:
                 os.killpg(group.pid, signal.SIGKILL)
         if code and stop():
-            raise Interrupted(f"{arguments[-2]}: stopped; the same command goes on from the last checkpoint")
+            raise Interrupted(f"{'/'.join(arguments)}: stopped; the same command goes on from the last checkpoint")
         if code:
             errors = [line.removeprefix("tokentrial: ") for line in said if line.startswith("tokentrial: ")]
             raise TrialError(errors[0].strip() if errors else "torchrun failed:\n" + "".join(said[-30:]))

@@ -1,0 +1,201 @@
+"""Clusters that lose a node, have no room or are left: no result is lost, nothing is half there or waited for."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.executors.test_local import stay_and_tell
+from tokentrial.errors import Interrupted, TrialError
+from tokentrial.executors.local import Call, report, stoppable
+from tokentrial.executors.ray import RayExecutor
+from tokentrial.progress import Progress
+from tokentrial.run import run
+from tokentrial.store import read_json
+from tokentrial.trial import load
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 600  # for a machine that is shared; nothing is timed
+TIMES = ("second", "runtime", "step_time")  # in the names of figures that no two runs share
+INTERVAL = 10  # steps from one checkpoint to the next
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks for processes in Linux's /proc"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _ray():
+    pytest.importorskip("ray", reason="it is in tokentrial[scale]")
+
+
+def until(found):
+    """What `found()` finds, once it finds something."""
+    end = time.monotonic() + PATIENCE_S
+    while not (it := found()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+    return it
+
+
+# a node that is killed
+
+
+@pytest.fixture
+def nodes():
+    """A cluster of two nodes of one CPU; the driver is at the first."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """The reports of a run in this process, as they come."""
+    seen = []
+
+    class Seen(Progress):
+        def __call__(self, told):
+            seen.append(told)
+
+    monkeypatch.setattr("tokentrial.run.Progress", Seen)
+    return seen
+
+
+def children(process):
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def cell_of(process):
+    """The folder of the cell that a worker holds, by its lock."""
+    try:
+        held = [os.readlink(entry) for entry in Path(f"/proc/{process}/fd").iterdir()]
+    except FileNotFoundError:
+        return None
+    locks = [Path(path) for path in held if path.endswith(".lock") and "/.seed" in path]
+    return locks[0].parent / locks[0].name.removeprefix(".").removesuffix(".lock") if locks else None
+
+
+def steps_saved(cell):
+    return [int(path.parent.name[5:]) for path in cell.glob("pretrain.checkpoints/*/step_??????/manifest.json")]
+
+
+def kill(cluster, killed):
+    """Kill the second node while a cell pretrains on it and has a checkpoint; records the cell and its last steps."""
+    [node] = cluster.worker_nodes
+    raylet = node.all_processes["raylet"][0].process.pid
+
+    def found():
+        for worker in children(raylet):
+            cell = cell_of(worker)
+            if cell and steps_saved(cell):
+                os.kill(worker, signal.SIGSTOP)  # so that it stays where it is seen
+                if not (cell / "pretrain").exists() and (steps := steps_saved(cell)):
+                    return worker, cell, max(steps)
+                os.kill(worker, signal.SIGCONT)
+        return None
+
+    worker, cell, steps = until(found)
+    cluster.remove_node(node, allow_graceful=False)
+    if Path(f"/proc/{worker}").exists():
+        os.kill(worker, signal.SIGKILL)
+    killed.extend((f"{cell.parent.name}/{cell.name}", steps))
+
+
+def test_a_node_that_is_killed_in_the_middle_of_the_smoke_trial_changes_no_figure(nodes, reports, tmp_path, capsys):
+    settings = "workers=2", f"pretrain.checkpoint.interval={INTERVAL}"
+    local = load("smoke", [*settings, f"output={tmp_path / 'local'}"])
+    spread = load("smoke", [*settings, f"output={tmp_path / 'ray'}", "executor=ray", f"ray.address={nodes.address}"])
+    expected = run(local)
+    reports.clear()
+    killed = []
+    killer = threading.Thread(target=kill, args=(nodes, killed), daemon=True)
+    killer.start()
+    outcome = run(spread)
+    killer.join(PATIENCE_S)
+    name, steps = killed
+
+    # it was at work, was sent again, and went on from its checkpoint
+    assert f"{name}: its worker or node is lost" in capsys.readouterr().err
+    of_cell = [told for told in reports if told.name == name]
+    begun = [number for number, told in enumerate(of_cell) if told.text == "begun"]
+    assert len(begun) == 3  # twice up to SFT's evaluation, once for GRPO
+    stages_before_grpo = 5
+    assert of_cell[begun[1] + 1].share * stages_before_grpo * local.pretrain.steps >= steps >= INTERVAL
+
+    assert outcome["outcomes"] == expected["outcomes"]
+    results = sorted(path.relative_to(local.folder) for path in local.folder.glob("*/seed*/*/*results.json"))
+    assert len(results) >= 6 * 5
+    for path in results:
+        ours, theirs = read_json(spread.folder / path), read_json(local.folder / path)
+        assert figures(ours) == figures(theirs), path
+    for path in local.folder.glob("*/seed*/*/samples.jsonl"):
+        assert (spread.folder / path.relative_to(local.folder)).read_bytes() == path.read_bytes()
+
+
+def figures(results):
+    """Results without how long they took."""
+    if isinstance(results, dict):
+        return {key: figures(value) for key, value in results.items() if not any(word in key for word in TIMES)}
+    return [figures(value) for value in results] if isinstance(results, list) else results
+
+
+# leaving, and no room
+
+
+def save_when_told(name, others, saved):
+    with stoppable() as stop:
+        while not others.exists():
+            time.sleep(0.01)
+        report(name, 0.5, "at work")
+        while not stop():
+            time.sleep(0.01)
+    saved.touch()
+    raise Interrupted("stopped")
+
+
+def test_an_interruption_lets_calls_save_and_ends_the_others(tmp_path):
+    def interrupt(told):
+        if told.text == "at work":
+            raise Interrupted("stopped")
+
+    before = signal.getsignal(signal.SIGTERM)
+    stays = Call("a", stay_and_tell, (tmp_path / "here", tmp_path / "stayed"))
+    saves = Call("b", save_when_told, ("b", tmp_path / "here", tmp_path / "saved"))
+    with pytest.raises(Interrupted), RayExecutor(2) as executor:
+        executor.run([stays, saves], interrupt)
+    assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "stayed").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_is_told_to_stop_saves_and_is_resumable(tiny, tmp_path):
+    trial = tiny(tmp_path / "run", "executor=ray", "seeds=[1]", "pretrain.steps=2000", "corpus.epochs=200")
+    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(trial.model_dump(mode="json")))
+    words = [sys.executable, "-m", "tokentrial", "run", str(tmp_path / "trial.yaml")]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    until(lambda: process.poll() is not None or list(trial.folder.glob("*/seed1/pretrain.partial/metrics.jsonl")))
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=PATIENCE_S)[1]
+    assert process.returncode == 75, said
+    assert "stopped by SIGTERM; the same command goes on from here" in said
+    assert "Traceback" not in said
+    saved = [steps for cell in trial.folder.glob("*/seed1") for steps in steps_saved(cell)]
+    assert saved  # a checkpoint that no interval asked for
+    assert all(steps % trial.pretrain.checkpoint.interval for steps in saved)
+
+
+def test_a_call_that_no_node_has_room_for_is_an_error_and_not_waited_for():
+    expected = r"ray\.cpus, ray\.gpus: a cell takes .*'GPU': 64"
+    with pytest.raises(TrialError, match=expected), RayExecutor(1, gpus=64):
+        pass
