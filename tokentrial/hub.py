@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tokentrial.cell import Cell, model_of
+from tokentrial.corpus.sources import hub_client
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
@@ -149,7 +150,7 @@ def _without_paths(value: Any) -> Any:
 @contextmanager
 def _answered(name: str, verb: str) -> "Iterator[HfApi]":
     """Yield the Hub's client with a token; what the Hub refuses or fails at within the block is a TrialError."""
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import validate_repo_id
 
@@ -157,17 +158,19 @@ def _answered(name: str, verb: str) -> "Iterator[HfApi]":
         validate_repo_id(name)
     except HFValidationError:
         raise SettingsError(f"{name!r}: no name on the Hub; expected OWNER/MODEL, such as me/pilot-seed1") from None
-    api = HfApi()
+    api: HfApi = hub_client()
     if verb == "push" and get_token() is None:
         raise TrialError(f"{name}: no token for the Hub; set HF_TOKEN, or log in with `hf auth login`")
     try:
         yield api
+    except (KeyError, TypeError, ValueError):
+        raise TrialError(f"{name}: not {verb}ed: what answers is not the Hub; check the network's proxy") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         # a download that fails says so as a file that is not found, with the Hub's answer as its cause
         answered = isinstance(error, HfHubHTTPError)
         cause = error if answered or not isinstance(error.__cause__, HTTPError) else error.__cause__
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-        if isinstance(cause, OSError) and not isinstance(cause, HfHubHTTPError | OfflineModeIsEnabled):
+        if isinstance(cause, OSError) and cause.errno is not None:
             raise  # of this machine's disk
         raise TrialError(one_line(f"{name}: not {verb}ed: {_told(status, cause)}")) from None
 

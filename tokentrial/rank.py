@@ -13,6 +13,7 @@ from tokentrial.errors import TrialError
 from tokentrial.executors import local
 from tokentrial.pretrain.launch import tell
 from tokentrial.run import open_run
+from tokentrial.store import machine_errors
 
 
 def main(out: str, arm: str, seed: str, folder: str, checkpoints: str) -> None:
@@ -21,7 +22,8 @@ def main(out: str, arm: str, seed: str, folder: str, checkpoints: str) -> None:
     signal.signal(signal.SIGTERM, local.told_to_stop)
     try:
         plan = CorpusPlan(open_run(Path(out)))
-        pretrain_cell(plan, Cell(arm, int(seed)), Path(folder), Path(checkpoints), tell)
+        with machine_errors(Path(folder)):
+            pretrain_cell(plan, Cell(arm, int(seed)), Path(folder), Path(checkpoints), tell)
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)
         sys.exit(error.code)

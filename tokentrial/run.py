@@ -24,7 +24,7 @@ from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
-from tokentrial.store import MANIFEST, clear_when_full, lock, need_disk, read_json, write_bytes, write_json
+from tokentrial.store import MANIFEST, intact, lock, machine_errors, need_disk, read_json, write_bytes, write_json
 from tokentrial.trial import Trial, load
 
 DECLARED = "declared.json"
@@ -52,7 +52,7 @@ def run(
     plan = CorpusPlan(trial)
     every = ["corpus", *stages(trial)]
     asked = every if wanted is None else [stage for stage in every if stage in wanted]
-    with clear_when_full(trial.folder), lock(trial.folder), interruptible(trial.folder):
+    with machine_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
@@ -95,6 +95,8 @@ def evaluated(plan: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
     for cell in cells(plan.trial):
         pending = cell.pending(plan)
         done = [stage for stage in stages(plan.trial) if stage.startswith("eval_") and stage not in pending]
+        for stage in done:
+            intact(cell.folder(plan.trial, stage))
         found[cell.arm, cell.seed] = {s.removeprefix("eval_"): cell.folder(plan.trial, s) for s in done}
     return found
 
@@ -240,7 +242,7 @@ def status(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     plan = CorpusPlan(trial)
     decision = folder / "grpo_decision.json"
-    skipped = GRPO_STAGES if decision.exists() and not read_json(decision)["go_on"] else ()
+    skipped = GRPO_STAGES if decision.exists() and not read_json(decision, "go_on")["go_on"] else ()
     pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
     return {
         "trial": trial.name,

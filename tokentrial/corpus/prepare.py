@@ -28,7 +28,7 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
-from tokentrial.store import clear_when_full, fingerprint, is_done, need_disk, read_json, step, write_json
+from tokentrial.store import machine_errors, fingerprint, is_done, need_disk, read_json, step, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
@@ -93,6 +93,10 @@ class CorpusPlan:
     def patch_folder(self, arm: str) -> Path:
         return self.folder / "patches" / arm
 
+    def beside(self, *names: str) -> list[Path]:
+        """Folders that are read with the text: drills, and patches of the named arms."""
+        return [self.folder / "drills", *map(self.patch_folder, names)]
+
     @property
     def done(self) -> bool:
         """Whether the corpus of every arm is there."""
@@ -106,7 +110,7 @@ class CorpusPlan:
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
     """Split by document hash, cut into pieces, encode once, write shards; in tasks, side by side."""
-    with clear_when_full(plan.folder):
+    with machine_errors(plan.folder):
         if not is_done(plan.folder, plan.text):
             _prepare_text(plan, workers)
 

@@ -91,6 +91,8 @@ def logits_gap(model: GPT, exported: "GPT2LMHeadModel", seed: int = 0) -> float:
 def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, trial: str) -> None:
     """Write model, tokenizer and model card into `folder`. Raises TrialError where the logits do not agree."""
     model = load_gpt(pretrained)
+    if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise TrialError(f"{pretrained}: {broken[0]} holds weights that are no numbers; lower pretrain.lr, train again")
     exported = to_hf(model, vocabulary.eos)
     gap = logits_gap(model, exported)
     if not gap <= TOLERANCE:

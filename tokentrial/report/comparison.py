@@ -47,7 +47,9 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
     At once where nothing changed. `evaluated` holds every cell's up-to-date results, stage by stage in order; stages
     that some cells lack are named under `missing`.
     """
-    frozen_before = read_json(declared_path) if declared_path.exists() else None
+    frozen_before = (
+        read_json(declared_path, "seeds", "control", "primary", "secondary") if declared_path.exists() else None
+    )
     wanted = fingerprint(
         "report",
         VERSION,
@@ -62,7 +64,7 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
         grpo=_grpo(trial),
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
-    if path.exists() and page.exists() and (before := read_json(path)).get("fingerprint") == wanted:
+    if path.exists() and page.exists() and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
         stored: dict[str, Any] = before
         return stored
     report = _compare(trial, evaluated, declared_now, frozen_before)
