@@ -28,7 +28,7 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
-from tokentrial.store import machine_errors, fingerprint, is_done, need_disk, read_json, step, write_json
+from tokentrial.store import fingerprint, is_done, machine_errors, need_disk, read_json, step, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial

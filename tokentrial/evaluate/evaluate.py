@@ -18,10 +18,10 @@ from tokentrial.arms.facts import Fact, never_asked
 from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name
+from tokentrial.errors import TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, solve, summary
-from tokentrial.errors import TrialError
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
