@@ -31,7 +31,10 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
+LONG = pytest.param("huge", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("what", [LONG, *(what for what in HOSTILE if what != "huge")])
 def test_whatever_is_said_it_is_read_and_rewarded(what):
     said = HOSTILE[what]
     for name in ("baseline", "mul_tokens", "mul_append"):
@@ -44,6 +47,7 @@ def test_whatever_is_said_it_is_read_and_rewarded(what):
         assert reward(said, "54", arm, settings) in (0.0, 0.5, 1.0, 1.5)
 
 
+@pytest.mark.slow
 def test_a_run_whose_models_say_all_this_ends_with_a_clean_report(
     finished_copy, tiny, written, tokentrial, inline, monkeypatch
 ):

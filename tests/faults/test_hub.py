@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.test_hub import NAME, cell, stub  # noqa: F401 - fixtures
+from tests.test_hub import NAME
 from tokentrial.corpus import read, sources
 from tokentrial.hub import pull, push
 
@@ -22,7 +22,7 @@ def refuses(status):
 
 
 def hangs(handler, body):
-    time.sleep(1)  # far longer than it is waited for here
+    time.sleep(0.5)  # far longer than it is waited for here
     handler.close_connection = True
 
 
@@ -64,11 +64,11 @@ def hurried(monkeypatch):
 
     monkeypatch.setattr(_http, "time", Hurried())
     monkeypatch.setattr(read, "_WAITS_S", (0.01, 0.01))
-    monkeypatch.setattr(sources, "HUB_WAIT_S", 0.3)
+    monkeypatch.setattr(sources, "HUB_WAIT_S", 0.1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_hub_that_fails_is_one_line_and_leaves_nothing(stub, cell, tokentrial, tmp_path, hurried, fault):  # noqa: F811
+def test_a_hub_that_fails_is_one_line_and_leaves_nothing(stub, cell, tokentrial, tmp_path, hurried, fault):
     stub.fault, said = FAULTS[fault]
     for words in (("push", cell, NAME), ("pull", NAME, tmp_path / "pulled")):
         code, out, err = tokentrial(*words)
@@ -83,7 +83,7 @@ def test_a_hub_that_fails_is_one_line_and_leaves_nothing(stub, cell, tokentrial,
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_download_that_fails_midway_leaves_no_model(stub, cell, tokentrial, tmp_path, hurried, fault):  # noqa: F811
+def test_a_download_that_fails_midway_leaves_no_model(stub, cell, tokentrial, tmp_path, hurried, fault):
     push(cell, NAME)
     stub.where, (stub.fault, _) = "model.safetensors", FAULTS[fault]
     code, out, err = tokentrial("pull", NAME, tmp_path / "pulled")
@@ -97,7 +97,7 @@ def test_a_download_that_fails_midway_leaves_no_model(stub, cell, tokentrial, tm
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_source_on_a_hub_that_fails_is_given_up_and_nothing_is_written(stub, tokentrial, tmp_path, hurried, fault):  # noqa: F811
+def test_a_source_on_a_hub_that_fails_is_given_up_and_nothing_is_written(stub, tokentrial, tmp_path, hurried, fault):
     stub.fault, _ = FAULTS[fault]
     code, out, err = tokentrial("run", "smoke", "corpus.source=hf:me/texts", f"output={tmp_path / 'run'}")
     assert (code, out) == (1, "")

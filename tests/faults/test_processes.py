@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pretrain.test_ranks import command as of_ranks
-from tests.pretrain.test_ranks import losses, prepared  # noqa: F401 - a fixture
+from tests.pretrain.test_ranks import losses
 from tests.test_interrupted_run import alive, nothing_is_half_there, outcomes, start, until, written
 from tokentrial.cell import Cell, run_cell
 from tokentrial.errors import TrialError
@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed(tiny, undisturbed, tmp_path, inline, moment):
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed(prepared, source):  # noqa: F811
+def test_a_rank_that_is_killed(prepared, source):
     long = ["pretrain.steps=100", "corpus.epochs=20", "pretrain.ranks=2", "pretrain.checkpoint={interval: 1000}"]
     whole, hurt = prepared("whole", *long), prepared("hurt", *long)
     subprocess.run(of_ranks(whole, source, *long), check=True, capture_output=True, timeout=PATIENCE_S)

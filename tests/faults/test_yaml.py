@@ -46,12 +46,12 @@ def test_the_trial_file_of_a_run_may_be_hostile_too(finished_copy, refused, hash
     assert hashes(finished_copy) == before
 
 
-def test_aliases_that_stand_for_little_are_welcome(tmp_path, tiny):
+def test_aliases_that_stand_for_little_are_welcome(tmp_path):
     from tokentrial.trial import load
 
     path = tmp_path / "trial.yaml"
     path.write_text(
-        "name: a\narms: &both [baseline, mul_tokens]\ncontrol: baseline\nseeds: [1]\nverdict: {primary: {outcome: "
-        "x, contrast: mul_tokens - baseline}}\npretrain: &pretrain {steps: 10}\n"
+        "name: a\narms: [baseline, mul_tokens]\ncontrol: baseline\nseeds: [1]\nverdict: {primary: {outcome: "
+        "pretrain/mul_table/all/accuracy, contrast: mul_tokens - baseline}}\npretrain: {steps: &few 10, log_every: *few}\n"
     )
-    assert load(str(path)).pretrain.steps == 10
+    assert load(str(path)).pretrain.log_every == 10
