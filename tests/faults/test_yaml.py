@@ -52,6 +52,7 @@ def test_aliases_that_stand_for_little_are_welcome(tmp_path):
     path = tmp_path / "trial.yaml"
     path.write_text(
         "name: a\narms: [baseline, mul_tokens]\ncontrol: baseline\nseeds: [1]\nverdict: {primary: {outcome: "
-        "pretrain/mul_table/all/accuracy, contrast: mul_tokens - baseline}}\npretrain: {steps: &few 10, log_every: *few}\n"
+        "pretrain/mul_table/all/accuracy, contrast: mul_tokens - baseline}}\n"
+        "pretrain: {steps: &few 10, log_every: *few}\n"
     )
     assert load(str(path)).pretrain.log_every == 10
