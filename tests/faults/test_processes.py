@@ -40,7 +40,7 @@ def test_a_worker_that_is_killed(tiny, undisturbed, tmp_path, inline, moment):
     assert "/seed1: a worker process died (killed, or out of memory); what is finished is kept" in said
     assert "run the same command again, with fewer workers=N if memory is short" in said
     assert "Traceback" not in said
-    assert not alive(process.pid)
+    until(lambda: not alive(process.pid))
     nothing_is_half_there(trial)
     assert run(trial)["outcomes"] == undisturbed
 
