@@ -24,10 +24,12 @@ COMMIT = "a" * 40
 
 
 class Hub:
-    """What the stub holds and how it answers: `status` other than 200 is its answer to everything."""
+    """What the stub holds and how it answers: `status` other than 200 is its answer to everything; `fault` is called
+    with the handler and the bytes it would send instead of sending them, for addresses that hold `where`."""
 
     def __init__(self):
         self.files, self.created, self.asked, self.status = {}, [], [], 200
+        self.fault, self.where = None, ""
         self.url = ""
 
 
@@ -40,6 +42,9 @@ def handler(state):
 
         def answer(self, value, status=200, headers=None):
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
+            if state.fault and state.where in self.path:
+                state.fault(self, body)
+                return
             self.send_response(status)
             for key, text in ({"Content-Length": str(len(body))} | (headers or {})).items():
                 self.send_header(key, text)

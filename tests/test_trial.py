@@ -219,7 +219,7 @@ def test_a_missing_setting_is_named(missing):
     [
         ("pretrain.steps", "'pretrain.steps': expected key=value"),
         ("=5", "'=5': expected key=value"),
-        ("seeds=[1, 2", "'[1, 2' is not valid YAML"),
+        ("seeds=[1, 2", "'seeds=[1, 2': not valid YAML"),
         ("seeds.first=1", "seeds has no settings below it"),
         ("name.first=1", "name has no settings below it"),
     ],

@@ -13,7 +13,7 @@ from tokentrial.executors.local import report, stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder
-from tokentrial.store import fingerprint, is_done, lock, read_json, step
+from tokentrial.store import fingerprint, intact, is_done, lock, machine_errors, read_json, step
 from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
 
@@ -42,6 +42,8 @@ def stages(trial: Trial) -> list[str]:
 
 def model_of(trial: Trial, stage: str) -> str:
     """The stage whose model a stage starts from or evaluates."""
+    if stage == "export":
+        return "pretrain"
     if stage in ("eval_pretrain", "sft"):
         return "export"
     if stage == "grpo":
@@ -139,7 +141,8 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
             def progress(share: float, text: str, number: int = number) -> None:
                 report(cell.name, (number + share) / len(todo), text)
 
-            with step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed) as partial:
+            made = step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed)
+            with machine_errors(folder), made as partial:
                 _do(stage, partial, checkpoints, plan, cell, progress)
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
 
@@ -170,6 +173,9 @@ def _do(
     from tokentrial.pretrain.export import export
 
     trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
+    source = plan.folder if stage == "pretrain" else cell.folder(trial, model_of(trial, stage))
+    for made_from in [source, *(plan.beside(cell.arm) if stage == "pretrain" else ())]:
+        intact(made_from)
     if stage == "pretrain":
         ranks = ranks_of(trial.pretrain)
         if ranks > 1 or trial.pretrain.nodes > 1:
@@ -178,9 +184,8 @@ def _do(
             pretrain_cell(plan, cell, folder, checkpoints, progress)
         return
     if stage == "export":
-        export(folder, cell.folder(trial, "pretrain"), arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite)
+        export(folder, source, arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite)
         return
-    source = cell.folder(trial, model_of(trial, stage))
     if stage.startswith("eval_"):
         progress(0, stage)
         evaluate(folder, trial, plan.folder, plan.vocabulary, arm, cell.seed, source)

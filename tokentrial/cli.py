@@ -9,6 +9,7 @@ import typer
 from tokentrial import cli_looking, cli_sharing, cli_stages
 from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, console, print_json
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.store import machine_errors
 
 app = typer.Typer(
     name="tokentrial",
@@ -256,9 +257,12 @@ for verb in (*cli_looking.VERBS, *cli_stages.VERBS, *cli_sharing.VERBS):
 def main() -> None:
     """Entry point: errors a user can mend are one message and an exit code, never a traceback."""
     try:
-        app()
+        with machine_errors(Path.cwd()):
+            app()
     except TrialError as error:
-        print(f"tokentrial: {error}", file=sys.stderr)
+        # names come from files of others: no control character of theirs reaches the terminal
+        said = "".join(c if c.isprintable() or c == "\n" else " " for c in str(error))
+        print(f"tokentrial: {said}", file=sys.stderr)
         sys.exit(error.code)
 
 

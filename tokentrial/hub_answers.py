@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tokentrial.corpus.sources import hub_client
 from tokentrial.errors import SettingsError, TrialError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 @contextmanager
 def answered(name: str, verb: str) -> "Iterator[HfApi]":
     """Yield the Hub's client with a token; what the Hub refuses or fails at within the block is a TrialError."""
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import validate_repo_id
 
@@ -21,17 +22,19 @@ def answered(name: str, verb: str) -> "Iterator[HfApi]":
         validate_repo_id(name)
     except HFValidationError:
         raise SettingsError(f"{name!r}: no name on the Hub; expected OWNER/MODEL, such as me/pilot-seed1") from None
-    api = HfApi()
+    api: HfApi = hub_client()
     if verb == "push" and get_token() is None:
         raise TrialError(f"{name}: no token for the Hub; set HF_TOKEN, or log in with `hf auth login`")
     try:
         yield api
+    except (KeyError, TypeError, ValueError):
+        raise TrialError(f"{name}: not {verb}ed: what answers is not the Hub; check the network's proxy") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         # a download that fails says so as a file that is not found, with the Hub's answer as its cause
         answered = isinstance(error, HfHubHTTPError)
         cause = error if answered or not isinstance(error.__cause__, HTTPError) else error.__cause__
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-        if isinstance(cause, OSError) and not isinstance(cause, HfHubHTTPError | OfflineModeIsEnabled):
+        if isinstance(cause, OSError) and cause.errno is not None:
             raise  # of this machine's disk
         raise TrialError(" ".join(f"{name}: not {verb}ed: {_told(status, cause)}".split())) from None
 

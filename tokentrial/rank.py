@@ -14,7 +14,7 @@ from tokentrial.errors import TrialError
 from tokentrial.executors import local
 from tokentrial.pretrain.launch import tell
 from tokentrial.run import open_run
-from tokentrial.store import partial
+from tokentrial.store import machine_errors, partial
 
 
 def main(out: str, arm: str, seed: str) -> None:
@@ -25,8 +25,10 @@ def main(out: str, arm: str, seed: str) -> None:
     try:
         plan = CorpusPlan(open_run(Path(out)))
         cell = Cell(arm, int(seed))
+        folder = partial(cell.folder(plan.trial, "pretrain"))
         checkpoints = cell.checkpoints(plan.trial, "pretrain", cell.fingerprint(plan))
-        pretrain_cell(plan, cell, partial(cell.folder(plan.trial, "pretrain")), checkpoints, tell)
+        with machine_errors(folder):
+            pretrain_cell(plan, cell, folder, checkpoints, tell)
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)
         sys.exit(error.code)

@@ -28,7 +28,7 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
-from tokentrial.store import MANIFEST, clear_when_full, link, lock, need_disk, read_json, write_bytes, write_json
+from tokentrial.store import MANIFEST, intact, link, lock, machine_errors, need_disk, read_json, write_bytes, write_json
 from tokentrial.sweep import to_run, variants
 from tokentrial.trial import Trial, load
 
@@ -76,7 +76,7 @@ def _run(
     plan = CorpusPlan(trial)
     every = ["corpus", *stages(trial)]
     asked = every if wanted is None else [stage for stage in every if stage in wanted]
-    with clear_when_full(trial.folder), lock(trial.folder), interruptible(trial.folder):
+    with machine_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
@@ -130,6 +130,8 @@ def evaluated(plan: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
     for cell in cells(plan.trial):
         pending = cell.pending(plan)
         done = [stage for stage in stages(plan.trial) if stage.startswith("eval_") and stage not in pending]
+        for stage in done:
+            intact(cell.folder(plan.trial, stage))
         found[cell.arm, cell.seed] = {s.removeprefix("eval_"): cell.folder(plan.trial, s) for s in done}
     return found
 
@@ -329,7 +331,7 @@ def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
     """Whether a trial's corpus is ready, and which stages of its cells are done."""
     plan = CorpusPlan(trial)
     decision = trial.folder / "grpo_decision.json"
-    skipped = GRPO_STAGES if decision.exists() and not read_json(decision)["go_on"] else ()
+    skipped = GRPO_STAGES if decision.exists() and not read_json(decision, "go_on")["go_on"] else ()
     pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
     done = {name: {stage: stage not in left for stage in stages(trial)} for name, left in pending.items()}
     return plan.done and audits.audited(plan), done

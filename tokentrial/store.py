@@ -9,10 +9,11 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from tokentrial.errors import TrialError
 
 MANIFEST = "manifest.json"
 _LOCKED_EVERY_S = 0.2
+_NOTHING = 100_000  # bytes free: a file that failed may have left so many
 _PACKAGES = ("tokentrial", "torch", "numpy", "transformers", "tokenizers", "tiktoken", "scipy")
 
 
@@ -70,40 +72,70 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; the error names the file."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file, an object with `keys` where any are given; the error names the file."""
     try:
-        return orjson.loads(path.read_bytes())
+        value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise TrialError(f"{path}: not found") from None
     except orjson.JSONDecodeError as error:
         raise TrialError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+    if keys and not (isinstance(value, dict) and value.keys() >= {*keys}):
+        raise TrialError(f"{path}: expected an object with {', '.join(keys)}; delete it and run again")
+    return value
+
+
+def _files(folder: Path) -> tuple[str, dict[str, tuple[int, str]]]:
+    """The fingerprint of a step, and its files by name: bytes and sha256."""
+    path = folder / MANIFEST
+    manifest = read_json(path, "fingerprint", "files")
+    try:
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (AttributeError, KeyError, TypeError):
+        raise TrialError(f"{path}: its files are not listed as bytes and sha256; delete it and run again") from None
+    return manifest["fingerprint"], files
 
 
 def is_done(folder: Path, wanted: str) -> bool:
     """Whether `folder` holds the whole result of the step with this fingerprint."""
-    path = folder / MANIFEST
-    if not path.exists():
+    if not (folder / MANIFEST).exists():
         return False
-    manifest = read_json(path)
-    return manifest.get("fingerprint") == wanted and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
-        for name, entry in manifest["files"].items()
+    made, files = _files(folder)
+    return made == wanted and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in files.items()
     )
 
 
 @contextmanager
-def clear_when_full(folder: Path) -> Iterator[None]:
-    """A full disk within the block is a TrialError that says what to do; what was done before is kept."""
+def machine_errors(folder: Path) -> Iterator[None]:
+    """Within the block a full or unwritable disk and a lack of memory are a TrialError that says what to do; what was
+    done before is kept."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except TrialError:
+        raise
+    except Exception as error:
+        if (fault := _fault(error, folder)) is None:
             raise
-        raise TrialError(
-            f"{folder}: {error.strerror}; free some space or give output=OTHER_FOLDER, then run the same command "
-            "again: what is done is kept"
-        ) from error
+        raise TrialError(f"{fault}; then run the same command again: what is done is kept") from error
+
+
+def _fault(error: Exception, folder: Path) -> str | None:
+    """What of the machine an error is of, and what to do about it; None where it is of something else. safetensors and
+    torch have errors of their own for a full disk."""
+    number = error.errno if isinstance(error, OSError) else None
+    where = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or _free(where) < _NOTHING:
+        return f"{folder}: No space left on device; free some space or give output=OTHER_FOLDER"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error}; make it writable, or give output=OTHER_FOLDER"
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
+        return f"{folder}: out of memory; give fewer workers=N, or a smaller pretrain.micro_batch or evaluate.batch"
+    return None
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def partial(folder: Path) -> Path:
@@ -142,12 +174,18 @@ def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
 
 def verify(folder: Path) -> list[str]:
     """Names of the files of a step whose bytes no longer match its manifest."""
-    files: Mapping[str, Mapping[str, Any]] = read_json(folder / MANIFEST)["files"]
+    _, files = _files(folder)
     return [
-        name
-        for name, entry in files.items()
-        if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]
+        name for name, (_, made) in files.items() if not (folder / name).is_file() or file_hash(folder / name) != made
     ]
+
+
+def intact(folder: Path) -> None:
+    """Raises TrialError where the bytes of a step no longer match its manifest, before anything is made from it."""
+    for name in verify(folder):
+        raise TrialError(
+            f"{folder / name}: its bytes differ from its manifest; delete {folder} and run the same command again"
+        )
 
 
 @contextmanager
@@ -173,7 +211,7 @@ def lock(folder: Path, name: str = ".lock", patience_s: float = 0.0) -> Iterator
 def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
     """Refuse before writing when `needed` bytes and a reserve do not fit on the folder's disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = _free(folder)
     if free < needed + reserve_gb * 1e9:
         raise TrialError(
             f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "

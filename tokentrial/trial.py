@@ -94,8 +94,27 @@ class Trial(Settings):
         return settings
 
 
+_MOST_VALUES = 100_000
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which `6e-4` is a number and a setting given twice is an error."""
+    """YAML in which `6e-4` is a number and a setting given twice is an error, as is a small text that stands for very
+    many values: each alias counts as what it stands for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.values = 0
+        self.values_of: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        before, alias = self.values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        assert node is not None
+        self.values += self.values_of.get(node, _MOST_VALUES) if alias else 1
+        if self.values > _MOST_VALUES:
+            raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, or an alias within what it stands for")
+        self.values_of[node] = self.values - before
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -129,10 +148,7 @@ def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
         text = (resources.files("tokentrial") / "trials" / f"{trial}.yaml").read_text(encoding="utf-8")
     else:
         raise SettingsError(f"{trial}: no such file, and no shipped trial of that name: {', '.join(shipped())}")
-    try:
-        settings = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{trial}: not valid YAML: {error}") from None
+    settings = _parsed(text, trial)
     if not isinstance(settings, dict):
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
     for override in overrides:
@@ -140,15 +156,21 @@ def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
     return parse(settings, trial)
 
 
+def _parsed(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise SettingsError(f"{source}: not valid YAML: nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or a date that is none
+        raise SettingsError(f"{source}: not valid YAML: {error}") from None
+
+
 def read_override(override: str) -> tuple[str, Any]:
     """Name and value of `key=value`, the value read as YAML."""
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise SettingsError(f"{override!r}: expected key=value, such as pretrain.steps=200")
-    try:
-        return key, yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{override!r}: {value!r} is not valid YAML: {error}") from None
+    return key, _parsed(value, repr(override)[:200])
 
 
 def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
@@ -182,7 +204,7 @@ def _complaint(problem: dict[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {message}"
-    return f"{name}: found {problem['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"{name}: found {problem['input']!r:.200}; {message[0].lower()}{message[1:]}"
 
 
 def _known_beside(location: tuple[Any, ...]) -> list[str]:

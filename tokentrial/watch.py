@@ -75,7 +75,7 @@ def look(folder: Path, now: float) -> Look:
         for stage, is_done in stages.items()
         if is_done and (folder / name / FOLDERS[stage] / MANIFEST).exists()  # a skipped stage has none
     )
-    left = (now - started) * (total - done - begun) / since if since > 0.1 else None
+    left = max(0.0, now - started) * (total - done - begun) / since if since > 0.1 else None
     return Look(state["trial"], state["corpus"], cells, working, (done + begun) / total, left)
 
 

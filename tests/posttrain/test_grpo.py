@@ -298,7 +298,7 @@ def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_
     for step, whole in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
-            (tmp_path / f"checkpoint-{step}" / "complete").touch()
+            (tmp_path / f"checkpoint-{step}" / "complete").write_text("{}")  # the hashes of no file
     assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-11").exists()
 

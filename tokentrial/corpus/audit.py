@@ -46,7 +46,7 @@ def audited(plan: CorpusPlan) -> bool:
     paths = [plan.folder / name for name in ("exposure.json", "audit.json", "meta.json")]
     if not all(path.exists() for path in paths):
         return False
-    audit = read_json(plan.folder / "audit.json")
+    audit = read_json(plan.folder / "audit.json", "fingerprint", "passed")
     return bool(audit["fingerprint"] == audit_fingerprint(plan) and audit["passed"])
 
 

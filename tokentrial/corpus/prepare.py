@@ -30,10 +30,10 @@ from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
 from tokentrial.store import (
     MANIFEST,
-    clear_when_full,
     fingerprint,
     is_done,
     link,
+    machine_errors,
     need_disk,
     read_json,
     step,
@@ -104,6 +104,10 @@ class CorpusPlan:
     def patch_folder(self, arm: str) -> Path:
         return self.folder / "patches" / arm
 
+    def beside(self, *names: str) -> list[Path]:
+        """Folders that are read with the text: drills, and patches of the named arms."""
+        return [self.folder / "drills", *map(self.patch_folder, names)]
+
     @property
     def done(self) -> bool:
         """Whether the corpus of every arm is there."""
@@ -129,7 +133,7 @@ def share(plan: CorpusPlan, other: CorpusPlan) -> None:
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
     """Split by document hash, cut into pieces, encode once, write shards; in tasks, side by side."""
-    with clear_when_full(plan.folder):
+    with machine_errors(plan.folder):
         if not is_done(plan.folder, plan.text):
             _prepare_text(plan, workers)
 

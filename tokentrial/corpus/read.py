@@ -82,9 +82,12 @@ def patiently(work: Callable[[], T], path: str) -> T:
 
 
 def _of_network(error: Exception) -> bool:
-    """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own."""
+    """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own; where a
+    proxy answers with a page of its own, the Hub's client finds no JSON."""
     clients = ("httpx", "httpx2", "aiohttp", "botocore", "requests", "urllib3")
-    return isinstance(error, OSError) or any(kind.__module__.split(".")[0] in clients for kind in type(error).__mro__)
+    return isinstance(error, OSError | json.JSONDecodeError) or any(
+        kind.__module__.split(".")[0] in clients for kind in type(error).__mro__
+    )
 
 
 def _of_data(error: Exception) -> bool:
@@ -103,11 +106,12 @@ def _wait(error: Exception, path: str, failures: int, what: str) -> None:
     """Wait before another try, longer after each failure in a row. Raises TrialError where no try would help."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     refused = status is not None and 400 <= status < 500 and status not in (408, 429)
+    said = " ".join(str(error).split())
     absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
     if "://" not in path or absent or refused or failures == len(_WAITS_S):
         advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
-        raise TrialError(f"{what}: {error}{advice}") from error
-    print(f"{path}: {error}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
+        raise TrialError(f"{what}: {said}{advice}") from error
+    print(f"{path}: {said}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
     time.sleep(_WAITS_S[failures])
 
 

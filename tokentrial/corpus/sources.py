@@ -23,6 +23,7 @@ from tokentrial.store import file_hash, read_json, write_json
 
 _FINEWEB = "HuggingFaceFW/fineweb-edu"
 _ENDINGS = {"parquet": r"\.parquet\Z", "jsonl": r"\.jsonl?(\.(gz|zst|bz2|xz))?\Z", "sotu": r"\.txt\Z"}
+HUB_WAIT_S = 30.0  # without a byte from the Hub
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -122,7 +123,7 @@ class Source:
     def _remembered(self) -> dict[str, Any]:
         if self.memory is None or not self.memory.exists():
             return {}
-        memory: dict[str, Any] = read_json(self.memory)
+        memory: dict[str, Any] = read_json(self.memory, "setting", "path", "files", "hashes")
         return memory if memory["setting"] == self.setting else {}
 
     def _list(self) -> list[File]:
@@ -140,14 +141,26 @@ class Source:
         ]
 
 
+def hub_client() -> Any:
+    """The Hub's HfApi, which gives up a server that says nothing: by its own default it would wait for ever."""
+    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def bounded() -> Any:
+        client = default_client_factory()
+        client.timeout = HUB_WAIT_S
+        return client
+
+    set_client_factory(bounded)
+    return HfApi()
+
+
 def pinned(path: str) -> str:
     """A path on the Hub with the revision that its main branch has now: hf://datasets/NAME@REVISION/..."""
     owner, name, *rest = path.removeprefix("hf://datasets/").split("/")
     if "@" in name:
         return path
-    from huggingface_hub import HfApi
-
-    revision = patiently(lambda: HfApi().dataset_info(f"{owner}/{name}").sha, path)
+    revision = patiently(lambda: hub_client().dataset_info(f"{owner}/{name}").sha, path)
     return "/".join([f"hf://datasets/{owner}", f"{name}@{revision}", *rest])
 
 

@@ -19,7 +19,7 @@ from tokentrial.arms.facts import SLOT, Facts
 from tokentrial.corpus.read import Bad, Unit, documents
 from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.settings import Corpus
-from tokentrial.store import clear_when_full, read_json, write_json
+from tokentrial.store import machine_errors, read_json, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with clear_when_full(folder):
+        with machine_errors(folder):
             write_json(partial / RECORD, _write(partial, tasks, tasks.units[rank]))
         if not folder.exists():
             partial.rename(folder)

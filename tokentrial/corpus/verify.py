@@ -46,12 +46,7 @@ def verify(plan: CorpusPlan, full: bool, documents: int, seed: int) -> dict[str,
 
 
 def _checksums(plan: CorpusPlan) -> list[str]:
-    folders = [
-        plan.folder,
-        plan.folder / "drills",
-        plan.survey_folder,
-        *(plan.patch_folder(arm) for arm in plan.trial.arms),
-    ]
+    folders = [plan.folder, plan.survey_folder, *plan.beside(*plan.trial.arms)]
     return [f"{folder / name}: its checksum differs" for folder in folders for name in store.verify(folder)]
 
 

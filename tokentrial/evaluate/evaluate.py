@@ -20,6 +20,7 @@ from tokentrial.arms.facts import Fact
 from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name
+from tokentrial.errors import TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
@@ -119,11 +120,23 @@ def evaluate(
 
 
 def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
-    """A causal model in fp32 and its tokenizer, from a folder; nothing in it is unpickled or run."""
+    """A causal model in fp32 and its tokenizer, from a folder; nothing in it is unpickled or run. Raises TrialError
+    where it cannot be loaded whole, or holds weights that are no numbers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    wanted: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **wanted)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # of whatever a folder made by others makes transformers trip over
+        raise TrialError(
+            f"{source}: its model cannot be loaded: {next(iter(str(error).splitlines()), type(error).__name__)}\n"
+            "expected config.json, *.safetensors and tokenizer.json; nothing is unpickled, no code of a model is run"
+        ) from error
+    if told["missing_keys"]:
+        raise TrialError(f"{source}: its weights lack {', '.join(sorted(told['missing_keys']))}; give a whole model")
+    if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise TrialError(f"{source}: {broken[0]} holds weights that are no numbers; train it again")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if ARM_KEY in tokenizer.init_kwargs:

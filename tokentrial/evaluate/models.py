@@ -39,7 +39,8 @@ def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: i
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise TrialError(f"--harness: lm-eval is not installed ({error}); pip install 'tokentrial[eval]'") from None
-    peer = HFLM(pretrained=str(model_folder), dtype="float32", batch_size=8)
+    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
     results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit)
     scores: dict[str, Any] = results["results"]
     write_json(folder / "harness_results.json", scores)

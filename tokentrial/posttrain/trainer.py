@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.settings import Pretrain
+from tokentrial.store import canonical, file_hash, write_bytes
 
 Progress = Callable[[float, str], None]
 _COMPLETE = "complete"
@@ -50,7 +51,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         newest = folder / f"checkpoint-{state.global_step}"
-        (newest / _COMPLETE).touch()
+        write_bytes(newest / _COMPLETE, _hashes(newest))
         for path in folder.glob("checkpoint-*"):
             if path != newest:
                 (path / _COMPLETE).unlink(missing_ok=True)
@@ -67,11 +68,17 @@ def mean_loss(log: Sequence[Mapping[str, Any]]) -> float:
     return float(sum(weighed) / steps[-1])
 
 
+def _hashes(folder: Path) -> bytes:
+    return canonical(
+        {path.name: file_hash(path) for path in folder.iterdir() if path.is_file() and path.name != _COMPLETE}
+    )
+
+
 def last_complete(folder: Path) -> str | None:
-    """The newest checkpoint that was written whole; what was written in part is deleted."""
+    """The newest checkpoint that is as it was written; what was written in part, or damaged since, is deleted."""
     whole = []
     for path in folder.glob("checkpoint-*"):
-        if (path / _COMPLETE).exists():
+        if (path / _COMPLETE).exists() and (path / _COMPLETE).read_bytes() == _hashes(path):
             whole.append(path)
         else:
             shutil.rmtree(path)

@@ -6,6 +6,7 @@ Nothing in the loop draws at random, so there is no state of a generator to keep
 """
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Checkpoint
-from tokentrial.store import is_done, read_json, step, write_json
+from tokentrial.store import is_done, read_json, step, verify, write_json
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -32,11 +33,15 @@ def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str,
 
 
 def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, Any]]:
-    """Load the last whole checkpoint. Returns its number of steps and its log; 0 and an empty one without any."""
-    there = _whole(folder)
-    if not there:
+    """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and its log;
+    0 and an empty one without any."""
+    for last in reversed(_whole(folder)):
+        newest = folder / f"step_{last:06d}"
+        if not (damaged := verify(newest)):
+            break
+        print(f"{newest / damaged[0]}: damaged; going on from the checkpoint before", file=sys.stderr)
+    else:
         return 0, {}
-    newest = folder / f"step_{there[-1]:06d}"
     device = model.wte.weight.device
     model.load_state_dict(load_file(newest / "model.safetensors", device=str(device)))
     state = load_file(newest / "optimizer.safetensors", device=str(device))
@@ -48,7 +53,7 @@ def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, 
                 by_parameter.setdefault(int(parameter), {})[key] = tensor
         optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
     log: dict[str, Any] = read_json(newest / "log.json")
-    return there[-1], log
+    return last, log
 
 
 def hand_over(folder: Path, to: Path, settings: Checkpoint) -> None:

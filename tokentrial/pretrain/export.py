@@ -114,6 +114,8 @@ def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, tri
     """Write model, model card and tokenizer into `folder`; with `rewrite` the tokenizer applies the arm itself. Raises
     TrialError where the logits do not agree."""
     model = load_gpt(pretrained)
+    if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise TrialError(f"{pretrained}: {broken[0]} holds weights that are no numbers; lower pretrain.lr, train again")
     exported = to_hf(model, vocabulary.eos)
     gap = logits_gap(model, exported)
     if not gap <= TOLERANCE:

@@ -62,6 +62,11 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
             raise Interrupted(f"{'/'.join(arguments)}: stopped; the same command goes on from the last checkpoint")
         if code:
             errors = [line.removeprefix("tokentrial: ") for line in said if line.startswith("tokentrial: ")]
+            if not errors and any("SIGKILL" in line for line in said):
+                errors = [
+                    f"{arguments[-2]}: a rank of pretraining was killed, perhaps for lack of memory; run the same "
+                    "command again, with a smaller pretrain.micro_batch if memory is short"
+                ]
             raise TrialError(errors[0].strip() if errors else "torchrun failed:\n" + "".join(said[-30:]))
 
 

@@ -50,7 +50,9 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
     At once where nothing changed. `evaluated` holds every cell's up-to-date results, stage by stage in order; stages
     that some cells lack are named under `missing`.
     """
-    frozen_before = read_json(declared_path) if declared_path.exists() else None
+    frozen_before = (
+        read_json(declared_path, "seeds", "control", "primary", "secondary") if declared_path.exists() else None
+    )
     beside = families.reports(trial, REPORT)
     wanted = fingerprint(
         "report",
@@ -67,7 +69,7 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
         beside=[[variant.kind, variant.name, made and made["fingerprint"]] for variant, made in beside],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
-    if path.exists() and page.exists() and (before := read_json(path)).get("fingerprint") == wanted:
+    if path.exists() and page.exists() and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
         stored: dict[str, Any] = before
         return stored
     report = _compare(trial, evaluated, declared_now, frozen_before, beside)

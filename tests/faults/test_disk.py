@@ -1,0 +1,166 @@
+"""A disk that fills up in the middle of a stage, and a folder that may not be written: what to do is said, what is
+done is kept, and the same command ends as if nothing had been."""
+
+import shutil
+
+import pytest
+
+from tokentrial import cell as cells
+from tokentrial import run as runs
+from tokentrial.corpus import audit, engine, prepare
+from tokentrial.run import run
+from tokentrial.store import read_json
+
+STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")
+FOLDERS = ("pretrain", "hf", *STAGES[2:])
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def outcomes(folder):
+    return read_json(folder / "comparison_report.json")["outcomes"]
+
+
+def fill(disk):
+    """Somebody else's file takes what is left."""
+    with (disk / "theirs").open("wb", buffering=0) as file:
+        while free := shutil.disk_usage(disk).free:
+            file.write(bytes(min(free, 1 << 16)))
+    with (disk / "theirs").open("r+b") as file:
+        file.truncate((disk / "theirs").stat().st_size - 8192)  # so that a stage begins before it fails
+
+
+@pytest.fixture
+def on_small_disk(small_disk, ladder, climbed, inline, monkeypatch):
+    """`on_small_disk(stage)`: the trial, its run there up to this stage of its first cell; the disk fills up as the
+    stage begins, as long as `theirs` is not there."""
+    shutil.copytree(climbed.folder, small_disk / "run")
+    (small_disk / "run" / "comparison_report.json").unlink()
+
+    def filling(module, name, when=lambda *given: True):
+        real = getattr(module, name)
+
+        def begun(*given, **more):
+            if not (small_disk / "theirs").exists() and when(*given):
+                fill(small_disk)
+            return real(*given, **more)
+
+        monkeypatch.setattr(module, name, begun)
+
+    def make(stage):
+        folder = small_disk / "run"
+        if stage in STAGES:
+            for name in FOLDERS[STAGES.index(stage) :]:
+                shutil.rmtree(folder / "baseline" / "seed1" / name)
+            filling(cells, "_do", lambda doing, *rest: doing == stage)
+        elif stage == "report":
+            filling(runs, "build")
+        else:
+            module, name, gone = {
+                "text": (engine, "run_tasks", ""),
+                "drills": (prepare, "prepare_drills", "drills"),
+                "patches": (prepare, "prepare_patches", "patches"),
+                "audit": (audit, "audit", "audit.json"),
+            }[stage]
+            path = folder / "corpus" / gone
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            filling(module, name)
+        return ladder(folder, "disk_reserve_gb=0")
+
+    return make
+
+
+def a_disk_that_fills_up(stage, trial, disk, words, refused, hashes, climbed):
+    before = hashes(trial.folder)
+    said = refused(*words)
+    assert "No space left on device; free some space or give output=OTHER_FOLDER" in said
+    assert "what is done is kept" in said
+    assert str(trial.folder) in said
+    assert hashes(trial.folder) == before
+    (disk / "theirs").write_bytes(b"")  # they have gone, and do not come again
+    run(trial)
+    assert outcomes(trial.folder) == outcomes(climbed.folder)
+
+
+@pytest.mark.parametrize("stage", ["report", slow("eval_grpo")])
+def test_a_disk_that_fills_up_at_the_end(stage, on_small_disk, small_disk, written, refused, hashes, climbed):
+    trial = on_small_disk(stage)
+    a_disk_that_fills_up(stage, trial, small_disk, written(trial), refused, hashes, climbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["text", "drills", "patches", "audit", *STAGES[:-1]])
+def test_a_disk_that_fills_up_in_a_stage(stage, on_small_disk, small_disk, written, refused, hashes, climbed):
+    trial = on_small_disk(stage)
+    a_disk_that_fills_up(stage, trial, small_disk, written(trial), refused, hashes, climbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "grpo"])
+def test_a_disk_that_fills_up_before_a_checkpoint(
+    stage, on_small_disk, small_disk, written, refused, hashes, climbed, monkeypatch
+):
+    """Stages that train write their first bytes of weight into a checkpoint."""
+    from tokentrial.posttrain.trainer import Watch
+    from tokentrial.pretrain import train
+
+    trial = on_small_disk(stage)
+    (small_disk / "theirs").write_bytes(b"")
+    owner, name = (train, "save") if stage == "pretrain" else (Watch, "on_step_end")
+    real = getattr(owner, name)
+
+    def full_first(*given, **more):
+        if not (small_disk / "theirs").stat().st_size:
+            fill(small_disk)
+        return real(*given, **more)
+
+    trial = trial.model_copy(
+        update={
+            "pretrain": trial.pretrain.model_copy(
+                update={"checkpoint": trial.pretrain.checkpoint.model_copy(update={"interval": 5})}
+            )
+        }
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full_first)
+        before = hashes(trial.folder)
+        said = refused(*written(trial))
+    assert "No space left on device; free some space or give output=OTHER_FOLDER" in said
+    assert hashes(trial.folder) == before
+    (small_disk / "theirs").write_bytes(b"")
+    run(trial)
+    assert outcomes(trial.folder) == outcomes(climbed.folder)
+
+
+# read-only
+
+
+@pytest.mark.parametrize("verb", ["run", slow("report"), slow("bundle")])
+def test_a_folder_that_may_not_be_written(finished_copy, tiny, finished, written, refused, read_only, hashes, verb):
+    if verb != "bundle":
+        (finished_copy / "report.html").unlink()
+    before = hashes(finished_copy)
+    undo = read_only(finished_copy)
+    words = {
+        "run": (*written(tiny(finished_copy)),),
+        "report": ("report", finished_copy),
+        "bundle": ("bundle", finished_copy, "--to", finished_copy / "a.zip"),
+    }[verb]
+    said = refused(*words)
+    assert "Read-only file system" in said
+    assert str(finished_copy) in said
+    assert "make it writable, or give output=OTHER_FOLDER" in said
+    undo()
+    assert hashes(finished_copy) == before
+    run(tiny(finished_copy))
+    assert outcomes(finished_copy) == outcomes(finished.folder)
+
+
+def test_a_read_only_run_can_still_be_looked_at(finished_copy, tokentrial, read_only):
+    read_only(finished_copy)
+    for words in (("status", finished_copy), ("compare", finished_copy)):
+        code, out, err = tokentrial(*words)
+        assert (code, err) == (0, "")
+        assert "baseline" in out
