@@ -141,11 +141,16 @@ class Rewritten:
         ids = np.repeat(pieces, lengths)
         ids[ids < 0] = plain
         starts = (np.cumsum(lengths) - lengths)[self.firsts]
-        made = _differences(shard, self.changed, np.split(ids.astype(np.uint16), starts[1:]))
+        written = zip(self.changed, np.split(ids.astype(np.uint16), starts[1:]), strict=True)
+        # digits cut one by one are what few merges make of them anyway
+        changed = {index: made for index, made in written if not np.array_equal(made, shard.document(index))}
+        if not changed:
+            return _counted(shard, [], shard.base_lengths, 0, [])
+        made = _differences(shard, list(changed), list(changed.values()))
         np.savez(patch, **made._asdict())
         all_lengths = shard.base_lengths.copy()
-        all_lengths[self.changed] = made.lengths
-        return _counted(shard, self.changed, all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
+        all_lengths[made.documents] = made.lengths
+        return _counted(shard, list(changed), all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
 
 
 def _differences(shard: Shard, documents: list[int], made: list[Ids]) -> Patch:
