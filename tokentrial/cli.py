@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokentrial import cli_sharing, cli_stages
-from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, print_json
+from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, gigabytes, print_json
 from tokentrial.errors import SettingsError, TrialError
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def run(
     stages: Annotated[str | None, typer.Option(help="only these stages now, by commas")] = None,
     arms: Annotated[str | None, typer.Option(help="only these arms now, by commas")] = None,
     seeds: Annotated[str | None, typer.Option(help="only these seeds now, by commas")] = None,
+    disk_limit: Annotated[
+        str | None, typer.Option(help="such as 20GB: the run folder never holds more (disk_limit_gb)")
+    ] = None,
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
 
@@ -41,7 +44,8 @@ def run(
     from tokentrial.selection import select
     from tokentrial.trial import load
 
-    loaded = load(trial, overrides or ())
+    limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
+    loaded = load(trial, [*(overrides or ()), *limits])
     runs.check(loaded)
     chosen = select(loaded, stages, arms, seeds)
     report = runs.run(loaded, chosen.stages, chosen.cells)

@@ -12,18 +12,19 @@ from typing import Any
 import yaml
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, model_of, run_cell, stages
+from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, exchange, free, model_of, run_cell, stages
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.verify import verify as rederive
-from tokentrial.disk import cell_bytes
+from tokentrial.disk import beyond_limit, cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
+from tokentrial.storage import Storage
 from tokentrial.store import MANIFEST, clear_when_full, lock, need_disk, read_json, write_bytes, write_json
 from tokentrial.trial import Trial, load
 
@@ -49,6 +50,10 @@ def run(
 ) -> dict[str, Any] | None:
     """Bring the wanted stages up to date, all of them where None; after a whole run build the report and return it."""
     check(trial)
+    if beyond := beyond_limit(trial, stages(trial), _workers(trial, len(cells(trial)))):
+        raise TrialError(beyond)
+    storage = Storage(trial)
+    storage.open()
     plan = CorpusPlan(trial)
     every = ["corpus", *stages(trial)]
     asked = every if wanted is None else [stage for stage in every if stage in wanted]
@@ -56,10 +61,13 @@ def run(
         write_bytes(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
+        exchange(plan, cells(trial), storage)
         corpus_ready = plan.done and audits.audited(plan)
         if "corpus" not in asked and not corpus_ready:
             raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")
         here = cells(trial) if chosen is None else list(chosen)
+        for cell in here:
+            free(plan, cell, storage, [])
         before = _todo(plan, here, [stage for stage in asked if stage not in GRPO_STAGES])
         after = _todo(plan, here, [stage for stage in asked if stage in GRPO_STAGES])
         if not before and after and not learnable(trial):
@@ -72,13 +80,17 @@ def run(
             with Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, progress)
+                    exchange(plan, (), storage)
                 with LocalExecutor(workers) as executor:
-                    _cells(trial, "cells", before, executor, progress)
+                    _cells(plan, "cells", before, executor, progress, storage)
                     if after and (not before or learnable(trial)):
-                        _cells(trial, "grpo", after, executor, progress)
+                        _cells(plan, "grpo", after, executor, progress, storage)
+        report = None
         if chosen is None and wanted is None:
-            return build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
-    return None
+            report = build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
+        storage.send_state()
+        storage.send_report()
+    return report
 
 
 def evaluations(trial: Trial, chosen: Sequence[Cell]) -> list[str]:
@@ -105,11 +117,16 @@ def _todo(plan: CorpusPlan, chosen: Sequence[Cell], asked: Sequence[str]) -> Tod
     return [(cell, pending) for cell, pending in found if pending]
 
 
-def _cells(trial: Trial, phase: str, todo: Todo, executor: LocalExecutor, progress: Progress) -> None:
+def _cells(
+    plan: CorpusPlan, phase: str, todo: Todo, executor: LocalExecutor, progress: Progress, storage: Storage
+) -> None:
+    trial = plan.trial
     if any(stage.startswith("eval_") for _, pending in todo for stage in pending):
         declare(trial)
+    storage.send_state()  # what is declared lasts before the first look
     progress.start(phase, len(todo))
     executor.run([Call(cell.name, run_cell, (trial, cell, pending)) for cell, pending in todo], progress)
+    exchange(plan, [cell for cell, _ in todo], storage)  # from the machines of the workers
 
 
 def learnable(trial: Trial) -> bool:

@@ -376,7 +376,7 @@ def undisturbed_sft(tiny, untrained, tmp_path_factory):
 
 
 def marked(checkpoints):
-    return sorted(path.parent.name for path in checkpoints.rglob("complete"))
+    return sorted(path.parent.name for path in checkpoints.rglob("manifest.json"))
 
 
 def go_on(fine_tune, undisturbed_sft, weights, same):
@@ -399,7 +399,7 @@ def test_a_stopped_sft_goes_on_from_its_newest_whole_checkpoint(fine_tune, undis
     # the next was being written: it has no mark, and is not trusted
     of_stage = tmp_path / "sft.checkpoints" / "0"
     shutil.copytree(of_stage / "checkpoint-6", of_stage / "checkpoint-9")
-    (of_stage / "checkpoint-9" / "complete").unlink()
+    (of_stage / "checkpoint-9" / "manifest.json").unlink()
     (of_stage / "checkpoint-9" / "optimizer.pt").write_bytes(b"half")
     assert go_on(fine_tune, undisturbed_sft, weights, same) == [7, 8, 9, 10, 11, 12]
 
@@ -407,7 +407,7 @@ def test_a_stopped_sft_goes_on_from_its_newest_whole_checkpoint(fine_tune, undis
 def test_without_a_whole_checkpoint_it_begins_anew(fine_tune, undisturbed_sft, tmp_path, weights, same):
     with pytest.raises(Stop):
         fine_tune(settings(**HELD), "mul_tokens", progress=stop_at(4)[0])
-    (tmp_path / "sft.checkpoints" / "0" / "checkpoint-3" / "complete").unlink()
+    (tmp_path / "sft.checkpoints" / "0" / "checkpoint-3" / "manifest.json").unlink()
     assert go_on(fine_tune, undisturbed_sft, weights, same) == list(range(1, 13))
 
 

@@ -28,7 +28,7 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
-from tokentrial.store import clear_when_full, fingerprint, is_done, need_disk, read_json, step, write_json
+from tokentrial.store import clear_when_full, fingerprint, is_done, need_disk, need_within, read_json, step, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
@@ -94,14 +94,15 @@ class CorpusPlan:
         return self.folder / "patches" / arm
 
     @property
+    def steps(self) -> list[tuple[Path, str]]:
+        """Folder and fingerprint of each step; the first holds the others."""
+        shared = (self.folder, self.text), (self.folder / "drills", self.drills), (self.survey_folder, self.survey)
+        return [*shared, *((self.patch_folder(arm), self.patch(arm)) for arm in self.trial.arms)]
+
+    @property
     def done(self) -> bool:
         """Whether the corpus of every arm is there."""
-        return (
-            is_done(self.folder, self.text)
-            and is_done(self.folder / "drills", self.drills)
-            and is_done(self.survey_folder, self.survey)
-            and all(is_done(self.patch_folder(arm), self.patch(arm)) for arm in self.trial.arms)
-        )
+        return all(is_done(folder, wanted) for folder, wanted in self.steps)
 
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
@@ -167,6 +168,7 @@ def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
         tokens = min(tokens, plan.wanted / (1 - plan.trial.corpus.val_share))
     hours = tokens / len(ids) * seconds * 1.5 / workers / 3600
     need_disk(plan.folder.parent, int(2 * tokens), "the corpus", plan.trial.disk_reserve_gb)
+    need_within(plan.folder.parent, int(2 * tokens), "the corpus", plan.trial.disk_limit_gb)
     report("text", 0.0, f"about {tokens / 1e6:,.0f}M tokens, {2 * tokens / 1e9:.1f} GB, {hours:.1f} h")
 
 
