@@ -126,10 +126,13 @@ def beyond_limit(trial: Trial, stages: Sequence[str], workers: int) -> str | Non
     least = peak(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
     if fitting:
         advice = f"it fits with {', or with '.join(fitting)}"
+    elif least <= limit:
+        advice = f"it fits with {' '.join(helping)}"
     else:
-        advice = f"with {' '.join(helping) or 'what can be changed'} it holds {least:.3g} GB" + (
-            "" if least <= limit else ": give more, or fewer seeds"
+        advice = (
+            f"{least:.3g} GB at the least, with {' '.join(helping)}" if helping else "nothing else would make it less"
         )
+        advice += "; give more, or fewer arms and seeds"
     return f"disk_limit_gb is {limit:g}, the run folder would hold {planned:.3g} GB at its peak; {advice}"
 
 

@@ -77,12 +77,8 @@ def train(trainer: Any, checkpoints: Path, progress: Progress, stage: str, saved
 
 def mean_loss(log: Sequence[Mapping[str, Any]]) -> float:
     """Mean loss over all steps, from the records of a log: the Trainer's own forgets the steps before a stop."""
-    records = [record for record in log if "loss" in record]
-    steps = [record["step"] for record in records]
-    weighed = [
-        record["loss"] * (step - before) for record, step, before in zip(records, steps, [0, *steps], strict=False)
-    ]
-    return float(sum(weighed) / steps[-1])
+    losses = [record["loss"] for record in log if "loss" in record]
+    return float(sum(losses) / len(losses))
 
 
 def last_complete(folder: Path) -> str | None:
