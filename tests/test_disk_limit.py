@@ -12,7 +12,13 @@ from tokentrial.run import cells, run
 from tokentrial.store import held_bytes, is_done, read_json, verify
 from tokentrial.trial import load
 
-WIDE = "pretrain.n_embd=256", "pretrain.checkpoint.interval=10", "workers=1"  # so that models are most of what is held
+WIDE = (
+    "pretrain.n_embd=192",
+    "pretrain.steps=10",
+    "pretrain.checkpoint.interval=6",
+    "grpo.prompts=2",
+    "workers=1",
+)  # so that models are most of what is held
 
 
 def planned_gb(trial):
@@ -24,7 +30,7 @@ class Sampler(threading.Thread):
     """The most that a folder held at once, looked at all the time."""
 
     def __init__(self, folder):
-        super().__init__()
+        super().__init__(daemon=True)
         self.folder, self.most, self.over = folder, 0, threading.Event()
 
     def run(self):
