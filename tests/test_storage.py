@@ -304,7 +304,7 @@ def test_a_spot_machine_is_given_up_and_a_fresh_one_goes_on(longer, ladder, tmp_
 
 
 def _numbers(record):
-    """A record without what the clock says, and without TRL's count of tokens, which begins anew where a run goes on."""
+    """A record without what the clock says, and without TRL's count of tokens, which begins anew after a stop."""
     if isinstance(record, dict):
         other = ("seconds", "step_time", "runtime", "per_second", "num_tokens")
         return {key: _numbers(value) for key, value in record.items() if not any(word in key for word in other)}
