@@ -82,7 +82,8 @@ def test_it_goes_on_after_an_interruption_from_a_volume(sky):
     assert recovery["strategy"] in STRATEGIES
     assert recovery["recover_on_exit_codes"] == [Interrupted.code]
     [mounted] = sky["volumes"]
-    assert f'output="{mounted}/$TRIAL"' in sky["run"]
+    assert sky["envs"]["STORAGE"] == mounted
+    assert 'storage="$STORAGE/$TRIAL"' in sky["run"]
     # what the shell is replaced by gets the signal, and its exit code is the job's
     assert sky["run"].startswith("exec ")
     assert sky["envs"]["TRIAL"] in shipped()

@@ -315,10 +315,10 @@ def killed(trial, words, moment):
     [
         "baseline/seed1/sft.partial",
         "baseline/seed1/sft.checkpoints/*/0/checkpoint-*/model.safetensors",
-        "*/seed1/sft.checkpoints/*/0/checkpoint-*/complete",
+        "*/seed1/sft.checkpoints/*/0/checkpoint-*/manifest.json",
         "*/seed1/grpo.partial",
         "*/seed1/grpo.checkpoints/*/checkpoint-*/optimizer.pt",
-        "*/seed1/grpo.checkpoints/*/checkpoint-2/complete",
+        "*/seed1/grpo.checkpoints/*/checkpoint-2/manifest.json",
     ],
 )
 def test_killed_during_sft_or_grpo_it_goes_on(climbed_copy, climbed, ladder, tmp_path, moment):

@@ -9,11 +9,26 @@ from pathlib import Path
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
+from tokentrial.disk import stage_bytes
+from tokentrial.errors import Interrupted
 from tokentrial.executors.local import report, stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder
-from tokentrial.store import fingerprint, intact, is_done, lock, machine_errors, read_json, step
+from tokentrial.storage import Storage, is_weights
+from tokentrial.store import (
+    MANIFEST,
+    fingerprint,
+    held_bytes,
+    intact,
+    is_done,
+    lock,
+    machine_errors,
+    need_within,
+    prune,
+    read_json,
+    step,
+)
 from tokentrial.tasks.rows import contents, sources
 from tokentrial.trial import Trial
 
@@ -41,7 +56,7 @@ def stages(trial: Trial) -> list[str]:
 
 
 def model_of(trial: Trial, stage: str) -> str:
-    """The stage whose model a stage starts from or evaluates."""
+    """The stage whose model a stage exports, starts from or evaluates."""
     if stage == "export":
         return "pretrain"
     if stage in ("eval_pretrain", "sft"):
@@ -122,29 +137,91 @@ class Cell:
         return [stage for stage in stages(plan.trial) if not is_done(self.folder(plan.trial, stage), prints[stage])]
 
 
+def exchange(plan: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
+    """Bring the finished steps of the corpus and of cells from the run folder to its storage, and from there."""
+    if plan.trial.storage is None:
+        return
+    for folder, wanted in plan.steps:
+        storage.exchange(folder, wanted)
+    storage.fetch_state()  # the corpus's small files lie in its step
+    for cell in cells:
+        for stage, wanted in cell.fingerprints(plan).items():
+            storage.exchange(cell.folder(plan.trial, stage), wanted)
+
+
+def free(plan: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:
+    """Under a limit of the disk, prune weights: where a storage has them, what none of the stages `left` reads; without
+    one, what no pending stage reads, the model in which the trial ends left out."""
+    trial = plan.trial
+    if trial.disk_limit_gb is None:
+        return
+    prints, pending = cell.fingerprints(plan), cell.pending(plan)
+    read = {model_of(trial, stage) for stage in (left if trial.storage else [*pending, stages(trial)[-1]])}
+    for stage in {model_of(trial, each) for each in stages(trial)} - read - {*pending}:
+        folder = cell.folder(trial, stage)
+        weights = sorted(filter(is_weights, read_json(folder / MANIFEST)["files"]), key=lambda name: (len(name), name))
+        gone = (
+            [] if trial.storage and not storage.holds(folder, prints[stage]) else weights[0 if trial.storage else -1 :]
+        )
+        if any((folder / name).exists() for name in gone):
+            prune(folder, gone)
+
+
 def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
-    """Do the wanted stages of a cell, in a worker. What is done is skipped. One call at a time works on a cell."""
+    """Do the wanted stages of a cell, in a worker, on whatever machine; one call at a time works on a cell. What is
+    done, here or in the storage, is skipped; weights that were pruned are fetched back as a stage reads them, or made
+    again."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
+    storage = Storage(trial)
+    storage.fetch_state()
     plan = CorpusPlan(trial)
     # a cell has one writer: a worker on a node that Ray gave up may still be ending, and its lock ends with it
     with lock(trial.folder / cell.arm, f".seed{cell.seed}.lock", _PATIENCE_S):
-        prints = cell.fingerprints(plan)
-        todo = [stage for stage in cell.pending(plan) if stage in wanted]
-        for number, stage in enumerate(todo):
-            folder = cell.folder(trial, stage)
-            checkpoints = cell.checkpoints(trial, stage, prints[stage])
+        _run_cell(plan, cell, wanted, storage)
 
-            def progress(share: float, text: str, number: int = number) -> None:
-                report(cell.name, (number + share) / len(todo), text)
 
-            made = step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed)
-            with machine_errors(folder), made as partial:
-                _do(stage, partial, checkpoints, plan, cell, progress)
+def _run_cell(plan: CorpusPlan, cell: Cell, wanted: Sequence[str], storage: Storage) -> None:
+    trial = plan.trial
+    exchange(plan, [cell], storage)
+    prints = cell.fingerprints(plan)
+    todo = [stage for stage in cell.pending(plan) if stage in wanted]
+
+    def have(stage: str, progress: Callable[[float, str], None]) -> None:
+        folder = cell.folder(trial, stage)
+        if not is_done(folder, prints[stage], whole=True):
+            storage.fetch(folder, prints[stage])
+            if not is_done(folder, prints[stage], whole=True):
+                make(stage, progress)
+
+    def make(stage: str, progress: Callable[[float, str], None]) -> None:
+        if stage != "pretrain":
+            have(model_of(trial, stage), progress)
+        folder = cell.folder(trial, stage)
+        checkpoints = cell.checkpoints(trial, stage, prints[stage])
+        storage.fetch_checkpoints(checkpoints)
+        made = step(folder, prints[stage], stage=stage, arm=cell.arm, seed=cell.seed)
+        with machine_errors(folder), made as partial:
+            needed = stage_bytes(trial, stage) - held_bytes(checkpoints)
+            need_within(trial.folder, needed, f"{cell.name}: {stage}", trial.disk_limit_gb)
+            _do(stage, partial, checkpoints, plan, cell, progress, storage.send_checkpoint)
+        with stoppable() as stop:
+            storage.send(folder)
+            storage.drop(checkpoints.parent)
             shutil.rmtree(checkpoints.parent, ignore_errors=True)
+        if stop():
+            raise Interrupted(f"{folder}: finished; stopped before the next stage")
+
+    for number, stage in enumerate(todo):
+
+        def progress(share: float, text: str, number: int = number) -> None:
+            report(cell.name, (number + share) / len(todo), text)
+
+        make(stage, progress)
+        free(plan, cell, storage, todo[number + 1 :])
 
 
 def pretrain_cell(
@@ -162,11 +239,18 @@ def pretrain_cell(
     probe = TableProbe(trial, plan.vocabulary, arms.find(cell.arm, plan.facts), cell.seed)
     with stoppable() as stop, joined(settings) as ranks:
         start = start_folder(trial) if trial.pretrain.starts_from else None
-        pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop, start)
+        saved = Storage(trial).send_checkpoint
+        pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop, start, saved)
 
 
 def _do(
-    stage: str, folder: Path, checkpoints: Path, plan: CorpusPlan, cell: Cell, progress: Callable[[float, str], None]
+    stage: str,
+    folder: Path,
+    checkpoints: Path,
+    plan: CorpusPlan,
+    cell: Cell,
+    progress: Callable[[float, str], None],
+    saved: Callable[[Path], None],
 ) -> None:
     """One stage into its folder."""
     from tokentrial.evaluate.evaluate import evaluate
@@ -196,8 +280,8 @@ def _do(
     elif trial.sft and stage == "sft":
         from tokentrial.posttrain.sft import sft
 
-        sft(folder, checkpoints, trial, trial.sft, arm, cell.seed, source, progress)
+        sft(folder, checkpoints, trial, trial.sft, arm, cell.seed, source, progress, saved)
     elif trial.grpo and stage == "grpo":
         from tokentrial.posttrain.grpo import grpo
 
-        grpo(folder, checkpoints, trial, trial.grpo, arm, cell.seed, source, progress)
+        grpo(folder, checkpoints, trial, trial.grpo, arm, cell.seed, source, progress, saved)

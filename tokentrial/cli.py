@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tokentrial import cli_looking, cli_sharing, cli_stages
-from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, console, print_json
+from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, console, gigabytes, print_json
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import machine_errors
 
@@ -31,6 +31,9 @@ def run(
     also: Annotated[
         list[str] | None, typer.Option(help="the primary contrast again with KEY=VALUE, such as budget.match=bytes")
     ] = None,
+    disk_limit: Annotated[
+        str | None, typer.Option(help="such as 20GB: the run folder never holds more (disk_limit_gb)")
+    ] = None,
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
 
@@ -42,7 +45,8 @@ def run(
     from tokentrial.selection import select
     from tokentrial.trial import load
 
-    loaded = load(trial, overrides or ())
+    limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
+    loaded = load(trial, [*(overrides or ()), *limits])
     loaded = loaded.model_copy(update={"also": list(dict.fromkeys([*loaded.also, *(also or ())]))})
     runs.check(loaded)
     chosen = select(loaded, stages, arms, seeds)

@@ -1,10 +1,13 @@
 """What the verbs of the command line share: their arguments and options, JSON for a machine, a console for a person."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +20,14 @@ ArmOption = Annotated[str | None, typer.Option("--arm", help="only this arm")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="only this seed")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
+
+
+def gigabytes(amount: str) -> float:
+    """`20GB`, `500MB` or `1.5TB`, in GB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|TB)", amount, re.IGNORECASE)
+    if not found:
+        raise SettingsError(f"--disk-limit {amount!r}: expected a size such as 20GB, 500MB or 1.5TB")
+    return float(found[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[found[2].upper()]
 
 
 def print_json(value: Any) -> None:

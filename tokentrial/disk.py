@@ -1,7 +1,8 @@
 """What a trial writes to disk, before it is written: the same estimate for `plan` and for the check that `run` makes.
 
 At its peak a run folder holds the corpus, what every cell keeps, and, of the cells at work, the checkpoints that are
-pruned when their stage ends.
+pruned when their stage ends. With `disk_limit_gb` a cell at work holds the model that a stage reads and the one that it
+writes, and another cell its newest model, or none where `storage` has it.
 """
 
 import math
@@ -78,17 +79,78 @@ def checkpoint_bytes(settings: Pretrain, vocabulary: int) -> int:
 def cell_bytes(trial: Trial, pending: Sequence[Sequence[str]], workers: int) -> int:
     """The pending stages of each cell: fp32 weights of every trained and exported model with its tokenizer, results of
     evaluations, and of the cells at work the trainer's checkpoint or pretraining's, the new one beside the old one."""
-    vocabulary = vocabulary_size(trial)
-    weights = 4 * trial.pretrain.parameters(vocabulary)
+    weights = _weights(trial)
     stages = [stage for left in pending for stage in left]
     evaluations = sum(stage.startswith("eval_") for stage in stages)
-    tokenizer = _TOKENIZER[0] + _TOKENIZER[1] * vocabulary
-    kept = (len(stages) - evaluations) * (weights + tokenizer) + evaluations * _evaluation_bytes(trial)
+    written, at_work = len(stages) - evaluations, min(workers, len(pending))
+    models = written
+    if trial.disk_limit_gb is not None:
+        models = min(written, 2 * at_work + (0 if trial.storage else len(pending) - at_work))
+    kept = models * weights + written * _tokenizer(trial) + evaluations * _evaluation_bytes(trial)
     if trial.pretrain.checkpoint.keep_every:
         kept += stages.count("pretrain") * (trial.pretrain.steps // trial.pretrain.checkpoint.keep_every) * weights
-    trainers = 2 * _STATE * trial.pretrain.parameters(vocabulary) if {"sft", "grpo"} & set(stages) else 0
-    pretraining = checkpoint_bytes(trial.pretrain, vocabulary) if "pretrain" in stages else 0
-    return kept + min(workers, len(pending)) * max(trainers, pretraining)
+    return kept + at_work * max((_checkpoints(trial, stage) for stage in stages), default=0)
+
+
+def stage_bytes(trial: Trial, stage: str) -> int:
+    """What one stage of a cell writes, its checkpoints among it."""
+    if stage.startswith("eval_"):
+        return _evaluation_bytes(trial)
+    return _weights(trial) + _tokenizer(trial) + _checkpoints(trial, stage)
+
+
+def beyond_limit(trial: Trial, stages: Sequence[str], workers: int) -> str | None:
+    """Why a trial whose cells go through these stages does not fit into its `disk_limit_gb`, and with which settings it
+    would; None where it does."""
+
+    def peak(changed: Trial, workers: int) -> float:
+        every = [stages] * (len(trial.arms) * len(trial.seeds))
+        return (corpus_bytes(changed) + cell_bytes(changed, every, workers)) / 1e9
+
+    def with_(trial: Trial, storage: str | None, **kept: int | None) -> Trial:
+        checkpoint = trial.pretrain.checkpoint.model_copy(update=kept)
+        pretrain = trial.pretrain.model_copy(update={"checkpoint": checkpoint})
+        return trial.model_copy(update={"storage": storage, "pretrain": pretrain})
+
+    limit, planned = trial.disk_limit_gb, peak(trial, workers)
+    if limit is None or planned <= limit:
+        return None
+    ways = {
+        "storage=PATH": (with_(trial, "PATH"), workers),
+        "workers=1": (trial, 1),
+        "pretrain.checkpoint.keep_every=null": (with_(trial, trial.storage, keep_every=None), workers),
+        "pretrain.checkpoint.keep_last=1": (with_(trial, trial.storage, keep_last=1), workers),
+    }
+    helping = {words: found for words, way in ways.items() if (found := peak(*way)) < planned}
+    fitting = [words for words, found in helping.items() if found <= limit]
+    least = peak(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
+    if fitting:
+        advice = f"it fits with {', or with '.join(fitting)}"
+    elif least <= limit:
+        advice = f"it fits with {' '.join(helping)}"
+    else:
+        advice = (
+            f"{least:.3g} GB at the least, with {' '.join(helping)}" if helping else "nothing else would make it less"
+        )
+        advice += "; give more, or fewer arms and seeds"
+    return f"disk_limit_gb is {limit:g}, the run folder would hold {planned:.3g} GB at its peak; {advice}"
+
+
+def _weights(trial: Trial) -> int:
+    return 4 * trial.pretrain.parameters(vocabulary_size(trial))
+
+
+def _tokenizer(trial: Trial) -> int:
+    return _TOKENIZER[0] + _TOKENIZER[1] * vocabulary_size(trial)
+
+
+def _checkpoints(trial: Trial, stage: str) -> int:
+    """Checkpoints of a stage at work: pretraining's, or the trainer's, the new one beside the old one. Under a limit
+    the one that a stop writes counts in the shortest pretraining too."""
+    one = _STATE * trial.pretrain.parameters(vocabulary_size(trial))
+    if stage == "pretrain":
+        return max(checkpoint_bytes(trial.pretrain, vocabulary_size(trial)), one if trial.disk_limit_gb else 0)
+    return 2 * one if stage in ("sft", "grpo") else 0
 
 
 def _evaluation_bytes(trial: Trial) -> int:

@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, model_of, run_cell, stages
+from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, exchange, free, model_of, run_cell, stages
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.verify import verify as rederive
-from tokentrial.disk import cell_bytes
+from tokentrial.disk import beyond_limit, cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import Call, LocalExecutor, cores
 from tokentrial.executors.ray import RayExecutor
@@ -28,6 +28,7 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
 from tokentrial.report.comparison import REPORT, build
+from tokentrial.storage import Storage
 from tokentrial.store import MANIFEST, intact, link, lock, machine_errors, need_disk, read_json, write_bytes, write_json
 from tokentrial.sweep import to_run, variants
 from tokentrial.trial import Trial, load
@@ -71,6 +72,10 @@ def _run(
     trial: Trial, wanted: Sequence[str] | None, chosen: Sequence[Cell] | None, before_it: Sequence[Trial]
 ) -> dict[str, Any] | None:
     """One trial by itself. What those before it have made of the same text is not made again."""
+    if beyond := beyond_limit(trial, stages(trial), _workers(trial, len(cells(trial)))):
+        raise TrialError(beyond)
+    storage = Storage(trial)
+    storage.open()
     if before_it:
         _share_sources(trial, before_it[0])
     plan = CorpusPlan(trial)
@@ -83,10 +88,13 @@ def _run(
         for other in before_it:
             prepare.share(plan, CorpusPlan(other))
         prepare_start(trial, plan.vocabulary)
+        exchange(plan, cells(trial), storage)
         corpus_ready = plan.done and audits.audited(plan)
         if "corpus" not in asked and not corpus_ready:
             raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")
         here = cells(trial) if chosen is None else list(chosen)
+        for cell in here:
+            free(plan, cell, storage, [])
         before = _todo(plan, here, [stage for stage in asked if stage not in GRPO_STAGES])
         after = _todo(plan, here, [stage for stage in asked if stage in GRPO_STAGES])
         if not before and after and not learnable(trial):
@@ -99,13 +107,17 @@ def _run(
             with Progress() as progress:
                 if not corpus_ready:
                     _corpus(plan, progress)
+                    exchange(plan, (), storage)
                 with _executor(trial, workers) as executor:
-                    _cells(trial, "cells", before, executor, progress)
+                    _cells(plan, "cells", before, executor, progress, storage)
                     if after and (not before or learnable(trial)):
-                        _cells(trial, "grpo", after, executor, progress)
+                        _cells(plan, "grpo", after, executor, progress, storage)
+        report = None
         if chosen is None and wanted is None:
-            return build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
-    return None
+            report = build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
+        storage.send_state()
+        storage.send_report()
+    return report
 
 
 def _share_sources(trial: Trial, first: Trial) -> None:
@@ -150,12 +162,22 @@ def _executor(trial: Trial, workers: int) -> LocalExecutor | RayExecutor:
     return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
 
 
-def _cells(trial: Trial, phase: str, todo: Todo, executor: LocalExecutor | RayExecutor, progress: Progress) -> None:
+def _cells(
+    plan: CorpusPlan,
+    phase: str,
+    todo: Todo,
+    executor: LocalExecutor | RayExecutor,
+    progress: Progress,
+    storage: Storage,
+) -> None:
+    trial = plan.trial
     if any(stage.startswith("eval_") for _, pending in todo for stage in pending):
         declare(trial)
+    storage.send_state()  # what is declared lasts before the first look
     progress.start(phase, len(todo))
     here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
     executor.run([Call(cell.name, run_cell, (here, cell, pending)) for cell, pending in todo], progress)
+    exchange(plan, [cell for cell, _ in todo], storage)  # from the machines of the workers
 
 
 def learnable(trial: Trial) -> bool:

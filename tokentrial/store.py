@@ -1,7 +1,9 @@
 """The run folder: steps that are whole or absent, fingerprints, manifests, one writer, provenance, disk.
 
 A step is a folder written to `<name>.partial`, renamed when whole, its `manifest.json` written last inside.
-A step is done when its manifest carries the fingerprint asked for and every file it lists has its size.
+A step is done when its manifest carries the fingerprint asked for and every file it lists has its size, or was pruned:
+weights that nothing still to do reads may be deleted, and the manifest then says so (`pruned`). A stage that needs them
+later has them fetched from the trial's storage, or made again (`cell.run_cell`).
 """
 
 import errno
@@ -13,7 +15,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -85,24 +87,26 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
-def _files(folder: Path) -> tuple[str, dict[str, tuple[int, str]]]:
-    """The fingerprint of a step, and its files by name: bytes and sha256."""
+def _files(folder: Path) -> tuple[str, dict[str, tuple[int, str]], list[str]]:
+    """The fingerprint of a step, its files by name, bytes and sha256, and the names of those that were pruned."""
     path = folder / MANIFEST
     manifest = read_json(path, "fingerprint", "files")
     try:
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except (AttributeError, KeyError, TypeError):
         raise TrialError(f"{path}: its files are not listed as bytes and sha256; delete it and run again") from None
-    return manifest["fingerprint"], files
+    return manifest["fingerprint"], files, list(manifest.get("pruned", ()))
 
 
-def is_done(folder: Path, wanted: str) -> bool:
-    """Whether `folder` holds the whole result of the step with this fingerprint."""
+def is_done(folder: Path, wanted: str, *, whole: bool = False) -> bool:
+    """Whether `folder` holds the result of the step with this fingerprint; with `whole`, what may be pruned too."""
     if not (folder / MANIFEST).exists():
         return False
-    made, files = _files(folder)
+    made, files, pruned = _files(folder)
+    gone = () if whole else pruned
     return made == wanted and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in files.items()
+        name in gone or ((folder / name).is_file() and (folder / name).stat().st_size == size)
+        for name, (size, _) in files.items()
     )
 
 
@@ -153,14 +157,24 @@ def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     yield made
-    files = sorted(path for path in made.rglob("*") if path.is_file())
+    seal(made, wanted, **record)
+    replace(made, folder)
+
+
+def seal(folder: Path, wanted: str, **record: Any) -> None:
+    """Write the manifest of a folder whose files are all there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor() as pool:  # hashing lets the other threads run
         hashes = pool.map(file_hash, files)
         entries = {
-            str(path.relative_to(made)): {"bytes": path.stat().st_size, "sha256": digest}
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
             for path, digest in zip(files, hashes, strict=True)
         }
-    write_json(made / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
+    write_json(folder / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
+
+
+def replace(made: Path, folder: Path) -> None:
+    """Let a whole folder take the place of another."""
     if folder.exists():
         # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
         doomed = folder.with_name(folder.name + ".old.partial")
@@ -172,11 +186,21 @@ def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
         made.rename(folder)
 
 
+def prune(folder: Path, names: Sequence[str]) -> None:
+    """Delete files of a finished step; its manifest says so first."""
+    manifest = read_json(folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest | {"pruned": sorted({*manifest.get("pruned", ()), *names})})
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
 def verify(folder: Path) -> list[str]:
     """Names of the files of a step whose bytes no longer match its manifest."""
-    _, files = _files(folder)
+    _, files, pruned = _files(folder)
     return [
-        name for name, (_, made) in files.items() if not (folder / name).is_file() or file_hash(folder / name) != made
+        name
+        for name, (_, made) in files.items()
+        if name not in pruned and (not (folder / name).is_file() or file_hash(folder / name) != made)
     ]
 
 
@@ -216,6 +240,28 @@ def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
         raise TrialError(
             f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "
             f"{free / 1e9:.2f} GB are free; free some space or give output=OTHER_FOLDER"
+        )
+
+
+def held_bytes(folder: Path) -> int:
+    """Bytes on the disk of all files below a folder that others may be writing; a file of two names counts once."""
+    found = {}
+    for base, _, names in os.walk(folder):
+        for name in names:
+            try:
+                entry = os.lstat(os.path.join(base, name))
+            except FileNotFoundError:
+                continue
+            found[entry.st_ino] = entry.st_blocks * 512
+    return sum(found.values())
+
+
+def need_within(folder: Path, needed: int, what: str, limit_gb: float | None) -> None:
+    """Refuse before writing what would bring the run folder beyond its limit; None: there is none."""
+    if limit_gb is not None and (held := held_bytes(folder)) + needed > limit_gb * 1e9:
+        raise TrialError(
+            f"{folder}: {what} needs {needed / 1e9:.2f} GB, {held / 1e9:.2f} GB are held, and disk_limit_gb is "
+            f"{limit_gb:g}; give more, fewer workers, or storage=PATH; what is done is kept"
         )
 
 

@@ -77,5 +77,10 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
     same = trial.model_dump(mode="json") | {"sweep": {}, "also": []}
     made = parse(changed, f"{kind} {name}")
     is_itself = made.model_dump(mode="json") == same
-    folder = trial.folder if is_itself else trial.folder / kind / _STRANGE.sub("_", name)
-    return Variant(kind, settings, made.model_copy(update={"output": str(folder)}), is_itself)
+    if is_itself:
+        return Variant(kind, settings, trial.model_copy(update={"sweep": {}, "also": []}), True)
+    beside = f"{kind}/{_STRANGE.sub('_', name)}"
+    of_its_own = {"output": str(trial.folder / beside)}
+    if trial.storage:
+        of_its_own["storage"] = f"{trial.storage.rstrip('/')}/{beside}"
+    return Variant(kind, settings, made.model_copy(update=of_its_own), False)

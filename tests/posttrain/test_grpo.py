@@ -18,7 +18,7 @@ from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
 from tokentrial.posttrain.trainer import last_complete
 from tokentrial.run import learnable
-from tokentrial.store import read_json, write_json
+from tokentrial.store import read_json, seal, write_json
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -280,7 +280,7 @@ def test_a_stopped_grpo_goes_on_bit_for_bit(reinforce, tuned, weights, same, tmp
     assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-4"]
     if half_written:
         shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-5")
-        (checkpoints / "checkpoint-5" / "complete").unlink()
+        (checkpoints / "checkpoint-5" / "manifest.json").unlink()
         (checkpoints / "checkpoint-5" / "optimizer.pt").unlink()
     progress, steps = stop_at(None)
     folder, _, after = reinforce(settings(**SAMPLED), "mul_tokens", progress=progress)
@@ -298,7 +298,7 @@ def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_
     for step, whole in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
-            (tmp_path / f"checkpoint-{step}" / "complete").write_text("{}")  # the hashes of no file
+            seal(tmp_path / f"checkpoint-{step}", f"checkpoint-{step}")
     assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-11").exists()
 

@@ -35,6 +35,7 @@ from tokentrial.store import (
     link,
     machine_errors,
     need_disk,
+    need_within,
     read_json,
     step,
     write_json,
@@ -109,22 +110,21 @@ class CorpusPlan:
         return [self.folder / "drills", *map(self.patch_folder, names)]
 
     @property
+    def steps(self) -> list[tuple[Path, str]]:
+        """Folder and fingerprint of each step; the first holds the others."""
+        shared = (self.folder, self.text), (self.folder / "drills", self.drills), (self.survey_folder, self.survey)
+        return [*shared, *((self.patch_folder(arm), self.patch(arm)) for arm in self.trial.arms)]
+
+    @property
     def done(self) -> bool:
         """Whether the corpus of every arm is there."""
-        return (
-            is_done(self.folder, self.text)
-            and is_done(self.folder / "drills", self.drills)
-            and is_done(self.survey_folder, self.survey)
-            and all(is_done(self.patch_folder(arm), self.patch(arm)) for arm in self.trial.arms)
-        )
+        return all(is_done(folder, wanted) for folder, wanted in self.steps)
 
 
 def share(plan: CorpusPlan, other: CorpusPlan) -> None:
     """Take over what another trial has made of the same text, drills and patches: the same files under other names."""
-    steps = [(plan.folder, other.folder, plan.text), (plan.folder / "drills", other.folder / "drills", plan.drills)]
-    steps.append((plan.survey_folder, other.survey_folder, plan.survey))
-    steps += [(plan.patch_folder(arm), other.patch_folder(arm), plan.patch(arm)) for arm in plan.trial.arms]
-    for to, of, wanted in steps:
+    for to, wanted in plan.steps:
+        of = other.folder / to.relative_to(plan.folder)
         if is_done(of, wanted) and not is_done(to, wanted):
             with step(to, wanted, shared_with=other.trial.folder.name) as partial:
                 for name in read_json(of / MANIFEST)["files"]:
@@ -196,6 +196,7 @@ def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
         tokens = min(tokens, plan.wanted / (1 - plan.trial.corpus.val_share))
     hours = tokens / len(ids) * seconds * 1.5 / workers / 3600
     need_disk(plan.folder.parent, int(2 * tokens), "the corpus", plan.trial.disk_reserve_gb)
+    need_within(plan.folder.parent, int(2 * tokens), "the corpus", plan.trial.disk_limit_gb)
     report("text", 0.0, f"about {tokens / 1e6:,.0f}M tokens, {2 * tokens / 1e9:.1f} GB, {hours:.1f} h")
 
 

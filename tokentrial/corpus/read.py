@@ -75,13 +75,13 @@ def patiently(work: Callable[[], T], path: str) -> T:
         try:
             return work()
         except Exception as error:
-            if not _of_network(error) or _of_data(error):
+            if not of_network(error) or _of_data(error):
                 raise
             _wait(error, path, failures, f"{path}: cannot be read")
             failures += 1
 
 
-def _of_network(error: Exception) -> bool:
+def of_network(error: Exception) -> bool:
     """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own; where a
     proxy answers with a page of its own, the Hub's client finds no JSON."""
     clients = ("httpx", "httpx2", "aiohttp", "botocore", "requests", "urllib3")
@@ -272,7 +272,7 @@ def _resumed(begin: Callable[[int, bool], Iterator[Batch]], path: str, where: st
         try:
             batch = next(reader, None)
         except Exception as error:
-            if not _of_network(error) or _of_data(error):
+            if not of_network(error) or _of_data(error):
                 raise
             _wait(error, path, failures, f"{where}: broke off after {given} documents")
             reader, failures = begin(given, True), failures + 1

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tokentrial.arms import arm as arms
 from tokentrial.cell import stages
 from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
-from tokentrial.disk import cell_bytes, corpus_bytes, held_tokens, vocabulary_size
+from tokentrial.disk import beyond_limit, cell_bytes, corpus_bytes, held_tokens, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.plan.memory import gpu_gb, host_gb
 from tokentrial.plan.work import CORPUS_RATE, computing, corpus_hours, corpus_tokens, hours, work
@@ -282,6 +282,8 @@ def notes(trial: Trial, groups: Sequence[Group]) -> list[str]:
         found.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
     if trial.budget.match == "bytes":
         found.append("budget.match is bytes: arms with shorter text take fewer steps than the control's, planned here.")
+    beyond = {each.device.workers: beyond_limit(trial, stages(trial), each.device.workers) for each in groups}
+    found += [f"With {workers} at work: {why}." for workers, why in beyond.items() if why]
     small = [each.name for each in groups if not costs(trial, each)["fits"]]
     if small:
         found.append(f"Too little memory: {', '.join(small)}; lower pretrain.micro_batch, sft.batch or grpo.batch.")

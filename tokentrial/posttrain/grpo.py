@@ -20,7 +20,7 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
-from tokentrial.posttrain.trainer import Progress, Watch, last_complete, shared_arguments
+from tokentrial.posttrain.trainer import Progress, Saved, shared_arguments, train
 from tokentrial.settings import GRPO
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import read_marked
@@ -68,7 +68,15 @@ def measure_pass(folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int
 
 
 def grpo(
-    folder: Path, checkpoints: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int, source: Path, progress: Progress
+    folder: Path,
+    checkpoints: Path,
+    trial: Trial,
+    settings: GRPO,
+    arm: Arm,
+    seed: int,
+    source: Path,
+    progress: Progress,
+    saved: Saved = lambda checkpoint: None,
 ) -> None:
     """Train the model in `source`; write model, tokenizer and `grpo_results.json` into `folder`.
 
@@ -76,7 +84,6 @@ def grpo(
     batch of generations is used up: a resume in the middle of one would not be exact.
     """
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     if settings.vllm and importlib.util.find_spec("vllm") is None:
@@ -96,7 +103,7 @@ def grpo(
         model=model,
         reward_funcs=exact_match,
         args=GRPOConfig(
-            **shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every) | {"logging_steps": 1},
+            **shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every),
             per_device_train_batch_size=settings.batch * settings.generations,
             num_generations=settings.generations,
             max_completion_length=settings.new_tokens,
@@ -112,10 +119,8 @@ def grpo(
             {"prompt": [e.prompt for e in examples], "answer": [e.answer for e in examples]}
         ),
         processing_class=tokenizer,
-        callbacks=[Watch(progress, "grpo")],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_complete(checkpoints))
+    train(trainer, checkpoints, progress, "grpo", saved)
     model.save_pretrained(folder)
     copy_tokenizer(source, folder)
     logged = [record for record in trainer.state.log_history if "reward" in record]

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
-from tokentrial.posttrain.trainer import Progress, Watch, last_complete, mean_loss, shared_arguments
+from tokentrial.posttrain.trainer import Progress, Saved, mean_loss, shared_arguments, train
 from tokentrial.settings import SFT, SFTStage
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import Solutions
@@ -68,7 +68,15 @@ class Solve(TrainerCallback):  # type: ignore[misc]
 
 
 def sft(
-    folder: Path, checkpoints: Path, trial: Trial, settings: SFT, arm: Arm, seed: int, source: Path, progress: Progress
+    folder: Path,
+    checkpoints: Path,
+    trial: Trial,
+    settings: SFT,
+    arm: Arm,
+    seed: int,
+    source: Path,
+    progress: Progress,
+    saved: Saved = lambda checkpoint: None,
 ) -> None:
     """Fine-tune the model in `source`, stage by stage; write model, tokenizer and `sft_results.json` into `folder`.
 
@@ -84,7 +92,18 @@ def sft(
         trained = [encode(tokenizer, arm, e, _length(trial, settings)) for e in examples if e not in kept]
         records.append(
             _train(
-                model, tokenizer, trial, settings, stage, arm, seed, trained, held, checkpoints / str(number), progress
+                model,
+                tokenizer,
+                trial,
+                settings,
+                stage,
+                arm,
+                seed,
+                trained,
+                held,
+                checkpoints / str(number),
+                progress,
+                saved,
             )
         )
     model.save_pretrained(folder)
@@ -118,6 +137,7 @@ def _train(
     held: Sequence[Example],
     checkpoints: Path,
     progress: Progress,
+    saved: Saved,
 ) -> dict[str, Any]:
     """Train one stage in place and return its record."""
     from datasets import Dataset
@@ -147,10 +167,9 @@ def _train(
         train_dataset=dataset(trained),
         eval_dataset=dataset(evaluated) if evaluated else None,
         processing_class=tokenizer,
-        callbacks=[Watch(progress, "sft"), Solve(tokenizer, arm, held, trial, bool(evaluated))],
+        callbacks=[Solve(tokenizer, arm, held, trial, bool(evaluated))],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_complete(checkpoints))
+    train(trainer, checkpoints, progress, "sft", saved)
     lengths = [len(row.input_ids) for row in trained]
     losses = [record["eval_loss"] for record in trainer.state.log_history if "eval_loss" in record]
     return {

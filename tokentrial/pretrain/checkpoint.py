@@ -20,9 +20,11 @@ from tokentrial.store import is_done, read_json, step, verify, write_json
 Optimizers = list[torch.optim.Optimizer]
 
 
-def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str, Any], settings: Checkpoint) -> None:
-    """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`."""
-    with step(folder / f"step_{number:06d}", _name(number), step=number) as partial:
+def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str, Any], settings: Checkpoint) -> Path:
+    """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`. Returns its
+    folder."""
+    newest = folder / f"step_{number:06d}"
+    with step(newest, _name(number), step=number) as partial:
         save_tensors(model.state_dict(), partial / "model.safetensors")
         save_tensors(_flat(made), partial / "optimizer.safetensors")
         write_json(partial / "log.json", log)
@@ -30,6 +32,7 @@ def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str,
     for old in there[: -settings.keep_last]:
         if settings.keep_every is None or old % settings.keep_every:
             shutil.rmtree(folder / f"step_{old:06d}")
+    return newest
 
 
 def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, Any]]:

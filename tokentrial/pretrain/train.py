@@ -44,12 +44,14 @@ def pretrain(
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
     start: Path | None = None,
+    saved: Callable[[Path], None] = lambda checkpoint: None,
 ) -> GPT:
     """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`.
 
     `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. With `checkpoints`, a
-    folder, it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. Every rank
-    of a cell calls this; the first one writes. `start` holds the checkpoint that `settings.init` names. Returns the
+    folder, it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. `saved` is
+    called with each that is written. Every rank of a cell calls this; the first one writes. `start` holds the
+    checkpoint that `settings.init` names. Returns the
     model.
     """
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
@@ -103,7 +105,7 @@ def pretrain(
             meter.add(dict(asked))
         if checkpoints and meter and (keep or stopping):
             kept = {"train_losses": train_losses, "val_losses": val_losses, "curve": curve, "records": meter.records}
-            save(checkpoints, step + 1, model, made, kept, settings.checkpoint)
+            saved(save(checkpoints, step + 1, model, made, kept, settings.checkpoint))
         if stopping:
             ranks.wait()
             raise Interrupted(f"{folder}: stopped after step {step + 1}, {_kept(checkpoints)}")

@@ -1,0 +1,167 @@
+"""`disk_limit_gb`: what cannot hold is refused before anything is written, what is planned is held."""
+
+import shutil
+import threading
+
+import pytest
+
+from tokentrial.cell import stages
+from tokentrial.disk import cell_bytes, corpus_bytes
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.run import cells, run
+from tokentrial.store import held_bytes, is_done, read_json, verify
+from tokentrial.trial import load
+
+WIDE = (
+    "pretrain.n_embd=192",
+    "pretrain.steps=10",
+    "pretrain.checkpoint.interval=6",
+    "grpo.prompts=2",
+    "workers=1",
+)  # so that models are most of what is held
+
+
+def planned_gb(trial):
+    """GB at the peak of the whole trial."""
+    return (corpus_bytes(trial) + cell_bytes(trial, [stages(trial)] * len(cells(trial)), workers=1)) / 1e9
+
+
+class Sampler(threading.Thread):
+    """The most that a folder held at once, looked at all the time."""
+
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.folder, self.most, self.over = folder, 0, threading.Event()
+
+    def run(self):
+        while not self.over.wait(0.002):
+            self.most = max(self.most, held_bytes(self.folder))
+
+
+def written(folder):
+    """Bytes of everything that finished steps wrote, pruned or not: what a run without pruning holds at its end."""
+    manifests = [read_json(path) for path in folder.glob("*/seed*/*/manifest.json")]
+    return sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values())
+
+
+@pytest.fixture(scope="module")
+def held(ladder, in_process, tmp_path_factory):
+    """`held(stored)`: the ladder trial run under a limit, with a storage or without; and the most it held. Not to be
+    changed."""
+    made = {}
+
+    def make(stored):
+        if stored not in made:
+            folder = tmp_path_factory.mktemp("held")
+            storage = [f"storage={folder / 'there'}"] if stored else []
+            trial = ladder(folder / "run", *WIDE, "disk_limit_gb=1", *storage)
+            trial = trial.model_copy(update={"disk_limit_gb": planned_gb(trial)})
+            sampler = Sampler(trial.folder)
+            sampler.start()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("tokentrial.run.LocalExecutor", in_process)
+                report = run(trial)
+            sampler.over.set()
+            sampler.join()
+            made[stored] = trial, report, sampler.most
+        return made[stored]
+
+    return make
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_run_folder_never_holds_more(held, stored):
+    trial, report, most = held(stored)
+    assert report["missing"] == []
+    assert 0.5 * trial.disk_limit_gb * 1e9 < most <= trial.disk_limit_gb * 1e9 < written(trial.folder)
+
+
+def test_what_is_left_are_the_models_in_which_the_trial_ends(held):
+    trial, _, _ = held(False)
+    left = {str(path.relative_to(trial.folder)) for path in trial.folder.rglob("*.safetensors")}
+    assert left == {f"{cell.name}/grpo/model.safetensors" for cell in cells(trial)}
+    for path in trial.folder.glob("*/seed*/*/manifest.json"):
+        assert verify(path.parent) == []
+        fingerprint = read_json(path)["fingerprint"]
+        assert is_done(path.parent, fingerprint)
+        assert is_done(path.parent, fingerprint, whole=True) == (path.parent.name not in ("pretrain", "hf", "sft"))
+
+
+def test_with_a_storage_nothing_is_left_here_and_everything_there(held):
+    trial, _, _ = held(True)
+    assert not [*trial.folder.rglob("*.safetensors")]
+    assert len([*(trial.folder.parent / "there").glob("*/seed*/*/model*.safetensors")]) == 4 * len(cells(trial))
+
+
+def test_pruning_changes_no_outcome(held):
+    assert held(False)[1]["outcomes"] == held(True)[1]["outcomes"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_was_pruned_comes_back_for_a_changed_stage(held, ladder, inline, tmp_path, stored):
+    trial, report, _ = held(stored)
+    shutil.copytree(trial.folder, tmp_path / "run")
+    before = (tmp_path / "run/mul_tokens/seed1/eval_pretrain/manifest.json").stat().st_mtime_ns
+    storage = []
+    if stored:
+        shutil.copytree(trial.folder.parent / "there", tmp_path / "there")
+        storage = [f"storage={tmp_path / 'there'}"]
+    limit = f"disk_limit_gb={1.6 * trial.disk_limit_gb:.6f}"  # old and remade models beside the new
+    changed = ladder(tmp_path / "run", *WIDE, limit, *storage, "seeds=[1]", "sft.warmup=0")
+    again = run(changed)
+    assert again["missing"] == []
+    name = "pretrain/mul_table/asked/accuracy"
+    for arm in changed.arms:
+        assert again["outcomes"][name]["per_seed"][arm] == report["outcomes"][name]["per_seed"][arm][:1]
+    assert (tmp_path / "run/mul_tokens/seed1/eval_pretrain/manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_limit_that_cannot_hold_is_refused_before_anything_is_written(ladder, tmp_path):
+    trial = ladder(tmp_path / "run", *WIDE, "disk_limit_gb=1")
+    short = trial.model_copy(update={"disk_limit_gb": 0.95 * planned_gb(trial)})
+    with pytest.raises(TrialError, match=r"the run folder would hold .* GB at its peak; it fits with storage=PATH"):
+        run(short)
+    with pytest.raises(TrialError, match=r"GB at the least, with storage=PATH; give more, or fewer arms and seeds"):
+        run(trial.model_copy(update={"disk_limit_gb": 1e-6}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_says_by_which_settings_it_would_fit(tokentrial, tmp_path):
+    given = [f"output={tmp_path / 'run'}", "workers=4", "pretrain.checkpoint={interval: 10, keep_every: 10}"]
+    code, _, said = tokentrial("run", "gpt2_50m", *given, "--disk-limit", "30GB")
+    assert code == 1
+    assert "disk_limit_gb is 30" in said
+    assert "pretrain.checkpoint.keep_every=null" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_seed_s_pod_of_20_gb_holds_gpt2_50m():
+    trial = load("gpt2_50m", ["disk_limit_gb=20"])
+    assert planned_gb(trial) < 20 < planned_gb(load("gpt2_50m"))
+
+
+def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, ladder, tmp_path, inline):
+    trial, _, _ = held(False)
+    shutil.copytree(trial.folder, tmp_path / "run")
+    (tmp_path / "run" / "mine").write_bytes(bytes(int(trial.disk_limit_gb * 1e9)))
+    again = ladder(tmp_path / "run", *WIDE, "sft.warmup=0").model_copy(update={"disk_limit_gb": trial.disk_limit_gb})
+    with pytest.raises(TrialError, match=r"baseline/seed1: .* needs .* GB, .* GB are held, and disk_limit_gb is"):
+        run(again)
+    assert is_done(
+        tmp_path / "run/baseline/seed1/sft", read_json(trial.folder / "baseline/seed1/sft/manifest.json")["fingerprint"]
+    )
+
+
+@pytest.mark.parametrize(("given", "found"), [("20GB", 20), ("500MB", 0.5), ("1.5tb", 1500)])
+def test_sizes_on_the_command_line(given, found):
+    from tokentrial.cli_words import gigabytes
+
+    assert gigabytes(given) == found
+
+
+@pytest.mark.parametrize("given", ["20", "GB", "-1GB", "20GiBs"])
+def test_a_size_without_a_unit_is_refused(given):
+    from tokentrial.cli_words import gigabytes
+
+    with pytest.raises(SettingsError, match="expected a size such as 20GB"):
+        gigabytes(given)
