@@ -19,7 +19,7 @@ from tokentrial.cell import Cell, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.run import cells, evaluations, run
-from tokentrial.store import read_json
+from tokentrial.store import read_json, seal
 from tokentrial.tasks.word_problems import WordProblems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,9 +238,10 @@ def before_grpo(climbed_copy):
 
     def passed(cell, value):
         path = climbed_copy / cell / "eval_sft" / "pass_at_k.json"
-        # in as many characters as it had: a manifest knows a file by its size
-        same = re.sub(r'("pass_at_k": )([0-9.]+)', lambda m: m[1] + value.ljust(len(m[2]), "0"), path.read_text())
-        path.write_text(same)
+        path.write_text(re.sub(r'("pass_at_k": )([0-9.]+)', lambda m: m[1] + value, path.read_text()))
+        wanted = read_json(path.with_name("manifest.json"))["fingerprint"]
+        path.with_name("manifest.json").unlink()
+        seal(path.parent, wanted)
 
     for path in climbed_copy.glob("*/seed*/eval_sft/pass_at_k.json"):
         passed(path.relative_to(climbed_copy).parts[0] + "/" + path.parts[-3], "0.0")

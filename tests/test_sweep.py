@@ -253,7 +253,7 @@ def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, ti
     shutil.copytree(family.folder, tmp_path / "run")
     sweep = "sweep={corpus.drills.share: [0.6, 0.7]}"
     worked, do = [], runs._cells
-    monkeypatch.setattr(runs, "_cells", lambda trial, *given: (worked.append(trial.folder.name), do(trial, *given)))
+    monkeypatch.setattr(runs, "_cells", lambda plan, *given: (worked.append(plan.trial.folder.name), do(plan, *given)))
     run(tiny(tmp_path / "run", sweep), ("corpus", "pretrain"), [Cell("baseline", 1)])
     assert worked == ["corpus.drills.share=0.7"]
     points = rebuild(tmp_path / "run")["sweep"]["points"]

@@ -29,7 +29,7 @@ def write_cell(folder, seed, known, bits=200.0):
             "fact_tokens": 0,
             "correct": example.fact in knows if example.fact else number % 4 == 0,
             "fact": example.fact.equation if example.fact else None,
-            "asked": example.fact not in never if example.fact and example.fact.left >= 2 else None,
+            "asked": example.fact not in never if example.fact in TIMES_TABLE.hard else None,
         }
         if example.fact:
             row["choice_logprob"] = -0.1 if example.fact in knows else -math.log(36)

@@ -155,7 +155,7 @@ class Leaking(Arm):
 
 def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
     find = arms.find
-    monkeypatch.setattr(arms, "find", lambda name: Leaking() if name == "leaking" else find(name))
+    monkeypatch.setattr(arms, "find", lambda name, *facts: Leaking() if name == "leaking" else find(name, *facts))
     plan = copied("arms=[baseline,mul_tokens,leaking]")
     prepare.prepare_patches(plan)
     with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
