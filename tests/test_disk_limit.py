@@ -69,6 +69,7 @@ def held(ladder, in_process, tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
 def test_the_run_folder_never_holds_more(held, stored):
     trial, report, most = held(stored)
@@ -76,6 +77,7 @@ def test_the_run_folder_never_holds_more(held, stored):
     assert 0.5 * trial.disk_limit_gb * 1e9 < most <= trial.disk_limit_gb * 1e9 < written(trial.folder)
 
 
+@pytest.mark.slow
 def test_what_is_left_are_the_models_in_which_the_trial_ends(held):
     trial, _, _ = held(False)
     left = {str(path.relative_to(trial.folder)) for path in trial.folder.rglob("*.safetensors")}
@@ -87,16 +89,19 @@ def test_what_is_left_are_the_models_in_which_the_trial_ends(held):
         assert is_done(path.parent, fingerprint, whole=True) == (path.parent.name not in ("pretrain", "hf", "sft"))
 
 
+@pytest.mark.slow
 def test_with_a_storage_nothing_is_left_here_and_everything_there(held):
     trial, _, _ = held(True)
     assert not [*trial.folder.rglob("*.safetensors")]
     assert len([*(trial.folder.parent / "there").glob("*/seed*/*/model*.safetensors")]) == 4 * len(cells(trial))
 
 
+@pytest.mark.slow
 def test_pruning_changes_no_outcome(held):
     assert held(False)[1]["outcomes"] == held(True)[1]["outcomes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
 def test_what_was_pruned_comes_back_for_a_changed_stage(held, ladder, inline, tmp_path, stored):
     trial, report, _ = held(stored)
@@ -140,6 +145,7 @@ def test_the_seed_s_pod_of_20_gb_holds_gpt2_50m():
     assert planned_gb(trial) < 20 < planned_gb(load("gpt2_50m"))
 
 
+@pytest.mark.slow
 def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, ladder, tmp_path, inline):
     trial, _, _ = held(False)
     shutil.copytree(trial.folder, tmp_path / "run")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tokentrial.store import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,7 @@ print(json.dumps({"read": read, "stages": report["stages"], "missing": report["m
 """
 
 
+@pytest.mark.slow
 def test_the_arm_of_the_docs_goes_through_the_smoke_trial(ladder, tmp_path):
     copy, out = tmp_path / "package", tmp_path / "run"
     shutil.copytree(ROOT / "tokentrial", copy / "tokentrial", ignore=shutil.ignore_patterns("__pycache__"))

@@ -10,7 +10,7 @@ from tokentrial.store import read_json
 @pytest.mark.parametrize(
     ("facts", "table"),
     [
-        ("{csv: tests/capitals.csv}", "fact_table"),
+        pytest.param("{csv: tests/capitals.csv}", "fact_table", marks=pytest.mark.slow),
         pytest.param("{family: addition}", "add_table", marks=pytest.mark.slow),
         pytest.param("{range: [1, 12]}", "mul_table", marks=pytest.mark.slow),
     ],
