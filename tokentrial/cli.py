@@ -244,7 +244,7 @@ def arms(json: JsonOption = False) -> None:
         return
     for row in rows:
         lost = "" if row["keeps_content"] else "  (drops the content)"
-        print(f"{row['name']:14} {row['tokens']:3} tokens  {row['summary']}{lost}")
+        print(f"{row['name']:18} {row['tokens']:3} tokens  {row['summary']}{lost}")
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:

@@ -60,7 +60,7 @@ class Site(NamedTuple):
 
 
 class Facts(Sequence[Fact]):
-    """All facts of a trial, in the order of their ids. A process that is sent the same ones again makes them once."""
+    """All facts of a trial, in the order of their ids."""
 
     def __init__(
         self, settings: FactSettings, table: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], signs: str = ""
@@ -78,11 +78,6 @@ class Facts(Sequence[Fact]):
 
     def __getitem__(self, number: Any) -> Any:
         return self.all[number]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from tokentrial.arms.families import facts_of
-
-        return facts_of, (self.settings,)
 
     def of(self, *operands: int) -> Fact:
         """The fact with these operands, in any order."""

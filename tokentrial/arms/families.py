@@ -3,6 +3,7 @@
 A new family of two numbers is a line of `_OPERATIONS`; anything else is a CSV file, and no code.
 """
 
+import copyreg
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -62,6 +63,10 @@ def facts_of(settings: FactSettings) -> Facts:
         return Facts(settings, "unit_table", facts, facts)
     facts = tuple(_of_row(number, row) for number, row in enumerate(settings.rows))
     return Facts(settings, "fact_table", facts, facts, "".join({row[1] for row in settings.rows if len(row) == 4}))
+
+
+# a process that is sent the same facts again and again makes them once
+copyreg.pickle(Facts, lambda facts: (facts_of, (facts.settings,)))
 
 
 def _of_pair(operation: Operation, a: int, b: int) -> Fact:
