@@ -142,6 +142,7 @@ def folder_of(trial, **settings):
     return found
 
 
+@pytest.mark.slow
 def test_every_variant_is_a_whole_run(family):
     for variant in to_run(family):
         own = read_json(variant.trial.folder / "comparison_report.json")
@@ -153,6 +154,7 @@ def test_every_variant_is_a_whole_run(family):
     assert served["mul_tokens"]["1"]["steps"] < served["baseline"]["1"]["steps"] == family.pretrain.steps
 
 
+@pytest.mark.slow
 def test_the_same_text_is_the_same_file_and_so_are_the_drills_of_the_same_dose(family):
     def inodes(folder, pattern):
         return {path.name: path.stat().st_ino for path in (folder / "corpus").glob(pattern)}
@@ -166,6 +168,7 @@ def test_the_same_text_is_the_same_file_and_so_are_the_drills_of_the_same_dose(f
         assert (inodes(variant.trial.folder, "drills/*.npy") == drills) == same_dose
 
 
+@pytest.mark.slow
 def test_a_variant_gives_what_the_same_trial_gives_alone(family, tiny, tmp_path, inline):
     alone = tiny(tmp_path / "alone", "corpus.drills.share=0.5")
     run(alone, ("corpus", "pretrain"), [Cell(arm, 1) for arm in alone.arms])
@@ -181,6 +184,7 @@ def test_a_variant_gives_what_the_same_trial_gives_alone(family, tiny, tmp_path,
         assert prints == {cell.fingerprints(CorpusPlan(alone))["pretrain"]}
 
 
+@pytest.mark.slow
 def test_each_point_has_the_mean_over_seeds_with_its_t_interval_and_the_contrast(family, report):
     assert len(report["sweep"]["points"]) == 2
     for point in report["sweep"]["points"]:
@@ -196,6 +200,7 @@ def test_each_point_has_the_mean_over_seeds_with_its_t_interval_and_the_contrast
         assert shown["contrasts"][PAIR] == {"mean": made["difference"], "ci95": made["ci95"], "n": 2}
 
 
+@pytest.mark.slow
 def test_the_rerun_stands_beside_the_primary_and_has_no_verdict(family, report):
     [again] = report["also"]
     own = read_json(family.folder / "also" / "budget.match=bytes" / "comparison_report.json")
@@ -211,6 +216,7 @@ def test_the_rerun_stands_beside_the_primary_and_has_no_verdict(family, report):
     assert len([line for line in markdown(report).splitlines() if "a check, no verdict" in line]) == 2
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_sweep_outcome_by_outcome(family, report):
     header, rows = sweep_table(report)
     assert header[:2] == ["outcome", "corpus.drills.share"]
@@ -230,6 +236,7 @@ def test_a_trial_without_a_sweep_has_no_such_section(finished):
     assert "What was swept" not in markdown(report)
 
 
+@pytest.mark.slow
 def test_status_counts_the_cells_of_every_variant(family):
     state = status(family.folder)
     assert state["corpus"]
@@ -238,6 +245,7 @@ def test_status_counts_the_cells_of_every_variant(family):
     assert "also/budget.match=bytes/mul_tokens/seed2" in state["cells"]
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_and_a_new_value_runs_alone(family, monkeypatch):
     class NoWork:
         def __init__(self, workers):
@@ -249,6 +257,7 @@ def test_what_is_done_is_not_done_again_and_a_new_value_runs_alone(family, monke
     assert (family.folder / "comparison_report.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, tiny, tmp_path, inline, monkeypatch):
     shutil.copytree(family.folder, tmp_path / "run")
     sweep = "sweep={corpus.drills.share: [0.6, 0.7]}"
@@ -260,6 +269,7 @@ def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, ti
     assert [bool(point["outcomes"]) for point in points] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
     there = [made for _, made in reports(family, "comparison_report.json")]
     assert [made is None for made in there] == [True, False, False]  # the first is the trial itself

@@ -103,6 +103,7 @@ def starved(*given):
     run_cell(*given)
 
 
+@pytest.mark.slow
 def test_memory_that_is_refused(tiny, plan, tmp_path, hashes):
     """128 sequences of 64 among 616 ids take 20 MB of logits a copy; at 16 times the width, 300 MB and more."""
     import shutil
