@@ -12,9 +12,8 @@ class RandomSlot(SiteArm):
     draws = True
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
-        rng = rng or random.Random(
-            text.encode("utf-8", "surrogatepass")
-        )  # the same text has the same tokens, wherever it is read
+        # without one the draw is the text's own: the same text has the same tokens, wherever it is read
+        rng = rng or random.Random(text.encode("utf-8", "surrogatepass"))
         tokens = self.tokens
         for piece in super().pieces(text):
             yield piece._replace(token=rng.choice(tokens)) if piece.token else piece
