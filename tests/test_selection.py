@@ -30,12 +30,12 @@ def test_the_choice_comes_in_the_trial_s_order(finished):
 @pytest.mark.parametrize(
     ("words", "known"),
     [
-        (("pretrian", None, None), "--stages pretrian: no 'pretrian' in this trial; it has corpus, pretrain, export"),
-        (("sft", None, None), "no 'sft' in this trial; it has corpus, pretrain, export, eval_pretrain"),
-        ((None, "baseline,one_slot", None), "--arms baseline,one_slot: no 'one_slot'.*it has baseline, mul_tokens"),
-        ((None, None, "7"), "--seeds 7: no '7' in this trial; it has 1, 2"),
-        ((None, None, "one"), "no 'one' in this trial; it has 1, 2"),
-        ((None, "", None), "no '' in this trial"),
+        (("pretrian", None, None), "stage 'pretrian': not in this trial; it has corpus, pretrain, export"),
+        (("sft", None, None), "stage 'sft': not in this trial; it has corpus, pretrain, export, eval_pretrain"),
+        ((None, "baseline,one_slot", None), "arm 'one_slot': not in this trial; it has baseline, mul_tokens"),
+        ((None, None, "7"), "seed '7': not in this trial; it has 1, 2"),
+        ((None, None, "one"), "seed 'one': not in this trial; it has 1, 2"),
+        ((None, "", None), "arm '': not in this trial"),
     ],
 )
 def test_what_the_trial_has_not_is_refused_with_what_it_has(finished, words, known):

@@ -18,7 +18,7 @@ def corpus(
     trial: TrialArgument,
     overrides: Overrides = None,
     materialize: Annotated[str | None, typer.Option(help="write this arm's mixed stream in full shards")] = None,
-    seed: SeedOption = None,
+    seed: Annotated[int | None, typer.Option(help="of the stream; the trial's first if left out")] = None,
     target_tokens: Annotated[
         int | None, typer.Option(help="tokens to materialize; the trial's budget if left out")
     ] = None,
@@ -56,7 +56,7 @@ def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption =
 
     Example: tokentrial pretrain pilot --arm baseline --seed 1
     """
-    _stages(("pretrain",), trial, overrides, arm, seed)
+    _alone("pretrain", trial, overrides, arm, seed)
 
 
 def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
@@ -64,7 +64,7 @@ def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = N
 
     Example: tokentrial export pilot --arm baseline
     """
-    _stages(("export",), trial, overrides, arm, seed)
+    _alone("export", trial, overrides, arm, seed)
 
 
 def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
@@ -72,7 +72,7 @@ def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None
 
     Example: tokentrial sft pilot --seed 1
     """
-    _stages(("sft",), trial, overrides, arm, seed)
+    _alone("sft", trial, overrides, arm, seed)
 
 
 def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
@@ -80,7 +80,7 @@ def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = Non
 
     Example: tokentrial grpo pilot --seed 1
     """
-    _stages(("grpo",), trial, overrides, arm, seed)
+    _alone("grpo", trial, overrides, arm, seed)
 
 
 def evaluate(
@@ -107,10 +107,12 @@ def evaluate(
         if trial is None:
             raise SettingsError("evaluate: give a trial, or --model FOLDER")
         from tokentrial.run import evaluations
+        from tokentrial.selection import select_cells
         from tokentrial.trial import load
 
         loaded = load(trial, overrides or ())
-        _stages(evaluations(loaded, _chosen(loaded, arm, seed)), trial, overrides, arm, seed)
+        chosen = select_cells(loaded, arm, seed)
+        _do(evaluations(loaded, chosen), loaded, chosen)
         return
     from tokentrial.evaluate.models import evaluate_model, run_harness
 
@@ -122,30 +124,24 @@ def evaluate(
     print_json(scores)
 
 
-def _stages(
-    wanted: Sequence[str], trial: str, overrides: Sequence[str] | None, arm: str | None, seed: int | None
-) -> None:
-    from tokentrial import run as runs
-    from tokentrial.cell import stages
+def _alone(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | None, seed: str | None) -> None:
+    from tokentrial.selection import select_cells
     from tokentrial.trial import load
 
     loaded = load(trial, overrides or ())
-    there = [stage for stage in wanted if stage in stages(loaded)]
-    if not there:
-        raise SettingsError(f"{trial}: it has no {' or '.join(wanted)}; its stages are {', '.join(stages(loaded))}")
-    chosen = _chosen(loaded, arm, seed)
-    runs.run(loaded, there, chosen)
-    for cell in chosen:
-        print(f"{cell.name}: {', '.join(str(cell.folder(loaded, stage)) for stage in there)}")
+    _do((stage,), loaded, select_cells(loaded, arm, seed))
 
 
-def _chosen(trial: "Trial", arm: str | None, seed: int | None) -> "list[Cell]":
-    from tokentrial.run import cells
+def _do(wanted: Sequence[str], trial: "Trial", cells: "Sequence[Cell]") -> None:
+    """Do stages of cells and say where the results are."""
+    from tokentrial.cell import stages
+    from tokentrial.run import run
 
-    chosen = [cell for cell in cells(trial) if arm in (None, cell.arm) and seed in (None, cell.seed)]
-    if not chosen:
-        raise SettingsError(f"--arm {arm} --seed {seed}: no such cell; arms are {trial.arms}, seeds are {trial.seeds}")
-    return chosen
+    if not set(wanted) <= set(stages(trial)):
+        raise SettingsError(f"{trial.name}: it has no {wanted[0]}; its stages are {', '.join(stages(trial))}")
+    run(trial, wanted, cells)
+    for cell in cells:
+        print(f"{cell.name}: {', '.join(str(cell.folder(trial, stage)) for stage in wanted)}")
 
 
 VERBS = (corpus, pretrain, export, sft, grpo, evaluate)

@@ -16,8 +16,8 @@ TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial fil
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top, such as pretrain.steps=200")
 ]
-ArmOption = Annotated[str | None, typer.Option("--arm", help="only this arm")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="only this seed")]
+ArmOption = Annotated[str | None, typer.Option("--arm", help="only these arms, by commas")]
+SeedOption = Annotated[str | None, typer.Option("--seed", help="only these seeds, by commas")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
 

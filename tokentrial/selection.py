@@ -18,11 +18,10 @@ class Selection(NamedTuple):
 
 def select(trial: Trial, stage_names: str | None, arms: str | None, seeds: str | None) -> Selection:
     """Read names given by commas. A name that the trial has not is refused with those it has."""
-    every_stage, every_seed = ["corpus", *stages(trial)], [str(seed) for seed in trial.seeds]
-    wanted = _chosen("--stages", stage_names, every_stage)
-    of_arms, of_seeds = _chosen("--arms", arms, trial.arms), _chosen("--seeds", seeds, every_seed)
-    cells = [Cell(arm, int(seed)) for seed in of_seeds for arm in of_arms]
+    every_stage = ["corpus", *stages(trial)]
+    wanted, cells = _named("stage", stage_names, every_stage), select_cells(trial, arms, seeds)
     whole = len(cells) == len(trial.arms) * len(trial.seeds)
+    of_arms, of_seeds = dict.fromkeys(cell.arm for cell in cells), dict.fromkeys(str(cell.seed) for cell in cells)
     return Selection(
         None if wanted == every_stage else wanted,
         None if whole else cells,
@@ -30,12 +29,17 @@ def select(trial: Trial, stage_names: str | None, arms: str | None, seeds: str |
     )
 
 
-def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:
+def select_cells(trial: Trial, arms: str | None, seeds: str | None) -> list[Cell]:
+    """The cells of the arms and seeds that are given by commas, of all where none are, seed by seed."""
+    of_arms, of_seeds = _named("arm", arms, trial.arms), _named("seed", seeds, [str(seed) for seed in trial.seeds])
+    return [Cell(arm, int(seed)) for seed in of_seeds for arm in of_arms]
+
+
+def _named(kind: str, given: str | None, known: Sequence[str]) -> list[str]:
     """The names that are given, in the trial's order; all where none are."""
     if given is None:
         return list(known)
     names = [name.strip() for name in given.split(",")]
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise SettingsError(f"{option} {given}: no {strange[0]!r} in this trial; it has {', '.join(known)}")
+    if strange := [name for name in names if name not in known]:
+        raise SettingsError(f"{kind} {strange[0]!r}: not in this trial; it has {', '.join(known)}")
     return [name for name in known if name in names]
