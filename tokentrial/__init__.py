@@ -1,3 +1,3 @@
 """tokentrial: controlled trials of domain tokens, from text to verdict."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

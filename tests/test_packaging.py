@@ -1,0 +1,66 @@
+"""What a release says of itself: one version everywhere, and docs/dependencies.md, which names every package that is
+asked for and says which licences these and all that they bring have."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import tokentrial
+
+ROOT = Path(__file__).resolve().parents[1]
+PERMISSIVE = re.compile(r"MIT|BSD|Apache|Python Software Foundation|PSF|MPL|Mozilla|ISC", re.IGNORECASE)
+COPYLEFT = re.compile(r"\b[AL]?GPL|General Public License", re.IGNORECASE)
+
+
+def asked_for() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(each).name for each in project["dependencies"]]
+
+
+def brought_along() -> list[str]:
+    """Installed packages that the product needs, those that its dependencies ask for among them."""
+    needed: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(name, frozenset[str]()) for name in asked_for()]
+    while waiting:
+        name, extras = waiting.pop()
+        try:
+            wanted = [Requirement(each) for each in metadata.requires(name) or ()]
+        except metadata.PackageNotFoundError:
+            continue  # asked for on other systems, or by a marker that pip knows more of
+        if (name, extras) not in needed:
+            needed.add((name, extras))
+            waiting += [
+                (each.name, frozenset(each.extras))
+                for each in wanted
+                if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in {"", *extras})
+            ]
+    return sorted({name for name, _ in needed})
+
+
+def licence(name: str) -> str:
+    about = metadata.metadata(name)
+    classified = [each for each in about.get_all("Classifier") or () if each.startswith("License")]
+    return " ".join([about.get("License-Expression") or "", *classified, (about.get("License") or "")[:100]])
+
+
+def test_the_table_names_what_is_asked_for():
+    table = re.findall(r"^\| ([\w-]+) \| ", (ROOT / "docs" / "dependencies.md").read_text(), re.MULTILINE)
+    assert sorted(set(table) - {"package"}) == sorted(asked_for())
+
+
+@pytest.mark.parametrize("name", brought_along())
+def test_licences_are_as_the_text_says(name):
+    assert PERMISSIVE.search(licence(name)), licence(name)
+    assert not COPYLEFT.search(licence(name)), licence(name)
+
+
+def test_every_file_tells_the_same_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == tokentrial.__version__
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == tokentrial.__version__
