@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tokentrial import cli
+from tokentrial import __version__, cli
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import Interrupted, SettingsError, TrialError
@@ -57,6 +57,10 @@ def test_help_lists_every_verb(tokentrial):
     code, out, _ = tokentrial("--help")
     assert code == 0
     assert {line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()} == VERBS
+
+
+def test_the_version_is_told(tokentrial):
+    assert tokentrial("--version") == (0, f"tokentrial {__version__}\n", "")
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -6,19 +6,34 @@ from typing import Annotated, Any
 
 import typer
 
-from tokentrial import cli_looking, cli_sharing, cli_stages
+from tokentrial import __version__, cli_looking, cli_sharing, cli_stages
 from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, console, gigabytes, print_json
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import machine_errors
 
 app = typer.Typer(
     name="tokentrial",
-    help="Controlled trials of domain tokens: does one token per fact help a small language model?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tokentrial {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tokentrial(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+) -> None:
+    """Controlled trials of domain tokens: does one token per fact help a small language model?
+
+    Example: tokentrial run pilot
+    """
 
 
 @app.command()
@@ -71,7 +86,9 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="take 20 training steps on this machine first")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what a trial takes before it is run: tokens, hours, dollars, memory, disk, seeds. Nothing is written.
+    """Say what a trial takes: tokens, hours, dollars, memory, disk.
+
+    It writes nothing and asks no network.
 
     Example: tokentrial plan gpt2_50m --device A40 --budget 300
     """
@@ -106,7 +123,7 @@ def status(
     json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="go on looking until the run is complete")] = False,
 ) -> None:
-    """Say what of a run folder is done, once or until all of it is.
+    """Say what of a run folder is done, once or until all is.
 
     Example: tokentrial status outputs/pilot --watch
     """
@@ -151,7 +168,7 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
 def compare(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="A [B]...", help="run folders, bundles, OUT/ARM, OUT/ARM/seedK, or files of results"),
+        typer.Argument(metavar="A B", help="run folders, bundles, OUT/ARM, OUT/ARM/seedK, or files of results"),
     ] = None,
     counts: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="bare counts instead, such as 5/81 0/81")
@@ -160,7 +177,9 @@ def compare(
     outcome: Annotated[list[str] | None, typer.Option(help="only this outcome; may be given again")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare results, ours, the reference experiment's or lm-eval's: what differs, and what may be said of it.
+    """Compare results: what differs, and what may be said of it.
+
+    Ours, the reference experiment's and lm-eval's are read.
 
     Example: tokentrial compare --counts 5/81 0/81 --task mul_table
     """
@@ -186,7 +205,7 @@ def compare(
 @app.command()
 def power(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[OUT] [EFFECT]...", help="a run folder, and effects as --effect")
+        list[str] | None, typer.Argument(metavar="OUT EFFECT", help="a run folder, and effects as --effect")
     ] = None,
     sd: Annotated[float | None, typer.Option(help="instead of OUT: sd of the paired differences over seeds")] = None,
     effect: Annotated[list[float] | None, typer.Option(help="an effect to plan for; may be given again")] = None,

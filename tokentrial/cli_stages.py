@@ -28,7 +28,7 @@ def corpus(
     full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="accept a source that ends early")] = False,
 ) -> None:
-    """Prepare text, drills and every arm's patches, count exposure, audit.
+    """Prepare text, drills and patches of every arm, count and audit.
 
     Example: tokentrial corpus pilot --verify --full
     """
@@ -60,7 +60,7 @@ def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption =
 
 
 def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Export pretrained cells to Hugging Face, refused unless the logits agree.
+    """Export pretrained cells for transformers, if the logits agree.
 
     Example: tokentrial export pilot --arm baseline
     """
@@ -68,7 +68,7 @@ def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = N
 
 
 def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Fine-tune exported cells on word problems, the same rows in every arm.
+    """Fine-tune exported cells on word problems.
 
     Example: tokentrial sft pilot --seed 1
     """
@@ -76,7 +76,7 @@ def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None
 
 
 def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Train fine-tuned cells by GRPO, where any cell's samples are ever right.
+    """Train fine-tuned cells by GRPO.
 
     Example: tokentrial grpo pilot --seed 1
     """
@@ -84,7 +84,7 @@ def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = Non
 
 
 def evaluate(
-    trial: Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="a trial; left out with --model")] = None,
+    trial: Annotated[str | None, typer.Argument(metavar="TRIAL", help="a trial; left out with --model")] = None,
     overrides: Overrides = None,
     arm: ArmOption = None,
     seed: SeedOption = None,
@@ -99,7 +99,7 @@ def evaluate(
     harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
     out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
 ) -> None:
-    """Evaluate a trial's cells after each stage they have been through, or any causal model in a folder.
+    """Evaluate a trial's cells after each stage, or any causal model.
 
     Example: tokentrial evaluate pilot --seed 1
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top, such as pretrain.steps=200")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings on top, such as pretrain.steps=200")
 ]
 ArmOption = Annotated[str | None, typer.Option("--arm", help="only these arms, by commas")]
 SeedOption = Annotated[str | None, typer.Option("--seed", help="only these seeds, by commas")]
