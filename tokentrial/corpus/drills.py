@@ -17,7 +17,7 @@ def documents(
     forms, weights = list(mix), list(mix.values())
     while True:
         chosen = rng.choices(forms, weights, k=lines)
-        yield "\n".join(line(form, rng.choice(facts.all), never_asked, rng) for form in chosen)
+        yield "\n".join(line(form, rng.choice(facts), never_asked, rng) for form in chosen)
 
 
 def line(form: str, fact: Fact, never_asked: frozenset[Fact], rng: random.Random) -> str:
