@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
+from tokentrial.corpus.stream import heldout
 
 
 def held(plan, arm, name="fineweb", limit=10_000):

@@ -9,7 +9,7 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.shards import text_of
-from tokentrial.corpus.stream import Stream, drills_name, fold
+from tokentrial.corpus.stream import Stream, drills_name
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
 from tokentrial.store import read_json
@@ -108,7 +108,7 @@ def test_drills_go_round_where_the_text_does_not(plan):
 def test_each_seed_drills_its_own_fold(plan):
     sets = {seed: {each.set for each in islice(stream_of(plan, seed=seed).documents(), 20)} for seed in (1, 2, 3)}
     assert sets == {1: {"fineweb", "drills1"}, 2: {"fineweb", "drills2"}, 3: {"fineweb", "drills0"}}
-    assert [fold(seed, 3) for seed in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert [drills_name(seed, 3) for seed in range(6)] == [f"drills{fold}" for fold in (0, 1, 2, 0, 1, 2)]
     assert drills_name(5, 0) == "drills0"  # where every fact is asked there is one set
 
 

@@ -20,11 +20,11 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import Facts
 from tokentrial.arms.families import facts_of
 from tokentrial.corpus import drills
-from tokentrial.corpus.amounts import drills_wanted, text_wanted
 from tokentrial.corpus.look import SAMPLE, Patched, look_through
 from tokentrial.corpus.read import Bad, documents, expansion
 from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.corpus.sources import Source
+from tokentrial.corpus.stream import drills_wanted, text_wanted
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
