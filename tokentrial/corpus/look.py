@@ -38,13 +38,9 @@ class Survey(NamedTuple):
     def __len__(self) -> int:
         return len(self.base_lengths)
 
-    def write(self, path: Path) -> None:
-        """Write it as `path`, an .npz file."""
-        np.savez(path, **self._asdict())
-
     @classmethod
     def read(cls, path: Path) -> "Survey":
-        """Read what `write` wrote. Raises TrialError that names the file where it is not whole."""
+        """Read an .npz file of these arrays. Raises TrialError that names the file where it is not whole."""
         return cls(*read_arrays(path, "survey", cls._fields))
 
 
@@ -84,7 +80,8 @@ def look_through(
     if survey:
         sizes = [np.add.reduceat(vocabulary.byte_sizes[ids], at, dtype=np.int64) for _, at, ids in blocks(shard)]
         documents, codes = np.array(stated, np.int64).reshape(-1, 2).T
-        Survey(shard.base_lengths, np.concatenate(sizes), documents, codes).write(survey)
+        made = Survey(shard.base_lengths, np.concatenate(sizes), documents, codes)
+        np.savez(survey, **made._asdict())
     return {name: rewritten[name].write(patch, shard) for name, patch in patches.items()}
 
 

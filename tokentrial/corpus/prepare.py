@@ -33,6 +33,7 @@ from tokentrial.store import (
     fingerprint,
     is_done,
     link,
+    machine_errors,
     need_disk,
     need_within,
     read_json,
@@ -94,10 +95,6 @@ class CorpusPlan:
     def patch_folder(self, arm: str) -> Path:
         return self.folder / "patches" / arm
 
-    def beside(self, *names: str) -> list[Path]:
-        """Folders that are read with the text: drills, and patches of the named arms."""
-        return [self.folder / "drills", *map(self.patch_folder, names)]
-
     @property
     def steps(self) -> list[tuple[Path, str]]:
         """Folder and fingerprint of each step; the first holds the others."""
@@ -122,8 +119,12 @@ def share(plan: CorpusPlan, other: CorpusPlan) -> None:
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
     """Split by document hash, cut into pieces, encode once, write shards; in tasks, side by side."""
-    if is_done(plan.folder, plan.text):
-        return
+    with machine_errors(plan.folder):
+        if not is_done(plan.folder, plan.text):
+            _prepare_text(plan, workers)
+
+
+def _prepare_text(plan: CorpusPlan, workers: int) -> None:
     from tokentrial.corpus.engine import run_tasks
 
     settings, address = plan.trial.corpus, plan.trial.ray.address

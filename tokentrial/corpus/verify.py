@@ -22,7 +22,7 @@ def verify(plan: CorpusPlan, full: bool, documents: int, seed: int) -> dict[str,
     if not plan.done:
         raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")
     rng = random.Random(f"verify {seed}")
-    folders = [plan.folder, plan.survey_folder, *plan.beside(*plan.trial.arms)] if full else []
+    folders = [folder for folder, _ in plan.steps] if full else []
     problems = [f"{folder / name}: its checksum differs" for folder in folders for name in store.verify(folder)]
     units = plan.source.units(plan.trial.corpus.task_bytes, in_one=plan.trial.corpus.documents is not None)
     shards_of_task = store.read_json(plan.folder / "text.json")["shards_of_task"]
