@@ -255,22 +255,25 @@ def _texts(column: Any, where: str, first: int, most_bytes: int) -> Batch:
     if pyarrow.types.is_string_view(column.type):
         column = column.cast(pyarrow.large_string())
     texts = column.cast(pyarrow.large_binary()).to_pylist()
-    whole = [text or b"" for text in texts]
     try:
         column.validate(full=True)
-        if all(len(text) <= most_bytes for text in whole):
-            return whole
+        found: Batch = [text or b"" for text in texts]
     except pyarrow.ArrowInvalid:
-        pass
-    return [_checked(text, most_bytes, f"{where}, row {first + i}") for i, text in enumerate(whole)]
+        found = [_checked(text or b"", f"{where}, row {first + i}") for i, text in enumerate(texts)]
+    return [
+        text
+        if isinstance(text, Bad) or len(text) <= most_bytes
+        else _too_long(text, most_bytes, f"{where}, row {first + i}")
+        for i, text in enumerate(found)
+    ]
 
 
-def _checked(text: bytes, most_bytes: int, where: str) -> bytes | Bad:
+def _checked(text: bytes, where: str) -> bytes | Bad:
     try:
         text.decode()
     except UnicodeDecodeError as error:
         return Bad(where, f"not valid UTF-8: {error.reason} at byte {error.start}")
-    return text if len(text) <= most_bytes else _too_long(text, most_bytes, where)
+    return text
 
 
 def _too_long(text: bytes, most_bytes: int, where: str) -> Bad:
