@@ -258,7 +258,8 @@ def _do(
 
     trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
     source = plan.folder if stage == "pretrain" else cell.folder(trial, model_of(trial, stage))
-    for made_from in [source, *(plan.beside(cell.arm) if stage == "pretrain" else ())]:
+    beside = [plan.folder / "drills", plan.patch_folder(cell.arm)] if stage == "pretrain" else []
+    for made_from in [source, *beside]:
         intact(made_from)
     if stage == "pretrain":
         ranks = ranks_of(trial.pretrain)

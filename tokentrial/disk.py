@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from tokentrial.arms.families import facts_of
-from tokentrial.corpus.amounts import drills_wanted, text_of_budget, text_wanted
+from tokentrial.corpus.stream import drills_wanted, text_of_budget, text_wanted
 from tokentrial.settings import Pretrain
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial

@@ -1,20 +1,15 @@
 """Control of position: the sites of mul_append, one shared token that says nothing of the fact."""
 
-from tokentrial.arms.arm import SiteArm, expand
+from tokentrial.arms.arm import SiteArm
 from tokentrial.arms.facts import SLOT, Fact
 
 
 class AppendSlot(SiteArm):
     summary = "6*9=54 becomes 6*9=54<FACT>, the same for every fact: a mark without the content"
     replaced = ("end", "end")
-    tokens = (SLOT,)
 
     def token(self, fact: Fact) -> str:
-        """The same for every fact."""
         return SLOT
-
-    def plain(self, text: str) -> str:
-        return expand(text, self.tokens, lambda token, *_: "")
 
 
 ARM = AppendSlot()

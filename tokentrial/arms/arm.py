@@ -6,7 +6,7 @@ A new arm is one file in this folder that defines `ARM = SomeArm()`; it is found
 import copy
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +29,9 @@ class Piece(NamedTuple):
 
 
 class Arm:
-    """One treatment of the text. Laws: `rewrite` is idempotent; `plain(rewrite(x))` has the meaning of `x`, and its
-    very bytes where facts are written canonically; both hold without the content where `keeps_content` is False."""
+    """One treatment of the text; as it stands here, none. Laws: `rewrite` is idempotent; `plain(rewrite(x))` has the
+    meaning of `x`, and its very bytes where facts are written canonically; both hold without the content where
+    `keeps_content` is False."""
 
     name: str
     summary: str
@@ -48,11 +49,12 @@ class Arm:
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
         """The text in pieces; each plain piece is encoded by itself. `rng` serves only arms that draw at random."""
-        raise NotImplementedError
+        if text:
+            yield Piece(text, None, 0, len(text))
 
     def plain(self, text: str) -> str:
         """Tokens back to the text they stand for."""
-        raise NotImplementedError
+        return text
 
     def rewrite(self, text: str, rng: random.Random | None = None) -> str:
         """The text with its tokens written by name."""
@@ -71,11 +73,16 @@ class SiteArm(Arm):
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return tuple(self.token(fact) for fact in self.facts)
+        return tuple(dict.fromkeys(map(self.token, self.facts)))
 
     def token(self, fact: Fact) -> str:
         """The token of a site that states this fact."""
         return fact.token
+
+    def stands_for(self, token: str, before: str, after: str) -> str:
+        """What a token is in `plain`, given the text before and after it: its fact, or nothing where it names none."""
+        fact = self.facts.by_token.get(token)
+        return fact.equation if fact else ""
 
     def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
         position = 0
@@ -91,26 +98,21 @@ class SiteArm(Arm):
         if position < len(text):
             yield Piece(text[position:], None, position, len(text))
 
-
-_DIGIT_BEFORE = re.compile(r"[0-9][.,]?\Z")
-_DIGIT_AFTER = re.compile(r"[.,]?[0-9]")
-
-
-def expand(text: str, tokens: tuple[str, ...], stands_for: Callable[[str, str, str], str]) -> str:
-    """Replace each token's name by `stands_for(token, text before it, text after it)`, set off by a space from a number
-    beside it: `1<MUL_6_9_54>` is not 16*9=54, and `54<FACT>0` is not 540."""
-    done, position = "", 0
-    for match in re.finditer("|".join(map(re.escape, tokens)), text):
-        done += text[position : match.start()]
-        position = match.end()
-        expansion = stands_for(match[0], done, text[position:])
-        left = " " if _DIGIT_BEFORE.search(done[-2:]) else ""
-        right = " " if _DIGIT_AFTER.match(text, position) else ""
-        if expansion:
-            done += left + expansion + right
-        elif left and right:
-            done += " "
-    return done + text[position:]
+    def plain(self, text: str) -> str:
+        """Each token's name replaced by what it stands for, set off by a space from a number beside it:
+        `1<MUL_6_9_54>` is not 16*9=54, and `54<FACT>0` is not 540."""
+        done, position = "", 0
+        for match in re.finditer("|".join(map(re.escape, self.tokens)), text):
+            done += text[position : match.start()]
+            position = match.end()
+            expansion = self.stands_for(match[0], done, text[position:])
+            left = " " if re.search(r"[0-9][.,]?\Z", done[-2:]) else ""
+            right = " " if re.match("[.,]?[0-9]", text[position : position + 2]) else ""
+            if expansion:
+                done += left + expansion + right
+            elif left and right:
+                done += " "
+        return done + text[position:]
 
 
 def names() -> list[str]:

@@ -19,8 +19,5 @@ class DigitSplit(Arm):
             if end > start:
                 yield Piece(text[start:end], None, start, end)
 
-    def plain(self, text: str) -> str:
-        return text
-
 
 ARM = DigitSplit()

@@ -7,10 +7,10 @@ reference experiment).
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 from tokentrial.fact_settings import FactSettings
 
@@ -59,63 +59,58 @@ class Site(NamedTuple):
     answer: int
 
 
-class Facts(Sequence[Fact]):
+class Facts(tuple[Fact, ...]):
     """All facts of a trial, in the order of their ids."""
 
-    def __init__(
-        self, settings: FactSettings, table: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], signs: str = ""
-    ) -> None:
-        self.settings, self.table = settings, table
-        self.all = facts
-        self.hard = hard  # those that the folds deal out
-        self.signs = signs  # operators of the facts' equations
+    settings: FactSettings
+    table: str  # name of the probes that ask them all
+    hard: tuple[Fact, ...]  # those that the folds deal out
+    signs: str  # operators of the facts' equations
 
-    def __iter__(self) -> Iterator[Fact]:
-        return iter(self.all)
-
-    def __len__(self) -> int:
-        return len(self.all)
-
-    def __getitem__(self, number: Any) -> Any:
-        return self.all[number]
+    def __new__(
+        cls, settings: FactSettings, table: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], signs: str = ""
+    ) -> Self:
+        made = super().__new__(cls, facts)
+        made.settings, made.table, made.hard, made.signs = settings, table, hard, signs
+        return made
 
     def of(self, *operands: int) -> Fact:
         """The fact with these operands, in any order."""
-        return next(fact for fact in self.all if any(operands == wording.operands for wording in fact.wordings))
+        return next(fact for fact in self if any(operands == wording.operands for wording in fact.wordings))
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        return tuple(fact.token for fact in self.all)
+        return tuple(fact.token for fact in self)
 
     @cached_property
     def by_token(self) -> dict[str, Fact]:
-        return {fact.token: fact for fact in self.all}
+        return {fact.token: fact for fact in self}
 
     @cached_property
     def number(self) -> dict[Fact, int]:
         """The place of each fact in their order."""
-        return {fact: number for number, fact in enumerate(self.all)}
+        return {fact: number for number, fact in enumerate(self)}
 
     @cached_property
     def numeric(self) -> bool:
         """Whether every answer is a whole number."""
-        return all(re.fullmatch("-?[0-9]+", fact.answer) for fact in self.all)
+        return all(re.fullmatch("-?[0-9]+", fact.answer) for fact in self)
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
         """The distinct answers, numbers by their size."""
-        return tuple(sorted({fact.answer for fact in self.all}, key=lambda text: (len(text), text)))
+        return tuple(sorted({fact.answer for fact in self}, key=lambda text: (len(text), text)))
 
     @cached_property
     def by_line(self) -> dict[str, tuple[Fact, str]]:
         """The fact and form of every drill line there can be."""
-        return {line: (fact, form) for fact in self.all for w in fact.wordings for form, line in w.lines.items()}
+        return {line: (fact, form) for fact in self for w in fact.wordings for form, line in w.lines.items()}
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
         """Row and column of every question in a picture of the table: its operands where they are two, else in rows of
         like length."""
-        worded = [wording for fact in self.all for wording in fact.wordings]
+        worded = [wording for fact in self for wording in fact.wordings]
         if all(len(wording.operands) == 2 for wording in worded):
             rows, columns = (sorted({wording.operands[side] for wording in worded}) for side in (0, 1))
             return {w.question: (rows.index(w.operands[0]), columns.index(w.operands[1])) for w in worded}
@@ -162,7 +157,7 @@ class Facts(Sequence[Fact]):
 
     @cached_property
     def _by_spelling(self) -> dict[str, Fact]:
-        return {spelling: fact for fact in self.all for w in fact.wordings for spelling in w.spellings}
+        return {spelling: fact for fact in self for w in fact.wordings for spelling in w.spellings}
 
     @cached_property
     def _lengths(self) -> list[int]:
@@ -176,11 +171,11 @@ class Facts(Sequence[Fact]):
 
     @cached_property
     def _first_characters(self) -> frozenset[str]:
-        return frozenset(fact.answer[0] for fact in self.all)
+        return frozenset(fact.answer[0] for fact in self)
 
     @cached_property
     def _by_phrase(self) -> dict[str, Fact]:
-        return {wording.phrase: fact for fact in self.all for wording in fact.wordings}
+        return {wording.phrase: fact for fact in self for wording in fact.wordings}
 
     @cached_property
     def _marker(self) -> str:

@@ -71,14 +71,12 @@ copyreg.pickle(Facts, lambda facts: (facts_of, (facts.settings,)))
 
 def _of_pair(operation: Operation, a: int, b: int) -> Fact:
     c = operation.result(a, b)
-    orders = [(a, b)] if a == b else [(a, b), (b, a)]
-    return Fact(f"<{operation.token}_{a}_{b}_{c}>", str(c), tuple(_ordered(operation, *order, c) for order in orders))
-
-
-def _ordered(operation: Operation, a: int, b: int, c: int) -> Wording:
-    spellings = _spelled(str(a), operation.signs, str(b))
-    lines = {form: line.format(a=a, b=b, c=c) for form, line in operation.lines.items()}
-    return _worded(spellings, f"{a} {operation.word} {b}", str(c), (a, b), lines)
+    wordings = []
+    for left, right in dict.fromkeys([(a, b), (b, a)]):
+        spellings = _spelled(str(left), operation.signs, str(right))
+        lines = {form: line.format(a=left, b=right, c=c) for form, line in operation.lines.items()}
+        wordings.append(_worded(spellings, f"{left} {operation.word} {right}", str(c), (left, right), lines))
+    return Fact(f"<{operation.token}_{a}_{b}_{c}>", str(c), tuple(wordings))
 
 
 def _square(a: int) -> Fact:

@@ -1,14 +1,11 @@
 """The text stays and the fact's token follows it: `6*9=54<MUL_6_9_54>`."""
 
-from tokentrial.arms.arm import SiteArm, expand
+from tokentrial.arms.arm import SiteArm
 
 
 class MulAppend(SiteArm):
     summary = "6*9=54 becomes 6*9=54<MUL_6_9_54>"
     replaced = ("end", "end")
-
-    def plain(self, text: str) -> str:
-        return expand(text, self.tokens, self.stands_for)
 
     def stands_for(self, token: str, before: str, after: str) -> str:
         """Nothing after the token's own text, the equation where it stands alone."""

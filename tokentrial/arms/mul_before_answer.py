@@ -1,14 +1,11 @@
 """The fact's token stands before the answer, so that it is predicted first: `6*9=<MUL_6_9_54>54`."""
 
-from tokentrial.arms.arm import SiteArm, expand
+from tokentrial.arms.arm import SiteArm
 
 
 class MulBeforeAnswer(SiteArm):
     summary = "6*9=54 becomes 6*9=<MUL_6_9_54>54"
     replaced = ("answer", "answer")
-
-    def plain(self, text: str) -> str:
-        return expand(text, self.tokens, self.stands_for)
 
     def stands_for(self, token: str, before: str, after: str) -> str:
         """Nothing between the fact's own two sides, its answer where the left side waits for one, else the equation."""

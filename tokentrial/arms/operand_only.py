@@ -1,6 +1,6 @@
 """The token stands for the operands alone and the answer stays text: `<MUL_6_9>=54`."""
 
-from tokentrial.arms.arm import SiteArm, expand
+from tokentrial.arms.arm import SiteArm
 from tokentrial.arms.facts import Fact
 
 
@@ -12,9 +12,8 @@ class OperandOnly(SiteArm):
         """The fact's name without its answer."""
         return fact.token.removesuffix(">").removesuffix(f"_{fact.answer}") + ">"
 
-    def plain(self, text: str) -> str:
-        left = {self.token(fact): fact.wordings[0].spellings[0] for fact in self.facts}
-        return expand(text, self.tokens, lambda token, *_: left[token])
+    def stands_for(self, token: str, before: str, after: str) -> str:
+        return next(fact.wordings[0].spellings[0] for fact in self.facts if self.token(fact) == token)
 
 
 ARM = OperandOnly()

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from tokentrial.arms.arm import Piece, SiteArm, expand
+from tokentrial.arms.arm import Piece, SiteArm
 
 
 class RandomSlot(SiteArm):
@@ -18,8 +18,8 @@ class RandomSlot(SiteArm):
         for piece in super().pieces(text):
             yield piece._replace(token=rng.choice(tokens)) if piece.token else piece
 
-    def plain(self, text: str) -> str:
-        return expand(text, self.tokens, lambda token, *_: "")
+    def stands_for(self, token: str, before: str, after: str) -> str:
+        return ""
 
     def spellings(self, answer: str) -> tuple[str, ...]:
         return ()  # none of them states an answer

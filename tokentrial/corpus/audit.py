@@ -4,7 +4,6 @@
 trial refuses to start on a failed one.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +12,7 @@ from tokentrial.arms.facts import ASKING, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.shards import open_shard, shard_paths, text_of
+from tokentrial.corpus.shards import documents_with, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.store import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -56,11 +55,11 @@ def audit(plan: CorpusPlan) -> None:
     exposure = expose(plan)
     write_json(plan.folder / "exposure.json", {"fingerprint": wanted, **exposure})
     probes = Arithmetic(plan.trial.evaluate.probes_each, plan.trial.evaluate.probe_seed, plan.facts).examples()
-    lines = _distinct_lines(plan)
+    drilled = _statements(plan)
     problems = [
         *leaks(plan.trial.arms, plan.facts, probes),
         *(missing(plan, exposure["served"]) if plan.trial.corpus.drills.share else ()),
-        *asked_anyway(plan, lines),
+        *asked_anyway(plan, drilled),
         *(
             problem
             for stages in exposure["after_pretraining"].values()
@@ -81,7 +80,7 @@ def audit(plan: CorpusPlan) -> None:
                 "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
             ],
             "drills_made": bool(plan.trial.corpus.drills.share),
-            "overlap_of_probes_and_drills": overlap(probes, lines),
+            "overlap_of_probes_and_drills": overlap(probes, drilled),
         },
     )
     if problems:
@@ -129,39 +128,33 @@ def missing(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
     return problems
 
 
-def asked_anyway(plan: CorpusPlan, lines: dict[int, Counter[str]]) -> list[str]:
+def asked_anyway(plan: CorpusPlan, drilled: dict[int, list[str]]) -> list[str]:
     """Never-asked facts that are asked after all."""
     folds = plan.trial.corpus.drills.never_asked_folds
     problems = []
-    for fold, counted in lines.items():
+    for fold, statements in drilled.items():
         unasked = plan.facts.never_asked(fold, folds)
-        for text in counted:
+        for text in statements:
             for fact in plan.facts.asked_in(text) | {f for f, form in drills.read(plan.facts, text) if form in ASKING}:
                 if fact in unasked:
                     problems.append(f"asked: drills of fold {fold} ask {fact.equation}: {text!r}")
     return problems
 
 
-def overlap(probes: Iterable[Example], lines: dict[int, Counter[str]]) -> dict[str, float]:
+def overlap(probes: Iterable[Example], drilled: dict[int, list[str]]) -> dict[str, float]:
     """Share of each probe's items whose question stands word for word in a drill line of some fold."""
-    drilled = {
-        line.removeprefix("User: ") for counted in lines.values() for text in counted for line in text.split("\n")
-    }
+    lines = {line.removeprefix("User: ") for texts in drilled.values() for text in texts for line in text.split("\n")}
     hits: dict[str, list[bool]] = {}
     for probe in probes:
-        hits.setdefault(probe.task, []).append(probe.question in drilled)
+        hits.setdefault(probe.task, []).append(probe.question in lines)
     return {task: sum(found) / len(found) for task, found in hits.items()}
 
 
-def _distinct_lines(plan: CorpusPlan) -> dict[int, Counter[str]]:
-    """Every distinct drill statement of each fold's train shards, with its count, from the shards."""
-    lines: dict[int, Counter[str]] = {}
-    for fold in plan.folds:
-        counted: Counter[str] = Counter()
+def _statements(plan: CorpusPlan) -> dict[int, list[str]]:
+    """Every distinct statement of each fold's drills, in the order of its train shards."""
+    found: dict[int, dict[str, None]] = {fold: {} for fold in plan.folds}
+    for fold, distinct in found.items():
         for path in shard_paths(plan.folder / "drills", f"drills{fold}", "train"):
-            shard = open_shard(path, plan.vocabulary.eos)
-            for index in range(len(shard)):
-                text = text_of(shard.document(index), plan.vocabulary)
-                counted.update(text.replace("\nAssistant:", "\0Assistant:").split("\n"))
-        lines[fold] = Counter({line.replace("\0", "\n"): count for line, count in counted.items()})
-    return lines
+            for _, text in documents_with(open_shard(path, plan.vocabulary.eos), plan.vocabulary, None):
+                distinct.update(dict.fromkeys(drills.statements(text)))
+    return {fold: list(distinct) for fold, distinct in found.items()}

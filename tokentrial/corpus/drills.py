@@ -5,6 +5,7 @@ the other forms like all, and where it would be asked it is an equation instead.
 """
 
 import random
+import re
 from collections.abc import Iterator
 
 from tokentrial.arms.facts import ASKING, Fact, Facts
@@ -17,7 +18,7 @@ def documents(
     forms, weights = list(mix), list(mix.values())
     while True:
         chosen = rng.choices(forms, weights, k=lines)
-        yield "\n".join(line(form, rng.choice(facts.all), never_asked, rng) for form in chosen)
+        yield "\n".join(line(form, rng.choice(facts), never_asked, rng) for form in chosen)
 
 
 def line(form: str, fact: Fact, never_asked: frozenset[Fact], rng: random.Random) -> str:
@@ -28,10 +29,11 @@ def line(form: str, fact: Fact, never_asked: frozenset[Fact], rng: random.Random
     return wording.lines.get(form, wording.lines["equation"])
 
 
+def statements(document: str) -> list[str]:
+    """The lines of a drill document; a question is one with its answer's line."""
+    return re.split(r"\n(?!Assistant:)", document)
+
+
 def read(facts: Facts, document: str) -> Iterator[tuple[Fact, str]]:
     """Every (fact, form) that a drill document states, found by reading its lines, not by trusting its writer."""
-    lines = document.split("\n")
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        found = facts.by_line.get(f"{line}\n{following}" if line.startswith("User: ") else line)
-        if found:
-            yield found
+    return (found for text in statements(document) if (found := facts.by_line.get(text)))

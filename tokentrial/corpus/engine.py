@@ -77,7 +77,7 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
                 for rank in range(len(tasks.units)):
                     run_task(tasks, rank)
             else:
-                {"local": _local, "ray": _ray, "slurm": _slurm}[kind](tasks, workers)
+                _spread(kind, tasks, workers)
     except TrialError:
         raise
     except Exception as error:
@@ -135,60 +135,45 @@ def _alive(process: int) -> bool:
         return sys.platform != "linux"  # elsewhere there is no /proc to ask
 
 
-def _local(tasks: TextTasks, workers: int) -> None:
-    from datatrove.executor.local import LocalPipelineExecutor
+def _spread(kind: str, tasks: TextTasks, workers: int) -> None:
+    """Do the tasks in processes of datatrove's: here, on Ray, or in a Slurm job array."""
+    logs = str(tasks.folder / "datatrove")
+    given: dict[str, Any] = {"pipeline": [TextStep(tasks)], "tasks": len(tasks.units), "logging_dir": logs}
+    cluster = tasks.settings.cluster
+    if kind == "local":
+        from datatrove.executor.local import LocalPipelineExecutor
 
-    LocalPipelineExecutor(
-        [TextStep(tasks)],
-        tasks=len(tasks.units),
-        workers=min(workers, len(tasks.units)),
-        logging_dir=str(tasks.folder / "datatrove"),
-    ).run()
+        LocalPipelineExecutor(**given, workers=min(workers, len(tasks.units))).run()
+    elif kind == "ray":
+        address = cluster.get("address")
+        with connected(str(address) if address else None, workers):  # before datatrove, which cannot do without ray
+            from datatrove.executor.ray import RayPipelineExecutor
+
+            memory = float(cluster.get("mem_per_cpu_gb", 0.5))
+            RayPipelineExecutor(**given, workers=workers, mem_per_cpu_gb=memory).run()
+    else:
+        from datatrove.executor.slurm import SlurmPipelineExecutor
+
+        if shutil.which("sbatch") is None:
+            raise SettingsError("corpus.executor: slurm needs sbatch on the PATH; run it where jobs are submitted")
+        given |= {"job_name": "tokentrial-corpus", "venv_path": str(Path(sys.executable).parent / "activate")}
+        given |= {"time": "24:00:00", "partition": "cpu", **cluster}
+        _wait_for(SlurmPipelineExecutor(**given, workers=workers), tasks)
 
 
-def _ray(tasks: TextTasks, workers: int) -> None:
-    address = tasks.settings.cluster.get("address")
-    with connected(str(address) if address else None, workers):  # before datatrove, which cannot do without ray
-        from datatrove.executor.ray import RayPipelineExecutor
-
-        RayPipelineExecutor(
-            [TextStep(tasks)],
-            tasks=len(tasks.units),
-            workers=workers,
-            mem_per_cpu_gb=float(tasks.settings.cluster.get("mem_per_cpu_gb", 0.5)),
-            logging_dir=str(tasks.folder / "datatrove"),
-        ).run()
-
-
-def _slurm(tasks: TextTasks, workers: int) -> None:
-    """Submit the tasks as a job array and wait for their records."""
-    from datatrove.executor.slurm import SlurmPipelineExecutor
-
-    if shutil.which("sbatch") is None:
-        raise SettingsError("corpus.executor: slurm needs sbatch on the PATH; run it where jobs are submitted")
-    known: dict[str, Any] = {"time": "24:00:00", "partition": "cpu", **tasks.settings.cluster}
-    executor = SlurmPipelineExecutor(
-        [TextStep(tasks)],
-        tasks=len(tasks.units),
-        workers=workers,
-        logging_dir=str(tasks.folder / "datatrove"),
-        job_name="tokentrial-corpus",
-        venv_path=str(Path(sys.executable).parent / "activate"),
-        **known,
-    )
+def _wait_for(executor: Any, tasks: TextTasks) -> None:
+    """Submit a Slurm job array and wait for the tasks' records."""
     executor.run()
     seen, last = 0, time.monotonic()
     while (missing := executor.get_incomplete_ranks()) and not list(tasks.folder.glob("*.error")):
         time.sleep(_LOOK_EVERY_S)
         if len(tasks.units) - len(missing) != seen:
             seen, last = len(tasks.units) - len(missing), time.monotonic()
-        if time.monotonic() - last > _LONG_AFTER_S and not _queued(executor.job_id):
+        if time.monotonic() - last < _LONG_AFTER_S:
+            continue
+        queue = ["squeue", "-h", "-j", str(executor.job_id)]
+        if not subprocess.run(queue, capture_output=True, text=True, check=False).stdout.strip():
             raise TrialError(
                 f"corpus.executor: Slurm job {executor.job_id} has left the queue and {len(missing)} tasks are not "
                 f"done; see {executor.slurm_logs_folder}, then run again"
             )
-
-
-def _queued(job: Any) -> bool:
-    listed = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
-    return bool(listed.stdout.strip())

@@ -4,56 +4,46 @@ in the loader's order; and the steps that a budget of bytes gives each arm.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokentrial.arms.facts import ASKING, Facts
+from tokentrial.arms.facts import ASKING
 from tokentrial.corpus.look import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
-from tokentrial.corpus.stream import MORE_TEXT, drills_name, in_order, mixed
+from tokentrial.corpus.stream import MORE_TEXT, drills_name, order
 from tokentrial.errors import TrialError
 from tokentrial.tasks.rows import sources, trained_rows
 
 _CHUNK = 100_000  # documents walked at a time
 
 
-@dataclass(frozen=True)
-class Documents:
-    """All train documents of one set, in the order of their shards: document `first[s] + i` is the i-th of shard s.
+class Documents(NamedTuple):
+    """All train documents in rows: those of the text, then those of each fold's drills, in the order of their shards.
 
-    `documents[j]` states fact x form `codes[j]`; `tokens` and `fact_tokens` are by arm, `base_tokens` before any patch,
-    `bytes` of the original text.
+    Shard s of a set begins at row `first[set][s]`. Row `rows[j]` states fact x form `codes[j]`. `tokens` and
+    `fact_tokens` are by arm, `base_tokens` before any patch, `bytes` of the original text.
     """
 
-    shards: list[Survey]
-    first: Counts
+    surveys: dict[str, list[Survey]]
+    first: dict[str, list[int]]
+    texts: int  # rows of the text
     tokens: dict[str, Counts]
     fact_tokens: dict[str, Counts]
     base_tokens: Counts
     bytes: Counts
-    documents: Counts
+    rows: Counts
     codes: Counts
-
-
-class Walk(NamedTuple):
-    """Documents in the order that a seed reads them: whether of the text, and their number in their set."""
-
-    text: NDArray[np.bool_]
-    number: Counts
 
 
 def expose(plan: CorpusPlan) -> dict[str, Any]:
     """What `exposure.json` holds. Raises TrialError where the text does not last for the budget of some arm."""
-    sets = {name: _documents(plan, name) for name in (TEXT, *(f"drills{fold}" for fold in plan.folds))}
+    documents = _documents(plan)
     served: dict[str, dict[str, Any]] = {arm: {} for arm in plan.trial.arms}
     for seed in plan.trial.seeds:
-        here = (sets[TEXT], sets[drills_name(seed, plan.trial.corpus.drills.never_asked_folds)])
-        for arm, record in _seed(plan, seed, *here).items():
+        for arm, record in _seed(plan, seed, documents).items():
             served[arm][str(seed)] = record
     by_split = {
         f"drills{fold}": {split: _drill_count(plan, fold, split) for split in ("train", "val")} for fold in plan.folds
@@ -62,122 +52,104 @@ def expose(plan: CorpusPlan) -> dict[str, Any]:
     return {"forms": list(FORMS), "served": served, "drills": by_split, "after_pretraining": after}
 
 
-def _seed(plan: CorpusPlan, seed: int, text: Documents, of_drills: Documents) -> dict[str, dict[str, Any]]:
-    """What each arm reads of one seed's order within its budget."""
-    trial = plan.trial
-    share, batch = trial.corpus.drills.share, trial.pretrain.batch_tokens
-    order = mixed(
-        share,
-        in_order(seed, trial.corpus.epochs, len(text.shards), text.shards.__getitem__),
-        in_order(seed, None, len(of_drills.shards), of_drills.shards.__getitem__),
+def _documents(plan: CorpusPlan) -> Documents:
+    """The train documents, from the surveys and patches of their shards."""
+    arms, rows, texts = plan.trial.arms, 0, 0
+    surveys: dict[str, list[Survey]] = {}
+    first: dict[str, list[int]] = {}
+    tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
+    fact_tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
+    stating: list[Counts] = []
+    for name in (TEXT, *(f"drills{fold}" for fold in plan.folds)):
+        surveys[name], first[name] = [], []
+        for path in shard_paths(plan.folder if name == TEXT else plan.folder / "drills", name, "train"):
+            survey = Survey.read(plan.survey_folder / f"{path.stem}.npz")
+            for arm in arms:
+                patch = read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")
+                lengths, facts = survey.base_lengths.copy(), np.zeros(len(survey), np.int64)
+                if patch is not None:
+                    lengths[patch.documents] = patch.lengths
+                    facts[patch.documents] = patch.fact_tokens(plan.vocabulary.base)
+                tokens[arm].append(lengths)
+                fact_tokens[arm].append(facts)
+            surveys[name].append(survey)
+            first[name].append(rows)
+            stating.append(rows + survey.documents)
+            rows += len(survey)
+        texts = texts or rows
+    every = [survey for shards in surveys.values() for survey in shards]
+    return Documents(
+        surveys,
+        first,
+        texts,
+        {arm: np.concatenate(parts) for arm, parts in tokens.items()},
+        {arm: np.concatenate(parts) for arm, parts in fact_tokens.items()},
+        np.concatenate([survey.base_lengths for survey in every]),
+        np.concatenate([survey.bytes for survey in every]),
+        np.concatenate(stating),
+        np.concatenate([survey.codes for survey in every]),
     )
-    places = ((chosen, (text if chosen else of_drills).first[shard] + number) for chosen, _, shard, number, _ in order)
-    walk = Walk(np.empty(0, bool), np.empty(0, np.int64))
+
+
+def _seed(plan: CorpusPlan, seed: int, documents: Documents) -> dict[str, dict[str, Any]]:
+    """What each arm reads of one seed's order within its budget."""
+    trial, batch = plan.trial, plan.trial.pretrain.batch_tokens
+    names = {True: TEXT, False: drills_name(seed, trial.corpus.drills.never_asked_folds)}
+    text, drills = ((len(of), of.__getitem__) for of in (documents.surveys[name] for name in names.values()))
+    served = order(seed, trial.corpus.drills.share, trial.corpus.epochs, text, drills)
+    first = {of_text: documents.first[name] for of_text, name in names.items()}
+    ahead = (first[of_text][shard] + number for of_text, shard, number, _ in served)
+    walk = np.empty(0, np.int64)
     steps = dict.fromkeys(trial.arms, trial.pretrain.steps)
     records: dict[str, dict[str, Any]] = {}
     # the control comes first: with matched bytes, how far it reads says how far the others do
     for arm in sorted(trial.arms, key=lambda name: name != trial.control):
-        tokens, walk = _until(walk, places, arm, text, of_drills, steps[arm] * batch + 1)
+        walk = _until(walk, ahead, documents, arm, steps[arm] * batch + 1)
+        tokens = documents.tokens[arm][walk]
         if trial.budget.match == "bytes" and arm == trial.control:
             read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch)) + 1
             unread = (tokens[:read].sum() - steps[arm] * batch) / tokens[read - 1]
             for other in trial.arms:
-                whole = _tokens(Walk(walk.text[:read], walk.number[:read]), other, text, of_drills)
+                whole = documents.tokens[other][walk[:read]]
                 steps[other] = int(np.ceil((whole.sum() - unread * whole[-1]) / batch))
         read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch + 1)) + 1
-        part = Walk(walk.text[:read], walk.number[:read])
         records[arm] = {"steps": steps[arm], "tokens": steps[arm] * batch}
-        records[arm] |= _record(plan.facts, part, arm, text, of_drills)
+        records[arm] |= _record(plan, documents, arm, walk[:read])
     return records
 
 
-def _until(
-    walk: Walk, places: Iterator[tuple[bool, int]], arm: str, text: Documents, of_drills: Documents, budget: int
-) -> tuple[Counts, Walk]:
-    """Walk on until the arm's tokens reach the budget; returns the tokens of each document walked."""
-    while True:
-        tokens = _tokens(walk, arm, text, of_drills)
-        if tokens.sum() >= budget:
-            return tokens, walk
-        chunk = list(islice(places, _CHUNK))
-        if not chunk:
+def _until(walk: Counts, ahead: Iterator[int], documents: Documents, arm: str, budget: int) -> Counts:
+    """Walk on until the arm's tokens reach the budget; returns the rows walked."""
+    while (tokens := documents.tokens[arm][walk].sum()) < budget:
+        chunk = np.fromiter(islice(ahead, _CHUNK), np.int64)
+        if not len(chunk):
             raise TrialError(
-                f"corpus: the text ran out after {tokens.sum():,} tokens, and {arm} reads {budget - 1:,}; {MORE_TEXT}"
+                f"corpus: the text ran out after {tokens:,} tokens, and {arm} reads {budget - 1:,}; {MORE_TEXT}"
             )
-        walk = Walk(
-            np.append(walk.text, np.array([chosen for chosen, _ in chunk], bool)),
-            np.append(walk.number, np.array([number for _, number in chunk], np.int64)),
-        )
+        walk = np.append(walk, chunk)
+    return walk
 
 
-def _tokens(walk: Walk, arm: str, text: Documents, of_drills: Documents) -> Counts:
-    tokens = np.empty(len(walk.text), np.int64)
-    for chosen, documents in ((walk.text, text), (~walk.text, of_drills)):
-        tokens[chosen] = documents.tokens[arm][walk.number[chosen]]
-    return tokens
-
-
-def _record(facts: Facts, walk: Walk, arm: str, text: Documents, of_drills: Documents) -> dict[str, Any]:
-    counts = np.zeros(len(facts) * len(FORMS))
-    totals: Counter[str] = Counter()
-    by_kind: dict[str, dict[str, int]] = {"documents": {}, "tokens": {}}
-    for kind, chosen, documents in (("text", walk.text, text), ("drills", ~walk.text, of_drills)):
-        times = np.bincount(walk.number[chosen], minlength=len(documents.bytes))
-        counts += np.bincount(documents.codes, times[documents.documents], len(counts))
-        by_kind["documents"][kind] = int(times.sum())
-        by_kind["tokens"][kind] = int(times @ documents.tokens[arm])
-        totals["fact_tokens"] += int(times @ documents.fact_tokens[arm])
-        totals["bytes"] += int(times @ documents.bytes)
-        totals["baseline_tokens"] += int(times @ documents.base_tokens)
-    table = counts.reshape(len(facts), len(FORMS)).astype(int)
+def _record(plan: CorpusPlan, documents: Documents, arm: str, walk: Counts) -> dict[str, Any]:
+    """What the rows of a walk hold in all."""
+    times = np.bincount(walk, minlength=len(documents.bytes))
+    kinds = {"text": slice(documents.texts), "drills": slice(documents.texts, None)}
+    tokens = {kind: int(times[rows] @ documents.tokens[arm][rows]) for kind, rows in kinds.items()}
+    counts = np.bincount(documents.codes, times[documents.rows], len(plan.facts) * len(FORMS))
+    table = counts.reshape(len(plan.facts), len(FORMS)).astype(int)
     asked = [FORMS.index(form) for form in FORMS if form in ASKING]
     return {
-        "documents": by_kind["documents"],
-        "drill_share": by_kind["tokens"]["drills"] / sum(by_kind["tokens"].values()),
-        **totals,
+        "documents": {kind: int(times[rows].sum()) for kind, rows in kinds.items()},
+        "drill_share": tokens["drills"] / sum(tokens.values()),
+        "fact_tokens": int(times @ documents.fact_tokens[arm]),
+        "bytes": int(times @ documents.bytes),
+        "baseline_tokens": int(times @ documents.base_tokens),
         "questions": int(table[:, asked].sum()),
         "facts": {
-            fact.equation: dict(zip(FORMS, row.tolist(), strict=True)) for fact, row in zip(facts, table, strict=True)
+            fact.equation: dict(zip(FORMS, row.tolist(), strict=True))
+            for fact, row in zip(plan.facts, table, strict=True)
         },
     }
-
-
-def _documents(plan: CorpusPlan, name: str) -> Documents:
-    """The train documents of a set, from the surveys and patches of its shards."""
-    arms = plan.trial.arms
-    folder = plan.folder if name == TEXT else plan.folder / "drills"
-    shards: list[Survey] = []
-    first = [0]
-    tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
-    fact_tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
-    documents: list[Counts] = []
-    for path in shard_paths(folder, name, "train"):
-        survey = Survey.read(plan.survey_folder / f"{path.stem}.npz")
-        for arm in arms:
-            patch = read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")
-            lengths, facts = survey.base_lengths.copy(), np.zeros(len(survey), np.int64)
-            if patch is not None:
-                lengths[patch.documents] = patch.lengths
-                facts[patch.documents] = patch.fact_tokens(plan.vocabulary.base)
-            tokens[arm].append(lengths)
-            fact_tokens[arm].append(facts)
-        documents.append(first[-1] + survey.documents)
-        shards.append(survey)
-        first.append(first[-1] + len(survey))
-    return Documents(
-        shards,
-        np.array(first, np.int64),
-        {arm: _joined(parts) for arm, parts in tokens.items()},
-        {arm: _joined(parts) for arm, parts in fact_tokens.items()},
-        _joined([shard.base_lengths for shard in shards]),
-        _joined([shard.bytes for shard in shards]),
-        _joined(documents),
-        _joined([shard.codes for shard in shards]),
-    )
-
-
-def _joined(parts: list[Counts]) -> Counts:
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def _drill_count(plan: CorpusPlan, fold: int, split: str) -> dict[str, int]:

@@ -3,7 +3,7 @@
 Both need the text that stands in the shard, and are made in one go over it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.arm import Piece
 from tokentrial.arms.facts import FORMS as DRILLED
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.corpus import drills
-from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, documents_with, open_shard, read_arrays, text_of
+from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, documents_with, open_shard, read_arrays
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -39,13 +38,9 @@ class Survey(NamedTuple):
     def __len__(self) -> int:
         return len(self.base_lengths)
 
-    def write(self, path: Path) -> None:
-        """Write it as `path`, an .npz file."""
-        np.savez(path, **self._asdict())
-
     @classmethod
     def read(cls, path: Path) -> "Survey":
-        """Read what `write` wrote. Raises TrialError that names the file where it is not whole."""
+        """Read an .npz file of these arrays. Raises TrialError that names the file where it is not whole."""
         return cls(*read_arrays(path, "survey", cls._fields))
 
 
@@ -57,7 +52,7 @@ class Patched(NamedTuple):
     sites: int
     tokens: int
     lengths: list[int]
-    sample: list[dict[str, str]]
+    sample: list[dict[str, str | None]]
 
 
 def look_through(
@@ -76,31 +71,23 @@ def look_through(
     needles = bytes({*b"=", *(byte for each in changing for byte in each.arm.needles)})
     stated: list[tuple[int, int]] = []
     if survey or changing:
-        for index, text in documents_with(shard, vocabulary, needles) if of_text else _all_documents(shard, vocabulary):
+        for index, text in documents_with(shard, vocabulary, needles if of_text else None):
             if survey:
-                stated += [(index, code_of(facts, fact, form)) for fact, form in _statements(facts, text, of_text)]
+                found = ((site.fact, "text") for site in facts.sites(text)) if of_text else drills.read(facts, text)
+                stated += [(index, code_of(facts, fact, form)) for fact, form in found]
             for each in changing:
                 each.look_at(index, text, shard_path.stem)
     if survey:
         sizes = [np.add.reduceat(vocabulary.byte_sizes[ids], at, dtype=np.int64) for _, at, ids in blocks(shard)]
         documents, codes = np.array(stated, np.int64).reshape(-1, 2).T
-        Survey(shard.base_lengths, np.concatenate(sizes), documents, codes).write(survey)
+        made = Survey(shard.base_lengths, np.concatenate(sizes), documents, codes)
+        np.savez(survey, **made._asdict())
     return {name: rewritten[name].write(patch, shard) for name, patch in patches.items()}
 
 
 def code_of(facts: Facts, fact: Fact, form: str) -> int:
     """The number of fact x form: row by row of a table of facts by FORMS."""
     return facts.number[fact] * len(FORMS) + FORMS.index(form)
-
-
-def _statements(facts: Facts, text: str, of_text: bool) -> Iterator[tuple[Fact, str]]:
-    if of_text:
-        return ((site.fact, "text") for site in facts.sites(text))
-    return drills.read(facts, text)
-
-
-def _all_documents(shard: Shard, vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
-    return ((index, text_of(shard.document(index), vocabulary)) for index in range(len(shard)))
 
 
 class Rewritten:
@@ -113,7 +100,7 @@ class Rewritten:
         self.plain: list[bytes] = []
         self.pieces: list[int] = []  # in order: -1 a plain piece, else an id; each document begins with eos
         self.firsts: list[int] = []  # where in `pieces` each document begins
-        self.sample: list[dict[str, str]] = []
+        self.sample: list[dict[str, str | None]] = []
 
     def look_at(self, index: int, text: str, shard: str) -> None:
         """Take the document in, if the arm changes it."""
@@ -128,12 +115,38 @@ class Rewritten:
                 self.plain.append(piece.text.encode())
             self.pieces.append(-1 if piece.token is None else self.ids_of[piece.token])
         if len(self.sample) < SAMPLE:
-            self.sample += _in_context(text, pieces, f"{shard}:{index}")
+            self.sample += [
+                {
+                    "document": f"{shard}:{index}",
+                    "before": text[max(0, piece.start - _CONTEXT) : piece.start],
+                    "site": piece.text,
+                    "token": piece.token,
+                    "after": text[piece.end : piece.end + _CONTEXT],
+                }
+                for piece in pieces
+                if piece.token
+            ]
 
     def write(self, patch: Path, shard: Shard) -> Patched:
-        """Encode and write what was taken in, and count it; no file where nothing was."""
+        """Encode and write what was taken in, and count it; no file where nothing changes."""
+        # digits cut one by one are what few merges make of them anyway
+        made = {
+            index: ids
+            for index, ids in zip(self.changed, self._encoded(), strict=True)
+            if not np.array_equal(ids, shard.document(index))
+        }
+        lengths = shard.base_lengths.copy()
+        if made:
+            np.savez(patch, **_differences(shard, made)._asdict())
+            lengths[list(made)] = [len(ids) for ids in made.values()]
+        sites = sum(piece >= self.vocabulary.base for piece in self.pieces)
+        powers = np.bincount(np.frexp(lengths)[1] - 1).tolist()
+        return Patched(len(shard), len(made), sites, int(lengths.sum()), powers, self.sample[:SAMPLE])
+
+    def _encoded(self) -> list[Ids]:
+        """Ids of each document that was taken in."""
         if not self.changed:
-            return _counted(shard, [], shard.base_lengths, 0, [])
+            return []
         plain, plain_lengths = encoder_of(self.vocabulary).encode(self.plain)
         pieces = np.array(self.pieces, np.int64)
         lengths = np.ones(len(pieces), np.int64)
@@ -141,28 +154,19 @@ class Rewritten:
         ids = np.repeat(pieces, lengths)
         ids[ids < 0] = plain
         starts = (np.cumsum(lengths) - lengths)[self.firsts]
-        written = zip(self.changed, np.split(ids.astype(np.uint16), starts[1:]), strict=True)
-        # digits cut one by one are what few merges make of them anyway
-        changed = {index: made for index, made in written if not np.array_equal(made, shard.document(index))}
-        if not changed:
-            return _counted(shard, [], shard.base_lengths, 0, [])
-        made = _differences(shard, list(changed), list(changed.values()))
-        np.savez(patch, **made._asdict())
-        all_lengths = shard.base_lengths.copy()
-        all_lengths[made.documents] = made.lengths
-        return _counted(shard, list(changed), all_lengths, int((ids >= self.vocabulary.base).sum()), self.sample)
+        return np.split(ids.astype(np.uint16), starts[1:])
 
 
-def _differences(shard: Shard, documents: list[int], made: list[Ids]) -> Patch:
+def _differences(shard: Shard, made: Mapping[int, Ids]) -> Patch:
     """The patch that makes each of the documents what it is in the arm: a fact changes a few ids of a long one."""
     heads, tails = np.zeros(len(made), np.int64), np.zeros(len(made), np.int64)
-    for i, (index, ids) in enumerate(zip(documents, made, strict=True)):
+    for i, (index, ids) in enumerate(made.items()):
         base = shard.document(index)
         heads[i] = _alike(base, ids)
         tails[i] = _alike(base[heads[i] :][::-1], ids[heads[i] :][::-1])
-    middles = [ids[head : len(ids) - tail] for ids, head, tail in zip(made, heads, tails, strict=True)]
+    middles = [ids[head : len(ids) - tail] for ids, head, tail in zip(made.values(), heads, tails, strict=True)]
     starts = np.cumsum([0, *map(len, middles[:-1])])
-    return Patch(np.array(documents, np.int64), heads, tails, starts, np.concatenate(middles))
+    return Patch(np.array(list(made), np.int64), heads, tails, starts, np.concatenate(middles))
 
 
 def _alike(a: Ids, b: Ids) -> int:
@@ -170,17 +174,3 @@ def _alike(a: Ids, b: Ids) -> int:
     least = min(len(a), len(b))
     differ = a[:least] != b[:least]
     return int(differ.argmax()) if differ.any() else least
-
-
-def _counted(
-    shard: Shard, changed: list[int], lengths: NDArray[np.int64], sites: int, sample: list[dict[str, str]]
-) -> Patched:
-    powers = np.bincount(np.frexp(lengths)[1] - 1)
-    return Patched(len(shard), len(changed), sites, int(lengths.sum()), powers.tolist(), sample[:SAMPLE])
-
-
-def _in_context(text: str, pieces: list[Piece], document: str) -> Iterator[dict[str, str]]:
-    for piece in pieces:
-        if piece.token:
-            before, after = text[max(0, piece.start - _CONTEXT) : piece.start], text[piece.end : piece.end + _CONTEXT]
-            yield {"document": document, "before": before, "site": piece.text, "token": piece.token, "after": after}

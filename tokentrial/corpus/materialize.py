@@ -2,7 +2,6 @@
 shards."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,34 +16,28 @@ def materialize(
 ) -> dict[str, int]:
     """Write the stream of one arm and seed into `folder`; returns counts of tokens and shards."""
     stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed)
-    val = shard_paths(plan.folder, TEXT, "val")
     need_disk(folder.parent, 2 * target_tokens, "the materialized stream", plan.trial.disk_reserve_gb)
     counts = {"train_tokens": 0, "val_tokens": 0, "shards": 0}
     wanted = fingerprint(
         "materialize", VERSION, patch=plan.patch(arm), seed=seed, tokens=target_tokens, shard_size=shard_size
     )
     with step(folder, wanted, arm=arm, seed=seed) as partial:
-        for path in val:
+        for path in shard_paths(plan.folder, TEXT, "val"):
             shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
             ids = np.concatenate([shard.document(index) for index in range(len(shard))])
             np.save(partial / path.name, ids)
             counts["val_tokens"] += len(ids)
-        held: list[Any] = []
-        held_tokens = 0
-        for document in stream.documents():
-            held.append(document.ids)
-            held_tokens += len(document.ids)
-            enough = counts["train_tokens"] + held_tokens >= target_tokens
-            if held_tokens >= shard_size or enough:
-                ids = np.concatenate(held)
-                size = min(shard_size, target_tokens - counts["train_tokens"])
-                while len(ids) >= size > 0:
-                    np.save(partial / f"{TEXT}_train_{counts['shards']:06d}.npy", ids[:size])
-                    ids, counts["shards"] = ids[size:], counts["shards"] + 1
-                    counts["train_tokens"] += size
-                    size = min(shard_size, target_tokens - counts["train_tokens"])
-                held, held_tokens = [ids], len(ids)
-            if enough:
-                break
+        documents, ids = stream.documents(), np.empty(0, np.uint16)
+        while counts["train_tokens"] < target_tokens:
+            size = min(shard_size, target_tokens - counts["train_tokens"])
+            parts, held = [ids], len(ids)
+            while held < size:
+                parts.append(next(documents).ids)
+                held += len(parts[-1])
+            ids = np.concatenate(parts)
+            np.save(partial / f"{TEXT}_train_{counts['shards']:06d}.npy", ids[:size])
+            ids = ids[size:]
+            counts["shards"] += 1
+            counts["train_tokens"] += size
         write_json(partial / "materialized.json", counts)
     return counts

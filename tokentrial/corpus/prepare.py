@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import Facts
 from tokentrial.arms.families import facts_of
 from tokentrial.corpus import drills
-from tokentrial.corpus.amounts import drills_wanted, text_wanted
-from tokentrial.corpus.look import SAMPLE, Patched, look_through
+from tokentrial.corpus.look import SAMPLE, look_through
 from tokentrial.corpus.read import Bad, documents, expansion
-from tokentrial.corpus.shards import TEXT, ShardWriter
+from tokentrial.corpus.shards import TEXT, ShardWriter, shard_paths
 from tokentrial.corpus.sources import Source
+from tokentrial.corpus.stream import drills_wanted, text_wanted
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import report
@@ -56,15 +56,9 @@ class CorpusPlan:
         self.facts = facts_of(trial.facts)
         self.vocabulary = Vocabulary(trial.tokenizer.merges, len(self.facts), trial.tokenizer.path)
         self.source = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json")
-
-    @property
-    def folds(self) -> range:
-        return range(max(1, self.trial.corpus.drills.never_asked_folds))
-
-    @property
-    def wanted(self) -> int | None:
-        """Train tokens of text to prepare; None: all there are."""
-        return text_wanted(self.trial)
+        self.wanted = text_wanted(trial)  # train tokens of text; None: all there are
+        self.folds = range(max(1, trial.corpus.drills.never_asked_folds))
+        self.survey_folder = self.folder / "surveys"
 
     @cached_property
     def text(self) -> str:
@@ -98,16 +92,8 @@ class CorpusPlan:
         """Fingerprint of the surveys of all shards."""
         return fingerprint("survey", VERSION, of=[self.text, self.drills])
 
-    @property
-    def survey_folder(self) -> Path:
-        return self.folder / "surveys"
-
     def patch_folder(self, arm: str) -> Path:
         return self.folder / "patches" / arm
-
-    def beside(self, *names: str) -> list[Path]:
-        """Folders that are read with the text: drills, and patches of the named arms."""
-        return [self.folder / "drills", *map(self.patch_folder, names)]
 
     @property
     def steps(self) -> list[tuple[Path, str]]:
@@ -168,13 +154,15 @@ def _prepare_text(plan: CorpusPlan, workers: int) -> None:
             raise TrialError(
                 f"corpus: no document fell into {split} out of {read} read; give more text or another corpus.val_share"
             )
+    of_task = [{split: shard_paths(folder / f"{rank:05d}", TEXT, split) for split in SPLITS} for rank in needed]
+    # verification finds a document of the source by it
+    shards_of_task = [{split: len(paths) for split, paths in shards.items()} for shards in of_task]
     with step(plan.folder, plan.text, source=settings.source) as corpus:
         for split in SPLITS:
-            shards = [path for rank in needed for path in sorted((folder / f"{rank:05d}").glob(f"{TEXT}_{split}_*"))]
-            for index, path in enumerate(shards):
+            for index, path in enumerate(path for shards in of_task for path in shards[split]):
                 link(path, corpus / f"{TEXT}_{split}_{index:06d}.npy")
         record = _summed(records) | {"tasks": len(needed), "short": short}
-        write_json(corpus / "text.json", record | {"shards_of_task": _shards_of_task(folder, needed)})
+        write_json(corpus / "text.json", record | {"shards_of_task": shards_of_task})
     shutil.rmtree(folder.parent)
 
 
@@ -211,11 +199,6 @@ def _summed(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 total[name] = total.get(name, [] if isinstance(value, list) else 0) + value
     total["bad"] = total["bad"][:SHOWN]
     return total
-
-
-def _shards_of_task(folder: Path, needed: Sequence[int]) -> list[dict[str, int]]:
-    """How many shards of each split a task wrote: verification finds a document of the source by it."""
-    return [{s: len(list((folder / f"{rank:05d}").glob(f"{TEXT}_{s}_*"))) for s in SPLITS} for rank in needed]
 
 
 def prepare_drills(plan: CorpusPlan) -> None:
@@ -259,29 +242,18 @@ def prepare_patches(plan: CorpusPlan, each: Each = one_by_one) -> None:
         folders = {arm: steps.enter_context(step(plan.patch_folder(arm), plan.patch(arm), arm=arm)) for arm in pending}
         surveys = None if surveyed else steps.enter_context(step(plan.survey_folder, plan.survey))
         shards = sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")])
-        calls = {path.stem: (plan.vocabulary, plan.facts, path, surveys, folders) for path in shards}
-        counts = each(look_at_shard, calls)
+        calls: dict[str, tuple[Any, ...]] = {}
+        for path in shards:
+            name = f"{path.stem}.npz"
+            patches = {arm: folder / name for arm, folder in folders.items()}
+            calls[path.stem] = path, surveys and surveys / name, patches, plan.vocabulary, plan.facts
+        looked = dict(zip(calls, each(look_through, calls), strict=True))
         for arm, folder in folders.items():
-            by_shard = {path.stem: made[arm] for path, made in zip(shards, counts, strict=True)}
-            _record_patches(folder, by_shard, plan.trial.corpus.seed)
-
-
-def look_at_shard(
-    vocabulary: Vocabulary, facts: Facts, path: Path, surveys: Path | None, folders: Mapping[str, Path]
-) -> dict[str, Patched]:
-    """Survey one shard, and encode anew what the arms change in it, each into its folder; counts by arm."""
-    name = f"{path.stem}.npz"
-    patches = {arm: folder / name for arm, folder in folders.items()}
-    return look_through(path, surveys / name if surveys else None, patches, vocabulary, facts)
-
-
-def _record_patches(folder: Path, by_shard: Mapping[str, Patched], seed: int) -> None:
-    """Write an arm's `patch.json`: counts of every shard, and sites of the text with their context, for a human eye:
-    each should be a fact that is stated there."""
-    counts = {name: made._asdict() for name, made in by_shard.items()}
-    seen = [site for name, made in counts.items() for site in made.pop("sample") if name.startswith(TEXT)]
-    sample = random.Random(seed).sample(seen, min(SAMPLE, len(seen)))
-    write_json(folder / "patch.json", {"shards": counts, "sites_in_context": sample})
+            counts = {name: made[arm]._asdict() for name, made in looked.items()}
+            # sites of the text with their context, for a human eye: each should be a fact that is stated there
+            seen = [site for name, made in counts.items() for site in made.pop("sample") if name.startswith(TEXT)]
+            sample = random.Random(plan.trial.corpus.seed).sample(seen, min(SAMPLE, len(seen)))
+            write_json(folder / "patch.json", {"shards": counts, "sites_in_context": sample})
 
 
 def write_meta(plan: CorpusPlan) -> None:
@@ -295,11 +267,7 @@ def write_meta(plan: CorpusPlan) -> None:
         train = sum(counts["tokens"] for name, counts in shards.items() if "_train_" in name)
         val = sum(counts["tokens"] for name, counts in shards.items() if "_val_" in name)
         sites = sum(counts["sites"] for counts in shards.values())
-        lengths: list[int] = []
-        for counts in shards.values():
-            lengths += [0] * (len(counts["lengths"]) - len(lengths))
-            for power, number in enumerate(counts["lengths"]):
-                lengths[power] += number
+        lengths = map(sum, zip_longest(*(counts["lengths"] for counts in shards.values()), fillvalue=0))
         by_arm[arm] = {
             "condition": arm,
             "vocab_size": plan.vocabulary.size,

@@ -3,7 +3,6 @@
 Batches and not documents one by one: an object a document would cost more than encoding it does.
 """
 
-import codecs
 import gzip
 import io
 import json
@@ -61,15 +60,9 @@ def documents(unit: Unit, text_column: str, skip: bool, most_bytes: int = sys.ma
             yield batch
 
 
-def _limited(text: bytes, most_bytes: int, where: str) -> bytes | Bad:
-    if len(text) <= most_bytes:
-        return text
-    return Bad(where, f"{len(text):,} bytes, more than corpus.max_document_bytes, {most_bytes:,}")
-
-
-def patiently(work: Callable[[], T], path: str) -> T:
+def patiently(work: Callable[[], T], path: str, what: str | None = None) -> T:
     """The result of `work` on a remote path, tried again with growing waits while the network fails; at once on a
-    local one. What is not there or not allowed is no matter for patience."""
+    local one. What is not there or not allowed is no matter for patience: a TrialError that says `what` happened."""
     failures = 0
     while True:
         try:
@@ -77,7 +70,7 @@ def patiently(work: Callable[[], T], path: str) -> T:
         except Exception as error:
             if not of_network(error) or _of_data(error):
                 raise
-            _wait(error, path, failures, f"{path}: cannot be read")
+            _wait(error, path, failures, what or f"{path}: cannot be read")
             failures += 1
 
 
@@ -127,44 +120,11 @@ def _open(path: str) -> Any:
             if not file.read(1):
                 raise EOFError("the file is empty")
     if path.endswith(".zst"):
-        return io.BufferedReader(_Zstandard(fsspec.open(path, "rb").open()), 1 << 20)
+        import pyarrow
+
+        # zstandard's own reader passes over a last frame that is cut off in silence
+        return io.BufferedReader(pyarrow.CompressedInputStream(fsspec.open(path, "rb").open(), "zstd"), 1 << 20)
     return fsspec.open(path, "rb", compression="infer").open()
-
-
-class _Zstandard(io.RawIOBase):
-    """Decompresses frame after frame. Raises EOFError where the last one is cut off, which zstandard's own reader
-    passes over in silence."""
-
-    def __init__(self, file: Any) -> None:
-        import zstandard
-
-        self._file, self._make = file, zstandard.ZstdDecompressor().decompressobj
-        self._frame, self._left, self._out, self._error = self._make(), b"", memoryview(b""), zstandard.ZstdError
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._out:
-            data = self._left or self._file.read(1 << 20)
-            if not data:
-                if not self._frame.eof:
-                    raise EOFError("the last frame is not whole")
-                return 0
-            if self._frame.eof:
-                self._frame = self._make()
-            try:
-                self._out = memoryview(self._frame.decompress(data))
-            except self._error as error:
-                raise ValueError(str(error)) from error
-            self._left = self._frame.unused_data if self._frame.eof else b""
-        size = min(len(buffer), len(self._out))
-        buffer[:size], self._out = self._out[:size], self._out[size:]
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _text(path: str, *_: object) -> Iterator[Batch]:
@@ -174,13 +134,10 @@ def _text(path: str, *_: object) -> Iterator[Batch]:
 
 def row_groups(path: str, size: int, task_bytes: int) -> list[Unit]:
     """A large parquet file cut between its row groups, into units of about `task_bytes` of its `size`."""
-    import pyarrow
-
-    try:
-        with patiently(lambda: _parquet_file(path), path) as file:
-            groups = file.metadata.num_row_groups
-    except pyarrow.ArrowInvalid:
+    footer = _footer(path)
+    if footer is None:
         return [Unit("parquet", (path,), None, size)]  # read as a whole, where it is a Bad
+    groups = footer.num_row_groups
     parts = max(1, min(groups, round(size / task_bytes)))
     cuts = [groups * i // parts for i in range(parts + 1)]
     return [Unit("parquet", (path,), (a, b), size * (b - a) // groups) for a, b in pairwise(cuts)]
@@ -188,20 +145,28 @@ def row_groups(path: str, size: int, task_bytes: int) -> list[Unit]:
 
 def expansion(unit: Unit, column: str) -> float:
     """Bytes of text for each byte of a unit's files, about: of parquet by its footer, of what is compressed 3."""
-    import pyarrow
-
     path = unit.files[0]
     if unit.kind != "parquet":
         return 1.0 if path.endswith((".jsonl", ".json", ".txt")) else 3.0
-    try:
-        with patiently(lambda: _parquet_file(path), path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    except pyarrow.ArrowInvalid:
+    footer = _footer(path)
+    if footer is None:
         return 2.0
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     whole = sum(each.total_compressed_size for each in columns)
     text: int = sum(each.total_uncompressed_size for each in columns if each.path_in_schema == column)
     return float(text / max(1, whole))
+
+
+def _footer(path: str) -> Any:
+    """Metadata of a parquet file; None where it is none."""
+    import pyarrow
+
+    try:
+        with patiently(lambda: _parquet_file(path), path) as file:
+            return file.metadata
+    except pyarrow.ArrowInvalid:
+        return None
 
 
 def _parquet_file(path: str) -> Any:
@@ -266,20 +231,18 @@ def _row_group(file: Any, path: str, column: str, group: int, most_bytes: int) -
 def _resumed(begin: Callable[[int, bool], Iterator[Batch]], path: str, where: str) -> Iterator[Batch]:
     """Batches of `begin(0, False)`; where the network fails, after a wait, of `begin(documents given, True)`. Only so
     many failures in a row are borne, and none of a local path."""
-    given = failures = 0
-    reader = begin(0, False)
-    while True:
+    given, reader = 0, begin(0, False)
+
+    def following() -> Batch | None:
+        nonlocal reader
         try:
-            batch = next(reader, None)
-        except Exception as error:
-            if not of_network(error) or _of_data(error):
-                raise
-            _wait(error, path, failures, f"{where}: broke off after {given} documents")
-            reader, failures = begin(given, True), failures + 1
-            continue
-        if batch is None:
-            return
-        given, failures = given + len(batch), 0
+            return next(reader, None)
+        except Exception:
+            reader = begin(given, True)
+            raise
+
+    while (batch := patiently(following, path, f"{where}: broke off after {given} documents")) is not None:
+        given += len(batch)
         yield batch
 
 
@@ -294,24 +257,27 @@ def _texts(column: Any, where: str, first: int, most_bytes: int) -> Batch:
     texts = column.cast(pyarrow.large_binary()).to_pylist()
     try:
         column.validate(full=True)
+        found: Batch = [text or b"" for text in texts]
     except pyarrow.ArrowInvalid:
-        valid: Batch = [_checked(text or b"", f"{where}, row {first + i}") for i, text in enumerate(texts)]
-    else:
-        valid = [text or b"" for text in texts]
-    if all(isinstance(text, Bad) or len(text) <= most_bytes for text in valid):
-        return valid
+        found = [_checked(text or b"", f"{where}, row {first + i}") for i, text in enumerate(texts)]
     return [
-        text if isinstance(text, Bad) else _limited(text, most_bytes, f"{where}, row {first + i}")
-        for i, text in enumerate(valid)
+        text
+        if isinstance(text, Bad) or len(text) <= most_bytes
+        else _too_long(text, most_bytes, f"{where}, row {first + i}")
+        for i, text in enumerate(found)
     ]
 
 
 def _checked(text: bytes, where: str) -> bytes | Bad:
     try:
-        codecs.utf_8_decode(text, "strict", True)
+        text.decode()
     except UnicodeDecodeError as error:
         return Bad(where, f"not valid UTF-8: {error.reason} at byte {error.start}")
     return text
+
+
+def _too_long(text: bytes, most_bytes: int, where: str) -> Bad:
+    return Bad(where, f"{len(text):,} bytes, more than corpus.max_document_bytes, {most_bytes:,}")
 
 
 def _jsonl(path: str, column: str, _: object, most_bytes: int) -> Iterator[Batch]:
@@ -353,4 +319,5 @@ def _parsed(line: bytes, column: str, where: str, most_bytes: int) -> bytes | Ba
         return Bad(where, f"expected a JSON object with {column!r}: {error!r}")
     if not isinstance(text, str):
         return Bad(where, f"{column!r} is {text!r:.100}, expected text")
-    return _limited(well_formed(text).encode(), most_bytes, where)
+    document = well_formed(text).encode()
+    return document if len(document) <= most_bytes else _too_long(document, most_bytes, where)

@@ -110,14 +110,6 @@ class Shard:
     def __len__(self) -> int:
         return len(self.starts)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each document, its eos with it."""
-        lengths = self.base_lengths.copy()
-        if self.patch is not None:
-            lengths[self.patch.documents] = self.patch.lengths
-        return lengths
-
     def document(self, index: int) -> Ids:
         """Ids of one document, eos first."""
         base = self.ids[self.starts[index] : self.starts[index] + self.base_lengths[index]]
@@ -155,16 +147,18 @@ def read_arrays(path: Path, what: str, names: Sequence[str]) -> list[NDArray[Any
 
 def patched(shard: Shard, path: Path) -> Shard:
     """The shard with an arm's patch; the shard itself where the arm changes nothing in it."""
-    patch = read_patch(path)
-    if patch is None:
+    if (patch := read_patch(path)) is None:
         return shard
     numbers = shard.numbers.copy()
     numbers[patch.documents] = np.arange(len(patch.documents))
     return replace(shard, numbers=numbers, patch=patch)
 
 
-def documents_with(shard: Shard, vocabulary: Vocabulary, needles: bytes) -> Iterator[tuple[int, str]]:
-    """Index and text of the documents with a token whose bytes hold one of the `needles`."""
+def documents_with(shard: Shard, vocabulary: Vocabulary, needles: bytes | None) -> Iterator[tuple[int, str]]:
+    """Index and text of the documents with a token whose bytes hold one of the `needles`; None: of all."""
+    if needles is None:
+        yield from ((index, text_of(shard.document(index), vocabulary)) for index in range(len(shard)))
+        return
     holding = vocabulary.holding(needles)
     for first, starts, ids in blocks(shard):
         hits = np.flatnonzero(holding[ids])

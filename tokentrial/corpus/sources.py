@@ -24,7 +24,6 @@ from tokentrial.store import file_hash, read_json, write_json
 _FINEWEB = "HuggingFaceFW/fineweb-edu"
 _ENDINGS = {"parquet": r"\.parquet\Z", "jsonl": r"\.jsonl?(\.(gz|zst|bz2|xz))?\Z", "sotu": r"\.txt\Z"}
 HUB_WAIT_S = 30.0  # without a byte from the Hub
-_MAGIC = re.compile(r"[*?\[]")
 
 
 class File(NamedTuple):
@@ -75,23 +74,15 @@ class Source:
         """Hash of the content, not of the path: moving the files changes nothing. A local file is read once and then
         known by its size and time; a remote one goes by what its store says of it."""
         known = self._remembered().get("hashes", {})
-        keys = ["|".join(map(str, file)) for file in self.files]
+        files = {"|".join(map(str, file)): file for file in self.files}
+        missing = [key for key in files if key not in known]
         with ThreadPoolExecutor() as pool:
-            missing = [file for key, file in zip(keys, self.files, strict=True) if key not in known]
-            made = dict(zip(missing, pool.map(_content, missing), strict=True))
-        hashes = {key: known.get(key) or made[file] for key, file in zip(keys, self.files, strict=True)}
+            made = dict(zip(missing, pool.map(_content, map(files.__getitem__, missing)), strict=True))
+        hashes = {key: known.get(key) or made[key] for key in files}
         if self.memory is not None and (made or not self.memory.exists()):
-            record = {
-                "setting": self.setting,
-                "path": self.path,
-                "files": [[*file] for file in self.files],
-                "hashes": hashes,
-            }
-            write_json(self.memory, record)
-        whole = hashlib.sha256(f"{self.kind} {self.text_column}".encode())
-        for key in keys:
-            whole.update(hashes[key].encode())
-        return whole.hexdigest()
+            listed = [[*file] for file in self.files]
+            write_json(self.memory, {"setting": self.setting, "path": self.path, "files": listed, "hashes": hashes})
+        return hashlib.sha256("".join([f"{self.kind} {self.text_column}", *hashes.values()]).encode()).hexdigest()
 
     def units(self, task_bytes: int | None, in_one: bool = False) -> list[Unit]:
         """What each task reads: stretches of about `task_bytes`, or of a 64th of the whole, cut between files and
@@ -99,20 +90,22 @@ class Source:
         if task_bytes is None:
             task_bytes = min(max(self.bytes // 64, 16_000_000), 200_000_000)
         if in_one or self.kind == "sotu":
-            return [Unit(self.kind, tuple(file.path for file in self.files), None, self.bytes)]
+            return [self._together(self.files)]
         units: list[Unit] = []
         held: list[File] = []
         for file in self.files:
-            if self.kind == "parquet" and file.bytes > 1.5 * task_bytes:
-                units += _together(self.kind, held)
+            large = self.kind == "parquet" and file.bytes > 1.5 * task_bytes
+            if held and (large or sum(each.bytes for each in held) + file.bytes > task_bytes):
+                units.append(self._together(held))
                 held = []
+            if large:
                 units += row_groups(file.path, file.bytes, task_bytes)
-                continue
-            if held and sum(each.bytes for each in held) + file.bytes > task_bytes:
-                units += _together(self.kind, held)
-                held = []
-            held.append(file)
-        return units + _together(self.kind, held)
+            else:
+                held.append(file)
+        return [*units, self._together(held)] if held else units
+
+    def _together(self, files: list[File]) -> Unit:
+        return Unit(self.kind, tuple(file.path for file in files), None, sum(file.bytes for file in files))
 
     def documents(self, skip: bool = False) -> Iterator[str]:
         """The texts in order, one by one. Raises TrialError naming the file where one cannot be read."""
@@ -134,11 +127,8 @@ class Source:
         except (ImportError, ValueError) as error:
             raise SettingsError(f"corpus.source: {self.path}: {error}") from None
         found: dict[str, Any] = patiently(lambda: _found(system, root, _ENDINGS[self.kind]), self.path)
-        local = "://" not in self.path
-        return [
-            File(name if local else system.unstrip_protocol(name), info["size"], _stamp(info))
-            for name, info in sorted(found.items())
-        ]
+        named = (lambda name: name) if "://" not in self.path else system.unstrip_protocol
+        return [File(named(name), info["size"], _stamp(info)) for name, info in sorted(found.items())]
 
 
 def hub_client() -> Any:
@@ -165,7 +155,7 @@ def pinned(path: str) -> str:
 
 
 def _found(system: Any, root: str, ending: str) -> dict[str, Any]:
-    if _MAGIC.search(root):
+    if re.search(r"[*?\[]", root):
         named = system.glob(root, detail=True)
     elif system.isfile(root):
         return {root: system.info(root)}
@@ -175,10 +165,8 @@ def _found(system: Any, root: str, ending: str) -> dict[str, Any]:
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    for key in ("mtime", "ETag", "etag", "lfs", "blob_id", "sha", "created"):
-        if info.get(key) is not None:
-            return str(info[key])
-    return ""
+    known = ("mtime", "ETag", "etag", "lfs", "blob_id", "sha", "created")
+    return next((str(info[key]) for key in known if info.get(key) is not None), "")
 
 
 def _content(file: File) -> str:
@@ -189,7 +177,3 @@ def _content(file: File) -> str:
         return file_hash(Path(file.path))
     except OSError as error:
         raise TrialError(f"{file.path}: cannot be read: {error}") from None
-
-
-def _together(kind: str, files: list[File]) -> list[Unit]:
-    return [Unit(kind, tuple(file.path for file in files), None, sum(file.bytes for file in files))] if files else []

@@ -1,4 +1,4 @@
-"""What one cell reads: text and drills in the replicate's order, mixed by the declared share of tokens.
+"""What is read of a corpus: how much of it a trial needs, the training documents of a cell, and the held-out ones.
 
 The order and the mix depend on the seed and on the documents' lengths before any patch, never on the arm: every arm
 reads the same documents in the same order, as far as its budget carries it.
@@ -6,30 +6,56 @@ reads the same documents in the same order, as far as its budget carries it.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Facts
 from tokentrial.arms.families import facts_of
-from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, shard_paths
+from tokentrial.corpus.look import Survey
+from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, shard_paths, text_of
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
 MORE_TEXT = "give more of it, fewer pretrain.steps, or let it be read more often with corpus.epochs"
 
+# drill tokens made for each that the budget takes: arms with shorter text read more of them
+_MORE_DRILLS = 1.5
+_VAL_DRILLS = 0.05
+# text beyond the control's budget, for arms that read further in the same tokens: with each token of drills, as drills
+# are what most arms shorten
+_MORE_TEXT = 0.02
+_MORE_TEXT_A_DRILL = 0.3
 
-def fold(seed: int, folds: int) -> int:
-    """Which fold of facts a seed never asks."""
-    return seed % folds if folds else 0
+
+def text_wanted(trial: Trial) -> int | None:
+    """Train tokens of text to prepare; None: all there are."""
+    tokens = trial.corpus.tokens
+    if tokens == "budget":
+        return text_of_budget(trial)
+    return None if tokens == "all" else tokens
+
+
+def text_of_budget(trial: Trial) -> int:
+    """Train tokens of text that the steps of any arm take."""
+    corpus = trial.corpus
+    more = 1 + _MORE_TEXT + _MORE_TEXT_A_DRILL * corpus.drills.share
+    return int(more * (1 - corpus.drills.share) * trial.pretrain.tokens / corpus.epochs)
+
+
+def drills_wanted(trial: Trial) -> dict[str, int]:
+    """Tokens of one fold's drills by split; none where the trial has no drills."""
+    wanted = int(_MORE_DRILLS * trial.corpus.drills.share * trial.pretrain.tokens)
+    return {"train": wanted, "val": max(2000, int(_VAL_DRILLS * wanted))} if wanted else {}
 
 
 def drills_name(seed: int, folds: int) -> str:
-    """The drill set of a seed: one for each fold."""
-    return f"drills{fold(seed, folds)}"
+    """The drill set of a seed: one for each fold of facts that is never asked."""
+    return f"drills{seed % folds if folds else 0}"
 
 
 class Served(NamedTuple):
@@ -63,68 +89,87 @@ class Stream:
 
     def documents(self) -> Iterator[Served]:
         """Documents in the order they are read. Raises TrialError where the text runs out."""
-        names = {True: TEXT, False: drills_name(self.seed, self.folds)}
-        text, drills = (self._set(self.folder, TEXT), self._set(self.folder / "drills", names[False]))
-        order = mixed(
-            self.share,
-            in_order(self.seed, self.epochs, *text),
-            in_order(self.seed, None, *drills),
-        )
+        name = drills_name(self.seed, self.folds)
+        text, drills = self._set(self.folder, TEXT), self._set(self.folder / "drills", name)
+        sets = {True: (TEXT, text[1]), False: (name, drills[1])}
         total = 0
-        for chosen, shard, index, number, length in order:
+        for of_text, index, number, length in order(self.seed, self.share, self.epochs, text, drills):
             total += length
-            yield Served(names[chosen], index, number, shard.document(number), length)
+            name, shard = sets[of_text]
+            yield Served(name, index, number, shard(index).document(number), length)
         raise TrialError(f"corpus: the text ran out after {total} tokens; {MORE_TEXT}")
 
     def _set(self, folder: Path, name: str) -> tuple[int, Callable[[int], Shard]]:
-        """How many shards a set has, and how one is opened."""
+        """How many shards a set has, and one of them: it is opened as it is reached."""
         paths = shard_paths(folder, name, "train")
         if not paths and (name == TEXT or self.share):
             raise TrialError(f"{folder}: no shards {name}_train_*.npy; run the corpus stage first")
         patches = self.folder / "patches" / self.arm
-        return len(paths), lambda i: open_shard(paths[i], self.vocabulary.eos, patches / f"{paths[i].stem}.npz")
+
+        @lru_cache(maxsize=1)
+        def shard(index: int) -> Shard:
+            return open_shard(paths[index], self.vocabulary.eos, patches / f"{paths[index].stem}.npz")
+
+        return len(paths), shard
 
 
-class Measured(Protocol):
-    """What the order depends on: documents with their lengths before a patch."""
-
-    @property
-    def base_lengths(self) -> NDArray[np.int64]: ...
-
-    def __len__(self) -> int: ...
+Shards = tuple[int, Callable[[int], Shard | Survey]]  # how many a set has, and what gives one
 
 
-S = TypeVar("S", bound=Measured)
+def order(seed: int, share: float, epochs: int, text: Shards, drills: Shards) -> Iterator[tuple[bool, int, int, int]]:
+    """The order in which a seed reads text and drills, mixed by the drills' share of the base tokens: whether a
+    document is of the text, its shard, its number in it and its base length. Ends where the text does; drills go round.
+    """
+    sets = {True: _in_order(seed, epochs, *text), False: _in_order(seed, None, *drills)}
+    of_drills = total = 0
+    while True:
+        of_text = not (share > 0 and of_drills <= share * total)
+        following = next(sets[of_text], None)
+        if following is None:
+            return
+        shard, number, length = following
+        of_drills += 0 if of_text else length
+        total += length
+        yield of_text, shard, number, length
 
 
-def in_order(
-    seed: int, epochs: int | None, shards: int, open_one: Callable[[int], S]
-) -> Iterator[tuple[S, int, int, int]]:
-    """One set as a seed reads it: shards permuted, then the documents within each, `epochs` times or endlessly. Yields
-    the shard, its number, the document's number in it and its base length; a shard is opened as it is reached."""
+def _in_order(
+    seed: int, epochs: int | None, shards: int, opened: Callable[[int], Shard | Survey]
+) -> Iterator[tuple[int, int, int]]:
+    """One set: shards permuted, then the documents within each, `epochs` times or endlessly."""
     epoch = 0
     while shards and (epochs is None or epoch < epochs):
         rng = np.random.default_rng([seed, epoch])
-        for index in rng.permutation(shards).tolist():
-            shard = open_one(index)
-            lengths = shard.base_lengths.tolist()
-            for number in rng.permutation(len(shard)).tolist():
-                yield shard, index, number, lengths[number]
+        for shard in rng.permutation(shards).tolist():
+            lengths = opened(shard).base_lengths.tolist()
+            for number in rng.permutation(len(lengths)).tolist():
+                yield shard, number, lengths[number]
         epoch += 1
 
 
-def mixed(
-    share: float, text: Iterator[tuple[S, int, int, int]], drills: Iterator[tuple[S, int, int, int]]
-) -> Iterator[tuple[bool, S, int, int, int]]:
-    """Text and drills mixed by the drills' share of the base tokens. Yields whether a document is of the text, its
-    shard, the shard's number, its own and its base length; ends where the text does."""
-    of_drills = total = 0
-    while True:
-        chosen = not (share > 0 and of_drills <= share * total)
-        following = next(text if chosen else drills, None)
-        if following is None:
-            return
-        shard, index, number, length = following
-        of_drills += 0 if chosen else length
-        total += length
-        yield chosen, shard, index, number, length
+class Heldout(NamedTuple):
+    """One held-out document. `lossy`: the arm's `plain` does not give its bytes back."""
+
+    name: str
+    ids: Ids
+    bytes: int
+    rewritten: bool
+    lossy: bool
+
+
+def heldout(corpus: Path, set_name: str, vocabulary: Vocabulary, arm: Arm, limit: int) -> Iterator[Heldout]:
+    """The first documents of a set's val split, up to `limit` bytes of original text, the same in every arm."""
+    folder = corpus / "drills" if set_name.startswith("drills") else corpus
+    taken = 0
+    for path in shard_paths(folder, set_name, "val"):
+        base = open_shard(path, vocabulary.eos)
+        shard = open_shard(path, vocabulary.eos, corpus / "patches" / arm.name / f"{path.stem}.npz")
+        for index in range(len(shard)):
+            text = text_of(base.document(index), vocabulary)
+            size = len(text.encode())
+            if taken + size > limit and taken:
+                return
+            taken += size
+            rewritten = bool(shard.numbers[index] >= 0)
+            lossy = rewritten and arm.plain(arm.rewrite(text)) != text
+            yield Heldout(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)

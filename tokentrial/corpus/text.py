@@ -46,13 +46,11 @@ class TextTasks(NamedTuple):
 
     def needed(self, done: dict[int, dict[str, Any]]) -> list[int]:
         """The first tasks that together give the tokens wanted, in order, as far as they are done."""
-        found, tokens = [], 0
-        for rank in range(len(self.units)):
-            if rank not in done or (self.wanted is not None and tokens >= self.wanted):
-                break
-            found.append(rank)
+        rank = tokens = 0
+        while rank in done and (self.wanted is None or tokens < self.wanted):
             tokens += done[rank]["tokens"]["train"]
-        return found
+            rank += 1
+        return list(range(rank))
 
     def enough_before(self, rank: int) -> bool:
         """Whether the finished tasks before this one give all that is wanted."""
@@ -102,7 +100,7 @@ def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
     for writer in writers.values():
         writer.close()
     return selection.counts | {
-        "bad": [{"where": bad.where, "why": bad.why} for bad in selection.bad],
+        "bad": [bad._asdict() for bad in selection.bad],
         "documents": {split: writer.documents for split, writer in writers.items()},
         "tokens": {split: writer.tokens for split, writer in writers.items()},
         "bytes": text_bytes,
@@ -126,37 +124,33 @@ class Selection:
         """Pieces in the order of the source, and the split of each."""
         of = self.settings
         for batch in documents(self.unit, of.text_column, of.on_bad == "skip", of.max_document_bytes):
+            left = None if of.documents is None else of.documents - self.counts["documents_read"]
             texts: list[bytes] = []
             splits: list[str] = []
-            for text in batch:
-                if self.counts["documents_read"] == self.settings.documents:
-                    break
+            for text in batch[:left]:
                 self.counts["documents_read"] += 1
-                if (kept := self._kept(text)) is not None:
-                    cut = list(pieces(kept, self.settings.piece_characters))
+                if isinstance(text, Bad):
+                    self.counts["bad_documents"] += 1
+                    self.bad += [text] if len(self.bad) < SHOWN else []
+                elif self._kept(text):
+                    cut = list(pieces(text, of.piece_characters))
                     texts += cut
-                    splits += [split_of(kept, self.settings.seed, self.settings.val_share)] * len(cut)
+                    splits += [split_of(text, of.seed, of.val_share)] * len(cut)
             yield texts, splits
-            if self.counts["documents_read"] == self.settings.documents:
+            if self.counts["documents_read"] == of.documents:
                 return
 
-    def _kept(self, text: bytes | Bad) -> bytes | None:
-        if isinstance(text, Bad):
-            self.counts["bad_documents"] += 1
-            self.bad += [text] if len(self.bad) < SHOWN else []
-            return None
+    def _kept(self, text: bytes) -> bool:
         if b"<" in text:
             self.counts["literal_token_names"] += len(self.token_name.findall(text))
         if not text.strip(_NOTHING):
             self.counts["empty_documents"] += 1
-            return None
-        if self.settings.drills.never_asked_folds and self._asks(text):
+            return False
+        folds = self.settings.drills.never_asked_folds
+        if folds and not self.facts.asked_in(text.decode()).isdisjoint(self.facts.hard):
             self.counts["asking_documents_dropped"] += 1
-            return None
-        return text
-
-    def _asks(self, text: bytes) -> bool:
-        return not self.facts.asked_in(text.decode()).isdisjoint(self.facts.hard)
+            return False
+        return True
 
 
 def split_of(text: bytes, seed: int, val_share: float) -> str:

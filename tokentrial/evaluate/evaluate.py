@@ -17,9 +17,8 @@ import torch
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Fact
-from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
-from tokentrial.corpus.stream import drills_name
+from tokentrial.corpus.stream import drills_name, heldout
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tokentrial.arms.families import facts_of
 from tokentrial.cell import before_grpo, stages
-from tokentrial.corpus.amounts import drills_wanted
+from tokentrial.corpus.stream import drills_wanted
 from tokentrial.devices import Group
 from tokentrial.disk import characters_a_token, text_tokens, vocabulary_size
 from tokentrial.posttrain.rewards import PASS_PROMPTS

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
-from tokentrial.corpus.stream import Stream
+from tokentrial.corpus.stream import Stream, heldout
 from tokentrial.pretrain.gpt import GPT
 
 _VAL_TOKENS = 20_000

@@ -1,18 +1,30 @@
-"""The vocabulary as a transformers tokenizer that gives the same ids, fact tokens and all."""
+r"""The vocabulary as a transformers tokenizer that gives the same ids, fact tokens and all, and rewrites a text as the
+arm does: one `Replace` a fact in tokenizer.json, so that transformers, lm-eval and vLLM apply the arm without our code.
 
+The pattern of a fact is its site as `Facts.sites` finds it: a spelling of the left side, "=", the answer, and around
+them nothing that `stands_alone` refuses. What the arm keeps before its token is left by `\K`, what it keeps after it by
+looking ahead.
+"""
+
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokentrial.arms.arm import Arm
-from tokentrial.tokenizer.normalizers import rewriting
+from tokentrial.arms.arm import Arm, SiteArm
+from tokentrial.arms.facts import NEIGHBOURS, OPERATORS, Fact
 from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, byte_characters, gpt2_merges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 ARM_KEY = "tokentrial_arm"  # in tokenizer_config.json: says that an export is ours, and of which arm
+
+_BLANK = rf"[ \t\u00a0]{{0,{NEIGHBOURS - 1}}}"
+_SIGN = f"[{re.escape(OPERATORS)}]"
+# Python's isalnum is Unicode's letters and numbers
+_BEFORE = rf"(?<![\p{{L}}\p{{N}}_.,$])(?<!{_SIGN}{_BLANK})(?<!(?<!\p{{L}})x{_BLANK})"
+_AFTER = rf"(?![\p{{L}}\p{{N}}_%])(?![.,][\p{{Nd}}])(?!{_BLANK}{_SIGN})(?!{_BLANK}x(?!\p{{L}}))"
 
 
 def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: bool = False) -> "PreTrainedTokenizerBase":
@@ -20,7 +32,7 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: boo
     alone would number the facts from the end of the merges. The arm's tokens are regular added tokens, which
     `decode(skip_special_tokens=True)` keeps (defect R5); eos is the one special token. With `rewrite` the tokenizer
     rewrites a text as the arm does before it encodes it."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     stand_ins = {byte: character for character, byte in byte_characters().items()}
@@ -34,8 +46,11 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: boo
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False)
     cuts = [pre_tokenizers.Split(Regex(arm.cut), "isolated")] if arm.cut else []
     bpe.pre_tokenizer = pre_tokenizers.Sequence([*cuts, bytes_of]) if cuts else bytes_of
-    if rewrite and (normalizer := rewriting(arm)):
-        bpe.normalizer = normalizer
+    if rewrite and isinstance(arm, SiteArm) and not arm.draws:  # what is drawn at random no pattern gives
+        # longer left sides first: `New York` is not `York`
+        facts = sorted(arm.facts, key=lambda fact: -len(fact.wordings[0].spellings[0]))
+        steps: list[Any] = [normalizers.Replace(Regex(_pattern(arm, fact)), arm.token(fact)) for fact in facts]
+        bpe.normalizer = normalizers.Sequence(steps)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(EOS, special=True, normalized=False)])
     bpe.add_tokens([AddedToken(token, special=False, normalized=rewrite) for token in arm.tokens])
@@ -56,3 +71,18 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
+
+
+def _pattern(arm: SiteArm, fact: Fact) -> str:
+    spellings = sorted((s for wording in fact.wordings for s in wording.spellings), key=len, reverse=True)
+    parts = [f"(?:{'|'.join(map(_quoted, spellings))})", " {0,2}= {0,2}", _quoted(fact.answer)]
+    points = ("start", "left", "answer", "end")
+    first, last = (points.index(name) for name in arm.replaced)
+    token = _quoted(arm.token(fact))
+    once = f"(?<!{token})(?!{token})" if first == last else ""
+    kept = "".join(parts[:first])
+    return f"{_BEFORE}{kept}\\K{once}{''.join(parts[first:last])}(?={''.join(parts[last:])}{_AFTER})"
+
+
+def _quoted(text: str) -> str:
+    return re.sub(r"([^\w\s])", r"\\\1", text)
