@@ -31,8 +31,8 @@ from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
 from tokentrial.store import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
-from tokentrial.tasks.find import find
 from tokentrial.tasks.gsm8k import Solutions
+from tokentrial.tasks.rows import find
 from tokentrial.tasks.task import Example, Row
 from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -98,12 +98,12 @@ def evaluate(
         samples += rows
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
-    for set_name in (TEXT, drills_name(seed, trial.corpus.drills.never_asked_folds)):
-        held = list(heldout(corpus, set_name, vocabulary, arm, settings.heldout_bytes))
+    for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.never_asked_folds))):
+        held = list(heldout(corpus, name, vocabulary, arm, settings.heldout_bytes))
         bits = document_bits(model, [document.ids for document in held], settings.batch)
         documents += [
             {
-                "set": "text" if set_name == TEXT else "drills",
+                "set": kind,
                 "name": document.name,
                 "bytes": document.bytes,
                 "bits": value,
@@ -114,9 +114,8 @@ def evaluate(
         ]
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
     served = read_json(corpus / "exposure.json")["served"][arm.name][str(seed)]
-    rng = np.random.default_rng(seed)
-    inside = mechanism(model, tokenizer, arm, Arithmetic(facts=arm.facts).table(), never, served, rng)
-    write_json(folder / "mechanism.json", inside)
+    table, rng = Arithmetic(facts=arm.facts).table(), np.random.default_rng(seed)
+    write_json(folder / "mechanism.json", mechanism(model, tokenizer, arm, table, never, served, rng))
 
 
 def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
@@ -190,20 +189,19 @@ def _shown(row: Row) -> dict[str, Any]:
 
 def _metrics(rows: Sequence[dict[str, Any]], condition: str, seconds: float) -> dict[str, Any]:
     """The reference's `metrics`."""
-    categories: dict[str, dict[str, Any]] = {}
+    by_task: dict[str, list[bool]] = {}
     for row in rows:
-        category = categories.setdefault(row["task"], {"accuracy": 0.0, "correct": 0, "total": 0})
-        category["correct"] += int(row["correct"])
-        category["total"] += 1
-    for category in categories.values():
-        category["accuracy"] = category["correct"] / category["total"]
-    correct = sum(category["correct"] for category in categories.values())
+        by_task.setdefault(row["task"], []).append(row["correct"])
+    correct = sum(row["correct"] for row in rows)
     return {
         "condition": condition,
         "model_path": "hf",
         "overall_accuracy": correct / len(rows),
         "total_correct": correct,
         "total_samples": len(rows),
-        "category_accuracies": categories,
+        "category_accuracies": {
+            task: {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
+            for task, right in by_task.items()
+        },
         "eval_time_seconds": seconds,
     }

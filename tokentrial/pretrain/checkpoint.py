@@ -18,9 +18,10 @@ from tokentrial.settings import Checkpoint
 from tokentrial.store import is_done, read_json, step, verify, write_json
 
 Optimizers = list[torch.optim.Optimizer]
+Records = list[dict[str, Any]]
 
 
-def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str, Any], settings: Checkpoint) -> Path:
+def save(folder: Path, number: int, model: GPT, made: Optimizers, records: Records, settings: Checkpoint) -> Path:
     """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`. Returns its
     folder. The optimizers' state, all of it tensors, is named `optimizer.parameter.key`."""
     state = {
@@ -32,16 +33,16 @@ def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str,
     with step(_at(folder, number), _name(number), step=number) as partial:
         save_tensors(model.state_dict(), partial / "model.safetensors")
         save_tensors(state, partial / "optimizer.safetensors")
-        write_json(partial / "log.json", log)
+        write_json(partial / "log.json", {"records": records})
     for old in _whole(folder)[: -settings.keep_last]:
         if settings.keep_every is None or old % settings.keep_every:
             shutil.rmtree(_at(folder, old))
     return _at(folder, number)
 
 
-def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, Any]]:
-    """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and its log;
-    0 and an empty one without any."""
+def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, Records]:
+    """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and the
+    records of their log; 0 and none without any."""
     device = str(model.wte.weight.device)
     for number in reversed(_whole(folder)):
         newest = _at(folder, number)
@@ -55,8 +56,8 @@ def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, 
             states[int(optimizer)].setdefault(int(parameter), {})[key] = tensor
         for one, state in zip(made, states, strict=True):
             one.load_state_dict(one.state_dict() | {"state": state})
-        return number, read_json(newest / "log.json")
-    return 0, {}
+        return number, read_json(newest / "log.json")["records"]
+    return 0, []
 
 
 def hand_over(folder: Path, to: Path, settings: Checkpoint) -> None:

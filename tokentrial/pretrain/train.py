@@ -41,57 +41,52 @@ def pretrain(
     start: Path | None = None,
     saved: Callable[[Path], None] = lambda checkpoint: None,
 ) -> None:
-    """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`.
-
-    `probe(step, model)` is asked `settings.probes` times, evenly, the last time at the end. With `checkpoints`, a
-    folder, it goes on from the last whole one; where `stop()` says so it writes one and raises Interrupted. `saved` is
-    called with each that is written. Every rank of a cell calls this; the first one writes. `start` holds the
-    checkpoint that `settings.init` names.
-    """
+    """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`. Every rank of
+    the cell calls this; the first one writes. `probe(step, model)` is asked `settings.probes` times, evenly, the last
+    time at the end. With `checkpoints`, a folder, it goes on from the last whole one; where `stop()` says so it writes
+    one and raises Interrupted; `saved` is called with each. `start` holds what `settings.init` names."""
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
     model = _model(stream, settings, ranks.device, start, checkpoints)
     loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)
     take = Step(model, loader.next, settings, ranks)
-    done, log = restore(checkpoints, model, take.optimizers) if checkpoints else (0, {})
+    done, records = restore(checkpoints, model, take.optimizers) if checkpoints else (0, [])
     loader.skip(done)
-    name, records = f"{stream.arm}-seed{stream.seed}", log.get("records", [])
-    meter = Meter(folder, settings, model.config.vocab, ranks, name, records, progress) if ranks.first else None
+    name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
+    meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.first else None
     probes, validations = _evenly(settings.probes, settings.steps), _evenly(settings.validations, settings.steps)
     for step in range(done, settings.steps):
         share = lr_share(step, settings)
         loss, norm = take(share)
         after, last = step + 1, step + 1 == settings.steps
         logged = step % settings.log_every == 0 or last
-        keep = checkpoints is not None and not last and after % settings.checkpoint.interval == 0
+        goes_on = checkpoints is not None and not last
         # with several ranks only a logged step asks the others whether to stop: each question makes all of them wait
-        stopping = checkpoints is not None and not last and (logged or ranks.world == 1) and ranks.any(stop())
-        if logged or keep or stopping:
+        stopping = goes_on and (logged or ranks.world == 1) and ranks.any(stop())
+        saving = stopping or (goes_on and after % settings.checkpoint.interval == 0)
+        if logged or saving:
             value = float(ranks.mean(loss))
-            if not math.isfinite(value) or value > _EXPLODED * math.log(model.config.vocab):
-                raise TrialError(
-                    f"{folder}: the loss is {value:.4g} at step {step}, after {loader.place}; {_kept(checkpoints)}; "
-                    "lower pretrain.lr or pretrain.muon_lr"
-                )
-        if meter and logged:
-            meter.step(step, value, share * settings.lr, float(norm))
+            if not value <= _EXPLODED * math.log(vocabulary):  # nor is NaN
+                where = f"{folder}: the loss is {value:.4g} at step {step}, after {loader.place}; {_kept(checkpoints)}"
+                raise TrialError(f"{where}; lower pretrain.lr or pretrain.muon_lr")
         if meter:
+            if logged:
+                meter.step(step, value, share * settings.lr, float(norm))
             with meter.aside():
                 if after in validations:
                     meter.add({"step": step, **validate(model, stream, ranks.device)})
                 if probe and after in probes:
                     meter.add({"step": after, "tokens": after * settings.batch_tokens, **probe(after, model)})
-                if checkpoints and (keep or stopping):
-                    log = {"records": meter.records}
-                    saved(save(checkpoints, after, model, take.optimizers, log, settings.checkpoint))
-        if after in probes or after in validations or keep or stopping:
+                if checkpoints and saving:
+                    saved(save(checkpoints, after, model, take.optimizers, meter.records, settings.checkpoint))
+        if after in probes or after in validations or saving:
             ranks.wait()
         if stopping:
             raise Interrupted(f"{folder}: stopped after step {after}, {_kept(checkpoints)}")
     if meter:
         meter.close()
-        save_tensors(model.state_dict(), folder / weights_name(settings.steps))
         if checkpoints:
             hand_over(checkpoints, folder, settings.checkpoint)
+        save_tensors(model.state_dict(), folder / weights_name(settings.steps))
         write_json(folder / "results.json", _results(stream, settings, model, loader, ranks, meter))
 
 
