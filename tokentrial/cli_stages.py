@@ -112,7 +112,7 @@ def evaluate(
         loaded = load(trial, overrides or ())
         _stages(evaluations(loaded, _chosen(loaded, arm, seed)), trial, overrides, arm, seed)
         return
-    from tokentrial.evaluate.models import evaluate_model, run_harness
+    from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 
     folder = out or model / "evaluation"
     if harness:

@@ -1,4 +1,5 @@
-"""The evaluation stage of one cell: probes, the right product among 36, held-out text.
+"""The evaluation stage of one cell: probes, the right product among 36, held-out text; and evaluation of any causal
+model in a folder, so that peers are scored by the same code, or by EleutherAI's harness.
 
 eval_<stage>/arithmetic_results.json   the reference's fields
 eval_<stage>/samples.jsonl             every item with its completion
@@ -16,11 +17,12 @@ import orjson
 import torch
 
 from tokentrial.arms.arm import Arm
+from tokentrial.arms.arm import find as find_arm
 from tokentrial.arms.facts import Fact
 from tokentrial.corpus.heldout import heldout
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name
-from tokentrial.errors import TrialError
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
@@ -29,9 +31,9 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
-from tokentrial.store import read_json, write_bytes, write_json
+from tokentrial.store import has_gpu, read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
-from tokentrial.tasks.gsm8k import Solutions
+from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums
 from tokentrial.tasks.rows import find
 from tokentrial.tasks.task import Example, Row
 from tokentrial.tokenizer.export import ARM_KEY, to_transformers
@@ -205,3 +207,38 @@ def _metrics(rows: Sequence[dict[str, Any]], condition: str, seconds: float) -> 
         },
         "eval_time_seconds": seconds,
     }
+
+
+def evaluate_model(
+    folder: Path, model_folder: Path, arm: str, tasks: Sequence[str], gsm8k: str, limit: int | None
+) -> dict[str, Any]:
+    """Metrics by task; every item goes to `<task>_results.json` in `folder`."""
+    if not (model_folder / "config.json").is_file():
+        raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
+    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    settings, treatment = Evaluate(limit=limit), find_arm(arm)
+    scores: dict[str, Any] = {}
+    for name in tasks:
+        if name == "arithmetic":
+            _, scores[name] = probe_rows(folder, model, tokenizer, treatment, settings, frozenset())
+        elif name == "gsm8k" or name.startswith("path:"):
+            task = GSM8K(gsm8k) if name == "gsm8k" else Sums(name)
+            _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
+        else:
+            raise SettingsError(f"--tasks {name}: there are arithmetic, gsm8k and path:FILE.json")
+    return scores
+
+
+def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """Scores of EleutherAI's lm-eval on the same folder (`pip install tokentrial[eval]`)."""
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise TrialError(f"--harness: lm-eval is not installed ({error}); pip install 'tokentrial[eval]'") from None
+    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit)
+    scores: dict[str, Any] = results["results"]
+    write_json(folder / "harness_results.json", scores)
+    return scores

@@ -100,15 +100,14 @@ def by_subset(
 
 def seen(arm: Arm, served: Mapping[str, Any]) -> dict[str, int]:
     """How often each of the arm's tokens was served: once a site of its fact, or of any for a shared token."""
-    at_sites = {
-        equation: sum(count for form, count in forms.items() if form not in ASKING)
-        for equation, forms in served["facts"].items()
-    }
     if arm.draws:  # every token is as likely at every site
         return {token: served["fact_tokens"] // len(arm.tokens) for token in arm.tokens}
     if len(arm.tokens) != len(arm.facts):
         return dict.fromkeys(arm.tokens, served["fact_tokens"])
-    return {token: at_sites[fact.equation] for token, fact in zip(arm.tokens, arm.facts, strict=True)}
+    return {
+        token: sum(count for form, count in served["facts"][fact.equation].items() if form not in ASKING)
+        for token, fact in zip(arm.tokens, arm.facts, strict=True)
+    }
 
 
 def rows(

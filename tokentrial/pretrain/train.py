@@ -52,7 +52,7 @@ def pretrain(
     done, records = restore(checkpoints, model, take.optimizers) if checkpoints else (0, [])
     loader.skip(done)
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
-    meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.first else None
+    meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None
     probes, validations = _evenly(settings.probes, settings.steps), _evenly(settings.validations, settings.steps)
     for step in range(done, settings.steps):
         share = lr_share(step, settings)
