@@ -32,7 +32,7 @@ from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
 from tokentrial.store import has_gpu, read_json, write_bytes, write_json
-from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
+from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets, was_asked
 from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums
 from tokentrial.tasks.rows import find
 from tokentrial.tasks.task import Example, Row
@@ -67,7 +67,7 @@ def ask(
 ) -> list[dict[str, Any]]:
     """Complete every probe's prompt and score it after `plain`."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], settings.new_tokens, settings.batch)
-    rows, hard = [], frozenset(arm.facts.hard)
+    rows = []
     for example, completion in zip(examples, completions, strict=True):
         plain = arm.plain(completion.text)
         rows.append(
@@ -81,7 +81,7 @@ def ask(
                 "read": task.read(plain),
                 "correct": task.score(example, plain),
                 "fact": example.fact.equation if example.fact else None,
-                "asked": example.fact not in never if example.fact in hard else None,
+                "asked": was_asked(example.fact, arm.facts, never),
                 "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
             }
         )

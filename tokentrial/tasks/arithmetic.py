@@ -91,6 +91,11 @@ def _example(
     return Example(name, question, probe_prompt(question), f" {answer}.", str(answer), operands, fact, left=left)
 
 
+def was_asked(fact: Fact | None, facts: Facts, never: frozenset[Fact]) -> bool | None:
+    """Whether a fact is asked in training; None for an item of none, and for facts that no fold leaves out."""
+    return fact not in never if fact in facts.hard else None
+
+
 def of_table(row: Row) -> bool:
     """Whether an item asks a fact of the trial's table: `mul_table`, `fact_table`, ..."""
     return bool(row["task"].endswith("_table"))
