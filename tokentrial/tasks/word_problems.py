@@ -6,7 +6,6 @@ no step states a never-asked fact or divides by one.
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
@@ -36,7 +35,7 @@ class _Story:
     def multiply(self) -> None:
         self.pair = self.rng.choice(self.pairs)
         a, b = self.rng.sample(self.pair, 2)
-        self.tell(f"has {a} {self.rng.choice(_HOLDERS)} of {b} {self.things}", a, "*", b, a * b)
+        self.tell(f"{self.name} has {a} {self.rng.choice(_HOLDERS)} of {b} {self.things}.", a, "*", b, a * b)
 
     def begin(self) -> None:
         self.count = self.rng.randint(10, 60)
@@ -44,11 +43,11 @@ class _Story:
 
     def add(self) -> None:
         more = self.rng.randint(2, 30)
-        self.tell(f"gets {more} more", self.count, "+", more, self.count + more)
+        self.tell(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
 
     def subtract(self) -> None:
         lost = self.rng.randint(1, max(1, self.count - 1))
-        self.tell(f"sells {lost}", self.count, "-", lost, self.count - lost)
+        self.tell(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
 
     def divide(self) -> None:
         """Share evenly among friends, where a usable product lets it; else add."""
@@ -58,15 +57,11 @@ class _Story:
             return
         by = self.rng.choice(ways)
         self.share = True
-        self.sentences.append(f"{by} friends share them.")
-        self.work(self.count, "/", by, self.count // by)
+        self.tell(f"{by} friends share them.", self.count, "/", by, self.count // by)
 
-    def tell(self, what: str, *step: Any) -> None:
-        self.sentences.append(f"{self.name} {what}.")
-        self.work(*step)
-
-    def work(self, a: int, sign: str, b: int, result: int) -> None:
-        """Write a step as GSM8K does."""
+    def tell(self, sentence: str, a: int, sign: str, b: int, result: int) -> None:
+        """Go on with a sentence and its step, worked out as in GSM8K."""
+        self.sentences.append(sentence)
         self.steps.append(f"{a}{sign}{b}=<<{a}{sign}{b}={result}>>{result}")
         self.count = result
 
