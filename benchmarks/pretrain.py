@@ -60,27 +60,24 @@ def ours(shape: dict[str, int]) -> Any:
     import torch
 
     from tokentrial.pretrain.gpt import GPT, Config
-    from tokentrial.pretrain.optim import optimizers
+    from tokentrial.pretrain.optim import Step
     from tokentrial.pretrain.ranks import Ranks
-    from tokentrial.pretrain.train import Step
     from tokentrial.settings import Pretrain
 
-    class Random:
-        rows = shape["rows"]
-        generator = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
 
-        def next(self) -> Any:
-            ids = self.generator.integers(0, shape["vocab"], (shape["rows"], shape["context"] + 1))
-            return ids[:, :-1].copy(), ids[:, 1:].copy()
+    def drawn() -> Any:
+        ids = generator.integers(0, shape["vocab"], (shape["rows"], shape["context"] + 1))
+        return ids[:, :-1].copy(), ids[:, 1:].copy()
 
     parts = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "context")}
     batch = shape["rows"] * shape["context"]
-    settings = Pretrain(**parts, batch_tokens=batch, micro_batch=shape["rows"], lr=LR, betas=BETAS, clip=CLIP)
+    settings = Pretrain(
+        **parts, batch_tokens=batch, micro_batch=shape["rows"], lr=LR, betas=BETAS, clip=CLIP, device="cpu"
+    )
     model = GPT(Config(shape["vocab"], *parts.values()), 0)
-    made = optimizers(model, settings)
-    loader: Any = Random()
-    step = Step(model, loader, settings, Ranks(device=torch.device("cpu")), "fp32")
-    return lambda: float(step(made)[0])
+    step = Step(model, drawn, settings, Ranks(device=torch.device("cpu")))
+    return lambda: float(step(1.0)[0])
 
 
 def undo(choice: str) -> None:

@@ -114,7 +114,7 @@ def evaluate(
         chosen = select_cells(loaded, arm, seed)
         _do(evaluations(loaded, chosen), loaded, chosen)
         return
-    from tokentrial.evaluate.models import evaluate_model, run_harness
+    from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 
     folder = out or model / "evaluation"
     if harness:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tokentrial.errors import TrialError
-from tokentrial.evaluate.models import run_harness
+from tokentrial.evaluate.evaluate import run_harness
 from tokentrial.tasks.gsm8k import GSM8K
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs tokentrial[eval]")

@@ -9,8 +9,8 @@ import torch
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate import solve as solving
+from tokentrial.evaluate.evaluate import evaluate_model
 from tokentrial.evaluate.generate import Completion
-from tokentrial.evaluate.models import evaluate_model
 from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.store import read_json
 from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums, solution_prompt

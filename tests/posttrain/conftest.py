@@ -26,6 +26,22 @@ def quiet(share, text):
     """Progress that nobody looks at."""
 
 
+class Stop(Exception):
+    """What a test stops a training by."""
+
+
+def stop_at(step):
+    """Progress that raises after so many steps, and the steps it saw."""
+    seen = []
+
+    def progress(share, text):
+        seen.append(int(text.rpartition(" ")[2]))
+        if seen[-1] == step:
+            raise Stop
+
+    return progress, seen
+
+
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """`untrained(arm)`: folder of an exported model with the same random weights in every arm."""

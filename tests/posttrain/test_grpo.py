@@ -8,6 +8,7 @@ import torch
 import trl
 from transformers import AutoTokenizer
 
+from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at
 from tokentrial import run as runs
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
@@ -20,15 +21,6 @@ from tokentrial.posttrain.trainer import last_complete
 from tokentrial.run import learnable
 from tokentrial.store import read_json, seal, write_json
 from tokentrial.tasks.word_problems import WordProblems
-from tokentrial.tokenizer.vocabulary import Vocabulary
-
-VOCABULARY = Vocabulary(256, 45)
-ARMS = ("baseline", "mul_tokens", "mul_append")
-LONG = (
-    "pretrain.context=128",
-    "pretrain.micro_batch=32",
-    "tasks.word_problems={rows: 200, steps: 1}",
-)
 
 
 def settings(**more):
@@ -44,10 +36,6 @@ def settings(**more):
         "checkpoint_every": 1,
     } | more
     return "grpo={" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
-
-
-def quiet(share, text):
-    """Progress that nobody looks at."""
 
 
 @pytest.fixture
@@ -252,22 +240,7 @@ def test_no_room_for_any_prompt_is_named(tiny, tuned, tmp_path):
 # stopped, and gone on
 
 
-class Stop(Exception):
-    pass
-
-
 SAMPLED = {"prompts": 20, "format_bonus": 0.5, "generations": 3, "checkpoint_every": 2}
-
-
-def stop_at(step):
-    seen = []
-
-    def progress(share, text):
-        seen.append(int(text.rpartition(" ")[2]))
-        if seen[-1] == step:
-            raise Stop
-
-    return progress, seen
 
 
 @pytest.mark.parametrize("half_written", [False, True])

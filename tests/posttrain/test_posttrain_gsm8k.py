@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tests.posttrain.conftest import quiet
 from tokentrial.arms import arm as arms
 from tokentrial.evaluate.evaluate import evaluate_solutions, load
 from tokentrial.evaluate.solve import gold_nats
@@ -17,10 +18,6 @@ from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 CONTEXT = 640
-
-
-def quiet(share, text):
-    """Progress that nobody looks at."""
 
 
 @pytest.mark.slow

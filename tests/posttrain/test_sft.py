@@ -9,6 +9,7 @@ import torch
 import trl
 from transformers import AutoTokenizer
 
+from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import TrialError
@@ -19,17 +20,8 @@ from tokentrial.store import read_json
 from tokentrial.tasks.rows import rows
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
-from tokentrial.tokenizer.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary(256, 45)
 EOS = VOCABULARY.eos
-ARMS = ("baseline", "mul_tokens", "mul_append")
-LONG = (
-    "pretrain.context=128",
-    "pretrain.micro_batch=32",
-    "tasks.word_problems={rows: 200, steps: 1}",
-    "evaluate.solution_tokens=40",
-)
 FACT = Example("t", "q", "User: 6*9=54, so?\nAssistant:", " 6*9=54 and 16*9=144\n#### 54", "54")
 
 
@@ -44,7 +36,7 @@ def settings(sources="[{source: word_problems}]", epochs=1, lr=0.002, **more):
 def fine_tune(tiny, untrained, tmp_path):
     """`fine_tune(override, arm, name, progress)`: (folder, checkpoints, record) of SFT on the untrained model."""
 
-    def make(override, arm="baseline", name="sft", progress=lambda share, text: None, seed=1):
+    def make(override, arm="baseline", name="sft", progress=quiet, seed=1):
         trial = tiny(tmp_path / "run", *LONG, override)
         folder, checkpoints = tmp_path / name, tmp_path / f"{name}.checkpoints"
         shutil.rmtree(folder, ignore_errors=True)
@@ -344,22 +336,6 @@ def test_the_trained_model_stops(untrained, tuned):
 # stopped, and gone on
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_at(step):
-    """Progress that raises after so many steps, and the steps it saw."""
-    seen = []
-
-    def progress(share, text):
-        seen.append(int(text.rpartition(" ")[2]))
-        if seen[-1] == step:
-            raise Stop
-
-    return progress, seen
-
-
 HELD = {"held": 16, "checkpoint_every": 3}
 
 
@@ -370,7 +346,7 @@ def undisturbed_sft(tiny, untrained, tmp_path_factory):
     folder.mkdir()
     trial = tiny(folder, *LONG, settings(**HELD))
     arm = arms.find("mul_tokens")
-    sft(folder, folder / "checkpoints", trial, trial.sft, arm, 1, untrained("mul_tokens"), lambda share, text: None)
+    sft(folder, folder / "checkpoints", trial, trial.sft, arm, 1, untrained("mul_tokens"), quiet)
     return folder
 
 

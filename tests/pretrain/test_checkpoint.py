@@ -136,10 +136,10 @@ def test_optimizers_come_back_as_they_were(tmp_path):
         model(ids, ids).backward()
         for optimizer in made:
             optimizer.step()
-    checkpoint.save(tmp_path, 2, model, made, {"train_losses": [1.0]}, Checkpoint())
+    checkpoint.save(tmp_path, 2, model, made, [{"step": 1, "loss": 1.0}], Checkpoint())
     other = GPT(config, 2)
     others = optimizers(other, settings)
-    assert checkpoint.restore(tmp_path, other, others) == (2, {"train_losses": [1.0]})
+    assert checkpoint.restore(tmp_path, other, others) == (2, [{"step": 1, "loss": 1.0}])
     for one, two in zip(made, others, strict=True):
         first, second = one.state_dict()["state"], two.state_dict()["state"]
         assert first.keys() == second.keys()
@@ -149,7 +149,7 @@ def test_optimizers_come_back_as_they_were(tmp_path):
 
 def test_nothing_is_there_to_go_on_from(tmp_path):
     model = GPT(Config(100, 1, 2, 8, 16), 1)
-    assert checkpoint.restore(tmp_path, model, []) == (0, {})
+    assert checkpoint.restore(tmp_path, model, []) == (0, [])
     assert checkpoint.last_step(tmp_path) == 0
 
 

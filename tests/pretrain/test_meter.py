@@ -10,6 +10,7 @@ from accelerate import tracking
 from tokentrial.pretrain import meter
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.meter import Meter, peak_flops
+from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=64)
@@ -31,7 +32,7 @@ def made(tmp_path):
 
     def make(world=1, records=(), progress=None, **changed):
         settings = Pretrain(**SETTINGS | changed)
-        return Meter(tmp_path, settings, SHAPE, torch.device("cpu"), world, "cell", list(records), progress)
+        return Meter(tmp_path, settings, SHAPE.vocab, Ranks(0, world), "cell", list(records), progress)
 
     return make
 
@@ -57,8 +58,9 @@ def test_the_speed_is_tokens_over_seconds_and_leaves_out_what_was_set_aside(cloc
     seen = made()
     clock.now += 2.0
     seen.step(0, 6.0, 1e-3, 1.0)
-    clock.now += 5.0
-    seen.without(1.0)
+    clock.now += 4.0
+    with seen.aside():
+        clock.now += 1.0
     seen.step(4, 5.0, 1e-3, 1.0)
     first, second = records(tmp_path)
     assert first["tokens_per_s"] == pytest.approx(1024 / 2.0)

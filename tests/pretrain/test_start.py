@@ -13,8 +13,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.pretrain.begin import begin
-from tokentrial.pretrain.export import from_hf, load_gpt, to_hf
+from tokentrial.pretrain.export import begin, from_hf, load_gpt, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.start import identity, prepare_start
 from tokentrial.run import run

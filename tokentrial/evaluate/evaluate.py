@@ -1,4 +1,5 @@
-"""The evaluation stage of one cell: probes, the right product among 36, held-out text.
+"""The evaluation stage of one cell: probes, the right product among 36, held-out text; and evaluation of any causal
+model in a folder, so that peers are scored by the same code, or by EleutherAI's harness.
 
 eval_<stage>/arithmetic_results.json   the reference's fields
 eval_<stage>/samples.jsonl             every item with its completion
@@ -16,10 +17,11 @@ import orjson
 import torch
 
 from tokentrial.arms.arm import Arm
+from tokentrial.arms.arm import find as find_arm
 from tokentrial.arms.facts import Fact
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name, heldout
-from tokentrial.errors import TrialError
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
@@ -28,10 +30,10 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
-from tokentrial.store import read_json, write_bytes, write_json
-from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets
-from tokentrial.tasks.find import find
-from tokentrial.tasks.gsm8k import Solutions
+from tokentrial.store import has_gpu, read_json, write_bytes, write_json
+from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets, was_asked
+from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums
+from tokentrial.tasks.rows import find
 from tokentrial.tasks.task import Example, Row
 from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -64,7 +66,7 @@ def ask(
 ) -> list[dict[str, Any]]:
     """Complete every probe's prompt and score it after `plain`."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], settings.new_tokens, settings.batch)
-    rows, hard = [], frozenset(arm.facts.hard)
+    rows = []
     for example, completion in zip(examples, completions, strict=True):
         plain = arm.plain(completion.text)
         rows.append(
@@ -78,7 +80,7 @@ def ask(
                 "read": task.read(plain),
                 "correct": task.score(example, plain),
                 "fact": example.fact.equation if example.fact else None,
-                "asked": example.fact not in never if example.fact in hard else None,
+                "asked": was_asked(example.fact, arm.facts, never),
                 "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
             }
         )
@@ -97,12 +99,12 @@ def evaluate(
         samples += rows
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
-    for set_name in (TEXT, drills_name(seed, trial.corpus.drills.never_asked_folds)):
-        held = list(heldout(corpus, set_name, vocabulary, arm, settings.heldout_bytes))
+    for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.never_asked_folds))):
+        held = list(heldout(corpus, name, vocabulary, arm, settings.heldout_bytes))
         bits = document_bits(model, [document.ids for document in held], settings.batch)
         documents += [
             {
-                "set": "text" if set_name == TEXT else "drills",
+                "set": kind,
                 "name": document.name,
                 "bytes": document.bytes,
                 "bits": value,
@@ -113,9 +115,8 @@ def evaluate(
         ]
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
     served = read_json(corpus / "exposure.json")["served"][arm.name][str(seed)]
-    rng = np.random.default_rng(seed)
-    inside = mechanism(model, tokenizer, arm, Arithmetic(facts=arm.facts).table(), never, served, rng)
-    write_json(folder / "mechanism.json", inside)
+    table, rng = Arithmetic(facts=arm.facts).table(), np.random.default_rng(seed)
+    write_json(folder / "mechanism.json", mechanism(model, tokenizer, arm, table, never, served, rng))
 
 
 def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
@@ -189,20 +190,54 @@ def _shown(row: Row) -> dict[str, Any]:
 
 def _metrics(rows: Sequence[dict[str, Any]], condition: str, seconds: float) -> dict[str, Any]:
     """The reference's `metrics`."""
-    categories: dict[str, dict[str, Any]] = {}
+    by_task: dict[str, list[bool]] = {}
     for row in rows:
-        category = categories.setdefault(row["task"], {"accuracy": 0.0, "correct": 0, "total": 0})
-        category["correct"] += int(row["correct"])
-        category["total"] += 1
-    for category in categories.values():
-        category["accuracy"] = category["correct"] / category["total"]
-    correct = sum(category["correct"] for category in categories.values())
+        by_task.setdefault(row["task"], []).append(row["correct"])
+    correct = sum(row["correct"] for row in rows)
     return {
         "condition": condition,
         "model_path": "hf",
         "overall_accuracy": correct / len(rows),
         "total_correct": correct,
         "total_samples": len(rows),
-        "category_accuracies": categories,
+        "category_accuracies": {
+            task: {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
+            for task, right in by_task.items()
+        },
         "eval_time_seconds": seconds,
     }
+
+
+def evaluate_model(
+    folder: Path, model_folder: Path, arm: str, tasks: Sequence[str], gsm8k: str, limit: int | None
+) -> dict[str, Any]:
+    """Metrics by task; every item goes to `<task>_results.json` in `folder`."""
+    if not (model_folder / "config.json").is_file():
+        raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
+    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    settings, treatment = Evaluate(limit=limit), find_arm(arm)
+    scores: dict[str, Any] = {}
+    for name in tasks:
+        if name == "arithmetic":
+            _, scores[name] = probe_rows(folder, model, tokenizer, treatment, settings, frozenset())
+        elif name == "gsm8k" or name.startswith("path:"):
+            task = GSM8K(gsm8k) if name == "gsm8k" else Sums(name)
+            _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
+        else:
+            raise SettingsError(f"--tasks {name}: there are arithmetic, gsm8k and path:FILE.json")
+    return scores
+
+
+def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """Scores of EleutherAI's lm-eval on the same folder (`pip install tokentrial[eval]`)."""
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise TrialError(f"--harness: lm-eval is not installed ({error}); pip install 'tokentrial[eval]'") from None
+    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit)
+    scores: dict[str, Any] = results["results"]
+    write_json(folder / "harness_results.json", scores)
+    return scores

@@ -43,7 +43,7 @@ def complete(
     They end at eos and, where `line`, at the first newline, else where a new `User:` begins. Prompts are plain text
     and are never rewritten; one that leaves no room in the model's context gets an empty completion.
     """
-    ids = encode_prompts(tokenizer, prompts)
+    ids, eos = encode_prompts(tokenizer, prompts), tokenizer.eos_token_id
     context = model.config.max_position_embeddings
     order = sorted((i for i in range(len(ids)) if len(ids[i]) < context), key=lambda i: len(ids[i]))
     newlines = [i for token, i in tokenizer.get_vocab().items() if _NEWLINE in token] if line else []
@@ -60,18 +60,14 @@ def complete(
             do_sample=temperature is not None,
             temperature=temperature,
             top_k=0 if temperature is not None else None,
-            eos_token_id=[tokenizer.eos_token_id, *newlines],
+            eos_token_id=[eos, *newlines],
             pad_token_id=tokenizer.pad_token_id,
             suppress_tokens=unsayable(tokenizer) or None,
             **({} if line else {"stop_strings": [TURN], "tokenizer": tokenizer}),
         )
-        for i, row in zip(chosen, out[:, width:].tolist(), strict=True):
-            done[i] = _completion(tokenizer, row, "\n" if line else TURN)
+        for i, said in zip(chosen, out[:, width:].tolist(), strict=True):
+            stopped = eos in said
+            said = said[: said.index(eos)] if stopped else said
+            text, ended, _ = tokenizer.decode(said, skip_special_tokens=True).partition("\n" if line else TURN)
+            done[i] = Completion(text, len(said) + stopped, stopped or bool(ended))
     return done
-
-
-def _completion(tokenizer: Any, ids: list[int], end: str) -> Completion:
-    stopped = tokenizer.eos_token_id in ids
-    said = ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids
-    text, ended, _ = tokenizer.decode(said, skip_special_tokens=True).partition(end)
-    return Completion(text, len(said) + stopped, stopped or bool(ended))

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import ASKING, Fact
+from tokentrial.arms.facts import ASKING, Fact, Facts
 from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.evaluate.probe import probe
-from tokentrial.tasks.arithmetic import mean_by_fact, table_subsets
+from tokentrial.tasks.arithmetic import mean_by_fact, table_subsets, was_asked
 from tokentrial.tasks.task import Example
 
 _HALF_ITS_OWN = 2 / 5**0.5  # cosine to a vector of a sum of it and half as long a one across
@@ -47,7 +48,7 @@ def mechanism(
             "tokens": probe(embedding[[ids[token] for token in content]], factors, rng),
             "state": probe(states, np.array([example.operands for example in table]), rng) if products else None,
         },
-        "lens": by_subset(logprobs, table, never, frozenset(arm.facts.hard)),
+        "lens": by_subset(logprobs, table, arm.facts, never),
         "rows": rows(embedding, ids, seen(arm, served), tokenizer.eos_token_id, unsayable(tokenizer)),
     }
 
@@ -59,12 +60,13 @@ def lens(model: Any, tokenizer: Any, table: Sequence[Example]) -> tuple[Floats, 
     the last norm and the head, summed over the answer's tokens, of which GPT-2's whole vocabulary needs one."""
     prompts = encode_prompts(tokenizer, [example.prompt for example in table])
     answers = encode_prompts(tokenizer, [f" {example.answer}" for example in table])
-    width = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-    padded = torch.full((len(table), width), tokenizer.eos_token_id)
-    said = []  # question, position before, token
-    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        padded[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        said += [(i, len(prompt) - 1 + k, token) for k, token in enumerate(answer)]
+    whole = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    padded = pad_sequence(whole, batch_first=True, padding_value=tokenizer.eos_token_id)
+    said = [  # question, position before, token
+        (i, len(prompt) - 1 + k, token)
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        for k, token in enumerate(answer)
+    ]
     question, before, token = torch.tensor(said, device=model.device).T
     # the padding stands behind every real id, so a causal model needs no mask; the one given only says so
     padded = padded.to(model.device)
@@ -81,14 +83,14 @@ def lens(model: Any, tokenizer: Any, table: Sequence[Example]) -> tuple[Floats, 
 
 
 def by_subset(
-    logprobs: Floats, table: Sequence[Example], never: frozenset[Fact], hard: frozenset[Fact]
+    logprobs: Floats, table: Sequence[Example], facts: Facts, never: frozenset[Fact]
 ) -> dict[str, list[float]]:
     """Log-probabilities [questions, layers + 1] as means over the facts that were asked and over those that never were;
     a kind that there is none of is left out."""
     questions: list[dict[str, Any]] = [
-        {"task": e.task, "fact": e.fact, "asked": e.fact not in never if e.fact in hard else None}
-        | {str(layer): value for layer, value in enumerate(values)}
-        for e, values in zip(table, logprobs, strict=True)
+        {"task": e.task, "fact": e.fact, "asked": was_asked(e.fact, facts, never)}
+        | {str(i): v for i, v in enumerate(of)}
+        for e, of in zip(table, logprobs, strict=True)
     ]
     subsets = table_subsets(questions)
     return {
@@ -100,15 +102,14 @@ def by_subset(
 
 def seen(arm: Arm, served: Mapping[str, Any]) -> dict[str, int]:
     """How often each of the arm's tokens was served: once a site of its fact, or of any for a shared token."""
-    at_sites = {
-        equation: sum(count for form, count in forms.items() if form not in ASKING)
-        for equation, forms in served["facts"].items()
-    }
     if arm.draws:  # every token is as likely at every site
         return {token: served["fact_tokens"] // len(arm.tokens) for token in arm.tokens}
     if len(arm.tokens) != len(arm.facts):
         return dict.fromkeys(arm.tokens, served["fact_tokens"])
-    return {token: at_sites[fact.equation] for token, fact in zip(arm.tokens, arm.facts, strict=True)}
+    return {
+        token: sum(count for form, count in served["facts"][fact.equation].items() if form not in ASKING)
+        for token, fact in zip(arm.tokens, arm.facts, strict=True)
+    }
 
 
 def rows(
@@ -121,19 +122,18 @@ def rows(
     median = float(np.median(np.linalg.norm(embedding[:plain], axis=1)))
     of_unused = embedding[list(unused)]
     total = of_unused.sum(0)
-    farthest = min((_cosine(row, total - row) for row in of_unused), default=0.0)
-    known = len(of_unused) >= 2
-    threshold = min(farthest, _HALF_ITS_OWN)
-    tokens = {}
+    found: dict[str, Any] = {"unused_rows": len(of_unused), "hardly_from": None, "tokens": {}}
+    if len(of_unused) >= 2:
+        found["hardly_from"] = min(_HALF_ITS_OWN, *(_cosine(row, total - row) for row in of_unused))
     for token, i in ids.items():
-        near = _cosine(embedding[i], total) if known else None
-        tokens[token] = {
+        near = _cosine(embedding[i], total) if len(of_unused) >= 2 else None
+        found["tokens"][token] = {
             "seen": times[token],
             "length": float(np.linalg.norm(embedding[i])) / median,
             "to_unused": near,
-            "hardly_trained": near >= threshold if near is not None else None,
+            "hardly_trained": None if near is None else near >= found["hardly_from"],
         }
-    return {"unused_rows": len(of_unused), "hardly_from": threshold if known else None, "tokens": tokens}
+    return found
 
 
 def _cosine(a: Floats, b: Floats) -> float:

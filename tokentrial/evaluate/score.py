@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms.arm import Arm
 from tokentrial.evaluate.generate import encode_prompts, unsayable
@@ -52,10 +53,9 @@ def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         spelled = [(answer, way) for answer in answers for way in ways(arm, example, answer)]
         ids = encode_prompts(tokenizer, [way for _, way in spelled])
         lengths = torch.tensor([len(way) for way in ids], device=model.device)
-        width = int(lengths.max())
-        padded = torch.tensor([way + [tokenizer.pad_token_id] * (width - len(way)) for way in ids]).to(model.device)
-        prompt = encode_prompts(tokenizer, [example.prompt])
-        first = model(torch.tensor(prompt).to(model.device), use_cache=True)
+        padded = _padded(ids, tokenizer.pad_token_id).to(model.device)
+        prompt = torch.tensor(encode_prompts(tokenizer, [example.prompt]), device=model.device)
+        first = model(prompt, use_cache=True)
         cache = first.past_key_values
         cache.batch_repeat_interleave(len(ids))
         logits = torch.cat(
@@ -64,7 +64,7 @@ def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         logits[..., suppress] = -torch.inf
         logprobs = logits.log_softmax(-1)
         steps = logprobs[:, :-1].gather(2, padded[..., None])[..., 0]
-        inside = torch.arange(width, device=model.device) < lengths[:, None]
+        inside = torch.arange(padded.shape[1], device=model.device) < lengths[:, None]
         closed = logprobs[torch.arange(len(ids)), lengths][:, closing].logsumexp(-1)
         totals = (steps * inside).sum(-1) + closed
         by_answer = torch.stack(
@@ -83,16 +83,17 @@ def token_nats(model: Any, rows: Sequence[Sequence[int]], batch: int) -> list[ND
         longest = len(rows[order[min(batch, len(order)) - 1]])
         size = max(1, min(batch, _LOGITS // (longest * model.config.vocab_size)))
         chosen, order = order[:size], order[size:]
-        padded = torch.zeros((len(chosen), len(rows[chosen[-1]])), dtype=torch.long)
-        for number, i in enumerate(chosen):
-            padded[number, : len(rows[i])] = torch.tensor(rows[i])
-        padded = padded.to(model.device)
+        padded = _padded([rows[i] for i in chosen], 0).to(model.device)
         # the padding stands behind every real id, so a causal model needs no mask
         logprobs = model(padded[:, :-1]).logits.float().log_softmax(-1)
         losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].double().cpu().numpy()
-        for number, i in enumerate(chosen):
-            nats[i] = losses[number, : len(rows[i]) - 1]
+        for i, found in zip(chosen, losses, strict=True):
+            nats[i] = found[: len(rows[i]) - 1]
     return nats
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:

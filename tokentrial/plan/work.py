@@ -16,8 +16,7 @@ from tokentrial.devices import Group
 from tokentrial.disk import characters_a_token, text_tokens, vocabulary_size
 from tokentrial.posttrain.rewards import PASS_PROMPTS
 from tokentrial.settings import SFT
-from tokentrial.tasks.find import find
-from tokentrial.tasks.rows import source_rows
+from tokentrial.tasks.rows import find, source_rows
 from tokentrial.tasks.task import Example
 from tokentrial.trial import Trial
 

@@ -8,7 +8,7 @@ from. What then happens, `grpo.on_zero`, is decided once for the whole trial.
 import importlib.util
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ from tokentrial.tasks.rows import source_rows
 from tokentrial.tasks.task import Example
 from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial import Trial
+
+# what a reader looks for in a record of the log, and its name there
+_SHOWN = {
+    "reward": "reward",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+    "kl": "kl",
+    "length": "completions/mean_length",
+    "truncated": "completions/clipped_ratio",
+    "fact_tokens": "fact_tokens",
+}
 
 
 def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:
@@ -83,27 +93,53 @@ def grpo(
     `checkpoints` outlives an interruption. A checkpoint is written at the end of an optimizer step, which is where a
     batch of generations is used up: a resume in the middle of one would not be exact.
     """
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    if settings.vllm and importlib.util.find_spec("vllm") is None:
-        raise TrialError("grpo.vllm: vLLM is not installed; pip install vllm, or set grpo.vllm=false for every arm")
     started = time.perf_counter()
     model, tokenizer = load(source)
     examples = prompts(trial, settings, tokenizer, seed)
     if len(examples) < settings.batch:
         raise TrialError(f"grpo.batch: {settings.batch} prompts a step, and {len(examples)} are there; give fewer")
+    shared = shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every)
+    trainer = _trainer(model, tokenizer, settings, shared, arm, examples)
+    log = [record for record in train(trainer, checkpoints, progress, "grpo", saved) if "reward" in record]
+    model.save_pretrained(folder)
+    copy_tokenizer(source, folder)
+    first, last = ({name: record.get(key) for name, key in _SHOWN.items()} for record in (log[0], log[-1]))
+    write_json(
+        folder / "grpo_results.json",
+        {
+            "condition": arm.name,
+            "seed": seed,
+            "prompts": len(examples),
+            "steps": trainer.state.max_steps,
+            "mul_bonus": settings.mul_bonus,
+            "first": first,
+            "last": last,
+            "log": log,
+            "seconds": time.perf_counter() - started,
+        },
+    )
+
+
+def _trainer(
+    model: Any, tokenizer: Any, settings: GRPO, shared: dict[str, Any], arm: Arm, examples: Sequence[Example]
+) -> Any:
+    """TRL's trainer, in which the model is trained in place."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    if settings.vllm and importlib.util.find_spec("vllm") is None:
+        raise TrialError("grpo.vllm: vLLM is not installed; pip install vllm, or set grpo.vllm=false for every arm")
 
     def exact_match(completions: list[str], answer: list[str], log_metric: Any, **rest: Any) -> list[float]:
         said = [sum(text.count(token) for token in arm.tokens) for text in completions]
         log_metric("fact_tokens", sum(said) / len(said))
         return [reward(text, right, arm, settings) for text, right in zip(completions, answer, strict=True)]
 
-    trainer = GRPOTrainer(
+    return GRPOTrainer(
         model=model,
         reward_funcs=exact_match,
         args=GRPOConfig(
-            **shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every),
+            **shared,
             per_device_train_batch_size=settings.batch * settings.generations,
             num_generations=settings.generations,
             max_completion_length=settings.new_tokens,
@@ -115,39 +151,6 @@ def grpo(
             use_vllm=settings.vllm,
             generation_kwargs={"suppress_tokens": unsayable(tokenizer)} if unsayable(tokenizer) else None,
         ),
-        train_dataset=Dataset.from_dict(
-            {"prompt": [e.prompt for e in examples], "answer": [e.answer for e in examples]}
-        ),
+        train_dataset=Dataset.from_list([{"prompt": e.prompt, "answer": e.answer} for e in examples]),
         processing_class=tokenizer,
     )
-    train(trainer, checkpoints, progress, "grpo", saved)
-    model.save_pretrained(folder)
-    copy_tokenizer(source, folder)
-    logged = [record for record in trainer.state.log_history if "reward" in record]
-    write_json(
-        folder / "grpo_results.json",
-        {
-            "condition": arm.name,
-            "seed": seed,
-            "prompts": len(examples),
-            "steps": trainer.state.max_steps,
-            "mul_bonus": settings.mul_bonus,
-            "first": _summary(logged[0]) if logged else None,
-            "last": _summary(logged[-1]) if logged else None,
-            "log": logged,
-            "seconds": time.perf_counter() - started,
-        },
-    )
-
-
-def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader looks for in a log record, by plain names."""
-    names = {
-        "reward": "reward",
-        "frac_reward_zero_std": "frac_reward_zero_std",
-        "kl": "kl",
-        "length": "completions/mean_length",
-        "truncated": "completions/clipped_ratio",
-        "fact_tokens": "fact_tokens",
-    }
-    return {name: record.get(key) for name, key in names.items()}

@@ -16,7 +16,7 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
-from tokentrial.posttrain.trainer import Progress, Saved, mean_loss, shared_arguments, train
+from tokentrial.posttrain.trainer import Progress, Saved, shared_arguments, train
 from tokentrial.settings import SFT, SFTStage
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import Solutions
@@ -84,28 +84,22 @@ def sft(
     """
     started = time.perf_counter()
     model, tokenizer = load(source)
+    never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
+    length = min(settings.max_length, trial.pretrain.context)
     records = []
     for number, stage in enumerate(settings.stages):
-        examples = rows(trial, stage.sources, seed, arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds))
+        examples = rows(trial, stage.sources, seed, never)
         held = examples[: min(settings.held, len(examples) // 10)]
         kept = set(held)  # a row may stand there twice
-        trained = [encode(tokenizer, arm, e, _length(trial, settings)) for e in examples if e not in kept]
-        records.append(
-            _train(
-                model,
-                tokenizer,
-                trial,
-                settings,
-                stage,
-                arm,
-                seed,
-                trained,
-                held,
-                checkpoints / str(number),
-                progress,
-                saved,
-            )
-        )
+        trained = [encode(tokenizer, arm, example, length) for example in examples if example not in kept]
+        if not any(row.taught for row in trained):
+            raise TrialError(f"sft.max_length: {length} tokens hold no row's prompt; give more")
+        evaluated = [encode(tokenizer, arm, example, length) for example in held]
+        of_stage = checkpoints / str(number)
+        shared = shared_arguments(of_stage, trial.pretrain, seed, settings.checkpoint_every)
+        trainer = _trainer(model, tokenizer, settings, stage, shared, trained, evaluated)
+        trainer.add_callback(Solve(tokenizer, arm, held, trial, trainer.eval_dataset is not None))
+        records.append(_record(stage, trained, len(held), train(trainer, of_stage, progress, "sft", saved)))
     model.save_pretrained(folder)
     copy_tokenizer(source, folder)
     write_json(
@@ -121,40 +115,27 @@ def sft(
     )
 
 
-def _length(trial: Trial, settings: SFT) -> int:
-    return min(settings.max_length, trial.pretrain.context)
-
-
-def _train(
+def _trainer(
     model: Any,
     tokenizer: Any,
-    trial: Trial,
     settings: SFT,
     stage: SFTStage,
-    arm: Arm,
-    seed: int,
+    shared: dict[str, Any],
     trained: Sequence[Row],
-    held: Sequence[Example],
-    checkpoints: Path,
-    progress: Progress,
-    saved: Saved,
-) -> dict[str, Any]:
-    """Train one stage in place and return its record."""
+    evaluated: Sequence[Row],
+) -> Any:
+    """TRL's trainer of one stage, in which the model is trained in place."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    def dataset(encoded: Sequence[Row]) -> Any:
-        return Dataset.from_dict({key: [getattr(row, key) for row in encoded] for key in ("input_ids", "labels")})
-
-    evaluated = [encode(tokenizer, arm, example, _length(trial, settings)) for example in held]
-    without = sum(not row.taught for row in trained)
-    trained, evaluated = [row for row in trained if row.taught], [row for row in evaluated if row.taught]
-    if not trained:
-        raise TrialError(f"sft.max_length: {_length(trial, settings)} tokens hold no row's prompt; give more")
-    trainer = SFTTrainer(
+    train_dataset, eval_dataset = (
+        Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.taught])
+        for encoded in (trained, evaluated)
+    )
+    return SFTTrainer(
         model=model,
         args=SFTConfig(
-            **shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every),
+            **shared,
             per_device_train_batch_size=settings.batch,
             num_train_epochs=stage.epochs,
             learning_rate=stage.lr,
@@ -164,26 +145,32 @@ def _train(
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
-        train_dataset=dataset(trained),
-        eval_dataset=dataset(evaluated) if evaluated else None,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset if len(eval_dataset) else None,
         processing_class=tokenizer,
-        callbacks=[Solve(tokenizer, arm, held, trial, bool(evaluated))],
     )
-    train(trainer, checkpoints, progress, "sft", saved)
-    lengths = [len(row.input_ids) for row in trained]
-    losses = [record["eval_loss"] for record in trainer.state.log_history if "eval_loss" in record]
+
+
+def _record(stage: SFTStage, trained: Sequence[Row], held: int, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `sft_results.json` says of a stage. The loss is the mean over all steps: the Trainer's own forgets those
+    before a stop."""
+    taught = [row for row in trained if row.taught]
+    lengths = [len(row.input_ids) for row in taught]
+    losses, held_losses, accuracies = (
+        [record[key] for record in log if key in record] for key in ("loss", "eval_loss", "held_accuracy")
+    )
     return {
         "sources": [source.model_dump() for source in stage.sources],
-        "rows": len(trained),
+        "rows": len(taught),
         "epochs": stage.epochs,
-        "steps": trainer.state.max_steps,
-        "train_loss": mean_loss(trainer.state.log_history),
-        "eval_loss": losses[-1] if losses else None,
-        "held_rows": len(held),
-        "held_accuracy": [record["held_accuracy"] for record in trainer.state.log_history if "held_accuracy" in record],
+        "steps": len(losses),
+        "train_loss": sum(losses) / len(losses),
+        "eval_loss": held_losses[-1] if held_losses else None,
+        "held_rows": held,
+        "held_accuracy": accuracies,
         "tokens_an_epoch": sum(lengths),
         "longest": max(lengths),
-        "truncated": sum(row.truncated for row in trained),
-        "left_out": without,
-        "log": trainer.state.log_history,
+        "truncated": sum(row.truncated for row in taught),
+        "left_out": len(trained) - len(taught),
+        "log": log,
     }

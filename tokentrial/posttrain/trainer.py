@@ -2,7 +2,7 @@
 word to stop, at which one more is written."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.saved(newest)
 
 
-def train(trainer: Any, checkpoints: Path, progress: Progress, stage: str, saved: Saved) -> None:
-    """Train to the end, from the newest whole checkpoint on; `saved` is called with each that is written. Told to stop,
-    it writes one and raises Interrupted."""
+def train(trainer: Any, checkpoints: Path, progress: Progress, stage: str, saved: Saved) -> list[dict[str, Any]]:
+    """Train to the end, from the newest whole checkpoint on, and return the log; `saved` is called with each checkpoint
+    that is written. Told to stop, it writes one and raises Interrupted."""
     trainer.remove_callback(PrinterCallback)
     with stoppable() as stop:
         trainer.add_callback(Watch(progress, stage, stop, saved))
@@ -73,21 +73,16 @@ def train(trainer: Any, checkpoints: Path, progress: Progress, stage: str, saved
     state = trainer.state
     if state.global_step < state.max_steps:
         raise Interrupted(f"{checkpoints}: stopped after step {state.global_step}; the same command goes on from there")
-
-
-def mean_loss(log: Sequence[Mapping[str, Any]]) -> float:
-    """Mean loss over all steps, from the records of a log: the Trainer's own forgets the steps before a stop."""
-    losses = [record["loss"] for record in log if "loss" in record]
-    return float(sum(losses) / len(losses))
+    log: list[dict[str, Any]] = state.log_history
+    return log
 
 
 def last_complete(folder: Path) -> str | None:
     """The newest checkpoint that is as it was written; what was written in part, or damaged since, is deleted."""
-    whole = []
+    whole = {}
     for path in folder.glob("checkpoint-*"):
         if is_done(path, path.name) and not verify(path):
-            whole.append(path)
+            whole[int(path.name.rpartition("-")[2])] = str(path)
         else:
             shutil.rmtree(path)
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return str(newest) if newest else None
+    return whole[max(whole)] if whole else None

@@ -18,52 +18,53 @@ from tokentrial.settings import Checkpoint
 from tokentrial.store import is_done, read_json, step, verify, write_json
 
 Optimizers = list[torch.optim.Optimizer]
+Records = list[dict[str, Any]]
 
 
-def save(folder: Path, number: int, model: GPT, made: Optimizers, log: dict[str, Any], settings: Checkpoint) -> Path:
+def save(folder: Path, number: int, model: GPT, made: Optimizers, records: Records, settings: Checkpoint) -> Path:
     """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`. Returns its
-    folder."""
-    newest = folder / f"step_{number:06d}"
-    with step(newest, _name(number), step=number) as partial:
+    folder. The optimizers' state, all of it tensors, is named `optimizer.parameter.key`."""
+    state = {
+        f"{optimizer}.{parameter}.{key}": tensor
+        for optimizer, one in enumerate(made)
+        for parameter, tensors in one.state_dict()["state"].items()
+        for key, tensor in tensors.items()
+    }
+    with step(_at(folder, number), _name(number), step=number) as partial:
         save_tensors(model.state_dict(), partial / "model.safetensors")
-        save_tensors(_flat(made), partial / "optimizer.safetensors")
-        write_json(partial / "log.json", log)
-    there = _whole(folder)
-    for old in there[: -settings.keep_last]:
+        save_tensors(state, partial / "optimizer.safetensors")
+        write_json(partial / "log.json", {"records": records})
+    for old in _whole(folder)[: -settings.keep_last]:
         if settings.keep_every is None or old % settings.keep_every:
-            shutil.rmtree(folder / f"step_{old:06d}")
-    return newest
+            shutil.rmtree(_at(folder, old))
+    return _at(folder, number)
 
 
-def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, dict[str, Any]]:
-    """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and its log;
-    0 and an empty one without any."""
-    for last in reversed(_whole(folder)):
-        newest = folder / f"step_{last:06d}"
-        if not (damaged := verify(newest)):
-            break
-        print(f"{newest / damaged[0]}: damaged; going on from the checkpoint before", file=sys.stderr)
-    else:
-        return 0, {}
-    device = model.wte.weight.device
-    model.load_state_dict(load_file(newest / "model.safetensors", device=str(device)))
-    state = load_file(newest / "optimizer.safetensors", device=str(device))
-    for number, optimizer in enumerate(made):
-        by_parameter: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in state.items():
-            optimizer_number, parameter, key = name.split(".")
-            if int(optimizer_number) == number:
-                by_parameter.setdefault(int(parameter), {})[key] = tensor
-        optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
-    log: dict[str, Any] = read_json(newest / "log.json")
-    return last, log
+def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, Records]:
+    """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and the
+    records of their log; 0 and none without any."""
+    device = str(model.wte.weight.device)
+    for number in reversed(_whole(folder)):
+        newest = _at(folder, number)
+        if damaged := verify(newest):
+            print(f"{newest / damaged[0]}: damaged; going on from the checkpoint before", file=sys.stderr)
+            continue
+        model.load_state_dict(load_file(newest / "model.safetensors", device=device))
+        states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in made]
+        for name, tensor in load_file(newest / "optimizer.safetensors", device=device).items():
+            optimizer, parameter, key = name.split(".")
+            states[int(optimizer)].setdefault(int(parameter), {})[key] = tensor
+        for one, state in zip(made, states, strict=True):
+            one.load_state_dict(one.state_dict() | {"state": state})
+        return number, read_json(newest / "log.json")["records"]
+    return 0, []
 
 
 def hand_over(folder: Path, to: Path, settings: Checkpoint) -> None:
     """Copy the weights of the checkpoints that are kept to the end, as `model_<step>.safetensors`."""
     for number in _whole(folder):
         if settings.keep_every and number % settings.keep_every == 0:
-            shutil.copyfile(folder / f"step_{number:06d}" / "model.safetensors", to / weights_name(number))
+            shutil.copyfile(_at(folder, number) / "model.safetensors", to / weights_name(number))
 
 
 def weights_name(steps: int) -> str:
@@ -76,26 +77,20 @@ def last_step(folder: Path) -> int:
     return max(_whole(folder), default=0)
 
 
+def save_tensors(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors of any device as a safetensors file."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+
+
 def _whole(folder: Path) -> list[int]:
     """Steps of the checkpoints that are whole, in order."""
     numbers = sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_??????"))
-    return [number for number in numbers if is_done(folder / f"step_{number:06d}", _name(number))]
+    return [number for number in numbers if is_done(_at(folder, number), _name(number))]
+
+
+def _at(folder: Path, number: int) -> Path:
+    return folder / f"step_{number:06d}"
 
 
 def _name(number: int) -> str:
     return f"checkpoint {number}"
-
-
-def _flat(made: Optimizers) -> dict[str, torch.Tensor]:
-    """The optimizers' tensors by `optimizer.parameter.key`; all of their state is tensors."""
-    return {
-        f"{number}.{parameter}.{key}": value
-        for number, optimizer in enumerate(made)
-        for parameter, state in optimizer.state_dict()["state"].items()
-        for key, value in state.items()
-    }
-
-
-def save_tensors(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write tensors of any device as a safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)

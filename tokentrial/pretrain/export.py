@@ -1,13 +1,17 @@
-"""Export to Hugging Face: GPT2LMHeadModel and tokenizer, refused unless its logits are those of the trained model.
+"""Out to Hugging Face and in from it: GPT2LMHeadModel and tokenizer, not exported unless its logits are those of the
+trained model; and a model that begins with the weights of such a checkpoint.
 
 The reference experiment transposed only the weights whose shapes differed, so every square `c_proj` went out wrong
 and every number measured on it was void (defect R1).
 """
 
+import re
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tokentrial.arms.arm import Arm
@@ -25,30 +29,6 @@ TOLERANCE = 1e-4
 # transformers keeps GPT-2's Conv1D: these weights stand there as [in, out]
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
-_CARD = """---
-library_name: transformers
-tags: [tokentrial]
----
-# {trial}: {arm}, seed {seed}
-
-A GPT-2 ({parameters:,} parameters, {tokens:,} tokens of pretraining) trained by tokentrial as one cell of the trial
-`{trial}`. Arm: {summary}. It is an instrument of an experiment, not a model for use.
-
-GPT-2's first {merges:,} merges; eos is id {eos}; the arm's tokens are ids {base} to {last}. Logits agree with the
-trained model to {gap:.1e} in fp32. {applied}
-"""
-
-
-def _applied(arm: Arm, rewrite: bool) -> str:
-    """Whether a text has to be rewritten before it is given to the tokenizer, for the card."""
-    if not arm.tokens:
-        return "The arm writes no tokens."
-    if arm.draws:
-        return "The arm draws its tokens at random: the tokenizer does not write them."
-    if not rewrite:
-        return "The tokenizer does not apply the arm (tokenizer.rewrite was false): give it rewritten text."
-    return "The tokenizer applies the arm: what stands in a text as a fact becomes its token."
-
 
 def load_gpt(folder: Path) -> GPT:
     """The trained model of a `pretrain` folder, on the CPU in fp32."""
@@ -65,29 +45,16 @@ def to_hf(model: GPT, eos: int) -> "GPT2LMHeadModel":
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = model.config
-    config = GPT2Config(
-        vocab_size=shape.vocab,
-        n_positions=shape.context,
-        n_embd=shape.n_embd,
-        n_layer=shape.n_layer,
-        n_head=shape.n_head,
-        activation_function="gelu_new",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=eos,
-        eos_token_id=eos,
-        pad_token_id=eos,
-        tie_word_embeddings=True,
-    )
-    exported = GPT2LMHeadModel(config)
-    state = {f"transformer.{name}": tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
-    for name in state:
-        if name.endswith(_TRANSPOSED):
-            state[name] = state[name].t().contiguous()
-    state["transformer.wte.weight"] = state["transformer.wte.weight"][: shape.vocab].clone()
-    state["lm_head.weight"] = state["transformer.wte.weight"]
-    exported.load_state_dict(state)
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eos)
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    size = {"n_positions": shape.context, "n_embd": shape.n_embd, "n_layer": shape.n_layer, "n_head": shape.n_head}
+    exported = GPT2LMHeadModel(GPT2Config(vocab_size=shape.vocab, **size, **drops, **ends))  # GELU tanh, a tied head
+    state = {
+        f"transformer.{name}": (tensor.t() if name.endswith(_TRANSPOSED) else tensor).float().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    state["transformer.wte.weight"] = state["transformer.wte.weight"][: shape.vocab]
+    exported.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
     return exported.eval()
 
 
@@ -103,11 +70,44 @@ def from_hf(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def logits_gap(model: GPT, exported: "GPT2LMHeadModel", seed: int = 0) -> float:
+def begin(model: GPT, folder: Path, vocabulary: Vocabulary, arm: Arm) -> None:
+    """Give the model the weights of the checkpoint in `folder`; positions beyond its context are cut.
+
+    Rows of ids up to eos are the checkpoint's. What lies behind is new: an arm's own tokens begin as the mean of the
+    digits they stand for, or of the words of an answer without any, every other row as the mean of all (Hewitt 2021: so
+    the old ids' probabilities hardly change).
+    """
+    try:
+        files = [load_file(path) for path in sorted(folder.glob("model*.safetensors"))]
+        state = from_hf(dict(chain.from_iterable(file.items() for file in files)))
+        old, new = state["wte.weight"][: vocabulary.eos + 1], torch.zeros(model.wte.weight.shape)
+        new[: vocabulary.size] = old.mean(dim=0)
+        new[: len(old)] = old
+        for token, row in vocabulary.token_ids(arm).items():
+            new[row] = old[_stood_for(token, vocabulary, arm)].mean(dim=0)
+        state |= {"wte.weight": new, "wpe.weight": state["wpe.weight"][: model.config.context]}
+        model.load_state_dict(state)
+    except (SafetensorError, KeyError, RuntimeError, IndexError) as error:
+        raise TrialError(
+            f"pretrain.init: the weights in {folder} are not those of its config.json: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _stood_for(token: str, vocabulary: Vocabulary, arm: Arm) -> list[int]:
+    """Ids of the digits of a token's fact, else of its answer's words; of all digits where it stands for any fact."""
+    fact = arm.facts.by_token.get(token)
+    digits = re.findall(r"[0-9]", fact.equation if fact else token)
+    if fact and not digits:
+        return list(map(int, vocabulary.encode(f" {fact.answer}")))
+    return [vocabulary.ranks[digit.encode()] for digit in digits or "0123456789"]
+
+
+@torch.no_grad()
+def logits_gap(model: GPT, exported: "GPT2LMHeadModel") -> float:
     """Largest difference of the logits on random ids [4, context]."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab, (4, model.config.context), generator=generator)
-    return float((model.cpu().float().logits(ids) - exported(ids).logits).abs().max())
+    return float((model.logits(ids) - exported(ids).logits).abs().max())
 
 
 def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, trial: str, rewrite: bool = True) -> None:
@@ -124,21 +124,32 @@ def export(folder: Path, pretrained: Path, arm: Arm, vocabulary: Vocabulary, tri
             f"{TOLERANCE:.0e}; the conversion of weights is wrong"
         )
     exported.save_pretrained(folder)
-    tokenizer = to_transformers(vocabulary, arm, model.config.context, rewrite)
-    tokenizer.save_pretrained(folder)
-    results = read_json(pretrained / "results.json")
-    card = _CARD.format(
-        trial=trial,
-        arm=arm.name,
-        seed=results["seed"],
-        parameters=results["num_params"],
-        tokens=results["total_tokens"],
-        summary=arm.summary,
-        merges=vocabulary.merges,
-        eos=vocabulary.eos,
-        base=vocabulary.base,
-        last=vocabulary.size - 1,
-        gap=gap,
-        applied=_applied(arm, rewrite),
-    )
+    to_transformers(vocabulary, arm, model.config.context, rewrite).save_pretrained(folder)
+    card = _card(trial, arm, vocabulary, read_json(pretrained / "results.json"), gap, rewrite)
     write_bytes(folder / "README.md", card.encode())
+
+
+def _card(trial: str, arm: Arm, vocabulary: Vocabulary, results: dict[str, Any], gap: float, rewrite: bool) -> str:
+    """The model card; it says whether a text has to be rewritten before it is given to the tokenizer."""
+    if not arm.tokens:
+        applied = "The arm writes no tokens."
+    elif arm.draws:
+        applied = "The arm draws its tokens at random: the tokenizer does not write them."
+    elif not rewrite:
+        applied = "The tokenizer does not apply the arm (tokenizer.rewrite was false): give it rewritten text."
+    else:
+        applied = "The tokenizer applies the arm: what stands in a text as a fact becomes its token."
+    parameters, tokens = results["num_params"], results["total_tokens"]
+    merges, eos, base, last = vocabulary.merges, vocabulary.eos, vocabulary.base, vocabulary.size - 1
+    return f"""---
+library_name: transformers
+tags: [tokentrial]
+---
+# {trial}: {arm.name}, seed {results["seed"]}
+
+A GPT-2 ({parameters:,} parameters, {tokens:,} tokens of pretraining) trained by tokentrial as one cell of the trial
+`{trial}`. Arm: {arm.summary}. It is an instrument of an experiment, not a model for use.
+
+GPT-2's first {merges:,} merges; eos is id {eos}; the arm's tokens are ids {base} to {last}. Logits agree with the
+trained model to {gap:.1e} in fp32. {applied}
+"""

@@ -8,13 +8,13 @@ Same seed, same config: same weights, whatever the arm.
 """
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_ROWS = 128
 # torch's own choice of a chunk costs a CPU thread 4 to 8 times plain cross-entropy; this one two thirds of it
 _CHUNKED = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=512, acc_policy="compact")
 _LARGE = 2_000_000  # weights of the embedding from which on chunks pay
@@ -33,7 +33,7 @@ class Config:
     @property
     def rows(self) -> int:
         """Rows of the embedding: `vocab` padded to a multiple of 128."""
-        return -(-self.vocab // _ROWS) * _ROWS
+        return -(-self.vocab // 128) * 128
 
 
 class Attention(nn.Module):
@@ -56,28 +56,21 @@ class Attention(nn.Module):
         return mixed
 
 
-class MLP(nn.Module):
-    """Two layers with GELU tanh between, four times as wide inside."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
-        return out
-
-
 class Block(nn.Module):
-    """Attention and MLP, each on a normed input, each added to the stream."""
+    """Attention, then two layers with GELU tanh between, four times as wide inside; each takes the normed stream and
+    adds to it."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
+        width = config.n_embd
+        self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
-        self.mlp = MLP(config)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width), gelu=nn.GELU(approximate="tanh"), c_proj=nn.Linear(4 * width, width)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -92,7 +85,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: Config, seed: int, init: str = "gpt2") -> None:
         super().__init__()
-        self.config, self.init = config, init
+        self.config = config
         self.wte = nn.Embedding(config.rows, config.n_embd)
         self.wpe = nn.Embedding(config.context, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -100,21 +93,21 @@ class GPT(nn.Module):
         mask = torch.zeros(config.rows)
         mask[config.vocab :] = -1e30
         self.register_buffer("mask", mask, persistent=False)
-        self._init_weights(torch.Generator().manual_seed(seed))
+        self._draw(torch.Generator().manual_seed(seed), init)
 
     @torch.no_grad()
-    def _init_weights(self, generator: torch.Generator) -> None:
+    def _draw(self, generator: torch.Generator, init: str) -> None:
         """Normal 0.02, projections into the stream scaled by 1/sqrt(2 n_layer) or zero, biases zero, norms one."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                std = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 0.02
-                parameter.normal_(0, std, generator=generator)
-                if self.init == "zero_projections" and name.endswith("c_proj.weight"):
+                into_stream = name.endswith("c_proj.weight")
+                parameter.normal_(
+                    0, 0.02 / math.sqrt(2 * self.config.n_layer) if into_stream else 0.02, generator=generator
+                )
+                if into_stream and init == "zero_projections":
                     parameter.zero_()  # each block begins as the identity; the draws of the others stay as they are
-            elif name.endswith("bias"):
-                parameter.zero_()
             else:
-                parameter.fill_(1)
+                parameter.fill_(0 if name.endswith("bias") else 1)
         self.wte.weight[self.config.vocab :] = 0
 
     def hidden(self, ids: Tensor) -> Tensor:
@@ -135,10 +128,8 @@ class GPT(nn.Module):
         The padded rows stay out of the softmax: cut off, or masked, as the gradient of a large part is costly."""
         if self.wte.weight.numel() <= _LARGE:
             return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
-        hidden = self.hidden(ids).flatten(0, 1)
-        return F.linear_cross_entropy(
-            hidden, self.wte.weight, targets.flatten(), linear_bias=self.mask, options=_CHUNKED
-        )
+        hidden, head = self.hidden(ids).flatten(0, 1), self.wte.weight
+        return F.linear_cross_entropy(hidden, head, targets.flatten(), linear_bias=self.mask, options=_CHUNKED)
 
     def num_params(self) -> int:
         """Parameters of the real ids; the padding is not counted."""

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tokentrial.pretrain.device import resolve_device, resolve_dtype
+from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Batch
-from tokentrial.pretrain.optim import optimizers
+from tokentrial.pretrain.optim import Step
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.pretrain.train import Step
 from tokentrial.settings import Pretrain
 
 STEPS = 20
@@ -25,36 +24,25 @@ class Measured(NamedTuple):
     steps: int
 
 
-class RandomIds:
-    """Batches of ids drawn evenly: a step costs the same whatever it reads."""
-
-    def __init__(self, settings: Pretrain, vocabulary: int) -> None:
-        self.rows = settings.micro_batch
-        self.shape = settings.micro_batch, settings.context + 1
-        self.vocabulary, self.generator = vocabulary, np.random.default_rng(0)
-
-    def next(self) -> Batch:
-        ids = self.generator.integers(self.vocabulary, size=self.shape, dtype=np.int64)
-        return ids[:, :-1], ids[:, 1:]
-
-
 def measure(settings: Pretrain, vocabulary: int) -> Measured:
     """Take 20 steps of one micro-batch each, fewer where a minute is over, after one that compiles and warms up; as one
-    worker of a run does: on one GPU, or with one thread on a CPU."""
+    worker of a run does: on one GPU, or with one thread on a CPU. A step costs the same whatever ids it reads."""
     device = torch.device(resolve_device(settings))
     if device.type == "cpu":
         torch.set_num_threads(1)
-    model = GPT(Config(vocabulary, settings.n_layer, settings.n_head, settings.n_embd, settings.context), 0)
-    model = model.to(device)
-    made = optimizers(model, settings)
-    if settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda"):
-        model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
-    ids = RandomIds(settings, vocabulary)
-    step = Step(model, ids, settings, Ranks(device=device), resolve_dtype(settings))
+    shape, generator = (settings.micro_batch, settings.context + 1), np.random.default_rng(0)
+
+    def drawn() -> Batch:
+        ids = generator.integers(vocabulary, size=shape, dtype=np.int64)
+        return ids[:, :-1], ids[:, 1:]
+
+    config = Config(vocabulary, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
+    one_micro_batch = settings.model_copy(update={"batch_tokens": settings.micro_batch * settings.context})
+    step = Step(GPT(config, 0).to(device), drawn, one_micro_batch, Ranks(device=device))
     ends: list[float] = []
     while len(ends) < 2 or (len(ends) <= STEPS and ends[-1] - ends[0] < _SECONDS):
-        loss, _ = step(made)
+        loss, _ = step(1.0)
         loss.item()  # waits for the GPU
         ends.append(time.perf_counter())
     steps = len(ends) - 1
-    return Measured(steps * settings.micro_batch * settings.context / (ends[-1] - ends[0]), steps)
+    return Measured(steps * one_micro_batch.batch_tokens / (ends[-1] - ends[0]), steps)

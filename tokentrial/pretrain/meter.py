@@ -3,7 +3,8 @@ TensorBoard, trackio or Weights & Biases."""
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import orjson
 import torch
 
 from tokentrial.devices import by_cuda_name
-from tokentrial.pretrain.gpt import Config
+from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
 
 Progress = Callable[[float, str], None]
@@ -32,87 +33,87 @@ def peak_flops(device: torch.device) -> float | None:
     return best
 
 
-def _most_memory(device: torch.device) -> int:
-    """The most bytes held so far, on the GPU or by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 class Meter:
-    """Writes what the first rank sees. `records` is all of it, for a checkpoint."""
+    """Writes what the first rank sees. `records` is all of it, those of a checkpoint that it goes on from first."""
 
     def __init__(
         self,
         folder: Path,
         settings: Pretrain,
-        config: Config,
-        device: torch.device,
-        world: int,
+        vocabulary: int,
+        ranks: Ranks,
         name: str,
         records: list[dict[str, Any]],
         progress: Progress | None,
     ) -> None:
-        self.settings, self.device, self.records, self.progress = settings, device, records, progress
-        self.flops = settings.flops_per_token(config.vocab)
-        peak = peak_flops(device)
-        self.peak = peak * world if peak else None
-        self.metrics = (folder / "metrics.jsonl").open("wb")
-        self.log = (folder / "log.txt").open("w")
-        self.tracker = _tracker(settings, folder, name)
+        self.settings, self.device, self.records, self.progress = settings, ranks.device, records, progress
+        self.flops = settings.flops_per_token(vocabulary)
+        peak = peak_flops(ranks.device)
+        self.peak = peak * ranks.world if peak else None
+        self.metrics, self.log = ((folder / file).open("w", buffering=1) for file in ("metrics.jsonl", "log.txt"))
+        self.tracker = None if settings.track == "none" else _tracker(settings, folder, name)
         for record in records:
             self._write(record)
-        self.seconds = max((record["seconds"] for record in records), default=0.0)
+        self.before = max((record["seconds"] for record in records), default=0.0)
         self.last_step = max((record["step"] for record in records), default=-1)
         self.started = self.last = time.perf_counter()
-        self.aside = 0.0
+        self.left_out = 0.0
 
-    def without(self, seconds: float) -> None:
-        """Leave so many seconds, of a probe or a checkpoint, out of the speed."""
-        self.aside += seconds
+    @property
+    def seconds(self) -> float:
+        """Since training began, what was before a stop among them."""
+        return self.before + time.perf_counter() - self.started
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The seconds in the block, of a probe or a checkpoint, are left out of the speed."""
+        began = time.perf_counter()
+        yield
+        self.left_out += time.perf_counter() - began
 
     def step(self, step: int, loss: float, lr: float, norm: float) -> None:
         """Record a step that is logged."""
-        now = time.perf_counter()
-        tokens = (step - self.last_step) * self.settings.batch_tokens
-        rate = tokens / max(1e-9, now - self.last - self.aside)
-        self.last, self.last_step, self.aside = now, step, 0.0
-        record: dict[str, Any] = {
-            "step": step,
-            "loss": loss,
-            "lr": lr,
-            "norm": norm,
-            "tokens_per_s": rate,
-            "tflops_per_s": rate * self.flops / 1e12,
-            "mfu": rate * self.flops / self.peak if self.peak else None,
-            "memory_gb": _most_memory(self.device) / 1e9,
-            "seconds": self.seconds + now - self.started,
-        }
-        self.add(record)
+        now, settings = time.perf_counter(), self.settings
+        tokens = (step - self.last_step) * settings.batch_tokens
+        rate = tokens / max(1e-9, now - self.last - self.left_out)
+        self.last, self.last_step, self.left_out = now, step, 0.0
+        if self.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self.device)
+        else:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        tflops, mfu = rate * self.flops / 1e12, rate * self.flops / self.peak if self.peak else None
+        self.add(
+            {
+                "step": step,
+                "loss": loss,
+                "lr": lr,
+                "norm": norm,
+                "tokens_per_s": rate,
+                "tflops_per_s": tflops,
+                "mfu": mfu,
+                "memory_gb": memory / 1e9,
+            }
+        )
         if self.progress:
-            share = (step + 1) / self.settings.steps
-            left = (self.settings.steps - step - 1) * self.settings.batch_tokens / rate
-            mfu = f" mfu {record['mfu']:.0%}" if record["mfu"] else ""
+            left = (settings.steps - step - 1) * settings.batch_tokens / rate
+            used = f" mfu {mfu:.0%}" if mfu else ""
             self.progress(
-                share,
+                (step + 1) / settings.steps,
                 f"step {step + 1} loss {loss:.3f} lr {lr:.1e} norm {norm:.2f} {rate:,.0f} tokens/s "
-                f"{record['tflops_per_s']:.2f} TFLOP/s{mfu} {record['memory_gb']:.1f} GB {left:.0f} s left",
+                f"{tflops:.2f} TFLOP/s{used} {memory / 1e9:.1f} GB {left:.0f} s left",
             )
 
     def add(self, record: dict[str, Any]) -> None:
-        """Record anything else that belongs to a step, such as a probe or a validation."""
-        record.setdefault("seconds", self.seconds + time.perf_counter() - self.started)
-        self.records.append(record)
-        self._write(record)
+        """Record what belongs to a step: its loss and speed, a probe or a validation."""
+        self.records.append(record | {"seconds": self.seconds})
+        self._write(self.records[-1])
 
     def _write(self, record: dict[str, Any]) -> None:
-        self.metrics.write(orjson.dumps(record) + b"\n")
-        self.metrics.flush()
+        self.metrics.write(orjson.dumps(record).decode() + "\n")
         if "loss" in record:
             self.log.write(f"{record['step']} train {record['loss']:.6f}\n")
         if "val_loss" in record:
             self.log.write(f"{record['step']} val {record['val_loss']:.4f}\n")
-        self.log.flush()
         if self.tracker is not None:
             numbers = {key: value for key, value in record.items() if isinstance(value, int | float) and key != "step"}
             self.tracker.log(numbers, step=record["step"])
@@ -126,9 +127,7 @@ class Meter:
 
 
 def _tracker(settings: Pretrain, folder: Path, name: str) -> Any:
-    """One of accelerate's trackers, begun, or None."""
-    if settings.track == "none":
-        return None
+    """One of accelerate's trackers, begun."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 

@@ -1,10 +1,19 @@
-"""Optimizers and schedules: AdamW as in the reference, or Muon on the matrices and AdamW on the rest."""
+"""The optimizer step: AdamW as in the reference, or Muon on the matrices and AdamW on the rest; schedules; one step."""
 
 import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from tokentrial.pretrain.device import resolve_dtype
 from tokentrial.pretrain.gpt import GPT
+from tokentrial.pretrain.loader import Batch
+from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
 
 
@@ -17,20 +26,14 @@ def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h.")]
     embeddings = [model.wte.weight, model.wpe.weight]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    decayed = embeddings if settings.optimizer == "muon" else [*matrices, *embeddings]
-    adamw = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=1e-8,
-        fused=True,
-    )
-    made: list[torch.optim.Optimizer] = [adamw]
-    if settings.optimizer == "muon":
-        made.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+    muon, decay = settings.optimizer == "muon", settings.weight_decay
+    decayed = embeddings if muon else [*matrices, *embeddings]
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=True)
+    ]
+    if muon:
+        made.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=decay))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -55,3 +58,61 @@ def set_rates(made: list[torch.optim.Optimizer], share: float) -> None:
     for optimizer in made:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
+
+
+class Step:
+    """Takes optimizer steps: gradients of the mean loss of the batch that `following` gives, of the whole group of
+    ranks, `micro_batch` rows of each rank at a time."""
+
+    def __init__(self, model: GPT, following: Callable[[], Batch], settings: Pretrain, ranks: Ranks) -> None:
+        self.following, self.settings, self.ranks = following, settings, ranks
+        self.optimizers, self.parameters = optimizers(model, settings), list(model.parameters())
+        self.rows, self.micro_batch = ranks.rows(settings.batch_tokens // settings.context, settings.micro_batch)
+        device, dtype = ranks.device.type, resolve_dtype(settings)
+        if settings.compile == "on" or (settings.compile == "auto" and device == "cuda"):
+            model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
+        self.model = ranks.wrap(model)
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        self.autocast = torch.autocast(device, kinds[dtype]) if dtype in kinds else nullcontext()
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == "fp16")
+        # on a GPU the next batch is made while this one is computed; on a CPU it would only take from the same cores
+        self.ahead = ThreadPoolExecutor(1) if device == "cuda" else None
+        self.coming: Future[Batch] | None = None
+
+    def __call__(self, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a step at a share of the peak rates. Returns this rank's mean loss and the norm of the gradient before
+        it was clipped."""
+        set_rates(self.optimizers, share)
+        batch = self._next()
+        parts = len(self.rows) // self.micro_batch
+        total = torch.zeros((), device=self.ranks.device)
+        for part in range(parts):
+            first = self.rows.start + part * self.micro_batch
+            x, y = (self._there(side[first : first + self.micro_batch]) for side in batch)
+            waits = self.ranks.world > 1 and part + 1 < parts
+            no_sync: Any = self.model.no_sync if waits else nullcontext
+            with no_sync(), self.autocast:
+                loss: torch.Tensor = self.model(x, y) / parts
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        return total, norm
+
+    def _next(self) -> Batch:
+        if self.ahead is None:
+            return self.following()
+        batch = self.coming.result() if self.coming else self.following()
+        self.coming = self.ahead.submit(self.following)
+        return batch
+
+    def _there(self, side: NDArray[np.int64]) -> torch.Tensor:
+        tensor = torch.from_numpy(side)
+        if self.ranks.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.ranks.device, non_blocking=True)

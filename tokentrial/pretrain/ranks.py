@@ -19,16 +19,11 @@ from tokentrial.settings import Pretrain
 
 
 class Ranks(NamedTuple):
-    """This process among those of its cell."""
+    """This process among those of its cell; the one of rank 0 writes."""
 
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the one that writes."""
-        return self.rank == 0
 
     def rows(self, rows: int, micro_batch: int) -> tuple[range, int]:
         """This rank's rows of the global batch, and how many of them a forward pass takes."""

@@ -3,12 +3,12 @@
     OUT/start/{config.json, tokenizer.json or merges.txt, model*.safetensors}
 
 A folder's files are linked there, the Hub's are downloaded; the hash of what they hold enters the fingerprint. How the
-weights become the model's stands in `begin.py`.
+weights become the model's stands in `export.py`, `begin`.
 """
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,17 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     if init is None:
         return
     source = Path(init).expanduser()
+    manifest = read_json(to / MANIFEST) if (to / MANIFEST).exists() else {}
     if source.is_dir():
-        names = sorted(path.name for path in source.iterdir())
-        stamps = [[name, *_stamp(source / name)] for name in _chosen(names, init)]
+        names = _chosen([path.name for path in source.iterdir()], init)
+        stamps = [[name, (source / name).stat().st_size, (source / name).stat().st_mtime_ns] for name in names]
         wanted = fingerprint("start", _VERSION, files=stamps)
         if not is_done(to, wanted):
             _fits(source, trial, vocabulary)
             with step(to, wanted, init=init) as partial:
-                for name in _chosen(names, init):
+                for name in names:
                     link(source / name, partial / name)
-    elif not _is_there(to, init):
+    elif manifest.get("init") != init or not is_done(to, manifest["fingerprint"]):
         if not _ON_THE_HUB.fullmatch(init):
             raise SettingsError(f"pretrain.init: {init}: no such folder, and no OWNER/NAME on the Hub")
         _download(init, to, trial, vocabulary)
@@ -89,22 +90,11 @@ def _download(init: str, to: Path, trial: Trial, vocabulary: Vocabulary) -> None
             shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's own notes
 
 
-def _is_there(to: Path, init: str) -> bool:
-    """Whether this start was brought before, whole."""
-    manifest = read_json(to / MANIFEST) if (to / MANIFEST).exists() else {}
-    return manifest.get("init") == init and is_done(to, manifest["fingerprint"])
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    return path.stat().st_size, path.stat().st_mtime_ns
-
-
-def _chosen(names: Iterable[str], init: str) -> list[str]:
+def _chosen(there: Collection[str], init: str) -> list[str]:
     """The files that are read. Nothing is unpickled."""
-    there = set(names)
-    weights = sorted(name for name in there if _WEIGHTS.fullmatch(name))
+    weights = sorted(filter(_WEIGHTS.fullmatch, there))
     if "config.json" not in there or not weights:
-        pickled = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        pickled = any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in there)
         how = (
             "; a pickle is not loaded: convert it where you trust it, "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
@@ -113,9 +103,8 @@ def _chosen(names: Iterable[str], init: str) -> list[str]:
             f"pretrain.init: {init} holds {', '.join(sorted(there)[:10]) or 'no file'}; expected config.json and "
             f"model.safetensors of a GPT-2{how if pickled else ''}"
         )
-    return [name for name in _SMALL if name in there] + (
-        ["model.safetensors"] if "model.safetensors" in weights else weights
-    )
+    whole = "model.safetensors"
+    return [name for name in _SMALL if name in there] + ([whole] if whole in weights else weights)
 
 
 def _fits(folder: Path, trial: Trial, vocabulary: Vocabulary) -> None:

@@ -5,11 +5,11 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from tokentrial.arms.facts import Fact, Facts, Wording
+from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.tasks.task import Example, Row
+from tokentrial.tasks.task import Example, Row, Task
 
-_NUMBER = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"(?P<number>-?[0-9]+)")
 _END = re.compile(r"\n|<\|endoftext\|>|User:")
 
 
@@ -18,41 +18,30 @@ def probe_prompt(question: str) -> str:
     return f"User: {question}\nAssistant: The answer is"
 
 
-def _division(rng: random.Random) -> tuple[str, int, tuple[int, ...]]:
-    divisor, quotient = rng.randint(2, 9), rng.randint(2, 9)
-    return f"What is {divisor * quotient} divided by {divisor}?", quotient, (divisor * quotient, divisor)
+_PROBES = ("mul_multidigit", "addition", "division", "subtraction", "two_step")
 
 
-def _subtraction(rng: random.Random) -> tuple[str, int, tuple[int, ...]]:
-    smaller, larger = sorted((rng.randint(1, 99), rng.randint(1, 99)))
-    return f"What is {larger} minus {smaller}?", larger - smaller, (larger, smaller)
+def _drawn(probe: str, draw: Callable[[int, int], int]) -> tuple[str, int, tuple[int, ...]]:
+    """Question, answer and operands of an item of a probe; `draw` gives a whole number between two."""
+    match probe:
+        case "mul_multidigit":
+            a, b = draw(10, 99), draw(2, 9)
+            return f"What is {a} times {b}?", a * b, (a, b)
+        case "addition":
+            a, b = draw(1, 99), draw(1, 99)
+            return f"What is {a} plus {b}?", a + b, (a, b)
+        case "division":
+            b, quotient = draw(2, 9), draw(2, 9)
+            return f"What is {b * quotient} divided by {b}?", quotient, (b * quotient, b)
+        case "subtraction":
+            b, a = sorted((draw(1, 99), draw(1, 99)))
+            return f"What is {a} minus {b}?", a - b, (a, b)
+        case _:  # two_step
+            a, b, c = draw(2, 9), draw(2, 9), draw(1, 9)
+            return f"What is {a} times {b} plus {c}?", a * b + c, (a, b, c)
 
 
-def _addition(rng: random.Random) -> tuple[str, int, tuple[int, ...]]:
-    a, b = rng.randint(1, 99), rng.randint(1, 99)
-    return f"What is {a} plus {b}?", a + b, (a, b)
-
-
-def _multidigit(rng: random.Random) -> tuple[str, int, tuple[int, ...]]:
-    a, b = rng.randint(10, 99), rng.randint(2, 9)
-    return f"What is {a} times {b}?", a * b, (a, b)
-
-
-def _two_step(rng: random.Random) -> tuple[str, int, tuple[int, ...]]:
-    a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(1, 9)
-    return f"What is {a} times {b} plus {c}?", a * b + c, (a, b, c)
-
-
-_PROBES: dict[str, Callable[[random.Random], tuple[str, int, tuple[int, ...]]]] = {
-    "mul_multidigit": _multidigit,
-    "addition": _addition,
-    "division": _division,
-    "subtraction": _subtraction,
-    "two_step": _two_step,
-}
-
-
-class Arithmetic:
+class Arithmetic(Task):
     """`each` items of every probe, and the table: every fact in each order of its operands, 81 products of 1 to 9. The
     reader: cut at a newline, eos or `User:`; after a leading `x*y=` the number that follows, else the first number.
     Where the facts' answers are no numbers, the one of them that the line begins with, after `...=` if it is there."""
@@ -62,33 +51,30 @@ class Arithmetic:
     def __init__(self, each: int = 100, seed: int = 0, facts: Facts = TIMES_TABLE) -> None:
         self.each, self.seed, self.facts = each, seed, facts
         signs = re.escape("*×x" + facts.signs)
-        self.equation = re.compile(rf"\s*[0-9]+ {{0,2}}[{signs}] {{0,2}}[0-9]+ {{0,2}}= {{0,2}}(-?[0-9]+)")
+        self.equation = re.compile(rf"\s*[0-9]+ {{0,2}}[{signs}] {{0,2}}[0-9]+ {{0,2}}= {{0,2}}{_NUMBER.pattern}")
 
     def table(self) -> list[Example]:
         """The facts as questions, in the order of their operands."""
         asked = [(wording, fact) for fact in self.facts for wording in fact.wordings]
         asked.sort(key=lambda each: each[0].operands)
-        return [self._asked(wording, fact) for wording, fact in asked]
+        return [
+            _example(self.facts.table, wording.question, fact.answer, wording.operands, fact, wording.spellings[0])
+            for wording, fact in asked
+        ]
 
-    def _asked(self, wording: Wording, fact: Fact) -> Example:
-        return _example(self.facts.table, wording.question, fact.answer, wording.operands, fact, wording.spellings[0])
-
-    def examples(self) -> Sequence[Example]:
+    def examples(self, split: str = "test") -> list[Example]:
         examples = self.table()
-        for name, make in _PROBES.items():
-            rng = random.Random(f"{name} {self.seed}")
-            examples += [_example(name, *make(rng)) for _ in range(self.each)]
+        for name in _PROBES:
+            draw = random.Random(f"{name} {self.seed}").randint
+            examples += [_example(name, *_drawn(name, draw)) for _ in range(self.each)]
         return examples
 
     def read(self, completion: str) -> str | None:
         line = _END.split(completion, maxsplit=1)[0]
         if not self.facts.numeric:
             return self._read_words(line)
-        equation = self.equation.match(line)
-        if equation:
-            return equation[1]
-        number = _NUMBER.search(line)
-        return number[0] if number else None
+        found = self.equation.match(line) or _NUMBER.search(line)
+        return found["number"] if found else None
 
     def _read_words(self, line: str) -> str | None:
         said = line.rpartition("=")[2].strip()
@@ -98,14 +84,16 @@ class Arithmetic:
         number = _NUMBER.search(said)
         return number[0] if number else said.rstrip(".") or None
 
-    def score(self, example: Example, completion: str) -> bool:
-        return self.read(completion) == example.answer
-
 
 def _example(
     name: str, question: str, answer: str | int, operands: tuple[int, ...], fact: Fact | None = None, left: str = ""
 ) -> Example:
     return Example(name, question, probe_prompt(question), f" {answer}.", str(answer), operands, fact, left=left)
+
+
+def was_asked(fact: Fact | None, facts: Facts, never: frozenset[Fact]) -> bool | None:
+    """Whether a fact is asked in training; None for an item of none, and for facts that no fold leaves out."""
+    return fact not in never if fact in facts.hard else None
 
 
 def of_table(row: Row) -> bool:

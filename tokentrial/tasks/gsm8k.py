@@ -6,7 +6,6 @@ Sums("path:SVAMP.json")      SVAMP or MultiArith as JSON, for evaluation: an ans
 """
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import orjson
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.tasks.task import Example
+from tokentrial.tasks.task import Example, Task
 
 MARKER = "####"
 # the harness's strict-match and flexible-extract filters for gsm8k (EleutherAI lm-eval 0.4, gsm8k.yaml)
@@ -45,22 +44,13 @@ def normal(number: str) -> str:
     return number.replace(",", "").replace("$", "").removesuffix(".")
 
 
-class Solutions:
-    """Reads and scores worked solutions; the sets of word problems inherit it."""
+class Solutions(Task):
+    """Reads worked solutions, strictly: GRPO's reward and the accuracy are this `score`."""
 
     name = "solutions"
 
-    def examples(self, split: str = "test") -> Sequence[Example]:
-        """All problems of a split, in a fixed order."""
-        raise NotImplementedError
-
     def read(self, completion: str) -> str | None:
-        """The strict answer of a plain completion."""
         return read_marked(completion)
-
-    def score(self, example: Example, completion: str) -> bool:
-        """Whether the strict answer is right; GRPO's reward and the accuracy are this."""
-        return self.read(completion) == example.answer
 
     def score_flexible(self, example: Example, completion: str) -> bool:
         """Whether the last number is right."""
@@ -68,23 +58,23 @@ class Solutions:
 
 
 class GSM8K(Solutions):
-    """The 7,473 training and 1,319 test problems."""
+    """The 7,473 training and 1,319 test problems, in the order of the file."""
 
     name = "gsm8k"
 
     def __init__(self, source: str = "hub") -> None:
         self.source = source
 
-    def examples(self, split: str = "test") -> Sequence[Example]:
-        """All problems of a split, in the order of the file."""
-        return [self._example(row, split) for row in _rows(self.source, split)]
-
-    def _example(self, row: dict[str, Any], split: str) -> Example:
-        answer = read_marked(row["answer"])
-        if answer is None:
-            raise TrialError(f"gsm8k {split}: no `{MARKER} n` at the end of {row['answer']!r}")
-        prompt = solution_prompt(row["question"])
-        return Example(self.name, row["question"], prompt, f" {row['answer']}", answer, split=split)
+    def examples(self, split: str = "test") -> list[Example]:
+        examples = []
+        for row in _rows(self.source, split):
+            question, solution = row["question"], row["answer"]
+            answer = read_marked(solution)
+            if answer is None:
+                raise TrialError(f"gsm8k {split}: no `{MARKER} n` at the end of {solution!r}")
+            prompt = solution_prompt(question)
+            examples.append(Example(self.name, question, prompt, f" {solution}", answer, split=split))
+        return examples
 
 
 @lru_cache(maxsize=4)
@@ -113,24 +103,22 @@ class Sums(Solutions):
         self.file = Path(source.removeprefix("path:")).expanduser()
         self.name = self.file.stem.lower()
 
-    def examples(self, split: str = "test") -> Sequence[Example]:
-        """Every problem of the file; there is none to train on."""
+    def examples(self, split: str = "test") -> list[Example]:
         if split != "test":
             raise SettingsError(f"{self.file}: is for evaluation only; train on gsm8k, word_problems or jsonl:PATH")
         if not self.file.is_file():
             raise TrialError(f"{self.file}: not found; expected SVAMP.json or MultiArith.json")
-        rows = orjson.loads(self.file.read_bytes())
-        return [self._example(row) for row in rows]
+        return [self._example(row) for row in orjson.loads(self.file.read_bytes())]
 
     def _example(self, row: dict[str, Any]) -> Example:
         if "lSolutions" in row:
-            question, answer = row["sQuestion"].strip(), row["lSolutions"][0]
+            question, number = row["sQuestion"].strip(), row["lSolutions"][0]
         elif "Body" in row:
-            question, answer = f"{row['Body'].strip().rstrip('.')}. {row['Question'].strip()}", row["Answer"]
+            question, number = f"{row['Body'].strip().rstrip('.')}. {row['Question'].strip()}", row["Answer"]
         else:
             raise TrialError(f"{self.file}: found fields {sorted(row)}, expected those of SVAMP or MultiArith")
-        text = f"{float(answer):.12g}"
-        return Example(self.name, question, solution_prompt(question), f" {MARKER} {text}", text)
+        answer = f"{float(number):.12g}"
+        return Example(self.name, question, solution_prompt(question), f" {MARKER} {answer}", answer)
 
     def score(self, example: Example, completion: str) -> bool:
         return _same(self.read(completion), example.answer)
@@ -141,6 +129,4 @@ class Sums(Solutions):
 
 def _same(read: str | None, answer: str) -> bool:
     """Answers there are whole or decimal: 8.0 is 8."""
-    if read is None or not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", read):
-        return False
-    return float(read) == float(answer)
+    return read is not None and bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", read)) and float(read) == float(answer)

@@ -1,4 +1,5 @@
-"""Rows of supervised fine-tuning from its sources, the same in every arm: what is drawn depends on the seed alone."""
+"""Tasks of word problems by name, and the rows that SFT and GRPO draw from their sources, the same in every arm: what
+is drawn depends on the seed alone."""
 
 import random
 from collections.abc import Sequence
@@ -7,12 +8,26 @@ from pathlib import Path
 import orjson
 
 from tokentrial.arms.facts import Fact
-from tokentrial.errors import TrialError
+from tokentrial.arms.families import facts_of
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.settings import SFTSource
 from tokentrial.store import file_hash
-from tokentrial.tasks.find import find
+from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums
 from tokentrial.tasks.task import Example
+from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.trial import Trial
+
+
+def find(name: str, trial: Trial, never_asked: frozenset[Fact]) -> Solutions:
+    """`gsm8k`, `word_problems`, or `path:FILE.json` of SVAMP or MultiArith (evaluation only)."""
+    if name == "gsm8k":
+        return GSM8K(trial.tasks.gsm8k)
+    if name == "word_problems":
+        settings = trial.tasks.word_problems
+        return WordProblems(settings.rows, settings.steps, settings.seed, never_asked, facts_of(trial.facts))
+    if name.startswith("path:"):
+        return Sums(name)
+    raise SettingsError(f"tasks: no task {name!r}; there are gsm8k, word_problems and path:FILE.json")
 
 
 def rows(trial: Trial, sources: Sequence[SFTSource], seed: int, never: frozenset[Fact]) -> list[Example]:
@@ -56,9 +71,8 @@ def contents(trial: Trial, names: Sequence[str]) -> dict[str, str]:
     found = {}
     for number, name in enumerate(names):
         kind, _, path = (trial.tasks.gsm8k if name == "gsm8k" else name).partition(":")
-        files = (
-            sorted(Path(path).expanduser().glob("*.jsonl")) if name == "gsm8k" and path else [Path(path).expanduser()]
-        )
+        place = Path(path).expanduser()
+        files = sorted(place.glob("*.jsonl")) if name == "gsm8k" else [place]
         hashes = [file_hash(file) for file in files if path and file.is_file()]
         found[f"{number} {name.partition(':')[0]} {kind}"] = ",".join(hashes)
     return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tokentrial.arms.facts import Fact
 
@@ -24,16 +24,19 @@ class Example:
     split: str = "test"
 
 
-class Task(Protocol):
-    """Examples and the reader of their answers; the reader sees only `plain` text, the same in every arm."""
+class Task:
+    """Examples and the reader of their answers, which sees only `plain` text, the same in every arm."""
 
     name: str
 
-    def examples(self) -> Sequence[Example]:
-        """All items, in a fixed order."""
+    def examples(self, split: str = "test") -> Sequence[Example]:
+        """All items of a split, in a fixed order."""
+        raise NotImplementedError
 
     def read(self, completion: str) -> str | None:
         """The answer that a plain completion gives, None where it gives none."""
+        raise NotImplementedError
 
     def score(self, example: Example, completion: str) -> bool:
         """Whether the plain completion gives the example's answer."""
+        return self.read(completion) == example.answer

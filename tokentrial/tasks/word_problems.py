@@ -5,8 +5,7 @@ no step states a never-asked fact or divides by one.
 """
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
@@ -20,61 +19,51 @@ _HOLDERS = ("boxes", "bags", "jars", "packs")
 _PAIRS = [(a, b) for a in range(2, 10) for b in range(a, 10)]
 
 
-@dataclass
-class Story:
-    """A problem as it grows: its sentences, its worked steps, how many things there are now."""
+class _Story:
+    """A problem as it grows: its sentences, its worked steps, how many things there are now. `pairs` are the factors
+    that a step may multiply, or divide by."""
 
-    rng: random.Random
-    pairs: Sequence[tuple[int, int]]  # that a step may multiply or divide
-    name: str
-    things: str
-    sentences: list[str] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
-    pair: tuple[int, int] | None = None
-    count: int = 0
-    question: str = ""
+    def __init__(self, rng: random.Random, pairs: Sequence[tuple[int, int]]) -> None:
+        self.rng, self.pairs = rng, pairs
+        self.name, self.things = rng.choice(_NAMES), rng.choice(_THINGS)
+        self.sentences: list[str] = []
+        self.steps: list[str] = []
+        self.pair: tuple[int, int] | None = None  # that was multiplied
+        self.count = 0
+        self.share = False  # whether it ends by asking for a share
 
-    def work(self, a: int, sign: str, b: int, result: int) -> None:
-        """Write a step as GSM8K does."""
+    def multiply(self) -> None:
+        self.pair = self.rng.choice(self.pairs)
+        a, b = self.rng.sample(self.pair, 2)
+        self.tell(f"{self.name} has {a} {self.rng.choice(_HOLDERS)} of {b} {self.things}.", a, "*", b, a * b)
+
+    def begin(self) -> None:
+        self.count = self.rng.randint(10, 60)
+        self.sentences.append(f"{self.name} has {self.count} {self.things}.")
+
+    def add(self) -> None:
+        more = self.rng.randint(2, 30)
+        self.tell(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
+
+    def subtract(self) -> None:
+        lost = self.rng.randint(1, max(1, self.count - 1))
+        self.tell(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
+
+    def divide(self) -> None:
+        """Share evenly among friends, where a usable product lets it; else add."""
+        ways = [by for a, b in self.pairs if a * b == self.count for by in sorted({a, b})]
+        if not ways:
+            self.add()
+            return
+        by = self.rng.choice(ways)
+        self.share = True
+        self.tell(f"{by} friends share them.", self.count, "/", by, self.count // by)
+
+    def tell(self, sentence: str, a: int, sign: str, b: int, result: int) -> None:
+        """Go on with a sentence and its step, worked out as in GSM8K."""
+        self.sentences.append(sentence)
         self.steps.append(f"{a}{sign}{b}=<<{a}{sign}{b}={result}>>{result}")
         self.count = result
-
-
-def _multiply(story: Story) -> None:
-    story.pair = story.rng.choice(story.pairs)
-    a, b = story.rng.sample(story.pair, 2)
-    story.sentences.append(f"{story.name} has {a} {story.rng.choice(_HOLDERS)} of {b} {story.things}.")
-    story.work(a, "*", b, a * b)
-
-
-def _begin_with_some(story: Story) -> None:
-    story.count = story.rng.randint(10, 60)
-    story.sentences.append(f"{story.name} has {story.count} {story.things}.")
-
-
-def _add(story: Story) -> None:
-    more = story.rng.randint(2, 30)
-    story.sentences.append(f"{story.name} gets {more} more.")
-    story.work(story.count, "+", more, story.count + more)
-
-
-def _subtract(story: Story) -> None:
-    lost = story.rng.randint(1, max(1, story.count - 1))
-    story.sentences.append(f"{story.name} sells {lost}.")
-    story.work(story.count, "-", lost, story.count - lost)
-
-
-def _divide(story: Story) -> None:
-    """Share evenly among friends, where a usable product lets it; else add."""
-    fitting = [pair for pair in story.pairs if pair[0] * pair[1] == story.count]
-    ways = [by for pair in fitting for by in sorted(set(pair))]
-    if not ways:
-        _add(story)
-        return
-    by = story.rng.choice(ways)
-    story.sentences.append(f"{by} friends share them.")
-    story.question = f"How many {story.things} does each friend get?"
-    story.work(story.count, "/", by, story.count // by)
 
 
 class WordProblems(Solutions):
@@ -92,7 +81,7 @@ class WordProblems(Solutions):
     ) -> None:
         self.rows, self.steps, self.seed, self.never_asked, self.facts = rows, steps, seed, never_asked, facts
 
-    def examples(self, split: str = "test") -> Sequence[Example]:
+    def examples(self, split: str = "test") -> list[Example]:
         """All problems of a split, each split drawn by a seed of its own."""
         test = self._draw("test", TEST_ROWS, frozenset(), set())
         if split == "test":
@@ -116,19 +105,17 @@ class WordProblems(Solutions):
         return site.fact if site else None
 
     def _problem(self, rng: random.Random, pairs: Sequence[tuple[int, int]], split: str) -> Example:
-        story = Story(rng, pairs, rng.choice(_NAMES), rng.choice(_THINGS))
+        story = _Story(rng, pairs)
         steps = rng.randint(1, self.steps)
         if rng.random() < 0.7:
-            _multiply(story)
+            story.multiply()
         else:
-            _begin_with_some(story)
-        changes: tuple[Callable[[Story], None], ...] = (_add, _subtract, _divide)
-        while len(story.steps) < steps and not story.question:
-            rng.choice(changes)(story)
-        asked = story.question or f"How many {story.things} does {story.name} have now?"
-        question = " ".join([*story.sentences, asked])
+            story.begin()
+        while len(story.steps) < steps and not story.share:
+            rng.choice((story.add, story.subtract, story.divide))()
+        asked = "each friend get" if story.share else f"{story.name} have now"
+        question = " ".join([*story.sentences, f"How many {story.things} does {asked}?"])
         solution = "\n".join([*story.steps, f"{MARKER} {story.count}"])
         fact = self._stated(story.pair) if story.pair and len(story.steps) == 1 else None
-        return Example(
-            self.name, question, solution_prompt(question), f" {solution}", str(story.count), fact=fact, split=split
-        )
+        prompt = solution_prompt(question)
+        return Example(self.name, question, prompt, f" {solution}", str(story.count), fact=fact, split=split)
