@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from tokentrial.report.outcomes import METRICS
 from tokentrial.report.tables import interval, number, one_line, rerun_of, spread
 from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
@@ -11,14 +12,6 @@ from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENC
 
 Report = Mapping[str, Any]
 
-_METRICS = {
-    "accuracy": "accuracy",
-    "choice_logprob": "log-probability of the right answer",
-    "bits_per_byte": "bits per byte",
-    "accuracy_flexible": "accuracy, last number",
-    "gold_nats_per_byte": "nats per byte of the gold solution",
-    "fact_tokens": "fact tokens an answer",
-}
 _SUBSETS = {
     "all": "",
     "from_2": "facts from 2",
@@ -37,7 +30,7 @@ _MANY = 200  # seeds past which more of them are no plan
 
 def metric_words(metric: str) -> str:
     """What a metric measures, for a reader."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    return METRICS[metric].words if metric in METRICS else metric.replace("_", " ")
 
 
 def in_words(outcome: str, with_stage: bool = True) -> str:

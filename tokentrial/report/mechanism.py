@@ -1,12 +1,9 @@
 """What stands inside the models after pretraining, drawn: probes, logit lens, rows of the fact tokens. Exploratory."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokentrial.report.canvas import MUTED, PAPER, WIDE, Report, legend, look, new_figure
-from tokentrial.store import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,20 +13,6 @@ _VECTORS = {"tokens": "the fact token's embedding", "state": "the state at the q
 _LOWEST = -0.5  # an R² below it is drawn at it
 _FAINT = -10  # nats below which the lens is not drawn: the embedding alone says nothing of an answer
 _KINDS = {"asked": "asked facts", "never_asked": "never-asked facts"}
-
-
-def inside(arms: Sequence[str], seeds: Sequence[int], evaluated: Mapping[tuple[str, int], Mapping[str, Path]]) -> Any:
-    """Arm: what each seed's `mechanism.json` after pretraining holds; seeds that have none, and arms, are left out."""
-    found = {
-        arm: [
-            read_json(path)
-            for seed in seeds
-            if (folder := evaluated.get((arm, seed), {}).get("pretrain"))
-            and (path := folder / "mechanism.json").exists()
-        ]
-        for arm in arms
-    }
-    return {arm: cells for arm, cells in found.items() if cells}
 
 
 # probes
