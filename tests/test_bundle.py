@@ -12,8 +12,7 @@ from tokentrial.bundle import bundle
 from tokentrial.compare import contrasts, read
 from tokentrial.compare.bundles import opened
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.report.latex import escaped, latex_table
-from tokentrial.report.methods import methods
+from tokentrial.report.paper import escaped, latex_table, methods
 from tokentrial.store import read_json
 
 

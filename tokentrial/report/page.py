@@ -3,18 +3,14 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from tokentrial.report import meaning
+from tokentrial.report import meaning, tables
 from tokentrial.report.canvas import look_number
 from tokentrial.report.figures import Drawn, draw, inline
-from tokentrial.report.tables import interval, number, one_line, spread, sweep_table
+from tokentrial.report.tables import Report
 from tokentrial.store import write_bytes
-
-Report = Mapping[str, Any]
-_EMPTY_LINES = re.compile(r"\n\s*\n\s*\n")
 
 # what each figure is there to show, for its caption
 _CAPTIONS = {
@@ -79,6 +75,7 @@ def page(report: Report, drawn: Mapping[str, Drawn]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"amount": amount, "shown": shown, "spread": tables.spread}
     figures = {
         name: {
             # our own figures: matplotlib has escaped their text
@@ -92,51 +89,12 @@ def page(report: Report, drawn: Mapping[str, Drawn]) -> str:
     return environment.get_template("template.html").render(
         report=report,
         figures=figures,
-        headline=meaning.headline(report),
-        verdict=report["primary"]["verdict"] or "no verdict",
-        arm_sentences=meaning.arm_sentences(report),
-        not_shown=meaning.not_shown(report),
-        next_steps=meaning.next_steps(report),
-        declared=meaning.declared_rows(report),
-        limits=meaning.limits(report),
+        meaning=meaning,
+        tables=tables,
         look={arm: look_number(report, arm) for arm in report["arms"]},
-        outcomes=_outcomes(report),
-        sweep=sweep_table(report),
-        consumed=_consumed(report),
+        consumed=_CONSUMED,
         settings=yaml.safe_dump(report["settings"], sort_keys=False, width=100),
-        after=lambda stage: meaning.STAGES.get(stage, f"after {stage}"),
-        amount=amount,
-        shown=shown,
-        sentence_case=sentence_case,
-        in_words=meaning.in_words,
-        number=number,
     )
-
-
-def _outcomes(report: Report) -> list[dict[str, Any]]:
-    """Every outcome with its values, floor and contrasts, for the long table."""
-    return [
-        {
-            "name": one_line(name),
-            "values": [spread(outcome["per_seed"][arm]) for arm in report["arms"]],
-            "floor": number(outcome["floor"]),
-            "contrasts": [
-                f"{one_line(pair)}: {made['difference']:+.3f} {interval(made['ci95'])}, p {number(made['p'])}"
-                for pair, made in outcome["contrasts"].items()
-            ],
-        }
-        for name, outcome in report["outcomes"].items()
-    ]
-
-
-def _consumed(report: Report) -> list[tuple[str, list[str]]]:
-    """What each arm consumed, a row a quantity; a stage that no arm went through has no row."""
-    spent = report["consumed"]
-    return [
-        (words, [amount(spent.get(arm, {}).get(key)) for arm in report["arms"]])
-        for key, words in _CONSUMED.items()
-        if any(key in of_arm for of_arm in spent.values())
-    ]
 
 
 def amount(value: float | None) -> str:
@@ -146,11 +104,6 @@ def amount(value: float | None) -> str:
     return f"{value:.2e}" if value >= 1e9 else f"{value:,.2f}" if value < 10 and value % 1 else f"{value:,.0f}"
 
 
-def sentence_case(words: str) -> str:
-    """The first letter a capital, the others as they are."""
-    return words[:1].upper() + words[1:]
-
-
 def shown(completion: str) -> str:
     """A completion as it stands on the page: runs of empty lines shortened."""
-    return _EMPTY_LINES.sub("\n⋮\n", completion.strip())
+    return re.sub(r"\n\s*\n\s*\n", "\n⋮\n", completion.strip())

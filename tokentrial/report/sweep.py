@@ -5,9 +5,9 @@ from itertools import product
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tokentrial.report.canvas import INK, WIDE, Report, legend, look, new_figure
+from tokentrial.report.canvas import INK, WIDE, legend, look, new_figure
 from tokentrial.report.meaning import in_words
-from tokentrial.report.tables import estimate
+from tokentrial.report.tables import Report, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
