@@ -16,10 +16,9 @@ from tokentrial.hub_answers import answered
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
 from tokentrial.run import model_folder, open_cell
-from tokentrial.store import intact, read_json
+from tokentrial.store import intact, partial, read_json
 from tokentrial.trial import Trial
 
-STAGES = ("pretrain", "sft", "grpo")
 CARD = "README.md"
 # a model's own files; nothing that would have to be unpickled, and no folder
 _FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
@@ -57,19 +56,19 @@ def pull(name: str, folder: Path) -> list[str]:
     """Download a model into a new folder, whole or not at all; returns the names of its files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: exists and is not empty; give a new folder")
-    partial = folder.resolve().with_name(f"{folder.resolve().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    made = partial(folder.resolve())
+    shutil.rmtree(made, ignore_errors=True)
     with answered(name, "pull") as api:
         found = api.model_info(name)
         files = sorted(each.rfilename for each in found.siblings or () if _FILES.fullmatch(each.rfilename))
         if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
             raise TrialError(f"{name}: no model in safetensors there; found {one_line(', '.join(files)) or 'no file'}")
         for file in files:
-            api.hf_hub_download(name, file, revision=found.sha, local_dir=partial)
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's own notes
+            api.hf_hub_download(name, file, revision=found.sha, local_dir=made)
+    shutil.rmtree(made / ".cache", ignore_errors=True)  # the client's own notes
     if folder.exists():
         folder.rmdir()
-    partial.rename(folder)
+    made.rename(folder)
     return files
 
 

@@ -10,17 +10,8 @@ import orjson
 from tokentrial.arms.arm import find, names
 from tokentrial.arms.families import facts_of
 from tokentrial.report import family as families
-from tokentrial.report.evidence import (
-    Evaluated,
-    Evidence,
-    consumed,
-    corpus_checks,
-    curves,
-    dose,
-    inside,
-    made_by,
-    ran,
-)
+from tokentrial.report import record
+from tokentrial.report.evidence import Evaluated, Evidence
 from tokentrial.report.outcomes import CellResults, favourite_answer, read_stage, untouched_documents
 from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
 from tokentrial.sweep import Variant
@@ -104,20 +95,20 @@ def _compare(
         "extended": changes,
         **compared,
         **families.shown(trial, beside, frozen, compared["outcomes"]),
-        "curves": curves(trained),
-        "consumed": consumed(trial, exposure, evaluated, trained),
+        "curves": record.curves(trained),
+        "consumed": record.consumed(trial, exposure, evaluated, trained),
         "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},
         "tables": evidence.tables(),
         "checks": evidence.checks(),
-        "corpus": corpus_checks(trial.folder / "corpus", trial.arms),
-        "dose": dose(exposure, trial.arms, trial.seeds),
-        "mechanism": inside(trial.arms, trial.seeds, evaluated),
+        "corpus": record.corpus_checks(trial.folder / "corpus", trial.arms),
+        "dose": record.dose(exposure, trial.arms, trial.seeds),
+        "mechanism": record.inside(trial.arms, trial.seeds, evaluated),
         "samples": evidence.samples(),
-        "ran": ran(trial, trained, declared_now, frozen),
+        "ran": record.ran(trial, trained, declared_now, frozen),
         "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
-        "made_by": made_by(trial, evaluated),
+        "made_by": record.made_by(trial, evaluated),
         "provenance": provenance(),
         "missing": [
             f"{arm}/seed{seed} {stage}"

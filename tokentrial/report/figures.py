@@ -7,10 +7,16 @@ variable, so that the figures follow the reader's theme.
 import io
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from statistics import mean
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from tokentrial.report.canvas import (
     ARMS,
@@ -30,11 +36,9 @@ from tokentrial.report.canvas import (
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.meaning import STAGES, in_words
 from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
-from tokentrial.report.sweep import sweep_figure, swept_outcomes
+from tokentrial.report.sweep import sweep, sweep_alt, swept_outcomes
 from tokentrial.report.tables import Report, declared, spread
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tokentrial.statistics.paired import paired_t
 
 
 class Drawn(NamedTuple):
@@ -49,7 +53,10 @@ class Drawn(NamedTuple):
 def draw(report: Report) -> dict[str, Drawn]:
     """All figures that the report has something for, by name."""
     drawn = {}
-    swept = {f"sweep{number}": sweep_figure(name) for number, name in enumerate(swept_outcomes(report), 1)}
+    swept = {
+        f"sweep{number}": (partial(sweep, name=name), partial(sweep_alt, name=name))
+        for number, name in enumerate(swept_outcomes(report), 1)
+    }
     for name, (function, alt) in (_FIGURES | swept).items():
         if words := alt(report):
             wide, narrow = (_saved(function, report, width, f"{name} {width}").decode() for width in (WIDE, NARROW))
@@ -57,10 +64,8 @@ def draw(report: Report) -> dict[str, Drawn]:
     return drawn
 
 
-def _saved(function: "Callable[[Report, float], Figure]", report: Report, width: float, salt: str = "") -> bytes:
+def _saved(function: Callable[[Report, float], Figure], report: Report, width: float, salt: str = "") -> bytes:
     """SVG whose ids come from the salt, PNG without one; nothing in either tells when it was made, or with what."""
-    import matplotlib as mpl
-
     out = io.BytesIO()
     how: dict[str, Any] = {"format": "png", "dpi": 160, "metadata": {"Software": None}}
     if salt:
@@ -85,10 +90,8 @@ def inline(svg: str) -> str:
 # ladder
 
 
-def _ladder(report: Report, width: float) -> "Figure":
+def _ladder(report: Report, width: float) -> Figure:
     """Chosen outcomes after each stage: every seed a faint line, the mean a strong one."""
-    import numpy as np
-
     names, stages = _laddered(report), report["stages"]
     columns = min(len(names), 3 if width == WIDE else 1)
     rows = -(-len(names) // columns)
@@ -142,10 +145,8 @@ def _ladder_alt(report: Report) -> str:
 # the table as a heat map
 
 
-def _heatmap(report: Report, width: float) -> "Figure":
+def _heatmap(report: Report, width: float) -> Figure:
     """Each arm's table: accuracy and log-probability, over the seeds that asked a fact and that never did."""
-    import numpy as np
-
     tables, wide = report["tables"][_table_stage(report)], width == WIDE
     arms = [arm for arm in report["arms"] if arm in tables]
     wanted = [(metric, group) for metric in ("accuracy", "choice_logprob") for group in ("asked", "never_asked")]
@@ -206,13 +207,9 @@ def _heatmap_alt(report: Report) -> str:
 # learning curves
 
 
-def _curves(report: Report, width: float) -> "Figure":
+def _curves(report: Report, width: float) -> Figure:
     """Accuracy on the table against the tokens of pretraining: every seed a faint line, the mean a strong one, its 95 %
     t interval over seeds a shade."""
-    from matplotlib.ticker import EngFormatter
-
-    from tokentrial.statistics.paired import paired_t
-
     subsets = [subset for subset in KINDS if any(subset in point for point in _points(report))]
     figure, axes = panels(width, len(subsets), 2.2)
     for axis, key in zip(axes, subsets, strict=True):
@@ -260,7 +257,7 @@ def _curves_alt(report: Report) -> str:
 # dose
 
 
-def _dose(report: Report, width: float) -> "Figure":
+def _dose(report: Report, width: float) -> Figure:
     """How often facts were served, by form."""
     by_arm = report["dose"]["by_arm"]
     forms = [form for form in next(iter(by_arm.values()))["forms"] if any(d["forms"][form] for d in by_arm.values())]
@@ -290,7 +287,7 @@ def _dose_alt(report: Report) -> str:
     return f"Bars of facts served in pretraining, by form: {', '.join(said)}." if said else ""
 
 
-_FIGURES: "dict[str, tuple[Callable[[Report, float], Figure], Callable[[Report], str]]]" = {
+_FIGURES: dict[str, tuple[Callable[[Report, float], Figure], Callable[[Report], str]]] = {
     "forest": (forest, forest_alt),
     "ladder": (_ladder, _ladder_alt),
     "heatmap": (_heatmap, _heatmap_alt),

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from statistics import mean
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tokentrial.report.canvas import INK, MUTED, NARROW, PAPER, WIDE, look, new_figure
 from tokentrial.report.meaning import differences, in_words, metric_words
 from tokentrial.report.outcomes import METRICS
 from tokentrial.report.tables import Line, Report, declared, interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def _lines(report: Report) -> list[Line]:
@@ -20,7 +19,7 @@ def _lines(report: Report) -> list[Line]:
     return [line for line in declared(report) if line.made]
 
 
-def forest(report: Report, width: float) -> "Figure":
+def forest(report: Report, width: float) -> Figure:
     """Each declared contrast: seeds as dots, mean and interval as a diamond on a line. One panel for each unit."""
     panels: dict[str, list[Line]] = {}
     for line in _lines(report):
@@ -37,7 +36,7 @@ def forest(report: Report, width: float) -> "Figure":
     return figure
 
 
-def _forest_panel(axis: "Axes", report: Report, metric: str, panel: Sequence[Line], width: float) -> None:
+def _forest_panel(axis: Axes, report: Report, metric: str, panel: Sequence[Line], width: float) -> None:
     smallest, floored = report["declared"]["smallest_effect"], False
     for number, line in enumerate(panel):
         y, made, outcome = -number, line.made or {}, line.outcome

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from tokentrial.report.canvas import KINDS, MUTED, PAPER, legend, look, new_figure, panels
 from tokentrial.report.tables import Report
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _TARGETS = {"a": "a", "b": "b", "product": "a×b", "log_product": "ln a×b", "beyond": "beyond\na and b"}
 _VECTORS = {"tokens": "the fact token's embedding", "state": "the state at the question's end"}
@@ -31,7 +30,7 @@ def _r2(report: Report, vectors: str, target: str, key: str = "r2") -> dict[str,
     return {arm: [probe[target][key] for probe in probes] for arm, probes in probed.items()}
 
 
-def probes(report: Report, width: float) -> "Figure":
+def probes(report: Report, width: float) -> Figure:
     """R² of each target, from the tokens and from the state: seeds faint, the mean strong, shuffled facts a dash."""
     there = [vectors for vectors in _VECTORS if _r2(report, vectors, "a")]
     figure, axes = panels(width, len(there), 2.4)
@@ -79,7 +78,7 @@ def _layers(report: Report, kind: str) -> dict[str, list[list[float]]]:
     return _by_arm(report, lambda cell: cell["lens"].get(kind))
 
 
-def lens(report: Report, width: float) -> "Figure":
+def lens(report: Report, width: float) -> Figure:
     """Log-probability of the right answer by layer: every seed a faint line, the mean a strong one."""
     kinds = [kind for kind in KINDS if _layers(report, kind)]
     figure, axes = panels(width, len(kinds), 2.2)
@@ -132,7 +131,7 @@ def _tokens(report: Report) -> dict[str, list[tuple[float, float, int]]]:
     return found
 
 
-def rows(report: Report, width: float) -> "Figure":
+def rows(report: Report, width: float) -> Figure:
     """Each fact token: how often it was served and how long its row is; hollow where it looks hardly trained."""
     figure, axes = new_figure(width, 2.9)
     axis = axes[0, 0]

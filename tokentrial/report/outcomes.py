@@ -19,6 +19,8 @@ from tokentrial.tasks.task import Row
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
+GROUPS = ("asked", "never_asked")  # subsets of the table: a fact is in one of them, by seed
+
 
 class Metric(NamedTuple):
     """What a metric's values mean."""

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokentrial.report.outcomes import GROUPS
+
 Report = Mapping[str, Any]
 
 _MEANING = {
@@ -23,7 +25,6 @@ _ALL = (
     "Contrasts without a verdict are exploratory. `±` is the standard deviation over seeds. Training losses of\n"
     "different arms are not comparable: their tokens stand for different text."
 )
-_GROUPS = ("asked", "never_asked")
 _SWEPT = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
 _EQUIVALENT = "a difference as large as the smallest effect that matters is ruled out"  # its verdict names the margin
 
@@ -99,7 +100,7 @@ def markdown(report: Report) -> str:
         for key in next(iter(consumed.values()), {})
     ]
     steps = [
-        [arm, *(", ".join(str(of["steps_to_60"][key] or "never") for of in curves.values()) for key in _GROUPS)]
+        [arm, *(", ".join(str(of["steps_to_60"][key] or "never") for of in curves.values()) for key in GROUPS)]
         for arm, curves in report["curves"].items()
     ]
     ladder = ["outcome", "arm", *report["stages"]]
