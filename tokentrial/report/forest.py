@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tokentrial.report.canvas import INK, MUTED, NARROW, PAPER, WIDE, look, new_figure
-from tokentrial.report.meaning import differences, in_words, metric_words
+from tokentrial.report.meaning import in_words, metric_words
 from tokentrial.report.outcomes import METRICS
 from tokentrial.report.tables import Line, Report, declared, interval
 
@@ -39,14 +39,13 @@ def forest(report: Report, width: float) -> Figure:
 def _forest_panel(axis: Axes, report: Report, metric: str, panel: Sequence[Line], width: float) -> None:
     smallest, floored = report["declared"]["smallest_effect"], False
     for number, line in enumerate(panel):
-        y, made, outcome = -number, line.made or {}, line.outcome
+        y, made, outcome, seeds = -number, line.made, line.outcome, line.differences
         colour, _ = look(report, line.arms[0])
-        values = differences(outcome, line.arms)
         if metric == "accuracy" and outcome["floor"] is not None:
             at = outcome["floor"] - mean([b for b in outcome["per_seed"][line.arms[1]] if b is not None])
             axis.plot([at, at], [y - 0.26, y + 0.1], color=MUTED, linewidth=1.2, linestyle=(0, (1, 1)))
             floored = True
-        axis.plot(values, [y - 0.16] * len(values), "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
+        axis.plot(seeds, [y - 0.16] * len(seeds), "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
         low, high = made["ci95"] or (made["difference"],) * 2
         axis.plot([low, high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
         axis.plot([made["difference"]], [y], "D", color=PAPER if line.again else colour, markersize=7,
@@ -86,7 +85,6 @@ def forest_alt(report: Report) -> str:
         + f"{line.made['difference']:+.3f}, 95 % interval {interval(line.made['ci95'])}, "
         + ("a check without verdict" if line.again else line.made["verdict"] or "no verdict")
         for line in sorted(lines, key=lambda line: line.again)
-        if line.made
     ]
     count = sum(not line.again for line in lines)
     return f"Forest plot of {count} declared contrasts. " + ". ".join(said) + "." if said else ""

@@ -1,6 +1,6 @@
 """What a report means, in sentences: the verdict, each arm, what was not shown, what to run next, the limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
@@ -42,12 +42,6 @@ def in_words(outcome: str, with_stage: bool = True) -> str:
         where = f"{of} {_TASKS.get(task, task.replace('_', ' '))}".strip()
     after = f" {STAGES.get(stage, f'after {stage}')}" if with_stage else ""
     return one_line(f"{what} on {where}{after}")
-
-
-def differences(outcome: Mapping[str, Any], arms: Sequence[str]) -> list[float]:
-    """Treatment minus control by seed, over the seeds that have both."""
-    pairs = zip(*(outcome["per_seed"][arm] for arm in arms), strict=True)
-    return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def headline(report: Report) -> str:
@@ -128,11 +122,9 @@ def _fresh_seeds(report: Report, first: Line) -> list[dict[str, str]]:
     """As many fresh seeds as find again with 80 % power what was seen, or the smallest effect that matters where
     nothing was; none where their number is no plan. Fresh: more of the same trial after a look are no test."""
     found, seeds = report["primary"]["verdict"] in (HELPS, HURTS), report["seeds"]
-    effect = abs(first.made["difference"]) if found and first.made else report["declared"]["smallest_effect"]
-    d = differences(first.outcome, first.arms)
-    if len(d) < 2 or not (
-        needed := seeds_needed(effect, PLANNING_FACTOR * stdev(d), report["declared"]["alpha"], most=_MANY)
-    ):
+    effect = abs(first.made["difference"]) if found else report["declared"]["smallest_effect"]
+    sd = PLANNING_FACTOR * stdev(first.differences) if len(first.differences) > 1 else 0.0
+    if not (needed := seeds_needed(effect, sd, report["declared"]["alpha"], most=_MANY)):
         return []
     fresh = ",".join(str(max(seeds) + 1 + number) for number in range(needed))
     why = f"{'confirm' if found else 'decide'} on {needed} fresh seeds, which find a difference of {effect:.2g} four "

@@ -36,7 +36,7 @@ class Line(NamedTuple):
     name: str  # of the outcome
     contrast: str
     outcome: Mapping[str, Any]  # empty where it is not measured
-    made: Mapping[str, Any] | None  # the figures of the contrast
+    made: Any  # the figures of the contrast, None where nothing is compared yet
 
     @property
     def again(self) -> bool:
@@ -46,6 +46,12 @@ class Line(NamedTuple):
     def arms(self) -> list[str]:
         """Treatment and control."""
         return self.contrast.split(" - ")
+
+    @property
+    def differences(self) -> list[float]:
+        """Treatment minus control by seed, over the seeds that have both."""
+        pairs = zip(*(self.outcome["per_seed"][arm] for arm in self.arms), strict=True)
+        return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def declared(report: Report) -> list[Line]:
@@ -177,8 +183,8 @@ def _rows(report: Report, declared_only: bool) -> list[list[str]]:
             row = _row(report, name, pair, outcome, outcome["contrasts"][pair])
             rows.append([""] * (2 + len(report["arms"])) + row[-4:] if number else row)
             if (name, pair) == (first.name, first.contrast):
-                again = [line for line in others if line.again and line.made]
-                made = [_row(report, line.role, pair, line.outcome, line.made or {}) for line in again]
+                again = [line for line in others if line.again]
+                made = [_row(report, line.role, pair, line.outcome, line.made) for line in again]
                 rows += [[*row[:-1], "a check, no verdict"] for row in made]
     return rows
 
