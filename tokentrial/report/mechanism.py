@@ -4,6 +4,7 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from tokentrial.report.canvas import KINDS, MUTED, PAPER, legend, look, new_figure, panels
@@ -115,32 +116,26 @@ def lens_alt(report: Report) -> str:
 # rows of the fact tokens
 
 
-def _tokens(report: Report) -> dict[str, list[tuple[float, float, int]]]:
-    """Arm: of each token how often it was served and its length, means over seeds, and in how many it looks hardly
-    trained."""
-    found = {}
-    for arm, tokens in _by_arm(report, lambda cell: cell["rows"]["tokens"]).items():
-        found[arm] = [
-            (
-                mean(of[token]["seen"] for of in tokens),
-                mean(of[token]["length"] for of in tokens),
-                sum(of[token]["hardly_trained"] for of in tokens),
-            )
-            for token in tokens[0]
-        ]
-    return found
+def _tokens(report: Report) -> dict[str, Any]:
+    """Arm: of each token how often it was served, its length, and in what share of seeds it looks hardly trained; means
+    over seeds, shape (3, tokens)."""
+    keys = ("seen", "length", "hardly_trained")
+    return {
+        arm: np.mean([[[float(of[key]) for of in tokens.values()] for key in keys] for tokens in of_seeds], axis=0)
+        for arm, of_seeds in _by_arm(report, lambda cell: cell["rows"]["tokens"]).items()
+    }
 
 
 def rows(report: Report, width: float) -> Figure:
     """Each fact token: how often it was served and how long its row is; hollow where it looks hardly trained."""
     figure, axes = new_figure(width, 2.9)
     axis = axes[0, 0]
-    for arm, tokens in _tokens(report).items():
+    for arm, (seen, length, hardly) in _tokens(report).items():
         colour, marker = look(report, arm)
-        for hardly in (False, True):
-            chosen = [token for token in tokens if bool(token[2]) == hardly]
-            axis.plot([seen for seen, _, _ in chosen], [length for _, length, _ in chosen], marker, markersize=5,
-                      color=colour, alpha=0.75, markerfacecolor=PAPER if hardly else colour)  # fmt: skip
+        for hollow in (False, True):
+            chosen = (hardly > 0) == hollow
+            axis.plot(seen[chosen], length[chosen], marker, markersize=5, color=colour, alpha=0.75,
+                      markerfacecolor=PAPER if hollow else colour)  # fmt: skip
     axis.axhline(1, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.set_ylim(bottom=0)
@@ -154,8 +149,8 @@ def rows(report: Report, width: float) -> Figure:
 def rows_alt(report: Report) -> str:
     """What the rows show, in a sentence."""
     said = [
-        f"{arm}'s {len(tokens)} were served {min(t[0] for t in tokens):,.0f} to {max(t[0] for t in tokens):,.0f} "
-        f"times, are {mean(t[1] for t in tokens):.2f} long, and {sum(t[2] > 0 for t in tokens)} look hardly trained"
-        for arm, tokens in _tokens(report).items()
+        f"{arm}'s {len(seen)} were served {seen.min():,.0f} to {seen.max():,.0f} times, are {length.mean():.2f} long, "
+        f"and {sum(hardly > 0)} look hardly trained"
+        for arm, (seen, length, hardly) in _tokens(report).items()
     ]
     return f"Fact tokens, lengths in those of the median plain row: {'; '.join(said)}." if said else ""
