@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tokentrial.report.outcomes import METRICS, CellResults, mean_of
+from tokentrial.report.outcomes import GROUPS, METRICS, CellResults, mean_of
 from tokentrial.statistics import verdict
 from tokentrial.statistics.verdict import Contrast
 from tokentrial.trial import Trial
@@ -34,9 +34,12 @@ def compare(
     }
     gate = _gate(results, table, seeds, frozen)
     contrasts |= _decided(contrasts, declared, frozen["alpha"], gate)
-    if absent := [seed for seed in frozen["seeds"] if seed not in seeds]:
-        reason = f"no verdict yet: seeds {absent} are declared and not there"
-        contrasts = {key: replace(made, verdict=None, note=reason) for key, made in contrasts.items()}
+    absent = [seed for seed in frozen["seeds"] if seed not in seeds]
+    if absent or (gate is None and frozen["gate"]):
+        reason = f"seeds {absent} are declared and not there" if absent else "the gate is not measured"
+        contrasts = {
+            key: replace(made, verdict=None, note=f"no verdict yet: {reason}") for key, made in contrasts.items()
+        }
     primary = contrasts.get(declared[0])
     return {
         "primary": {
@@ -109,9 +112,11 @@ def _gate(results: Results, table: str, seeds: Sequence[int], frozen: Mapping[st
     control, needed = frozen["control"], frozen["gate"]
     if needed is None or not seeds or (control, seeds[0]) not in results:
         return None
-    values, where = [results[control, seed].values for seed in seeds], f"pretrain/{table}"
-    asked = [of[f"{where}/asked/accuracy"] for of in values]
-    never = [of[name] for of in values if (name := f"{where}/never_asked/accuracy") in of]
+    of_control = [results[control, seed].values for seed in seeds]
+    names = [f"pretrain/{table}/{group}/accuracy" for group in GROUPS]
+    asked, never = ([values[name] for values in of_control if name in values] for name in names)
+    if len(asked) < len(seeds):
+        return None  # evaluated after later stages alone
     unasked = never if len(never) == len(seeds) else None
     return {
         "asked": mean_of(asked),
