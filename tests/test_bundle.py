@@ -7,14 +7,12 @@ import shutil
 import zipfile
 
 import pytest
-import yaml
 
 from tokentrial.bundle import bundle
 from tokentrial.compare import contrasts, read
 from tokentrial.compare.bundles import opened
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.paper import escaped, latex_table, methods
-from tokentrial.run import rebuild
 from tokentrial.store import read_json
 
 
@@ -88,16 +86,13 @@ def test_results_that_are_not_the_report_s_are_refused(climbed, tmp_path):
         bundle(tmp_path / "run")
 
 
-def test_results_of_a_stage_that_the_trial_no_longer_has_stay_out(climbed, tmp_path, monkeypatch):
-    """They are not in its report either, so that no rebuilt report would match them."""
-    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
-    shutil.copytree(climbed.folder, tmp_path / "run")
-    trial = climbed.model_copy(update={"grpo": None})
-    (tmp_path / "run" / "trial.yaml").write_text(yaml.safe_dump(trial.model_dump(mode="json")))
-    rebuild(tmp_path / "run")
-    names = zipfile.ZipFile(bundle(tmp_path / "run")).namelist()
-    assert "baseline/seed1/eval_sft/samples.jsonl" in names
-    assert not any("eval_grpo" in name for name in names)
+def test_results_of_a_stage_that_the_trial_no_longer_has_stay_out(finished_copy):
+    """They are not in its report either, so that no report made anew would match them."""
+    cell = finished_copy / "baseline" / "seed1"
+    shutil.copytree(cell / "eval_pretrain", cell / "eval_sft")
+    names = zipfile.ZipFile(bundle(finished_copy)).namelist()
+    assert "baseline/seed1/eval_pretrain/samples.jsonl" in names
+    assert not any("eval_sft" in name for name in names)
 
 
 def test_a_result_that_was_changed_is_refused(climbed, tmp_path):
