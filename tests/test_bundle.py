@@ -12,8 +12,7 @@ from tokentrial.bundle import bundle
 from tokentrial.compare import contrasts, read
 from tokentrial.compare.bundles import opened
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.report.latex import escaped, latex_table
-from tokentrial.report.methods import methods
+from tokentrial.report.paper import escaped, latex_table, methods
 from tokentrial.store import read_json
 
 
@@ -85,6 +84,15 @@ def test_results_that_are_not_the_report_s_are_refused(climbed, tmp_path):
     shutil.rmtree(tmp_path / "run" / "baseline" / "seed2" / "eval_grpo")
     with pytest.raises(TrialError, match=r"it is of 12 evaluations to .*, found 11"):
         bundle(tmp_path / "run")
+
+
+def test_results_of_a_stage_that_the_trial_no_longer_has_stay_out(finished_copy):
+    """They are not in its report either, so that no report made anew would match them."""
+    cell = finished_copy / "baseline" / "seed1"
+    shutil.copytree(cell / "eval_pretrain", cell / "eval_sft")
+    names = zipfile.ZipFile(bundle(finished_copy)).namelist()
+    assert "baseline/seed1/eval_pretrain/samples.jsonl" in names
+    assert not any("eval_sft" in name for name in names)
 
 
 def test_a_result_that_was_changed_is_refused(climbed, tmp_path):

@@ -14,7 +14,7 @@ from tokentrial.report.family import reports
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.meaning import declared_rows
 from tokentrial.report.page import page
-from tokentrial.report.sweep import _lines, swept_outcomes
+from tokentrial.report.sweep import _panels, swept_outcomes
 from tokentrial.report.tables import markdown, sweep_table
 from tokentrial.run import check, declaration, rebuild, run, status
 from tokentrial.store import read_json
@@ -108,9 +108,9 @@ def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_va
     point = {"floor": None, "arms": {"baseline": {"mean": 0.5, "ci95": None, "n": 1}}, "contrasts": {}}
     grid = [{"a": a, "b": b} for a in (0, 1) for b in (5, 6, 7)]
     points = [{"settings": each, "outcomes": {"x": point}} for each in grid if each != {"a": 1, "b": 7}]
-    lines = _lines({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
-    assert [(line.key, line.held, line.values) for line in lines] == [
-        ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no line
+    panels = _panels({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
+    assert [(panel.key, panel.held, panel.values) for panel in panels] == [
+        ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no panel
         ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
     ]  # fmt: skip
 

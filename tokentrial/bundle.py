@@ -12,14 +12,13 @@ from typing import Any
 
 import orjson
 
-from tokentrial.cell import FOLDERS
+from tokentrial.cell import stages
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
 from tokentrial.report.comparison import PAGE, REPORT
-from tokentrial.report.latex import latex_table
-from tokentrial.report.methods import methods
+from tokentrial.report.paper import latex_table, methods
 from tokentrial.run import DECLARED, cells, open_run
-from tokentrial.store import MANIFEST, read_json, write_bytes
+from tokentrial.store import MANIFEST, intact, read_json, write_bytes
 from tokentrial.trial import Trial
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
@@ -33,19 +32,19 @@ def bundle(out: Path, to: Path | None = None) -> Path:
         if not (out / name).is_file():
             raise TrialError(f"{out / name}: not found; `tokentrial run` writes it at the end of a whole run")
     report = read_json(out / REPORT)
+    folders = [(cell.name, cell.folder(trial, stage)) for cell in cells(trial) for stage in stages(trial)]
     evaluations = {
-        f"{cell.name}/{FOLDERS[stage]}": cell.folder(trial, stage)
-        for cell in cells(trial)
-        for stage in FOLDERS
-        if stage.startswith("eval_") and (cell.folder(trial, stage) / MANIFEST).is_file()
+        f"{cell}/{folder.name}": folder
+        for cell, folder in folders
+        if folder.name.startswith("eval_") and (folder / MANIFEST).is_file()
     }
     _is_of(report, evaluations, out)
     files = {name: (out / name).read_bytes() for name in _WHOLE}
     files |= {f"figures/{path.name}": path.read_bytes() for path in sorted((out / "figures").glob("*.*"))}
     for name, folder in evaluations.items():
-        listed = read_json(folder / MANIFEST)["files"]
-        files |= {f"{name}/{file}": _whole(folder / file, entry["sha256"]) for file, entry in listed.items()}
-        files[f"{name}/{MANIFEST}"] = (folder / MANIFEST).read_bytes()
+        intact(folder)
+        listed = (MANIFEST, *read_json(folder / MANIFEST)["files"])
+        files |= {f"{name}/{file}": (folder / file).read_bytes() for file in listed}
     files["methods.md"] = f"{methods(report)}\n".encode()
     files["table.tex"] = latex_table(report).encode()
     files[HASHES] = orjson.dumps(
@@ -67,16 +66,6 @@ def _is_of(report: dict[str, Any], evaluations: dict[str, Path], out: Path) -> N
             f"{out / REPORT}: it is of {counted} evaluations to {of['last']}, found {len(made)} to "
             f"{max(made, default=None)}; finish the run, or make the report anew with `tokentrial report {out}`"
         )
-
-
-def _whole(path: Path, sha256: str) -> bytes:
-    """A result file whose bytes are those that were written."""
-    if not path.is_file():
-        raise TrialError(f"{path}: not found, its manifest lists it; run the trial again")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise TrialError(f"{path}: its bytes differ from its manifest; run the trial again")
-    return data
 
 
 def _steps(trial: Trial) -> dict[str, Any]:

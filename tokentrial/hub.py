@@ -16,15 +16,13 @@ from tokentrial.hub_answers import answered
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
 from tokentrial.run import model_folder, open_cell
-from tokentrial.store import read_json
-from tokentrial.store import verify as damaged
+from tokentrial.store import intact, partial, read_json
 from tokentrial.trial import Trial
 
-STAGES = ("pretrain", "sft", "grpo")
 CARD = "README.md"
 # a model's own files; nothing that would have to be unpickled, and no folder
 _FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
-_RESULTS = re.compile(r".*_results\.json|manifest\.json")
+_OTHERS = re.compile(r".*_results\.json|manifest\.json|README\.md")
 _LOCAL = re.compile(r"(jsonl|parquet|path):(?:.*[/\\])?([^/\\]+)[/\\]?")
 
 
@@ -35,15 +33,19 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
     """
     trial, cell = open_cell(cell_folder)
     folder = model_folder(trial, cell, stage)
-    if broken := damaged(folder):
-        raise TrialError(f"{folder / broken[0]}: its bytes differ from its manifest; run the trial again")
-    files = {path.name: path for path in sorted(folder.iterdir()) if _is_model(path.name)}
-    card = model_card(trial, cell, stage, _described(trial, cell))
+    intact(folder)
+    names = sorted(path.name for path in folder.iterdir())
+    files = [name for name in names if _FILES.fullmatch(name) and not _OTHERS.fullmatch(name)]
+    described = cell.folder(trial, "export") / CARD
+    if not described.is_file():
+        raise TrialError(f"{described}: not found; export this cell again with `tokentrial export`")
+    text = described.read_text(encoding="utf-8").split("\n---\n", 1)[-1]  # without its head
+    card = model_card(trial, cell, stage, text.strip())
     with answered(name, "push") as api:
         from huggingface_hub import CommitOperationAdd
 
         repository = api.create_repo(name, private=not public, exist_ok=True).repo_id
-        added = [CommitOperationAdd(file, path) for file, path in files.items()]
+        added = [CommitOperationAdd(file, folder / file) for file in files]
         added.append(CommitOperationAdd(CARD, card.encode()))
         message = f"{trial.name}: {cell.name} after {stage}"
         api.create_commit(repository, added, commit_message=message)
@@ -54,19 +56,19 @@ def pull(name: str, folder: Path) -> list[str]:
     """Download a model into a new folder, whole or not at all; returns the names of its files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: exists and is not empty; give a new folder")
-    partial = folder.resolve().with_name(f"{folder.resolve().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    made = partial(folder.resolve())
+    shutil.rmtree(made, ignore_errors=True)
     with answered(name, "pull") as api:
         found = api.model_info(name)
         files = sorted(each.rfilename for each in found.siblings or () if _FILES.fullmatch(each.rfilename))
         if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
             raise TrialError(f"{name}: no model in safetensors there; found {one_line(', '.join(files)) or 'no file'}")
         for file in files:
-            api.hf_hub_download(name, file, revision=found.sha, local_dir=partial)
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's own notes
+            api.hf_hub_download(name, file, revision=found.sha, local_dir=made)
+    shutil.rmtree(made / ".cache", ignore_errors=True)  # the client's own notes
     if folder.exists():
         folder.rmdir()
-    partial.rename(folder)
+    made.rename(folder)
     return files
 
 
@@ -76,41 +78,25 @@ def model_card(trial: Trial, cell: Cell, stage: str, described: str) -> str:
     settings = _without_paths(trial.model_dump(mode="json", exclude={"output", "workers", "disk_reserve_gb"}))
     path = trial.folder / REPORT
     said = f"**{sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(head, sort_keys=False).rstrip(),
-            "---",
-            described,
-            "",
-            f"These are the weights after {stage}. Load them with `AutoModelForCausalLM` and `AutoTokenizer`.",
-            "",
-            "## The trial's verdict",
-            "",
-            said,
-            "",
-            f"It is a verdict on the arms over {len(trial.seeds)} seeds, not on this model, which is one seed of them.",
-            "",
-            "## The trial's settings",
-            "",
-            "```yaml",
-            yaml.safe_dump(settings, sort_keys=False, width=100).rstrip(),
-            "```",
-            "",
-        ]
-    )
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False).rstrip()}
+---
+{described}
 
+These are the weights after {stage}. Load them with `AutoModelForCausalLM` and `AutoTokenizer`.
 
-def _described(trial: Trial, cell: Cell) -> str:
-    """The text of the card that the export wrote, without its head."""
-    path = cell.folder(trial, "export") / CARD
-    if not path.is_file():
-        raise TrialError(f"{path}: not found; export this cell again with `tokentrial export`")
-    return path.read_text(encoding="utf-8").split("\n---\n", 1)[-1].strip()
+## The trial's verdict
 
+{said}
 
-def _is_model(name: str) -> bool:
-    return bool(_FILES.fullmatch(name)) and not _RESULTS.fullmatch(name) and name != CARD
+It is a verdict on the arms over {len(trial.seeds)} seeds, not on this model, which is one seed of them.
+
+## The trial's settings
+
+```yaml
+{yaml.safe_dump(settings, sort_keys=False, width=100).rstrip()}
+```
+"""
 
 
 def _without_paths(value: Any) -> Any:

@@ -6,7 +6,6 @@ nothing is read as markup.
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -59,24 +58,29 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
+<title>{{ title | visible }}</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 2rem; font: 1rem/1.5 system-ui, sans-serif; background: Canvas; color: CanvasText; }}
-table {{ border-collapse: collapse; }}
-th, td {{ text-align: left; vertical-align: top; padding: .5rem 1rem .5rem 0; border-bottom: 1px solid GrayText; }}
-td {{ font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}
-.other {{ background: light-dark(#dcebf7, #1d3a52); }}
-.given {{ color: light-dark(#59616b, #a3abb5); }}
-.fact {{ background: light-dark(#ffd75e, #7a5c00); font-weight: 600; border-radius: .2rem; }}
+:root { color-scheme: light dark; }
+body { margin: 2rem; font: 1rem/1.5 system-ui, sans-serif; background: Canvas; color: CanvasText; }
+table { border-collapse: collapse; }
+th, td { text-align: left; vertical-align: top; padding: .5rem 1rem .5rem 0; border-bottom: 1px solid GrayText; }
+td { font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.other { background: light-dark(#dcebf7, #1d3a52); }
+.given { color: light-dark(#59616b, #a3abb5); }
+.fact { background: light-dark(#ffd75e, #7a5c00); font-weight: 600; border-radius: .2rem; }
 </style>
 </head>
 <body>
-<h1>{title}</h1>
+<h1>{{ title | visible }}</h1>
 <table>
-<thead><tr><th></th>{heads}</tr></thead>
+<thead><tr><th></th>{% for name in columns %}<th scope="col">{{ name | visible }}</th>{% endfor %}</tr></thead>
 <tbody>
-{rows}
+{% for label in labels -%}
+<tr><th scope="row">{{ label }}</th>
+  {%- for of in columns.values() %}<td>
+    {%- for text, look in of[label] %}<span class="{{ look }}">{{ text | visible }}</span>{% endfor -%}
+  </td>{% endfor %}</tr>
+{% endfor -%}
 </tbody>
 </table>
 </body>
@@ -86,17 +90,11 @@ td {{ font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre-wr
 
 def html_page(title: str, columns: Mapping[str, Column]) -> str:
     """The same table as a page of its own that runs nothing and needs no network."""
-    heads = "".join(f'<th scope="col">{escape(visible(name))}</th>' for name in columns)
-    rows = "\n".join(_row(label, [of[label] for of in columns.values()]) for label in _labels(columns))
-    return _PAGE.format(title=escape(visible(title)), heads=heads, rows=rows)
+    from jinja2 import Environment
 
-
-def _row(label: str, cells: Sequence[Sequence[Span]]) -> str:
-    return f'<tr><th scope="row">{escape(label)}</th>' + "".join(f"<td>{_html(cell)}</td>" for cell in cells) + "</tr>"
-
-
-def _html(of: Sequence[Span]) -> str:
-    return "".join(f'<span class="{look}">{escape(visible(text))}</span>' for text, look in of)
+    environment = Environment(autoescape=True)
+    environment.filters["visible"] = visible
+    return environment.from_string(_PAGE).render(title=title, columns=columns, labels=_labels(columns))
 
 
 def _labels(columns: Mapping[str, Column]) -> list[str]:

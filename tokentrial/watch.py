@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +61,11 @@ def look(folder: Path, now: float) -> Look:
     """
     state, trial = status(folder), open_run(folder)
     cells: dict[str, dict[str, bool]] = state["cells"]
-    working = {}
-    for name, stages in cells.items():
-        under_way = [_work(folder / name, stage, trial) for stage, done in stages.items() if not done]
-        if found := [work for work in under_way if work]:
-            working[name] = found
+    under_way = {
+        name: [work for stage, done in stages.items() if not done and (work := _work(folder / name, stage, trial))]
+        for name, stages in cells.items()
+    }
+    working = {name: found for name, found in under_way.items() if found}
     total = sum(map(len, cells.values()))
     begun = sum(work.share for found in working.values() for work in found)
     done = sum(sum(stages.values()) for stages in cells.values())
@@ -87,40 +88,36 @@ def _work(cell: Path, stage: str, trial: Trial) -> Work | None:
     try:
         lines = (partial / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     except FileNotFoundError:  # another stage than pretraining, or it was renamed just now
-        return Work(stage, 0.0)
+        lines = []
     whole = [orjson.loads(line) for line in lines if line.endswith(b"\n")]  # the last line may be half written
-    logged = next((record for record in reversed(whole) if "loss" in record), None)
-    if logged is None:
+    if not (logged := [record for record in whole if "loss" in record]):
         return Work(stage, 0.0)
-    return Work(stage, min(1.0, (logged["step"] + 1) / trial.pretrain.steps), logged["step"] + 1, logged["loss"])
-
-
-def looks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[Look]:
-    """Looks at a run folder, the last one when it is complete."""
-    while True:
-        seen = look(folder, time.time())
-        yield seen
-        if seen.complete:
-            return
-        sleep(EVERY_S)
+    step, loss = logged[-1]["step"] + 1, logged[-1]["loss"]
+    return Work(stage, min(1.0, step / trial.pretrain.steps), step, loss)
 
 
 def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show a run until it is complete or Ctrl-C: a table that renews itself in a terminal, else a line a change."""
+    before = ""
     try:
-        if console.is_terminal:
-            with Live(console=console, auto_refresh=False) as live:
-                for seen in looks(folder, sleep):
-                    live.update(_table(seen), refresh=True)
-        else:
-            before = ""
-            for seen in looks(folder, sleep):
-                if (line := _line(seen)) != before:
-                    print(line, flush=True)
-                    before = line
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            while not (seen := look(folder, time.time())).complete:
+                before = _show(seen, live, before)
+                sleep(EVERY_S)
+            _show(seen, live, before)
         print(f"{folder}: complete")
     except KeyboardInterrupt:
         print(f"{folder}: no longer watched; the run goes on", file=sys.stderr)
+
+
+def _show(seen: Look, live: Live | None, before: str) -> str:
+    """Show a look; the line of it is printed unless it is the one before."""
+    line = "; ".join([_head(seen), *(f"{name} {work}" for name, found in seen.working.items() for work in found)])
+    if live:
+        live.update(_table(seen), refresh=True)
+    elif line != before:
+        print(line, flush=True)
+    return line
 
 
 def _head(seen: Look) -> str:
@@ -128,10 +125,6 @@ def _head(seen: Look) -> str:
     left = "" if seen.left_s is None or seen.complete else f", {clock(seen.left_s)} left"
     corpus = "" if seen.corpus else ", corpus not ready"
     return f"{seen.trial}: {seen.share:.0%}, {done} of {len(seen.cells)} cells done{corpus}{left}"
-
-
-def _line(seen: Look) -> str:
-    return "; ".join([_head(seen), *(f"{name} {work}" for name, found in seen.working.items() for work in found)])
 
 
 def _table(seen: Look) -> Group:

@@ -2,14 +2,16 @@
 
 import json
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from tokentrial.errors import TrialError
-from tokentrial.run import rebuild
-from tokentrial.store import read_json
+from tokentrial.report.comparison import build
+from tokentrial.run import DECLARED, declaration, rebuild
+from tokentrial.store import read_json, write_json
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"
@@ -210,6 +212,21 @@ def test_missing_cells_are_named_and_there_is_no_verdict(made_up, compared):
     assert outcome["per_seed"]["baseline"][4] == pytest.approx(6 / 12)
     assert outcome["contrasts"][TOKENS]["n_seeds"] == 4
     assert all(made["verdict"] is None for made in outcome["contrasts"].values())
+
+
+def test_without_the_evaluation_that_the_gate_is_of_there_is_no_verdict(made_up, monkeypatch):
+    """`run --stages` may leave evaluations out: the report of a later stage alone was a traceback."""
+    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
+    trial = made_up("verdict.primary={outcome: sft/mul_table/asked/accuracy, contrast: mul_tokens - baseline}")
+    evaluated = {}
+    for arm, seed in product(trial.arms, trial.seeds):
+        cell = trial.folder / arm / f"seed{seed}"
+        evaluated[arm, seed] = {"sft": cell / "eval_pretrain"}
+        write_json(cell / "sft" / "sft_results.json", {"seconds": 1.0})
+    report = build(trial, evaluated, declaration(trial), trial.folder / DECLARED)
+    assert report["gate"] is None
+    assert report["primary"]["verdict"] is None
+    assert report["primary"]["note"] == "no verdict yet: the gate is not measured"
 
 
 def test_before_the_first_cell_there_is_a_report_of_nothing(made_up, compared):

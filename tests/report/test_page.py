@@ -68,6 +68,21 @@ def test_every_verdict_has_a_heading_of_its_own(made_up, compared, verdict):
     ) in said
 
 
+@pytest.mark.parametrize(
+    ("apart", "said"),
+    [
+        ((4, 6, 5, 4, 5, 8), "(paired t over seeds), 0.0312 (exact sign-flip)."),
+        ((5,) * 6, "p 0.0312 (exact sign-flip)."),
+    ],
+)
+def test_the_heading_s_p_is_of_the_test_that_decides(made_up, compared, apart, said):
+    """Where every seed differs by as much, that is the sign-flip test, and not the t."""
+    tokens = made_up.knows["mul_tokens"]
+    trial = made_up(knows={"mul_tokens": tokens, "baseline": [a + b for a, b in zip(tokens, apart, strict=True)]})
+    compared(trial)
+    assert said in text_of(html(trial.folder))
+
+
 def test_each_arm_is_judged_in_one_sentence(made_up, compared):
     trial = made_up()
     compared(trial)

@@ -58,6 +58,12 @@ def test_report_md_is_written_with_every_table(made_up, compared):
     assert "never" in text.split("## Steps to 60 %")[1]
 
 
+def test_the_budget_rule_is_the_run_s(made_up, compared):
+    """It once said `the same tokens in every arm` of a run whose arms had read the same bytes."""
+    report = compared(made_up("budget.match=bytes"))
+    assert "The same bytes in every arm." in markdown(report).split("## What each arm consumed")[1]
+
+
 def test_every_outcome_shows_its_values_and_its_floor(made_up, compared):
     report = compared(made_up())
     rows = {row[0].strip(): row for row in tables(markdown(report))[1] if row[0].strip()}

@@ -1,12 +1,13 @@
 """What the figures share: one light palette, the look of each arm, sizes, and a figure that needs no screen."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
-Report = Mapping[str, Any]
+from tokentrial.report.tables import Report
 
 INK, MUTED, LINE, PAPER = "#1c2024", "#59616b", "#cfcbc2", "#fdfcfa"
 # told apart by every common form of colour blindness, and by their markers; 4.5:1 on the paper
@@ -16,6 +17,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} |
     colour: f"--arm{number}" for number, colour in enumerate(ARMS)
 }
 WIDE, NARROW = 7.6, 3.7  # inches
+KINDS = {"asked": "asked facts", "never_asked": "never-asked facts"}
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
@@ -48,15 +50,20 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_figure(width: float, height: float, **grid: Any) -> "tuple[Figure, Any]":
+def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
     """A figure of so many inches with its axes, a grid as `subplots` takes it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07))
     FigureCanvasAgg(figure)
     return figure, figure.subplots(squeeze=False, **grid)
+
+
+def panels(width: float, count: int, height: float) -> tuple[Figure, Any]:
+    """A figure with so many axes of one scale, side by side, or below each other where it is narrow."""
+    if width == WIDE:
+        figure, axes = new_figure(width, 2.9, sharey=True, ncols=count)
+    else:
+        figure, axes = new_figure(width, height * count + 0.5, sharey=True, nrows=count)
+    return figure, axes.flat
 
 
 def look_number(report: Report, arm: str) -> int:
@@ -71,10 +78,8 @@ def look(report: Report, arm: str) -> tuple[str, str]:
     return ARMS[number], MARKERS[number]
 
 
-def legend(figure: "Figure", report: Report, width: float) -> None:
+def legend(figure: Figure, report: Report, width: float) -> None:
     """The arms, above the axes."""
-    from matplotlib.lines import Line2D
-
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=5, label=arm)
         for arm in report["arms"]

@@ -10,56 +10,54 @@ from tokentrial.trial import Trial, parse
 
 _PARTS = ("arms", "control", "seeds", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")
 
-Report = Mapping[str, Any]
 
-
-def reports(trial: Trial, name: str) -> list[tuple[Variant, Report | None]]:
+def reports(trial: Trial, name: str) -> list[tuple[Variant, Mapping[str, Any] | None]]:
     """Each variant with its report, the file of this name; None where there is none of these settings yet, or the
     variant is the trial itself."""
-    return [(variant, _report(variant, name)) for variant in variants(trial)]
+    return [(variant, None if variant.is_itself else _report(variant.trial, name)) for variant in variants(trial)]
 
 
-def _report(variant: Variant, name: str) -> Report | None:
-    path = variant.trial.folder / name
-    if variant.is_itself or not path.exists():
+def _report(trial: Trial, name: str) -> Mapping[str, Any] | None:
+    if not (path := trial.folder / name).exists():
         return None
-    made: Report = read_json(path)
-    of = parse(made["settings"], str(path))
-    same = of.experiment(*_PARTS) == variant.trial.experiment(*_PARTS)
+    made: Mapping[str, Any] = read_json(path)
+    same = parse(made["settings"], str(path)).experiment(*_PARTS) == trial.experiment(*_PARTS)
     return made if same and not made["missing"] else None
 
 
 def shown(
     trial: Trial,
-    there: Sequence[tuple[Variant, Report | None]],
-    declared: Sequence[tuple[str, str]],
+    there: Sequence[tuple[Variant, Mapping[str, Any] | None]],
+    frozen: Mapping[str, Any],
     own: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`sweep`: of each point the declared outcomes, arms' means and contrasts with 95 % t intervals; `also`: of each
     rerun the primary outcome. `own` are the trial's outcomes, for the point that is the trial itself."""
-    names = list(dict.fromkeys(name for name, _ in declared))
+    declared: dict[str, list[str]] = {}  # contrasts by outcome
+    for pair in (frozen["primary"], *frozen["secondary"]):
+        declared.setdefault(pair["outcome"], []).append(pair["contrast"])
     points, reruns = [], []
     for variant, made in there:
         outcomes = own if variant.is_itself else made["outcomes"] if made else {}
         if variant.kind == "also":
-            reruns.append({"name": variant.name, "outcome": outcomes.get(names[0])})
+            reruns.append({"name": variant.name, "outcome": outcomes.get(frozen["primary"]["outcome"])})
         else:
-            there_now = {name: _point(outcomes[name], declared, name) for name in names if name in outcomes}
-            points.append({"settings": variant.settings, "outcomes": there_now})
+            of = {name: _point(outcomes[name], pairs) for name, pairs in declared.items() if name in outcomes}
+            points.append({"settings": variant.settings, "outcomes": of})
     return {"sweep": {"keys": trial.sweep, "points": points}, "also": reruns}
 
 
-def _point(outcome: Mapping[str, Any], declared: Sequence[tuple[str, str]], name: str) -> dict[str, Any]:
+def _point(outcome: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
     from tokentrial.statistics.paired import paired_t
 
-    arms = {}
-    for arm, per_seed in outcome["per_seed"].items():
-        if values := [value for value in per_seed if value is not None]:
-            made = paired_t(values)
-            arms[arm] = {"mean": made.mean, "ci95": made.ci95, "n": made.n}
-    contrasts = {
-        pair: {"mean": made["difference"], "ci95": made["ci95"], "n": made["n_seeds"]}
-        for of, pair in declared
-        if of == name and (made := outcome["contrasts"].get(pair))
+    there = {arm: [v for v in per_seed if v is not None] for arm, per_seed in outcome["per_seed"].items()}
+    means = {arm: paired_t(values) for arm, values in there.items() if values}
+    contrasts = {pair: outcome["contrasts"][pair] for pair in pairs if pair in outcome["contrasts"]}
+    return {
+        "floor": outcome["floor"],
+        "arms": {arm: {"mean": made.mean, "ci95": made.ci95, "n": made.n} for arm, made in means.items()},
+        "contrasts": {
+            pair: {"mean": made["difference"], "ci95": made["ci95"], "n": made["n_seeds"]}
+            for pair, made in contrasts.items()
+        },
     }
-    return {"floor": outcome["floor"], "arms": arms, "contrasts": contrasts}

@@ -7,32 +7,38 @@ variable, so that the figures follow the reader's theme.
 import io
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
 from statistics import mean
 from textwrap import wrap
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from tokentrial.report.canvas import (
     ARMS,
     INK,
+    KINDS,
     MUTED,
     NARROW,
     PAPER,
     STYLE,
     VARIABLES,
     WIDE,
-    Report,
     legend,
     look,
     new_figure,
+    panels,
 )
 from tokentrial.report.forest import forest, forest_alt
-from tokentrial.report.meaning import STAGES, chosen_outcomes, in_words
+from tokentrial.report.meaning import STAGES, in_words
 from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
-from tokentrial.report.sweep import sweep_figure, swept_outcomes
-from tokentrial.report.tables import spread
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tokentrial.report.sweep import sweep, sweep_alt, swept_outcomes
+from tokentrial.report.tables import Report, declared, spread
+from tokentrial.statistics.paired import paired_t
 
 
 class Drawn(NamedTuple):
@@ -47,13 +53,26 @@ class Drawn(NamedTuple):
 def draw(report: Report) -> dict[str, Drawn]:
     """All figures that the report has something for, by name."""
     drawn = {}
-    swept = {f"sweep{number}": sweep_figure(name) for number, name in enumerate(swept_outcomes(report), 1)}
+    swept = {
+        f"sweep{number}": (partial(sweep, name=name), partial(sweep_alt, name=name))
+        for number, name in enumerate(swept_outcomes(report), 1)
+    }
     for name, (function, alt) in (_FIGURES | swept).items():
         if words := alt(report):
-            drawn[name] = Drawn(
-                _svg(function, report, name, WIDE), _svg(function, report, name, NARROW), _png(function, report), words
-            )
+            wide, narrow = (_saved(function, report, width, f"{name} {width}").decode() for width in (WIDE, NARROW))
+            drawn[name] = Drawn(wide, narrow, _saved(function, report, WIDE), words)
     return drawn
+
+
+def _saved(function: Callable[[Report, float], Figure], report: Report, width: float, salt: str = "") -> bytes:
+    """SVG whose ids come from the salt, PNG without one; nothing in either tells when it was made, or with what."""
+    out = io.BytesIO()
+    how: dict[str, Any] = {"format": "png", "dpi": 160, "metadata": {"Software": None}}
+    if salt:
+        how = {"format": "svg", "metadata": dict.fromkeys(("Date", "Creator", "Type", "Format"))}
+    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
+        function(report, width).savefig(out, **how)
+    return out.getvalue()
 
 
 def inline(svg: str) -> str:
@@ -68,47 +87,26 @@ def inline(svg: str) -> str:
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
 
 
-def _svg(function: "Callable[[Report, float], Figure]", report: Report, name: str, width: float) -> str:
-    import matplotlib as mpl
-
-    out = io.StringIO()
-    with mpl.rc_context(STYLE | {"svg.hashsalt": f"{name} {width}"}):
-        function(report, width).savefig(
-            out, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
-        )
-    return out.getvalue()
-
-
-def _png(function: "Callable[[Report, float], Figure]", report: Report) -> bytes:
-    import matplotlib as mpl
-
-    out = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        function(report, WIDE).savefig(out, format="png", dpi=160, metadata={"Software": None})
-    return out.getvalue()
-
-
 # ladder
 
 
-def _ladder(report: Report, width: float) -> "Figure":
+def _ladder(report: Report, width: float) -> Figure:
     """Chosen outcomes after each stage: every seed a faint line, the mean a strong one."""
-    names, stages = chosen_outcomes(report), report["stages"]
+    names, stages = _laddered(report), report["stages"]
     columns = min(len(names), 3 if width == WIDE else 1)
     rows = -(-len(names) // columns)
     figure, axes = new_figure(width, 2.1 * rows + 0.45, nrows=rows, ncols=columns)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
+        outcomes = [report["outcomes"].get(f"{stage}/{name}") for stage in stages]
         for arm in report["arms"]:
             colour, marker = look(report, arm)
-            by_stage = [report["outcomes"].get(f"{stage}/{name}", {"per_seed": {}})["per_seed"] for stage in stages]
-            values = [values.get(arm, [None] * len(report["seeds"])) for values in by_stage]
-            for seed in zip(*values, strict=True):
-                axis.plot(range(len(stages)), [_gap(v) for v in seed], color=colour, alpha=0.22, linewidth=0.8)
-            means = [mean(there) if (there := [v for v in vs if v is not None]) else _gap(None) for vs in values]
-            axis.plot(range(len(stages)), means, color=colour, marker=marker, markersize=5, linewidth=1.8)
-        floor = next((o["floor"] for s in stages if (o := report["outcomes"].get(f"{s}/{name}"))), None)
+            values = [outcome["per_seed"][arm] if outcome else [None] * len(report["seeds"]) for outcome in outcomes]
+            there = np.ma.masked_invalid(np.array(values, dtype=float))
+            axis.plot(range(len(stages)), there, color=colour, alpha=0.22, linewidth=0.8)
+            axis.plot(range(len(stages)), there.mean(axis=1), color=colour, marker=marker, markersize=5, linewidth=1.8)
+        floor = next((outcome["floor"] for outcome in outcomes if outcome), None)
         if floor is not None:
             axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
         axis.set_title("\n".join(wrap(in_words(f"/{name}", with_stage=False), 30 if width == WIDE else 44)))
@@ -119,12 +117,15 @@ def _ladder(report: Report, width: float) -> "Figure":
     return figure
 
 
-def _gap(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _laddered(report: Report) -> list[str]:
+    """Outcomes without their stage: those declared, and the solved problems."""
+    wanted = dict.fromkeys(line.name.partition("/")[2] for line in declared(report))
+    there = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
+    solved = [name.removesuffix("_flexible") for name in there if name.endswith("/accuracy_flexible")]
+    return [name for name in dict.fromkeys([*wanted, *solved]) if name in there]
 
 
 def _ladder_alt(report: Report) -> str:
-    names = chosen_outcomes(report) if report["stages"] else []
     said = [
         f"{in_words(f'/{name}', with_stage=False)}: "
         + "; ".join(
@@ -136,7 +137,7 @@ def _ladder_alt(report: Report) -> str:
             )
             for arm in report["arms"]
         )
-        for name in names
+        for name in _laddered(report)
     ]
     return "Line charts of outcomes by stage and arm. " + ". ".join(said) + "." if said else ""
 
@@ -144,54 +145,40 @@ def _ladder_alt(report: Report) -> str:
 # the table as a heat map
 
 
-def _heatmap(report: Report, width: float) -> "Figure":
+def _heatmap(report: Report, width: float) -> Figure:
     """Each arm's table: accuracy and log-probability, over the seeds that asked a fact and that never did."""
-    import numpy as np
-
-    tables = report["tables"][_table_stage(report)]
+    tables, wide = report["tables"][_table_stage(report)], width == WIDE
     arms = [arm for arm in report["arms"] if arm in tables]
     wanted = [(metric, group) for metric in ("accuracy", "choice_logprob") for group in ("asked", "never_asked")]
-    wide = width == WIDE
     rows, columns = (len(arms), 4) if wide else (2 * len(arms), 2)
     figure, axes = new_figure(width, rows * (1.78 if wide else 1.85) + 1.0, nrows=rows, ncols=columns)
     scales = {"accuracy": (0.0, 1.0), "choice_logprob": (report["facts"]["choice_floor"], 0.0)}
     images = {}
-    for row, arm in enumerate(arms):
-        for column, (metric, group) in enumerate(wanted):
-            axis = axes[row, column] if wide else axes[2 * row + column // 2, column % 2]
-            values = np.array([[_gap(v) for v in line] for line in tables[arm][metric][group]])
-            low, high = scales[metric]
-            high_row, high_column = values.shape
-            images[metric] = axis.pcolormesh(
-                np.arange(high_column + 1) + 0.5,
-                np.arange(high_row + 1) + 0.5,
-                np.ma.masked_invalid(values),
-                vmin=low,
-                vmax=high,
-                cmap="cividis",
-                edgecolors=PAPER,
-                lw=0.4,
-            )
-            axis.set_xlim(0.5, high_column + 0.5)
-            axis.set_ylim(high_row + 0.5, 0.5)
-            axis.set_aspect("equal")
-            axis.set_xticks([1, (high_column + 1) // 2, high_column])
-            axis.set_yticks([1, (high_row + 1) // 2, high_row])
-            axis.tick_params(length=0, pad=2)
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            name = "accuracy" if metric == "accuracy" else "log-prob."
-            kind = "asked" if group == "asked" else "never asked"
-            head = f"{name}, {kind}" if row == 0 or not wide else ""
-            colour, _ = look(report, arm)
-            if wide:
-                axis.set_title(head, fontsize=8.5, loc="center")
-                if column == 0:
-                    axis.set_ylabel(arm, color=colour, fontsize=9, weight="bold")
-            else:
-                axis.set_title(head, fontsize=8, loc="center")
-                if column % 2 == 0:
-                    axis.set_ylabel(arm, color=colour, fontsize=8, weight="bold")
+    for (row, arm), (column, (metric, group)) in product(enumerate(arms), enumerate(wanted)):
+        axis = axes.reshape(-1, 4)[row, column]
+        values = np.array(tables[arm][metric][group], dtype=float)
+        high_row, high_column = values.shape
+        images[metric] = axis.pcolormesh(
+            np.arange(high_column + 1) + 0.5,
+            np.arange(high_row + 1) + 0.5,
+            np.ma.masked_invalid(values),
+            vmin=scales[metric][0],
+            vmax=scales[metric][1],
+            cmap="cividis",
+            edgecolors=PAPER,
+            lw=0.4,
+        )
+        axis.set_xlim(0.5, high_column + 0.5)
+        axis.set_ylim(high_row + 0.5, 0.5)
+        axis.set_aspect("equal")
+        axis.set_xticks([1, (high_column + 1) // 2, high_column])
+        axis.set_yticks([1, (high_row + 1) // 2, high_row])
+        axis.tick_params(length=0, pad=2)
+        axis.spines[:].set_visible(False)
+        head = f"{'accuracy' if metric == 'accuracy' else 'log-prob.'}, {group.replace('_', ' ')}"
+        axis.set_title(head if row == 0 or not wide else "", fontsize=8.5 if wide else 8, loc="center")
+        if column % columns == 0:
+            axis.set_ylabel(arm, color=look(report, arm)[0], fontsize=9 if wide else 8, weight="bold")
     for metric, image in images.items():
         chosen = axes[:, :2] if metric == "accuracy" else axes[:, 2:]
         bar = figure.colorbar(
@@ -209,13 +196,10 @@ def _table_stage(report: Report) -> str:
 
 
 def _heatmap_alt(report: Report) -> str:
-    tables = report["tables"].get(_table_stage(report), {})
     said = []
-    for arm, by_metric in tables.items():
-        means = []
-        for group, kind in (("asked", "asked"), ("never_asked", "never asked")):
-            values = [v for line in by_metric["accuracy"][group] for v in line if v is not None]
-            means += [f"{mean(values):.2f} right where {kind}"] if values else []
+    for arm, by_metric in report["tables"].get(_table_stage(report), {}).items():
+        values = {k: [v for line in of for v in line if v is not None] for k, of in by_metric["accuracy"].items()}
+        means = [f"{mean(of):.2f} right where {group.replace('_', ' ')}" for group, of in values.items() if of]
         said.append(f"{arm}: {', '.join(means)}")
     return f"Heat maps of the table by arm. {'. '.join(said)}." if said else ""
 
@@ -223,19 +207,12 @@ def _heatmap_alt(report: Report) -> str:
 # learning curves
 
 
-def _curves(report: Report, width: float) -> "Figure":
+def _curves(report: Report, width: float) -> Figure:
     """Accuracy on the table against the tokens of pretraining: every seed a faint line, the mean a strong one, its 95 %
     t interval over seeds a shade."""
-    from matplotlib.ticker import EngFormatter
-
-    from tokentrial.statistics.paired import paired_t
-
-    subsets = [("asked", "asked facts"), ("never_asked", "never-asked facts")]
-    subsets = [(key, words) for key, words in subsets if any(key in p for p in _points(report))]
-    wide = width == WIDE
-    grid = {"ncols": len(subsets)} if wide else {"nrows": len(subsets)}
-    figure, axes = new_figure(width, 2.9 if wide else 2.2 * len(subsets) + 0.5, sharey=True, **grid)
-    for axis, (key, words) in zip(axes.flat, subsets, strict=True):
+    subsets = [subset for subset in KINDS if any(subset in point for point in _points(report))]
+    figure, axes = panels(width, len(subsets), 2.2)
+    for axis, key in zip(axes, subsets, strict=True):
         for arm, curves in report["curves"].items():
             colour, marker = look(report, arm)
             lines = [[(p["tokens"], p[key]) for p in curve["points"] if key in p] for curve in curves.values()]
@@ -251,13 +228,13 @@ def _curves(report: Report, width: float) -> "Figure":
                 [*whole], [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.12, linewidth=0
             )
         axis.axhline(0.6, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-        axis.set_title(words)
+        axis.set_title(KINDS[key])
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("tokens of pretraining")
         axis.xaxis.set_major_formatter(EngFormatter())
         axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="y")
-    axes[0, 0].set_ylabel("accuracy")
+    axes[0].set_ylabel("accuracy")
     legend(figure, report, width)
     return figure
 
@@ -268,25 +245,19 @@ def _points(report: Report) -> list[Mapping[str, float]]:
 
 
 def _curves_alt(report: Report) -> str:
-    if not any("asked" in point or "never_asked" in point for point in _points(report)):
+    if not any(subset in point for point in _points(report) for subset in KINDS):
         return ""
     said = []
     for arm, curves in report["curves"].items():
-        reached = {
-            subset: sum(curve["steps_to_60"][subset] is not None for curve in curves.values())
-            for subset in ("asked", "never_asked")
-        }
-        said.append(
-            f"{arm}: {reached['asked']} of {len(curves)} seeds reach 60 % on asked facts, "
-            f"{reached['never_asked']} on never-asked"
-        )
+        asked, never = (sum(of["steps_to_60"][subset] is not None for of in curves.values()) for subset in KINDS)
+        said.append(f"{arm}: {asked} of {len(curves)} seeds reach 60 % on asked facts, {never} on never-asked")
     return f"Line charts of accuracy against tokens of pretraining. {'. '.join(said)}."
 
 
 # dose
 
 
-def _dose(report: Report, width: float) -> "Figure":
+def _dose(report: Report, width: float) -> Figure:
     """How often facts were served, by form."""
     by_arm = report["dose"]["by_arm"]
     forms = [form for form in next(iter(by_arm.values()))["forms"] if any(d["forms"][form] for d in by_arm.values())]
@@ -316,7 +287,7 @@ def _dose_alt(report: Report) -> str:
     return f"Bars of facts served in pretraining, by form: {', '.join(said)}." if said else ""
 
 
-_FIGURES: "dict[str, tuple[Callable[[Report, float], Figure], Callable[[Report], str]]]" = {
+_FIGURES: dict[str, tuple[Callable[[Report, float], Figure], Callable[[Report], str]]] = {
     "forest": (forest, forest_alt),
     "ladder": (_ladder, _ladder_alt),
     "heatmap": (_heatmap, _heatmap_alt),

@@ -1,47 +1,29 @@
 """The forest plot: every declared contrast, seed by seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from tokentrial.report.canvas import INK, MUTED, NARROW, PAPER, WIDE, Report, look, new_figure
-from tokentrial.report.meaning import contrast_of, differences, in_words, metric_words
-from tokentrial.report.tables import interval, rerun_of
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-PRIMARY, AGAIN = "PRIMARY  ", "again with "
+from tokentrial.report.canvas import INK, MUTED, NARROW, PAPER, WIDE, look, new_figure
+from tokentrial.report.meaning import in_words, metric_words
+from tokentrial.report.outcomes import METRICS
+from tokentrial.report.tables import Line, Report, declared, interval
 
 
-class Row(NamedTuple):
-    """A line of the plot: its role, contrast, declaration, and the outcome it is of."""
-
-    role: str
-    made: Mapping[str, Any]
-    pair: Mapping[str, str]
-    outcome: Mapping[str, Any]
+def _lines(report: Report) -> list[Line]:
+    """What was declared and is measured."""
+    return [line for line in declared(report) if line.made]
 
 
-def _rows(report: Report) -> list[Row]:
-    """The declared contrasts, and below the primary its reruns."""
-    rows = []
-    for pair, made in _declared(report):
-        is_primary = pair == report["declared"]["primary"]
-        rows.append(Row(PRIMARY if is_primary else "", made, pair, report["outcomes"][pair["outcome"]]))
-        if is_primary:
-            rows += [Row(f"{AGAIN}{name}: ", again, pair, outcome) for name, outcome, again in rerun_of(report)]
-    return rows
-
-
-def forest(report: Report, width: float) -> "Figure":
+def forest(report: Report, width: float) -> Figure:
     """Each declared contrast: seeds as dots, mean and interval as a diamond on a line. One panel for each unit."""
-    panels: dict[str, list[Row]] = {}
-    for row in _rows(report):
-        panels.setdefault(row.pair["outcome"].rsplit("/", 1)[1], []).append(row)
+    panels: dict[str, list[Line]] = {}
+    for line in _lines(report):
+        panels.setdefault(line.name.rsplit("/", 1)[1], []).append(line)
     rows = [len(panel) for panel in panels.values()]
     figure, axes = new_figure(
         width,
@@ -54,40 +36,30 @@ def forest(report: Report, width: float) -> "Figure":
     return figure
 
 
-def _forest_panel(
-    axis: "Axes",
-    report: Report,
-    metric: str,
-    panel: Sequence[Row],
-    width: float,
-) -> None:
+def _forest_panel(axis: Axes, report: Report, metric: str, panel: Sequence[Line], width: float) -> None:
     smallest, floored = report["declared"]["smallest_effect"], False
-    for number, (role, made, pair, outcome) in enumerate(panel):
-        y = -number
-        treatment, control = pair["contrast"].split(" - ")
-        colour, _ = look(report, treatment)
-        again = role.startswith(AGAIN)
-        values = differences(outcome, treatment, control)
-        level = mean([b for b in outcome["per_seed"][control] if b is not None])
+    for number, line in enumerate(panel):
+        y, made, outcome, seeds = -number, line.made, line.outcome, line.differences
+        colour, _ = look(report, line.arms[0])
         if metric == "accuracy" and outcome["floor"] is not None:
-            at = outcome["floor"] - level
+            at = outcome["floor"] - mean([b for b in outcome["per_seed"][line.arms[1]] if b is not None])
             axis.plot([at, at], [y - 0.26, y + 0.1], color=MUTED, linewidth=1.2, linestyle=(0, (1, 1)))
             floored = True
-        axis.plot(values, [y - 0.16] * len(values), "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
+        axis.plot(seeds, [y - 0.16] * len(seeds), "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
         low, high = made["ci95"] or (made["difference"],) * 2
         axis.plot([low, high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
-        axis.plot([made["difference"]], [y], "D", color=PAPER if again else colour, markersize=7,
-                  markeredgecolor=colour if again else PAPER, markeredgewidth=1)  # fmt: skip
-        what = f"{role}{pair['contrast'].replace(' - ', ' − ')}, {in_words(pair['outcome'])}"
-        verdict = "a check" if again else made["verdict"] or "no verdict"
+        axis.plot([made["difference"]], [y], "D", color=PAPER if line.again else colour, markersize=7,
+                  markeredgecolor=colour if line.again else PAPER, markeredgewidth=1)  # fmt: skip
+        role = {"primary": "PRIMARY  ", "secondary": ""}.get(line.role, f"{line.role}: ")
+        what = f"{role}{line.contrast.replace(' - ', ' − ')}, {in_words(line.name)}"
+        verdict = "a check" if line.again else made["verdict"] or "no verdict"
         figures = f"{verdict}  {made['difference']:+.3f} {interval(made['ci95'])}"
         # on a ground of its own, so that no line runs through the words
         ground: Any = {"bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}, "va": "bottom", "fontsize": 8}
         ground["xycoords"] = ("axes fraction", "data")
-        strong: Any = {"weight": "bold"} if role == PRIMARY else {}
+        strong: Any = {"weight": "bold"} if line.role == "primary" else {}
         if width == NARROW:
-            words = "\n".join([*wrap(what, 52), figures])
-            axis.annotate(words, (0, y + 0.14), **ground, **strong)
+            axis.annotate("\n".join([*wrap(what, 52), figures]), (0, y + 0.14), **ground, **strong)
         else:
             axis.annotate(what, (0, y + 0.2), **ground, **strong)
             axis.annotate(figures, (1, y + 0.2), ha="right", color=MUTED, **ground)
@@ -99,27 +71,20 @@ def _forest_panel(
     axis.margins(x=0.06)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
-    better = "left is better" if metric in ("bits_per_byte", "gold_nats_per_byte") else "right is better"
+    better = "right is better" if METRICS[metric].higher_is_better else "left is better"
     marks = f"; dashed: ±{smallest:g}" + ("; dotted: at the floor" if floored else "") if metric == "accuracy" else ""
     title = f"difference in {metric_words(metric)}, {better}{marks}"
     axis.set_xlabel("\n".join(wrap(title, 200 if width == WIDE else 50)))
 
 
-def _declared(report: Report) -> list[tuple[Mapping[str, str], Mapping[str, Any]]]:
-    declared = report["declared"]
-    return [
-        (pair, made) for pair in (declared["primary"], *declared["secondary"]) if (made := contrast_of(report, pair))
-    ]
-
-
 def forest_alt(report: Report) -> str:
+    """The same in sentences."""
+    lines = _lines(report)
     said = [
-        f"{pair['contrast']} on {in_words(pair['outcome'])}: {made['difference']:+.3f}, 95 % interval "
-        f"{interval(made['ci95'])}, {made['verdict'] or 'no verdict'}"
-        for pair, made in _declared(report)
+        (f"{line.role}: " if line.again else f"{line.contrast} on {in_words(line.name)}: ")
+        + f"{line.made['difference']:+.3f}, 95 % interval {interval(line.made['ci95'])}, "
+        + ("a check without verdict" if line.again else line.made["verdict"] or "no verdict")
+        for line in sorted(lines, key=lambda line: line.again)
     ]
-    said += [
-        f"again with {name}: {made['difference']:+.3f}, 95 % interval {interval(made['ci95'])}, a check without verdict"
-        for name, _, made in rerun_of(report)
-    ]
-    return f"Forest plot of {len(_declared(report))} declared contrasts. " + ". ".join(said) + "." if said else ""
+    count = sum(not line.again for line in lines)
+    return f"Forest plot of {count} declared contrasts. " + ". ".join(said) + "." if said else ""

@@ -1,24 +1,15 @@
 """What a report means, in sentences: the verdict, each arm, what was not shown, what to run next, the limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
-from tokentrial.report.tables import interval, number, one_line, rerun_of, spread
+from tokentrial.report.outcomes import METRICS
+from tokentrial.report.tables import Line, Report, declared, interval, number, one_line, spread
 from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
 
-Report = Mapping[str, Any]
-
-_METRICS = {
-    "accuracy": "accuracy",
-    "choice_logprob": "log-probability of the right answer",
-    "bits_per_byte": "bits per byte",
-    "accuracy_flexible": "accuracy, last number",
-    "gold_nats_per_byte": "nats per byte of the gold solution",
-    "fact_tokens": "fact tokens an answer",
-}
 _SUBSETS = {
     "all": "",
     "from_2": "facts from 2",
@@ -37,7 +28,7 @@ _MANY = 200  # seeds past which more of them are no plan
 
 def metric_words(metric: str) -> str:
     """What a metric measures, for a reader."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    return METRICS[metric].words if metric in METRICS else metric.replace("_", " ")
 
 
 def in_words(outcome: str, with_stage: bool = True) -> str:
@@ -53,66 +44,39 @@ def in_words(outcome: str, with_stage: bool = True) -> str:
     return one_line(f"{what} on {where}{after}")
 
 
-def primary_contrast(report: Report) -> Mapping[str, Any] | None:
-    """The primary's contrast, None where there is nothing to compare yet."""
-    return contrast_of(report, report["primary"])
-
-
-def contrast_of(report: Report, pair: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """What was made of a declared pair of outcome and contrast, None where nothing was yet."""
-    made: Mapping[str, Any] | None = (
-        report["outcomes"].get(pair["outcome"], {}).get("contrasts", {}).get(pair["contrast"])
-    )
-    return made
-
-
-def differences(outcome: Mapping[str, Any], treatment: str, control: str) -> list[float]:
-    """Treatment minus control by seed, over the seeds that have both."""
-    pairs = zip(outcome["per_seed"][treatment], outcome["per_seed"][control], strict=True)
-    return [a - b for a, b in pairs if a is not None and b is not None]
-
-
 def headline(report: Report) -> str:
     """The verdict in one sentence, in words."""
     primary = report["primary"]
     treatment, control = primary["contrast"].split(" - ")
-    what, verdict = in_words(primary["outcome"]), primary["verdict"]
-    if verdict in (HELPS, HURTS):
-        return f"{treatment} {verdict}: {_both(report, treatment, control)}, {what}."
-    if verdict == NO_DIFFERENCE:
-        return f"No difference shown: {_both(report, treatment, control)}, {what}."
+    what, verdict = in_words(primary["outcome"]), primary["verdict"] or ""
     if verdict == NOT_LEARNT:
         return f"No verdict: {report['declared']['control']} has not learnt what the arms are compared by."
-    if verdict and verdict.startswith(EQUIVALENT):
-        return f"{treatment} and {control} are {verdict}: {_both(report, treatment, control)}, {what}."
-    return f"No verdict yet on {treatment} against {control} in {what}."
-
-
-def _both(report: Report, treatment: str, control: str) -> str:
-    values = report["outcomes"][report["primary"]["outcome"]]["per_seed"]
+    said = {HELPS: f"{treatment} {verdict}", HURTS: f"{treatment} {verdict}", NO_DIFFERENCE: "No difference shown"}
+    if verdict.startswith(EQUIVALENT):
+        said[verdict] = f"{treatment} and {control} are {verdict}"
+    if verdict not in said:
+        return f"No verdict yet on {treatment} against {control} in {what}."
+    values = report["outcomes"][primary["outcome"]]["per_seed"]
     a, b = (mean(value for value in values[arm] if value is not None) for arm in (treatment, control))
-    return f"{a:.2f} against {b:.2f} of {control}"
+    return f"{said[verdict]}: {a:.2f} against {b:.2f} of {control}, {what}."
 
 
 def arm_sentences(report: Report) -> list[tuple[str, str]]:
     """One sentence an arm: its primary outcome and every declared verdict on it."""
-    declared = report["declared"]
-    name = declared["primary"]["outcome"]
-    if name not in report["outcomes"]:
+    first, *others = (line for line in declared(report) if not line.again)
+    if not first.outcome:
         return [(arm, "no result yet.") for arm in report["arms"]]
-    floor = report["outcomes"][name]["floor"]
-    sentences = []
+    floor, sentences = first.outcome["floor"], []
     for arm in report["arms"]:
-        said = f"{spread(report['outcomes'][name]['per_seed'][arm])} in {in_words(name, with_stage=False)}"
-        if arm == declared["control"]:
+        said = f"{spread(first.outcome['per_seed'][arm])} in {in_words(first.name, with_stage=False)}"
+        if arm == report["declared"]["control"]:
             near = "" if floor is None else f", where answers that know no arithmetic get {floor:.3f}"
             sentences.append((arm, f"{said}{near}: the control."))
             continue
         judged: dict[str, list[str]] = {}
-        for pair in (declared["primary"], *declared["secondary"]):
-            made = contrast_of(report, pair)
-            if pair["contrast"].split(" - ")[0] == arm and made and made["verdict"]:
-                judged.setdefault(made["verdict"], []).append(in_words(pair["outcome"], with_stage=False))
+        for line in (first, *others):
+            if line.arms[0] == arm and line.made and line.made["verdict"]:
+                judged.setdefault(line.made["verdict"], []).append(in_words(line.name, with_stage=False))
         verdicts = "; ".join(f"{verdict} ({', '.join(outcomes)})" for verdict, outcomes in judged.items())
         sentences.append((arm, f"{said}: {verdicts or 'no declared verdict'}."))
     return sentences
@@ -120,17 +84,14 @@ def arm_sentences(report: Report) -> list[tuple[str, str]]:
 
 def not_shown(report: Report) -> list[str]:
     """What the declared outcomes leave open."""
-    declared, open_ones = report["declared"], []
-    for pair in (declared["primary"], *declared["secondary"]):
-        made = contrast_of(report, pair)
-        what = f"{pair['contrast']} on {in_words(pair['outcome'])}"
+    open_ones = []
+    for _, name, contrast, _, made in (line for line in declared(report) if not line.again):
+        what = f"{contrast} on {in_words(name)}"
         if made is None:
             open_ones.append(f"{what}: not measured.")
         elif made["verdict"] == NO_DIFFERENCE:
-            seen = (
-                "" if made["mde80"] is None else f"; {made['n_seeds']} seeds find {made['mde80']:.3g} four times in 5"
-            )
-            open_ones.append(f"{what}: a difference of either sign is left open, {interval(made['ci95'])}{seen}.")
+            seen = made["mde80"] and f"; {made['n_seeds']} seeds find {made['mde80']:.3g} four times in 5"
+            open_ones.append(f"{what}: a difference of either sign is left open, {interval(made['ci95'])}{seen or ''}.")
         elif made["verdict"] is None:
             open_ones.append(f"{what}: {made['note'] or 'no verdict'}.")
     if report["primary"]["verdict"] == NOT_LEARNT:
@@ -140,56 +101,34 @@ def not_shown(report: Report) -> list[str]:
 
 def next_steps(report: Report) -> list[dict[str, str]]:
     """What to run next, each with its reason, its command in the run folder, and what it costs on this hardware."""
-    verdict, made = report["primary"]["verdict"], primary_contrast(report)
-    steps: list[tuple[str, str, float | None]]
-    if report["missing"] or made is None:
-        steps = [("finish what is missing", "output=.", None)]
-    elif verdict == NOT_LEARNT:
-        steps_now = report["settings"]["pretrain"]["steps"]
-        steps = [("train longer, until the control passes its gate", f"pretrain.steps={2 * steps_now}", 2.0)]
-    else:
-        steps = [_fresh_seeds(report, made)]
-        if report["settings"]["budget"]["match"] == "tokens" and not report["also"]:
-            steps.append(
-                ("see whether the verdict holds where every arm reads the same text", "budget.match=bytes", 1.0)
-            )
-    return [
-        {
-            "why": why,
-            "command": f"tokentrial run trial.yaml {change}" + ("" if share is None else " output=../again"),
-            "cost": "" if share is None else cost(report, share),
-        }
-        for why, change, share in steps
-        if change
-    ]
+    settings, first = report["settings"], declared(report)[0]
+    if report["missing"] or first.made is None:
+        return [_step("finish what is missing", "output=.")]
+    if report["primary"]["verdict"] == NOT_LEARNT:
+        longer = f"pretrain.steps={2 * settings['pretrain']['steps']} output=../again"
+        return [_step("train longer, until the control passes its gate", longer, cost(report, 2))]
+    steps = _fresh_seeds(report, first)
+    if settings["budget"]["match"] == "tokens" and not report["also"]:
+        why = "see whether the verdict holds where every arm reads the same text"
+        steps.append(_step(why, "budget.match=bytes output=../again", cost(report, 1)))
+    return steps
 
 
-def _fresh_seeds(report: Report, made: Mapping[str, Any]) -> tuple[str, str, float]:
-    """As many fresh seeds as find again what was seen, or the smallest effect that matters where nothing was. Fresh:
-    more of the same trial after a look are no test."""
-    shown, seeds = report["primary"]["verdict"] in (HELPS, HURTS), report["seeds"]
-    effect = abs(made["difference"]) if shown else report["declared"]["smallest_effect"]
-    needed = planned_seeds(report, effect)
-    if needed is None:
-        return ("", "", 0.0)
-    first = max(seeds) + 1
-    command = f"'seeds=[{','.join(map(str, range(first, first + needed)))}]'"
-    return (
-        f"{'confirm' if shown else 'decide'} on {needed} fresh seeds, "
-        f"which find a difference of {effect:.2g} four times in five",
-        command,
-        needed / len(seeds),
-    )
+def _step(why: str, change: str, cost: str = "") -> dict[str, str]:
+    return {"why": why, "command": f"tokentrial run trial.yaml {change}", "cost": cost}
 
 
-def planned_seeds(report: Report, effect: float) -> int | None:
-    """Seeds that find an effect with 80 % power, from the primary's spread, widened for planning; None where that is
-    not known or they are too many to be a plan."""
-    primary = report["primary"]
-    d = differences(report["outcomes"][primary["outcome"]], *primary["contrast"].split(" - "))
-    if len(d) < 2:
-        return None
-    return seeds_needed(effect, PLANNING_FACTOR * stdev(d), report["declared"]["alpha"], most=_MANY)
+def _fresh_seeds(report: Report, first: Line) -> list[dict[str, str]]:
+    """As many fresh seeds as find again with 80 % power what was seen, or the smallest effect that matters where
+    nothing was; none where their number is no plan. Fresh: more of the same trial after a look are no test."""
+    found, seeds = report["primary"]["verdict"] in (HELPS, HURTS), report["seeds"]
+    effect = abs(first.made["difference"]) if found else report["declared"]["smallest_effect"]
+    sd = PLANNING_FACTOR * stdev(first.differences) if len(first.differences) > 1 else 0.0
+    if not (needed := seeds_needed(effect, sd, report["declared"]["alpha"], most=_MANY)):
+        return []
+    fresh = ",".join(str(max(seeds) + 1 + number) for number in range(needed))
+    why = f"{'confirm' if found else 'decide'} on {needed} fresh seeds, which find a difference of {effect:.2g} four "
+    return [_step(f"{why}times in five", f"'seeds=[{fresh}]' output=../again", cost(report, needed / len(seeds)))]
 
 
 def cost(report: Report, share: float) -> str:
@@ -220,7 +159,7 @@ def limits(report: Report) -> list[str]:
         shares = [f"{spent['drill_share']:.0%} in {arm}" for arm, spent in consumed.items()]
         found.append(f"Drills are, of the training tokens: {', '.join(shares)}. Plain text states hardly any fact.")
         found.append(_budget(settings["budget"]["match"], report["control"], consumed))
-    made = primary_contrast(report)
+    made = declared(report)[0].made
     if later := _at_the_end(report):
         found.append(later)
     if made and made["mde80"] is not None:
@@ -273,57 +212,25 @@ def _budget(match: str, control: str, consumed: Mapping[str, Mapping[str, float]
 
 
 def declared_rows(report: Report) -> list[dict[str, Any]]:
-    """The declared comparisons, the primary first."""
-    declared, rows = report["declared"], []
-    for index, pair in enumerate((declared["primary"], *declared["secondary"])):
-        made = contrast_of(report, pair)
-        values = report["outcomes"].get(pair["outcome"], {}).get("per_seed", {})
-        treatment, control = pair["contrast"].split(" - ")
-        rows.append(
-            {
-                "role": "secondary" if index else "primary",
-                "contrast": one_line(pair["contrast"]),
-                "outcome": in_words(pair["outcome"]),
-                "treatment": spread(values.get(treatment, [])),
-                "control": spread(values.get(control, [])),
-                "difference": f"{made['difference']:+.3f}" if made else "-",
-                "interval": interval(made["ci95"]) if made else "-",
-                "p": number(made["p"]) if made else "-",
-                "p_holm": number(made["p_holm"]) if made and made["p_holm"] is not None else "",
-                "p_sign_flip": number(made["p_sign_flip"]) if made else "-",
-                "verdict": (made["verdict"] if made else None) or "none",
-                "note": made["note"] if made else "not measured",
-            }
-        )
-        rows += _reruns(report, rows[0]) if not index else []
-    return rows
+    """The declared comparisons in words and figures, the primary first; reruns of it have no verdict."""
+    return [_declared_row(line) for line in declared(report)]
 
 
-def _reruns(report: Report, primary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The primary contrast again with other settings: beside it, without a verdict."""
-    treatment, control = report["primary"]["contrast"].split(" - ")
-    return [
-        {
-            **primary,
-            "role": f"again with {name}",
-            "treatment": spread(outcome["per_seed"][treatment]),
-            "control": spread(outcome["per_seed"][control]),
-            "difference": f"{made['difference']:+.3f}",
-            "interval": interval(made["ci95"]),
-            "p": number(made["p"]),
-            "p_holm": "",
-            "p_sign_flip": number(made["p_sign_flip"]),
-            "verdict": "none",
-            "note": "a check of robustness; the verdict is the primary's",
-        }
-        for name, outcome, made in rerun_of(report)
-    ]
-
-
-def chosen_outcomes(report: Report) -> Sequence[str]:
-    """The outcomes that the ladder draws, without their stage: those declared, and the solved problems."""
-    declared = report["declared"]
-    wanted = dict.fromkeys(pair["outcome"].partition("/")[2] for pair in (declared["primary"], *declared["secondary"]))
-    there = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
-    solved = [name.replace("/accuracy_flexible", "/accuracy") for name in there if name.endswith("/accuracy_flexible")]
-    return [name for name in dict.fromkeys([*wanted, *solved]) if name in there]
+def _declared_row(line: Line) -> dict[str, Any]:
+    made, values = line.made, line.outcome.get("per_seed", {})
+    treatment, control = (spread(values.get(arm, [])) for arm in line.arms)
+    row = {"role": line.role, "contrast": one_line(line.contrast), "outcome": in_words(line.name)}
+    row |= {"treatment": treatment, "control": control}
+    if made is None:
+        absent = dict.fromkeys(("difference", "interval", "p", "p_sign_flip"), "-")
+        return row | absent | {"p_holm": "", "test": "", "verdict": "none", "note": "not measured"}
+    return row | {
+        "difference": f"{made['difference']:+.3f}",
+        "interval": interval(made["ci95"]),
+        "p": number(made["p"]),
+        "p_holm": "" if made["p_holm"] is None else number(made["p_holm"]),
+        "p_sign_flip": number(made["p_sign_flip"]),
+        "test": made["test"],
+        "verdict": "none" if line.again else made["verdict"] or "none",
+        "note": "a check of robustness; the verdict is the primary's" if line.again else made["note"],
+    }

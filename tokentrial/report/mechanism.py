@@ -1,35 +1,25 @@
 """What stands inside the models after pretraining, drawn: probes, logit lens, rows of the fact tokens. Exploratory."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokentrial.report.canvas import MUTED, PAPER, WIDE, Report, legend, look, new_figure
-from tokentrial.store import read_json
+import numpy as np
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tokentrial.report.canvas import KINDS, MUTED, PAPER, legend, look, new_figure, panels
+from tokentrial.report.tables import Report
 
 _TARGETS = {"a": "a", "b": "b", "product": "a×b", "log_product": "ln a×b", "beyond": "beyond\na and b"}
 _VECTORS = {"tokens": "the fact token's embedding", "state": "the state at the question's end"}
 _LOWEST = -0.5  # an R² below it is drawn at it
 _FAINT = -10  # nats below which the lens is not drawn: the embedding alone says nothing of an answer
-_KINDS = {"asked": "asked facts", "never_asked": "never-asked facts"}
 
 
-def inside(arms: Sequence[str], seeds: Sequence[int], evaluated: Mapping[tuple[str, int], Mapping[str, Path]]) -> Any:
-    """Arm: what each seed's `mechanism.json` after pretraining holds; seeds that have none, and arms, are left out."""
-    found = {
-        arm: [
-            read_json(path)
-            for seed in seeds
-            if (folder := evaluated.get((arm, seed), {}).get("pretrain"))
-            and (path := folder / "mechanism.json").exists()
-        ]
-        for arm in arms
-    }
-    return {arm: cells for arm, cells in found.items() if cells}
+def _by_arm(report: Report, read: Callable[[Any], Any]) -> dict[str, list[Any]]:
+    """Arm: what is read of each of its cells; cells that have nothing of it, and arms, are left out."""
+    found = {arm: [it for cell in cells if (it := read(cell))] for arm, cells in report["mechanism"].items()}
+    return {arm: values for arm, values in found.items() if values}
 
 
 # probes
@@ -37,20 +27,16 @@ def inside(arms: Sequence[str], seeds: Sequence[int], evaluated: Mapping[tuple[s
 
 def _r2(report: Report, vectors: str, target: str, key: str = "r2") -> dict[str, list[float]]:
     """Arm: R² of each seed."""
-    found = {
-        arm: [probe[target][key] for cell in cells if (probe := cell["probes"][vectors])]
-        for arm, cells in report["mechanism"].items()
-    }
-    return {arm: values for arm, values in found.items() if values}
+    probed = _by_arm(report, lambda cell: cell["probes"][vectors])
+    return {arm: [probe[target][key] for probe in probes] for arm, probes in probed.items()}
 
 
-def probes(report: Report, width: float) -> "Figure":
+def probes(report: Report, width: float) -> Figure:
     """R² of each target, from the tokens and from the state: seeds faint, the mean strong, shuffled facts a dash."""
-    panels = [vectors for vectors in _VECTORS if _r2(report, vectors, "a")]
-    grid = {"ncols": len(panels)} if width == WIDE else {"nrows": len(panels)}
-    figure, axes = new_figure(width, 2.9 if width == WIDE else 2.4 * len(panels) + 0.5, sharey=True, **grid)
+    there = [vectors for vectors in _VECTORS if _r2(report, vectors, "a")]
+    figure, axes = panels(width, len(there), 2.4)
     arms = list(report["mechanism"])
-    for axis, vectors in zip(axes.flat, panels, strict=True):
+    for axis, vectors in zip(axes, there, strict=True):
         for x, target in enumerate(_TARGETS):
             shuffles = _r2(report, vectors, target, "shuffled_r2")
             for arm, values in _r2(report, vectors, target).items():
@@ -90,22 +76,20 @@ def probes_alt(report: Report) -> str:
 
 def _layers(report: Report, kind: str) -> dict[str, list[list[float]]]:
     """Arm: log-probabilities layer by layer, of each seed."""
-    found = {arm: [c["lens"][kind] for c in cells if kind in c["lens"]] for arm, cells in report["mechanism"].items()}
-    return {arm: lines for arm, lines in found.items() if lines}
+    return _by_arm(report, lambda cell: cell["lens"].get(kind))
 
 
-def lens(report: Report, width: float) -> "Figure":
+def lens(report: Report, width: float) -> Figure:
     """Log-probability of the right answer by layer: every seed a faint line, the mean a strong one."""
-    kinds = [kind for kind in _KINDS if _layers(report, kind)]
-    grid = {"ncols": len(kinds)} if width == WIDE else {"nrows": len(kinds)}
-    figure, axes = new_figure(width, 2.9 if width == WIDE else 2.2 * len(kinds) + 0.5, sharey=True, **grid)
-    for axis, kind in zip(axes.flat, kinds, strict=True):
+    kinds = [kind for kind in KINDS if _layers(report, kind)]
+    figure, axes = panels(width, len(kinds), 2.2)
+    for axis, kind in zip(axes, kinds, strict=True):
         for arm, lines in _layers(report, kind).items():
             colour, marker = look(report, arm)
             for line in lines:
                 axis.plot(line, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot([*map(mean, zip(*lines, strict=True))], color=colour, marker=marker, markersize=4, linewidth=1.8)
-        axis.set_title(_KINDS[kind])
+        axis.set_title(KINDS[kind])
         axis.set_ylim(bottom=max(axis.get_ylim()[0], _FAINT))
         axis.set_xlabel("layers done")
         axis.locator_params(axis="x", integer=True)
@@ -123,7 +107,7 @@ def lens_alt(report: Report) -> str:
             f"{arm} {mean(line[0] for line in lines):.2f} to {mean(line[-1] for line in lines):.2f}"
             for arm, lines in by_arm.items()
         )
-        for kind, words in _KINDS.items()
+        for kind, words in KINDS.items()
         if (by_arm := _layers(report, kind))
     ]
     return f"From the embedding to the last layer, ln P of the right answer goes: {'; '.join(said)}." if said else ""
@@ -132,34 +116,26 @@ def lens_alt(report: Report) -> str:
 # rows of the fact tokens
 
 
-def _tokens(report: Report) -> dict[str, list[tuple[float, float, int]]]:
-    """Arm: of each token how often it was served and its length, means over seeds, and in how many it looks hardly
-    trained."""
-    found = {}
-    for arm, cells in report["mechanism"].items():
-        tokens = [cell["rows"]["tokens"] for cell in cells]
-        if tokens[0]:
-            found[arm] = [
-                (
-                    mean(of[token]["seen"] for of in tokens),
-                    mean(of[token]["length"] for of in tokens),
-                    sum(bool(of[token]["hardly_trained"]) for of in tokens),
-                )
-                for token in tokens[0]
-            ]
-    return found
+def _tokens(report: Report) -> dict[str, Any]:
+    """Arm: of each token how often it was served, its length, and in what share of seeds it looks hardly trained; means
+    over seeds, shape (3, tokens)."""
+    keys = ("seen", "length", "hardly_trained")
+    return {
+        arm: np.mean([[[float(of[key]) for of in tokens.values()] for key in keys] for tokens in of_seeds], axis=0)
+        for arm, of_seeds in _by_arm(report, lambda cell: cell["rows"]["tokens"]).items()
+    }
 
 
-def rows(report: Report, width: float) -> "Figure":
+def rows(report: Report, width: float) -> Figure:
     """Each fact token: how often it was served and how long its row is; hollow where it looks hardly trained."""
     figure, axes = new_figure(width, 2.9)
     axis = axes[0, 0]
-    for arm, tokens in _tokens(report).items():
+    for arm, (seen, length, hardly) in _tokens(report).items():
         colour, marker = look(report, arm)
-        for hardly in (False, True):
-            chosen = [token for token in tokens if bool(token[2]) == hardly]
-            axis.plot([seen for seen, _, _ in chosen], [length for _, length, _ in chosen], marker, markersize=5,
-                      color=colour, alpha=0.75, markerfacecolor=PAPER if hardly else colour)  # fmt: skip
+        for hollow in (False, True):
+            chosen = (hardly > 0) == hollow
+            axis.plot(seen[chosen], length[chosen], marker, markersize=5, color=colour, alpha=0.75,
+                      markerfacecolor=PAPER if hollow else colour)  # fmt: skip
     axis.axhline(1, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.set_ylim(bottom=0)
@@ -173,8 +149,8 @@ def rows(report: Report, width: float) -> "Figure":
 def rows_alt(report: Report) -> str:
     """What the rows show, in a sentence."""
     said = [
-        f"{arm}'s {len(tokens)} were served {min(t[0] for t in tokens):,.0f} to {max(t[0] for t in tokens):,.0f} "
-        f"times, are {mean(t[1] for t in tokens):.2f} long, and {sum(t[2] > 0 for t in tokens)} look hardly trained"
-        for arm, tokens in _tokens(report).items()
+        f"{arm}'s {len(seen)} were served {seen.min():,.0f} to {seen.max():,.0f} times, are {length.mean():.2f} long, "
+        f"and {sum(hardly > 0)} look hardly trained"
+        for arm, (seen, length, hardly) in _tokens(report).items()
     ]
     return f"Fact tokens, lengths in those of the median plain row: {'; '.join(said)}." if said else ""

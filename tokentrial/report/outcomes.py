@@ -19,21 +19,24 @@ from tokentrial.tasks.task import Row
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
+GROUPS = ("asked", "never_asked")  # subsets of the table: a fact is in one of them, by seed
+
 
 class Metric(NamedTuple):
     """What a metric's values mean."""
 
     higher_is_better: bool
     ceiling: float | None
+    words: str = ""  # for a reader
 
 
 METRICS = {
-    "accuracy": Metric(True, 1.0),
-    "choice_logprob": Metric(True, 0.0),
-    "bits_per_byte": Metric(False, None),
-    "accuracy_flexible": Metric(True, 1.0),
-    "gold_nats_per_byte": Metric(False, None),
-    "fact_tokens": Metric(True, None),
+    "accuracy": Metric(True, 1.0, "accuracy"),
+    "choice_logprob": Metric(True, 0.0, "log-probability of the right answer"),
+    "bits_per_byte": Metric(False, None, "bits per byte"),
+    "accuracy_flexible": Metric(True, 1.0, "accuracy, last number"),
+    "gold_nats_per_byte": Metric(False, None, "nats per byte of the gold solution"),
+    "fact_tokens": Metric(True, None, "fact tokens an answer"),
 }
 
 
@@ -52,49 +55,48 @@ def read_stage(
     """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `untouched` names the held-out
     documents that no arm rewrites, `favourite` is the answer most often asked for in the cell's drills."""
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
-    for subset, chosen in table_subsets(rows).items():
-        if not chosen:
-            continue
-        for key, metric in (("correct", "accuracy"), ("choice_logprob", "choice_logprob")):
-            name = f"{stage}/{chosen[0]['task']}/{subset}/{metric}"
-            facts = by_fact(chosen, key)
-            results.values[name] = mean_of([row[key] for row in chosen] if subset == "all" else [*facts.values()])
-            results.facts[name] = facts if subset != "all" else {}
-        results.floors[f"{stage}/{chosen[0]['task']}/{subset}/accuracy"] = floors(chosen, subset != "all", favourite)
-    for task in dict.fromkeys(row["task"] for row in rows if not of_table(row)):
-        chosen = [row for row in rows if row["task"] == task]
-        name = f"{stage}/{task}/all/accuracy"
-        results.values[name] = mean_of([row["correct"] for row in chosen])
-        results.floors[name] = floors(chosen, False, favourite)
-        if "gold_nats_per_byte" in chosen[0]:
-            _read_solutions(results, f"{stage}/{task}", chosen)
+    for part, chosen in parts(rows).items():
+        name, table = f"{stage}/{part}", of_table(chosen[0])
+        over_facts = table and not part.endswith("/all")
+        measured = {"accuracy": "correct"} | ({"choice_logprob": "choice_logprob"} if table else {})
+        for metric, key in measured.items():
+            facts = by_fact(chosen, key) if over_facts else {}
+            results.values[f"{name}/{metric}"] = mean_of([*facts.values()] or [row[key] for row in chosen])
+            if facts:
+                results.facts[f"{name}/{metric}"] = facts
+        results.floors[f"{name}/accuracy"] = floors(chosen, over_facts, favourite)
+        if not table and "gold_nats_per_byte" in chosen[0]:
+            _read_solutions(results.values, f"{stage}/{chosen[0]['task']}", chosen)
     held_out = read_json(folder / "heldout_text.json")
-    documents = held_out["documents"]
-    groups = {
-        "untouched": [d for d in documents if d["set"] == "text" and d["name"] in untouched],
-        "rewritten": [d for d in documents if d["set"] == "text" and d["name"] not in untouched],
-        "drills": [d for d in documents if d["set"] == "drills"],
-    }
-    for subset, held in groups.items():
+    documents: dict[str, list[Row]] = {"untouched": [], "rewritten": [], "drills": []}
+    for document in held_out["documents"]:
+        kept = "untouched" if document["name"] in untouched else "rewritten"
+        documents["drills" if document["set"] == "drills" else kept].append(document)
+    for subset, held in documents.items():
         if held and (subset == "untouched" or held_out["keeps_content"]):
-            name = f"{stage}/heldout_text/{subset}/bits_per_byte"
-            results.values[name] = sum(d["bits"] for d in held) / sum(d["bytes"] for d in held)
+            bits, size = sum(d["bits"] for d in held), sum(d["bytes"] for d in held)
+            results.values[f"{stage}/heldout_text/{subset}/bits_per_byte"] = bits / size
     return rows
 
 
-def _read_solutions(results: CellResults, name: str, rows: Sequence[Row]) -> None:
+def parts(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by `task/subset`: the subsets of the table that have any, then the other tasks whole."""
+    found = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
+    for row in rows:
+        if not of_table(row):
+            found.setdefault(f"{row['task']}/all", []).append(row)
+    return found
+
+
+def _read_solutions(values: dict[str, float], name: str, rows: Sequence[Row]) -> None:
     """Of worked solutions: the flexible score, fact tokens a response, and the gold solution's nats per original byte,
     rows whose solution states a fact apart from the others."""
-    results.values[f"{name}/all/accuracy_flexible"] = mean_of([row["correct_flexible"] for row in rows])
-    results.values[f"{name}/all/fact_tokens"] = mean_of([row["fact_tokens"] for row in rows])
-    for subset, chosen in (
-        ("all", rows),
-        ("with_site", [row for row in rows if row["site"]]),
-        ("without_site", [row for row in rows if not row["site"]]),
-    ):
-        nats = [row["gold_nats_per_byte"] for row in chosen if row["gold_nats_per_byte"] is not None]
-        if nats:
-            results.values[f"{name}/{subset}/gold_nats_per_byte"] = mean_of(nats)
+    values[f"{name}/all/accuracy_flexible"] = mean_of([row["correct_flexible"] for row in rows])
+    values[f"{name}/all/fact_tokens"] = mean_of([row["fact_tokens"] for row in rows])
+    for subset, sites in (("all", (True, False)), ("with_site", (True,)), ("without_site", (False,))):
+        chosen = [row["gold_nats_per_byte"] for row in rows if bool(row["site"]) in sites]
+        if nats := [each for each in chosen if each is not None]:
+            values[f"{name}/{subset}/gold_nats_per_byte"] = mean_of(nats)
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -115,20 +117,15 @@ def floors(rows: Sequence[Row], over_facts: bool, favourite: str | None) -> dict
         policies["drill_unigram"] = [favourite] * len(rows)
     scored = {}
     for policy, answers in policies.items():
-        hits: list[dict[str, Any]] = [
-            {"fact": row["fact"], "hit": answers[i] == row["answer"]} for i, row in enumerate(rows)
-        ]
-        scored[policy] = mean_of([*by_fact(hits, "hit").values()] if over_facts else [hit["hit"] for hit in hits])
+        hits = [{"fact": r["fact"], "hit": answer == r["answer"]} for r, answer in zip(rows, answers, strict=True)]
+        scored[policy] = mean_of([*by_fact(hits, "hit").values()] if over_facts else [each["hit"] for each in hits])
     return scored
 
 
 def untouched_documents(folders: Sequence[Path]) -> set[str]:
     """Names of the held-out text documents that none of the arms rewrites."""
-    names: set[str] | None = None
-    for folder in folders:
-        kept = {d["name"] for d in read_json(folder / "heldout_text.json")["documents"] if not d["rewritten"]}
-        names = kept if names is None else names & kept
-    return names or set()
+    kept = [{d["name"] for d in read_json(f / "heldout_text.json")["documents"] if not d["rewritten"]} for f in folders]
+    return set.intersection(*kept) if kept else set()
 
 
 def favourite_answer(exposure: Mapping[str, Any], arm: str, seed: int) -> str | None:

@@ -1,13 +1,17 @@
-"""The report as tables: for the terminal and as `report.md`."""
+"""The report as tables: for the terminal and as `report.md`; and the figures in words that every table shares."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich.box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tokentrial.report.outcomes import GROUPS
+
+Report = Mapping[str, Any]
 
 _MEANING = {
     None: "no verdict",
@@ -16,10 +20,57 @@ _MEANING = {
     "no difference shown": "the data allow a difference of either sign; it is not shown that there is none",
     "baseline has not learnt": "the control is too close to the floor for a comparison to say anything",
 }
+_LADDER = "Every outcome after each stage, mean ± standard deviation over seeds."
+_ALL = (
+    "Contrasts without a verdict are exploratory. `±` is the standard deviation over seeds. Training losses of\n"
+    "different arms are not comparable: their tokens stand for different text."
+)
+_SWEPT = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
 _EQUIVALENT = "a difference as large as the smallest effect that matters is ruled out"  # its verdict names the margin
 
 
-def sentence(report: Mapping[str, Any]) -> str:
+class Line(NamedTuple):
+    """A declared contrast, or the primary one again with other settings: beside it, without a verdict."""
+
+    role: str  # primary, secondary, or `again with budget.match=bytes`
+    name: str  # of the outcome
+    contrast: str
+    outcome: Mapping[str, Any]  # empty where it is not measured
+    made: Any  # the figures of the contrast, None where nothing is compared yet
+
+    @property
+    def again(self) -> bool:
+        return self.role not in ("primary", "secondary")
+
+    @property
+    def arms(self) -> list[str]:
+        """Treatment and control."""
+        return self.contrast.split(" - ")
+
+    @property
+    def differences(self) -> list[float]:
+        """Treatment minus control by seed, over the seeds that have both."""
+        pairs = zip(*(self.outcome["per_seed"][arm] for arm in self.arms), strict=True)
+        return [a - b for a, b in pairs if a is not None and b is not None]
+
+
+def declared(report: Report) -> list[Line]:
+    """The primary contrast, its reruns that are there, and the secondary ones."""
+    first, *others = [
+        Line("secondary" if number else "primary", name, contrast, outcome, outcome.get("contrasts", {}).get(contrast))
+        for number, pair in enumerate((report["declared"]["primary"], *report["declared"]["secondary"]))
+        for name, contrast in ((pair["outcome"], pair["contrast"]),)
+        for outcome in (report["outcomes"].get(name, {}),)
+    ]
+    reruns = [
+        first._replace(role=f"again with {one_line(each['name'])}", outcome=outcome, made=made)
+        for each in report["also"]
+        if (outcome := each["outcome"]) and (made := outcome["contrasts"].get(first.contrast))
+    ]
+    return [first, *reruns, *others]
+
+
+def sentence(report: Report) -> str:
     """The verdict in one sentence."""
     primary = report["primary"]
     made = report["outcomes"].get(primary["outcome"], {}).get("contrasts", {}).get(primary["contrast"])
@@ -33,7 +84,7 @@ def sentence(report: Mapping[str, Any]) -> str:
     )
 
 
-def print_report(report: Mapping[str, Any], console: Console) -> None:
+def print_report(report: Report, console: Console) -> None:
     """The table at the end of a run: declared outcomes, then the verdict."""
     table = Table(box=rich.box.SIMPLE_HEAD, title=f"{report['trial']}: {len(report['seeds'])} seeds")
     for column in _header(report):
@@ -46,9 +97,29 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(f"Verdict: {sentence(report)}", style="bold", highlight=False, markup=False)
 
 
-def markdown(report: Mapping[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """`report.md`."""
-    arms = report["arms"]
+    arms, outcomes, consumed = report["arms"], report["outcomes"], report["consumed"]
+    floors = [[name, policy, number(value)] for name, of in outcomes.items() for policy, value in of["floors"].items()]
+    spent = [
+        [key.replace("_", " "), *(_amount(consumed.get(arm, {}).get(key)) for arm in arms)]
+        for key in next(iter(consumed.values()), {})
+    ]
+    steps = [
+        [arm, *(", ".join(str(of["steps_to_60"][key] or "never") for of in curves.values()) for key in GROUPS)]
+        for arm, curves in report["curves"].items()
+    ]
+    ladder = ["outcome", "arm", *report["stages"]]
+    budget = f"Mean over seeds. The same {report['settings']['budget']['match']} in every arm."
+    sections = [
+        _section("Declared before the run", "", _header(report), _rows(report, declared_only=True)),
+        _section("All outcomes", _ALL, _header(report), _rows(report, declared_only=False)),
+        _section("What was swept", _SWEPT, *sweep_table(report)) if report["sweep"]["points"] else [],
+        _section("The ladder", _LADDER, ladder, _ladder(report)),
+        _section("Floors", "Accuracy of policies that know no arithmetic.", ["outcome", "policy", "accuracy"], floors),
+        _section("What each arm consumed", budget, ["", *arms], spent),
+        _section("Steps to 60 %", "", ["arm", "asked, by seed", "never asked, by seed"], steps),
+    ]
     lines = [
         f"# {report['trial']}",
         "",
@@ -57,65 +128,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{_MEANING.get(report['primary']['verdict'], _EQUIVALENT).capitalize()}.",
         *(f"{line}  " for line in _notes(report)),
         "",
-        "## Declared before the run",
-        "",
-        *_markdown_table(_header(report), _rows(report, declared_only=True)),
-        "",
-        "## All outcomes",
-        "",
-        "Contrasts without a verdict are exploratory. `±` is the standard deviation over seeds. Training losses of",
-        "different arms are not comparable: their tokens stand for different text.",
-        "",
-        *_markdown_table(_header(report), _rows(report, declared_only=False)),
-        "",
-        *_family(report),
-        "## The ladder",
-        "",
-        "Every outcome after each stage, mean ± standard deviation over seeds.",
-        "",
-        *_markdown_table(["outcome", "arm", *report["stages"]], _ladder(report)),
-        "",
-        "## Floors",
-        "",
-        "Accuracy of policies that know no arithmetic.",
-        "",
-        *_markdown_table(
-            ["outcome", "policy", "accuracy"],
-            [
-                [name, policy, number(value)]
-                for name, outcome in report["outcomes"].items()
-                for policy, value in outcome["floors"].items()
-            ],
-        ),
-        "",
-        "## What each arm consumed",
-        "",
-        "Mean over seeds. The same tokens in every arm; shorter text means more of it was read.",
-        "",
-        *_markdown_table(
-            ["", *arms],
-            [
-                [key.replace("_", " "), *(_amount(report["consumed"].get(arm, {}).get(key)) for arm in arms)]
-                for key in next(iter(report["consumed"].values()), {})
-            ],
-        ),
-        "",
-        f"## Steps to {60} %",
-        "",
-        *_markdown_table(
-            ["arm", "asked, by seed", "never asked, by seed"],
-            [
-                [
-                    arm,
-                    *(
-                        ", ".join(str(c["steps_to_60"][subset] or "never") for c in curves.values())
-                        for subset in ("asked", "never_asked")
-                    ),
-                ]
-                for arm, curves in report["curves"].items()
-            ],
-        ),
-        "",
+        *(line for section in sections for line in section),
         "## Made by",
         "",
         *(f"- {key}: {value}" for key, value in report["provenance"].items()),
@@ -123,14 +136,16 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _family(report: Mapping[str, Any]) -> list[str]:
-    if not report["sweep"]["points"]:
-        return []
-    said = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
-    return ["## What was swept", "", said, "", *_markdown_table(*sweep_table(report)), ""]
+def _section(title: str, said: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    table = [
+        "| " + " | ".join(header) + " |",
+        "|" + " --- |" * len(header),
+        *("| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+    return [f"## {title}", "", *([said, ""] if said else []), *table, ""]
 
 
-def sweep_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def sweep_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Header and rows, a row an outcome and point; nothing without a sweep."""
     keys, points = report["sweep"]["keys"], report["sweep"]["points"]
     names = dict.fromkeys(name for point in points for name in point["outcomes"])
@@ -153,83 +168,51 @@ def estimate(made: Mapping[str, Any] | None, sign: str) -> str:
     return "-" if made is None else f"{made['mean']:{sign}.3f} {interval(made['ci95'])}"
 
 
-def rerun_of(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """The reruns that are there: name, primary outcome and its contrast."""
-    pair = report["primary"]["contrast"]
-    return [
-        (one_line(each["name"]), each["outcome"], each["outcome"]["contrasts"][pair])
-        for each in report["also"]
-        if each["outcome"] and pair in each["outcome"]["contrasts"]
-    ]
-
-
-def _header(report: Mapping[str, Any]) -> list[str]:
+def _header(report: Report) -> list[str]:
     return ["outcome", *report["arms"], "floor", "contrast", "difference [95 %]", "p", "verdict"]
 
 
-def _rows(report: Mapping[str, Any], declared_only: bool) -> list[list[str]]:
-    declared = report["declared"]
-    wanted = {(pair["outcome"], pair["contrast"]) for pair in (declared["primary"], *declared["secondary"])}
+def _rows(report: Report, declared_only: bool) -> list[list[str]]:
+    """A row a contrast, what is of its outcome in the first one only; below the primary its reruns."""
+    first, *others = declared(report)
+    wanted = {(line.name, line.contrast) for line in (first, *others)}
     rows = []
     for name, outcome in report["outcomes"].items():
-        first = True
-        for pair, made in outcome["contrasts"].items():
-            if declared_only and (name, pair) not in wanted:
-                continue
-            values = (
-                [spread(outcome["per_seed"][arm]) for arm in report["arms"]] if first else [""] * len(report["arms"])
-            )
-            adjusted = made["p_holm"]
-            p = number(made["p"]) + (f" (Holm {number(adjusted)})" if adjusted is not None else "")
-            rows.append(
-                [
-                    name if first else "",
-                    *values,
-                    number(outcome["floor"]) if first else "",
-                    pair,
-                    f"{made['difference']:+.3f} {interval(made['ci95'])}",
-                    p,
-                    made["verdict"] or "",
-                ]
-            )
-            first = False
-            if (name, pair) == (report["primary"]["outcome"], report["primary"]["contrast"]):
-                rows += _reruns(report)
+        pairs = [pair for pair in outcome["contrasts"] if not declared_only or (name, pair) in wanted]
+        for number, pair in enumerate(pairs):
+            row = _row(report, name, pair, outcome, outcome["contrasts"][pair])
+            rows.append([""] * (2 + len(report["arms"])) + row[-4:] if number else row)
+            if (name, pair) == (first.name, first.contrast):
+                again = [line for line in others if line.again]
+                made = [_row(report, line.role, pair, line.outcome, line.made) for line in again]
+                rows += [[*row[:-1], "a check, no verdict"] for row in made]
     return rows
 
 
-def _reruns(report: Mapping[str, Any]) -> list[list[str]]:
+def _row(report: Report, name: str, contrast: str, outcome: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    holm = "" if made["p_holm"] is None else f" (Holm {number(made['p_holm'])})"
     return [
-        [
-            f"again with {name}",
-            *(spread(outcome["per_seed"].get(arm, [])) for arm in report["arms"]),
-            number(outcome["floor"]),
-            report["primary"]["contrast"],
-            f"{made['difference']:+.3f} {interval(made['ci95'])}",
-            number(made["p"]),
-            "a check, no verdict",
-        ]
-        for name, outcome, made in rerun_of(report)
+        name,
+        *(spread(outcome["per_seed"].get(arm, [])) for arm in report["arms"]),
+        number(outcome["floor"]),
+        contrast,
+        f"{made['difference']:+.3f} {interval(made['ci95'])}",
+        number(made["p"]) + holm,
+        made["verdict"] or "",
     ]
 
 
-def _ladder(report: Mapping[str, Any]) -> list[list[str]]:
+def _ladder(report: Report) -> list[list[str]]:
     names = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
+    stages = {name: [report["outcomes"].get(f"{stage}/{name}") for stage in report["stages"]] for name in names}
     return [
-        [
-            name,
-            arm,
-            *(
-                spread(report["outcomes"].get(f"{stage}/{name}", {"per_seed": {arm: []}})["per_seed"][arm])
-                for stage in report["stages"]
-            ),
-        ]
+        [name, arm, *(spread(outcome["per_seed"][arm] if outcome else []) for outcome in stages[name])]
         for name in names
         for arm in report["arms"]
     ]
 
 
-def _notes(report: Mapping[str, Any]) -> list[str]:
+def _notes(report: Report) -> list[str]:
     notes = list(report["extended"])
     if report["primary"]["note"]:
         notes.append(f"Primary: {report['primary']['note']}.")
@@ -272,11 +255,3 @@ def number(value: float | None) -> str:
 
 def _amount(value: float | None) -> str:
     return "-" if value is None else f"{value:,.2f}" if abs(value) < 10 else f"{value:,.0f}"
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + " --- |" * len(header),
-        *("| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows),
-    ]
