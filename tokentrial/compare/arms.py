@@ -1,16 +1,13 @@
 """Arms over their seeds on one outcome: the only contrasts that give a verdict on an arm."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from tokentrial.compare.files import Fields, checked, json_file
-from tokentrial.compare.line import Line
 from tokentrial.compare.models import ALPHA
-from tokentrial.compare.system import Model, System
-from tokentrial.report.comparison import REPORT
-from tokentrial.report.outcomes import METRICS, Metric
+from tokentrial.compare.runs import Report
+from tokentrial.compare.system import Items, Line, System
+from tokentrial.report.outcomes import METRICS, Metric, mean_of
 from tokentrial.statistics.paired import Floats
 from tokentrial.statistics.unpaired import UnpairedT, one_against_arm, welch
 from tokentrial.statistics.verdict import HELPS, HURTS, NO_DIFFERENCE, contrast
@@ -18,51 +15,17 @@ from tokentrial.statistics.verdict import HELPS, HURTS, NO_DIFFERENCE, contrast
 _SWAPPED = {HELPS: HURTS, HURTS: HELPS}
 
 
-class Made(Fields):
-    """A contrast of a run's own report."""
-
-    difference: float
-    ci95: list[float] | None
-    p: float | None
-    p_holm: float | None
-    test: str
-    mde80: float | None
-    n_seeds: int
-    verdict: str | None
-    note: str
-
-
-class Outcome(Fields):
-    floors: dict[str, float]
-    per_seed: dict[str, list[float | None]]
-    contrasts: dict[str, Made]
-
-
-class Report(Fields):
-    outcomes: dict[str, Outcome]
-
-
-def reported(run: Path) -> Report | None:
-    """A run's own report, whose verdicts stand where two of its arms are compared."""
-    path = run / REPORT
-    return checked(path, Report, json_file(path)) if path.exists() else None
-
-
 def from_report(report: Report, outcome: str, a: System, b: System) -> Line | None:
     """The report's contrast of these arms, in either order; None where it makes none."""
     of = report.outcomes.get(outcome)
-    if of is None or a.arm not in of.per_seed or b.arm not in of.per_seed:
+    if of is None:
         return None
+    values = [[v for v in of.per_seed.get(arm or "", ()) if v is not None] for arm in (a.arm, b.arm)]
     made, sign = of.contrasts.get(f"{a.arm} - {b.arm}"), 1
     if made is None:
         made, sign = of.contrasts.get(f"{b.arm} - {a.arm}"), -1
-    if made is None:
+    if made is None or not all(values):
         return None
-    ci95 = None if made.ci95 is None else sorted(sign * end for end in made.ci95)
-    of_a, of_b = ([value for value in of.per_seed[arm] if value is not None] for arm in (a.arm, b.arm))
-    if not of_a or not of_b:
-        return None
-    verdict = made.verdict if sign > 0 else _SWAPPED.get(made.verdict or "", made.verdict)
     return Line(
         outcome=outcome,
         a=a.name,
@@ -72,15 +35,15 @@ def from_report(report: Report, outcome: str, a: System, b: System) -> Line | No
         n_b=made.n_seeds,
         n_seeds=made.n_seeds,
         n_items=_n_items(outcome, a, b),
-        value_a=_mean(of_a),
-        value_b=_mean(of_b),
+        value_a=mean_of(values[0]),
+        value_b=mean_of(values[1]),
         difference=sign * made.difference,
-        ci95=ci95,
+        ci95=made.ci95 and sorted(sign * end for end in made.ci95),
         p=made.p,
         p_holm=made.p_holm,
         test=made.test,
         mde80=made.mde80,
-        verdict=verdict,
+        verdict=made.verdict if sign > 0 else _SWAPPED.get(made.verdict or "", made.verdict),
         note="; ".join(filter(None, ["as the run's own report says", made.note])),
         floors=of.floors,
     )
@@ -89,40 +52,52 @@ def from_report(report: Report, outcome: str, a: System, b: System) -> Line | No
 def compare_arms(outcome: str, a: System, b: System, margin: float | None, declared: bool) -> Line:
     """Two systems of which at least one has several seeds: paired where they share seeds, else unpaired."""
     metric = METRICS.get(outcome.rsplit("/", 1)[1], Metric(True, None))
-    of_a = {seed: model.value(outcome) for seed, model in a.models.items()}
-    of_b = {seed: model.value(outcome) for seed, model in b.models.items()}
+    of_a, of_b = ({seed: model.value(outcome) for seed, model in each.models.items()} for each in (a, b))
+    x, y = [*of_a.values()], [*of_b.values()]
+    if min(len(x), len(y)) == 1:
+        return _single(outcome, a, b, x, y)
     shared = sorted(of_a.keys() & of_b.keys())
-    if min(len(of_a), len(of_b)) < 2:
-        return _single(outcome, a, b, [*of_a.values()], [*of_b.values()])
-    if len(shared) < 2:
-        made = welch([*of_a.values()], [*of_b.values()])
-        verdict = None if made.p is None or not declared else _worded(made, metric)
-        notes = [f"{len(shared) or 'no'} seeds in common: unpaired", *([] if made.p else ["no spread between seeds"])]
-        return _line(outcome, a, b, [*of_a.values()], [*of_b.values()], made, "welch_t", verdict, notes)
-    x, y = [of_a[seed] for seed in shared], [of_b[seed] for seed in shared]
-    floors = [floor for s in (a, b) for model in s.models.values() for floor in _floors(outcome, model).values()]
-    paired = contrast(
+    if len(shared) >= 2:
+        return _paired(outcome, a, b, shared, metric, margin, declared)
+    made, verdict = welch(x, y), None
+    if declared and made.p is not None:
+        better = HELPS if (made.difference > 0) == metric.higher_is_better else HURTS
+        verdict = better if made.p < ALPHA else NO_DIFFERENCE
+    notes = [f"{len(shared) or 'no'} seeds in common: unpaired", *([] if made.p else ["no spread between seeds"])]
+    return _line(outcome, a, b, x, y, made, "welch_t", verdict, notes)
+
+
+def _paired(
+    outcome: str, a: System, b: System, shared: Sequence[int], metric: Metric, margin: float | None, declared: bool
+) -> Line:
+    x, y = ([each.models[seed].value(outcome) for seed in shared] for each in (a, b))
+    made = contrast(
         x,
         y,
         margin=margin if metric.ceiling == 1 else None,
         alpha=ALPHA,
         declared=declared,
-        floor=max(floors, default=None),
+        floor=max((floor for items in _items(outcome, a, b) for floor in items.floors.values()), default=None),
         ceiling=metric.ceiling,
         higher_is_better=metric.higher_is_better,
         by_fact=_by_fact(outcome, a, b, shared),
         rng=np.random.default_rng(0),
     )
-    notes = [paired.note] if paired.note else []
-    left = sorted(of_a.keys() ^ of_b.keys())
-    notes += [f"seeds {left} of one side only are left out"] if left else []
-    if paired.facts_ci95:
-        low, high = paired.facts_ci95
+    notes = [made.note] if made.note else []
+    if left := sorted(a.models.keys() ^ b.models.keys()):
+        notes.append(f"seeds {left} of one side only are left out")
+    if made.facts_ci95:
+        low, high = made.facts_ci95
         notes.append(f"over facts like these too: [{low:+.3f}, {high:+.3f}]")
-    if any(_questions(outcome, a, seed) != _questions(outcome, b, seed) for seed in shared):
+    asked_a, asked_b = (
+        [items and items.right.keys() for items in (each.models[seed].items.get(outcome) for seed in shared)]
+        for each in (a, b)
+    )
+    if asked_a != asked_b:
         notes.append("the two sides were asked other items")
-    as_t = UnpairedT(paired.difference, paired.p, _pair(paired.ci95), paired.mde80)
-    return _line(outcome, a, b, x, y, as_t, paired.test, paired.verdict, notes)
+    ends = None if made.ci95 is None else (made.ci95[0], made.ci95[1])
+    as_t = UnpairedT(made.difference, made.p, ends, made.mde80)
+    return _line(outcome, a, b, x, y, as_t, made.test, made.verdict, notes)
 
 
 def _single(outcome: str, a: System, b: System, x: list[float], y: list[float]) -> Line:
@@ -131,10 +106,12 @@ def _single(outcome: str, a: System, b: System, x: list[float], y: list[float]) 
         made, model, arm = one_against_arm(x[0], y), a, b
     else:
         turned = one_against_arm(y[0], x)
-        ends = None if turned.ci95 is None else (-turned.ci95[1], -turned.ci95[0])
+        ends = turned.ci95 and (-turned.ci95[1], -turned.ci95[0])
         made, model, arm = UnpairedT(-turned.difference, turned.p, ends, turned.mde80), b, a
-    where = "no spread between the seeds" if made.p is None else "outside" if made.p < ALPHA else "within"
-    said = where if made.p is None else f"{model.name} lies {where} what the seeds of {arm.name} give"
+    said = "no spread between the seeds"
+    if made.p is not None:
+        where = "outside" if made.p < ALPHA else "within"
+        said = f"{model.name} lies {where} what the seeds of {arm.name} give"
     notes = [f"no verdict on the arm: {model.name} is one seed"]
     return _line(outcome, a, b, x, y, made, "one_against_seeds_t", f"{said}; one seed against {len(arm.models)}", notes)
 
@@ -159,8 +136,8 @@ def _line(
         n_b=len(y),
         n_seeds=min(len(x), len(y)),
         n_items=_n_items(outcome, a, b),
-        value_a=_mean(x),
-        value_b=_mean(y),
+        value_a=mean_of(x),
+        value_b=mean_of(y),
         difference=made.difference,
         ci95=list(made.ci95) if made.ci95 else None,
         p=made.p,
@@ -168,14 +145,8 @@ def _line(
         mde80=made.mde80,
         verdict=verdict,
         note="; ".join(notes),
-        floors=_floors(outcome, next(iter(b.models.values()))),
+        floors=next((items.floors for items in _items(outcome, b)), {}),
     )
-
-
-def _worded(made: UnpairedT, metric: Metric) -> str:
-    if made.p is None or made.p >= ALPHA:
-        return NO_DIFFERENCE
-    return HELPS if (made.difference > 0) == metric.higher_is_better else HURTS
 
 
 def _by_fact(outcome: str, a: System, b: System, shared: Sequence[int]) -> Floats | None:
@@ -184,29 +155,12 @@ def _by_fact(outcome: str, a: System, b: System, shared: Sequence[int]) -> Float
     if any(not of_a or of_a.keys() != of_b.keys() for of_a, of_b in tables):
         return None
     columns = sorted({fact for of_a, _ in tables for fact in of_a})
-    rows = [[of_a[f] - of_b[f] if f in of_a else np.nan for f in columns] for of_a, of_b in tables]
-    return np.array(rows)
+    return np.array([[of_a[f] - of_b[f] if f in of_a else np.nan for f in columns] for of_a, of_b in tables])
 
 
-def _questions(outcome: str, system: System, seed: int) -> set[str]:
-    items = system.models[seed].items.get(outcome)
-    return set(items.right) if items else set()
-
-
-def _floors(outcome: str, model: Model) -> Mapping[str, float]:
-    return model.items[outcome].floors if outcome in model.items else {}
+def _items(outcome: str, *systems: System) -> list[Items]:
+    return [model.items[outcome] for each in systems for model in each.models.values() if outcome in model.items]
 
 
 def _n_items(outcome: str, a: System, b: System) -> int | None:
-    totals = [
-        model.items[outcome].total for system in (a, b) for model in system.models.values() if outcome in model.items
-    ]
-    return min(totals, default=None)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _pair(ends: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if ends is None else (ends[0], ends[1])
+    return min((items.total for items in _items(outcome, a, b)), default=None)

@@ -1,8 +1,9 @@
-"""What is compared: a system is one model, or one arm over its seeds."""
+"""What is compared: a system is one model, or one arm over its seeds. What comes of it: a line a contrast."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokentrial.report.tables import one_line
 
@@ -18,9 +19,15 @@ class Items:
     floors: Mapping[str, float] = field(default_factory=dict)  # accuracy of policies that know no arithmetic
     known_set: str | None = None  # a set that its total covers: both sides of it answered the same items
 
-    @property
-    def rate(self) -> float:
-        return self.correct / self.total
+    @classmethod
+    def of(cls, answers: Iterable[tuple[str, bool]], **known: Any) -> "Items":
+        """Of questions and whether they were answered right; a question that is there again is another item."""
+        right: dict[str, bool] = {}
+        times: dict[str, int] = {}
+        for question, correct in answers:
+            times[question] = times.get(question, 0) + 1
+            right[question if times[question] == 1 else f"{question} #{times[question]}"] = correct
+        return cls(sum(right.values()), len(right), right, **known)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,9 @@ class Model:
     held_out: str = ""  # which documents its bits per byte are of
 
     def value(self, outcome: str) -> float:
-        return self.values[outcome] if outcome in self.values else self.items[outcome].rate
+        if outcome in self.values:
+            return self.values[outcome]
+        return self.items[outcome].correct / self.items[outcome].total
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,33 @@ def single(name: str, items: Mapping[str, Items], notes: Iterable[str] = ()) -> 
     return System(one_line(name), {0: Model(items)}, notes=tuple(notes))
 
 
-def by_item(answers: Iterable[tuple[str, bool]]) -> dict[str, bool]:
-    """Right or wrong by item; a question that is there again is another item."""
-    right: dict[str, bool] = {}
-    times: dict[str, int] = {}
-    for question, correct in answers:
-        times[question] = times.get(question, 0) + 1
-        right[question if times[question] == 1 else f"{question} #{times[question]}"] = correct
-    return right
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A contrast, a - b, and what may be said of it. Its fields are the keys of `--json`; None stands for undefined.
+
+    `unit` says what was replicated: `seeds`, which alone can give a verdict on an arm, or `items`, which describe two
+    models. `n_a` and `n_b` count these units; `n_seeds` and `n_items` are kept apart: seeds a side (pairs where they
+    pair, else the fewer), and items that each seed answered (the shared ones where they pair, else the fewer).
+    """
+
+    outcome: str
+    a: str
+    b: str
+    unit: str
+    n_a: int
+    n_b: int
+    n_seeds: int
+    n_items: int | None
+    value_a: float
+    value_b: float
+    difference: float
+    ci95: list[float] | None = None
+    p: float | None = None
+    p_holm: float | None = None  # over all contrasts of this unit that were asked for together
+    p_by_fact: float | None = None  # sign-flip over unordered facts, where several items ask one fact
+    test: str = "none"
+    discordant: list[int] | None = None  # items that only a, and only b, answered
+    mde80: float | None = None
+    verdict: str | None = None
+    note: str
+    floors: Mapping[str, float] = field(default_factory=dict)
