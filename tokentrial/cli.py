@@ -215,7 +215,9 @@ def power(
     if json:
         print_json(asdict(planned))
     else:
-        planning.print_seeds(planned, console())
+        from tokentrial.plan.table import print_seeds
+
+        print_seeds(planned, console())
 
 
 def _is_number(word: str) -> bool:

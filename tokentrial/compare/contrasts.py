@@ -5,10 +5,9 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import NamedTuple
 
-from tokentrial.compare.arms import compare_arms, from_report
-from tokentrial.compare.models import ALPHA, compare_models
+from tokentrial.compare.lines import ALPHA, Line, compare_arms, compare_models, from_report
 from tokentrial.compare.runs import declared, reported
-from tokentrial.compare.system import Line, System
+from tokentrial.compare.system import System
 from tokentrial.errors import SettingsError
 from tokentrial.statistics.paired import holm
 from tokentrial.statistics.verdict import HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT, gate

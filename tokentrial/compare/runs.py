@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from tokentrial.compare.files import Fields, Share, checked, json_file, json_lines, refuse
+from tokentrial.compare.files import Fields, checked, json_file, json_lines, refuse
 from tokentrial.compare.system import Items, Model, System
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.outcomes import CellResults, floors, read_stage, untouched_documents
 from tokentrial.report.tables import one_line
+from tokentrial.settings import Gate
 from tokentrial.store import fingerprint
 from tokentrial.tasks.arithmetic import of_table, table_subsets
 from tokentrial.trial import load
@@ -21,16 +22,8 @@ _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
 _LARGEST = 1e9  # no accuracy, log-probability or bits per byte comes near it
 _SEED = re.compile(r"seed([0-9]{1,9})")
 
-
-@dataclass(frozen=True)
-class Found:
-    """One arm of a run, or one cell of it, whose result folders are known and not read yet."""
-
-    name: str
-    cells: dict[int, dict[str, Path]]  # seed: stage: folder; one stage alone is called ""
-    run: Path | None = None
-    arm: str | None = None
-    control: bool = False
+# one arm of a run, or one cell of it, whose models are not read yet: seed, stage, folder; one stage alone is called ""
+Found = tuple[System, dict[int, dict[str, Path]]]
 
 
 class Row(Fields):
@@ -58,17 +51,12 @@ class HeldOut(Fields):
     documents: list[Document]
 
 
-class GateSettings(Fields):
-    asked: Share
-    never_asked: Share
-
-
 class Declared(Fields):
     """What of a run's declaration bears on a comparison with another run."""
 
     control: str
     smallest_effect: float | None = Field(default=None, gt=0, le=1e9)
-    gate: GateSettings | None = None
+    gate: Gate | None = None
 
 
 class Made(Fields):
@@ -86,9 +74,9 @@ class Made(Fields):
 
 
 class Outcome(Fields):
-    floors: dict[str, float]
+    floors: dict[str, float] = Field(default_factory=dict)
     per_seed: dict[str, list[float | None]]
-    contrasts: dict[str, Made]
+    contrasts: dict[str, Made] = Field(default_factory=dict)
 
 
 class Report(Fields):
@@ -109,10 +97,10 @@ def reported(run: Path) -> Report | None:
 def find(path: Path) -> list[Found]:
     """The arms or the cell that a path of a run folder stands for; nothing where it is no such path."""
     if (cell := _SEED.fullmatch(path.name)) and (stages := _stages(path)):
-        return [Found("/".join(path.parts[-2:]), {int(cell[1]): stages})]
+        return [(System("/".join(path.parts[-2:])), {int(cell[1]): stages})]
     if (path / "samples.jsonl").is_file() and path.name.startswith("eval_"):
         owner = _SEED.fullmatch(path.parent.name)
-        return [Found("/".join(path.parts[-3:]), {int(owner[1]) if owner else 0: {"": path}})]
+        return [(System("/".join(path.parts[-3:])), {int(owner[1]) if owner else 0: {"": path}})]
     for run in (path, path.parent):
         if (run / "trial.yaml").is_file():
             trial = load(str(run / "trial.yaml"), [f"output={run}"])
@@ -121,7 +109,8 @@ def find(path: Path) -> list[Found]:
                 evaluated = {seed: _stages(run / arm / f"seed{seed}") for seed in trial.seeds}
                 cells = {seed: stages for seed, stages in evaluated.items() if stages}
                 if cells:
-                    found.append(Found(f"{run.absolute().name}/{arm}", cells, run, arm, arm == trial.control))
+                    name = f"{run.absolute().name}/{arm}"
+                    found.append((System(name, run=run, arm=arm, control=arm == trial.control), cells))
             return found
     return []
 
@@ -135,20 +124,20 @@ def read(found: Sequence[Found]) -> list[System]:
     """All systems of one comparison: `untouched` text is what none of their arms rewrites."""
     held = {
         folder: checked(path, HeldOut, json_file(path)).documents
-        for each in found
-        for stages in each.cells.values()
+        for _, cells in found
+        for stages in cells.values()
         for folder in stages.values()
         for path in (folder / "heldout_text.json",)
     }
     untouched = untouched_documents([*held])
     systems = []
-    for each in found:
+    for system, cells in found:
         models = {}
-        for seed, stages in each.cells.items():
+        for seed, stages in cells.items():
             documents = held[next(iter(stages.values()))]  # the same in every stage
             texts = [(d.set, d.name, d.bytes) for d in documents if d.name in untouched]
             models[seed] = _model(stages, untouched, fingerprint("held out", 1, documents=texts))
-        systems.append(System(one_line(each.name), models, each.run, each.arm, each.control))
+        systems.append(replace(system, name=one_line(system.name), models=models))
     return systems
 
 

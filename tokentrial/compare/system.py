@@ -1,4 +1,4 @@
-"""What is compared: a system is one model, or one arm over its seeds. What comes of it: a line a contrast."""
+"""What is compared: a system is one model, or one arm over its seeds."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class System:
     """Models by seed. What is not of our run folders is one model, as good as one seed."""
 
     name: str
-    models: Mapping[int, Model]
+    models: Mapping[int, Model] = field(default_factory=dict)
     run: Path | None = None  # the run folder that this is an arm of, over its seeds
     arm: str | None = None
     control: bool = False
@@ -65,35 +65,3 @@ class System:
 
 def single(name: str, items: Mapping[str, Items], notes: Iterable[str] = ()) -> System:
     return System(one_line(name), {0: Model(items)}, notes=tuple(notes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A contrast, a - b, and what may be said of it. Its fields are the keys of `--json`; None stands for undefined.
-
-    `unit` says what was replicated: `seeds`, which alone can give a verdict on an arm, or `items`, which describe two
-    models. `n_a` and `n_b` count these units; `n_seeds` and `n_items` are kept apart: seeds a side (pairs where they
-    pair, else the fewer), and items that each seed answered (the shared ones where they pair, else the fewer).
-    """
-
-    outcome: str
-    a: str
-    b: str
-    unit: str
-    n_a: int
-    n_b: int
-    n_seeds: int
-    n_items: int | None
-    value_a: float
-    value_b: float
-    difference: float
-    ci95: list[float] | None = None
-    p: float | None = None
-    p_holm: float | None = None  # over all contrasts of this unit that were asked for together
-    p_by_fact: float | None = None  # sign-flip over unordered facts, where several items ask one fact
-    test: str = "none"
-    discordant: list[int] | None = None  # items that only a, and only b, answered
-    mde80: float | None = None
-    verdict: str | None = None
-    note: str
-    floors: Mapping[str, float] = field(default_factory=dict)

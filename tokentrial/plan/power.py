@@ -6,12 +6,10 @@ from pathlib import Path
 from statistics import stdev
 from typing import NamedTuple
 
-import rich.box
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
 from tokentrial.compare.files import Fields, checked, json_file, refuse
+from tokentrial.compare.runs import Report
 from tokentrial.errors import SettingsError
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line
@@ -56,14 +54,9 @@ class Settings(Fields):
     alpha: float = Field(gt=0, lt=0.5)
 
 
-class Outcome(Fields):
-    per_seed: dict[str, list[float | None]]
-
-
-class Pilot(Fields):
+class Pilot(Report):
     primary: Primary
     declared: Settings
-    outcomes: dict[str, Outcome]
 
 
 class Noise(NamedTuple):
@@ -134,30 +127,3 @@ def plan_seeds(of: str, sd: float, effects: Sequence[float], n: int | None = Non
         ],
         mde80={str(size): mde(planning, size, alpha) for size in SIZES},
     )
-
-
-def print_seeds(plan: SeedPlan, console: Console) -> None:
-    """Seeds by effect and power, then what so many seeds detect."""
-    of_sd = f", its 95 % interval {plan.sd_ci95[0]:.3g} to {plan.sd_ci95[1]:.3g}" if plan.sd_ci95 else ""
-    lines = [
-        f"{plan.of}: the paired differences have sd {plan.sd:.3g}{of_sd}.",
-        f"Planned with {PLANNING_FACTOR:g} times it, {plan.planning_sd:.3g}: a pilot's sd is too small more often than "
-        "not.",
-    ]
-    if plan.sd == 0:
-        lines.append("No spread between the seeds: their number cannot be planned from it.")
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
-    by_effect = Table(box=rich.box.SIMPLE_HEAD, title=f"seeds needed, alpha {plan.alpha:g}")
-    for column in ("effect", *(f"{100 * power:g} % power" for power in POWERS), "80 %, were the sd as measured"):
-        by_effect.add_column(column, justify="right")
-    for row in plan.effects:
-        seeds = [*row.seeds.values(), row.seeds80_as_measured]
-        without = "n/a" if plan.sd == 0 else "over 1000"
-        by_effect.add_row(f"{row.effect:.3g}", *(without if each is None else str(each) for each in seeds))
-    detectable = Table(box=rich.box.SIMPLE_HEAD, title="smallest effect found with 80 % power")
-    detectable.add_column("seeds", justify="right")
-    detectable.add_column("effect", justify="right")
-    for size, effect in plan.mde80.items():
-        detectable.add_row(size, "n/a" if effect is None else f"{effect:.3g}")
-    console.print(by_effect, detectable)
