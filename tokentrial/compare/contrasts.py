@@ -1,5 +1,6 @@
 """Which systems are held against which, and what all their contrasts together let one say."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, product
@@ -12,8 +13,8 @@ from tokentrial.errors import SettingsError
 from tokentrial.statistics.paired import holm
 from tokentrial.statistics.verdict import HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT, gate
 
-_ASKED, _NEVER_ASKED = (f"pretrain/mul_table/{subset}/accuracy" for subset in ("asked", "never_asked"))
 _HELD_OUT = "heldout_text"
+_GATED = re.compile(r"pretrain/\w+_table/asked/accuracy")  # of whatever facts the trial is about
 
 # how a contrast answers for the others that it was made with
 _DECLARED = "its run has judged it, or it is exploratory there"
@@ -89,10 +90,12 @@ def _not_learnt(a: System, b: System) -> str | None:
     """The gate of the control's run, where one of two runs' arms is its control."""
     for system in (b, a):
         settings = declared(system.run) if system.run and system.control else None
-        if settings and settings.gate and _ASKED in system.outcomes:
-            by_outcome = {name: [model.value(name) for model in system.models.values()] for name in system.outcomes}
-            asked, never = by_outcome[_ASKED], by_outcome.get(_NEVER_ASKED)
-            return gate(asked, never, settings.gate.asked, settings.gate.never_asked)
+        name = next(filter(_GATED.fullmatch, system.outcomes), None)
+        if settings and settings.gate and name:
+            unasked = name.replace("/asked/", "/never_asked/")
+            asked = [model.value(name) for model in system.models.values()]
+            never = [model.value(unasked) for model in system.models.values() if unasked in system.outcomes]
+            return gate(asked, never or None, settings.gate.asked, settings.gate.never_asked)
     return None
 
 
