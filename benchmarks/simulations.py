@@ -13,8 +13,9 @@ import sys
 import numpy as np
 from scipy.special import expit
 
-from tokentrial.statistics.paired import facts_like_these, holm, mcnemar_exact, paired_t, sign_flip, tost
+from tokentrial.statistics.paired import facts_like_these, holm, paired_t, sign_flip, tost
 from tokentrial.statistics.power import mde
+from tokentrial.statistics.proportions import mcnemar_exact
 from tokentrial.statistics.verdict import HELPS, HURTS, contrast
 
 SEEDS, ITEMS, EFFECT, ALPHA = 6, 36, 0.8, 0.05
@@ -138,7 +139,7 @@ def _any(p_values: list[float | None]) -> bool:
 
 
 def _equivalent(differences: np.ndarray, margin: float) -> float:
-    return float(np.mean([tost(d, margin).equivalent for d in differences]))
+    return float(np.mean([_any([tost(d, margin).p]) for d in differences]))
 
 
 def _holds(ends: tuple[float, float] | None) -> bool:

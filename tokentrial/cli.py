@@ -219,7 +219,7 @@ def power(
     """
     from dataclasses import asdict
 
-    from tokentrial import power as planning
+    from tokentrial.plan import power as planning
 
     folders, effects = [word for word in words or () if not _is_number(word)], list(effect or ())
     effects += [float(word) for word in words or () if _is_number(word)]
@@ -230,11 +230,13 @@ def power(
     elif outcome or contrast:
         raise SettingsError("power: --outcome and --contrast are of a run folder, not of --sd")
     else:
-        planned = planning.from_sd(sd, effects)
+        planned = planning.plan_seeds("a pilot with this noise", sd, effects)
     if json:
-        print_json({"of": planned.title, **asdict(planned.plan)})
+        print_json(asdict(planned))
     else:
-        planning.print_plan(planned, console())
+        from tokentrial.plan.table import print_seeds
+
+        print_seeds(planned, console())
 
 
 def _is_number(word: str) -> bool:

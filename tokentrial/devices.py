@@ -18,7 +18,6 @@ from tokentrial.settings import Pretrain
 from tokentrial.store import has_gpu
 
 HERE = "this machine"
-GPT2_FLOPS = Pretrain().flops_per_token(50_257)  # of GPT-2 124M, whose tokens a second are what is published
 _SEED, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 64_000, 278_000, 463_000, 231_000  # tokens/s a GPU, as in the docstring
 # the seed fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's eager model
 # against the compiled one of pretraining
@@ -47,7 +46,7 @@ class Device(NamedTuple):
 
 
 def _mfu(tokens_per_s: float, tflops: float) -> float:
-    return tokens_per_s * GPT2_FLOPS / (tflops * 1e12)
+    return tokens_per_s * Pretrain().flops_per_token(50_257) / (tflops * 1e12)  # of GPT-2 124M
 
 
 _UNKNOWN = (0.3, "no measurement; assumed")
@@ -78,8 +77,10 @@ DEVICES = (
 SHOWN = ("A40", "2xA40", "8xA40", "A100-80", "4xA100-80", "8xA100-80", "H100", "8xH100", "H200", "4xH200", "4090", "L4")
 # a core's matrix product in fp32, 121 GFLOP/s, and the pilot's cells on two of them: 48 GFLOP/s in pretraining, 0.7 of
 # that in SFT, 4.4 ms a layer and token in decoding, next to no start
-_CORE_TFLOPS = 0.121
+_OF_A_CORE = "48 of a core's 121 GFLOP/s in the pilot's cells; more in a larger model: --measure"
+_CORES = Device(HERE, "", 0.121, 0, 0.4, _OF_A_CORE, 0.0, "yours", trainer=0.7, decode=0.0044, start=1.0, compile=0.0)
 _DRIVER = Path("/proc/driver/nvidia/gpus")
+_MODEL = re.compile(r"Model:\s*(.*\S)")
 
 
 class Group(NamedTuple):
@@ -127,35 +128,15 @@ def parse_prices(options: Sequence[str]) -> dict[str, float]:
 
 def this_machine(prices: dict[str, float]) -> Group:
     """The GPUs that the driver lists, or the processor's cores; free of charge unless a price is given."""
-    models = [_model(path) for path in sorted(_DRIVER.glob("*/information"))]
+    models = [_MODEL.findall(path.read_text())[0] for path in sorted(_DRIVER.glob("*/information"))]
     if has_gpu() and models:
         known = by_cuda_name(models[0])
         if known is None:
             raise SettingsError(f"{HERE}: its {models[0]} is not in the table of tokentrial/devices.py; give --device")
         return Group(len(models), _priced(known._replace(name=HERE, price=0.0, priced="yours"), prices))
-    cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    source = "48 of a core's 121 GFLOP/s in the pilot's cells; more in a larger model: --measure"
-    here = Device(
-        HERE,
-        "",
-        _CORE_TFLOPS,
-        memory,
-        mfu=0.4,
-        source=source,
-        price=0.0,
-        priced="yours",
-        trainer=0.7,
-        decode=0.0044,
-        start=1.0,
-        compile=0.0,
-        workers=cores,
-    )
-    return Group(1, _priced(here, prices))
-
-
-def _model(information: Path) -> str:
-    return next(line.partition(":")[2].strip() for line in information.read_text().splitlines() if "Model:" in line)
+    cores = _CORES._replace(memory_gb=memory, workers=len(os.sched_getaffinity(0)))
+    return Group(1, _priced(cores, prices))
 
 
 def _priced(device: Device, prices: dict[str, float]) -> Device:

@@ -7,7 +7,8 @@ writes, and another cell its newest model, or none where `storage` has it.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+
+import numpy as np
 
 from tokentrial.arms.families import facts_of
 from tokentrial.corpus.stream import drills_wanted, text_of_budget, text_wanted
@@ -33,12 +34,8 @@ def vocabulary_size(trial: Trial) -> int:
 
 def characters_a_token(merges: int) -> float:
     """Characters of English that a token stands for, between the measured points on the scale of ln ids."""
-    at = math.log(256 + merges)
-    points = [(math.log(256 + count), value) for count, value in _CHARACTERS]
-    for (left, low), (right, high) in pairwise(points):
-        if at <= right:
-            return low + (high - low) * (at - left) / (right - left)
-    return points[-1][1]
+    counts, values = zip(*_CHARACTERS, strict=True)
+    return float(np.interp(math.log(256 + merges), np.log(256 + np.array(counts)), values))
 
 
 def held_tokens(trial: Trial) -> float | None:
@@ -99,40 +96,40 @@ def stage_bytes(trial: Trial, stage: str) -> int:
     return _weights(trial) + _tokenizer(trial) + _checkpoints(trial, stage)
 
 
+def peak_gb(trial: Trial, stages: Sequence[str], workers: int) -> float:
+    """GB of the run folder at the peak of a whole run, whose cells go through these stages."""
+    every = [stages] * (len(trial.arms) * len(trial.seeds))
+    return (corpus_bytes(trial) + cell_bytes(trial, every, workers)) / 1e9
+
+
 def beyond_limit(trial: Trial, stages: Sequence[str], workers: int) -> str | None:
     """Why a trial whose cells go through these stages does not fit into its `disk_limit_gb`, and with which settings it
     would; None where it does."""
-
-    def peak(changed: Trial, workers: int) -> float:
-        every = [stages] * (len(trial.arms) * len(trial.seeds))
-        return (corpus_bytes(changed) + cell_bytes(changed, every, workers)) / 1e9
 
     def with_(trial: Trial, storage: str | None, **kept: int | None) -> Trial:
         checkpoint = trial.pretrain.checkpoint.model_copy(update=kept)
         pretrain = trial.pretrain.model_copy(update={"checkpoint": checkpoint})
         return trial.model_copy(update={"storage": storage, "pretrain": pretrain})
 
-    limit, planned = trial.disk_limit_gb, peak(trial, workers)
+    limit, planned = trial.disk_limit_gb, peak_gb(trial, stages, workers)
     if limit is None or planned <= limit:
         return None
     ways = {
-        "storage=PATH": (with_(trial, "PATH"), workers),
-        "workers=1": (trial, 1),
-        "pretrain.checkpoint.keep_every=null": (with_(trial, trial.storage, keep_every=None), workers),
-        "pretrain.checkpoint.keep_last=1": (with_(trial, trial.storage, keep_last=1), workers),
+        "storage=PATH": peak_gb(with_(trial, "PATH"), stages, workers),
+        "workers=1": peak_gb(trial, stages, 1),
+        "pretrain.checkpoint.keep_every=null": peak_gb(with_(trial, trial.storage, keep_every=None), stages, workers),
+        "pretrain.checkpoint.keep_last=1": peak_gb(with_(trial, trial.storage, keep_last=1), stages, workers),
     }
-    helping = {words: found for words, way in ways.items() if (found := peak(*way)) < planned}
-    fitting = [words for words, found in helping.items() if found <= limit]
-    least = peak(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
+    helping = [words for words, found in ways.items() if found < planned]
+    fitting = [words for words in helping if ways[words] <= limit]
+    least = peak_gb(with_(trial, "PATH", keep_every=None, keep_last=1), stages, 1)
     if fitting:
         advice = f"it fits with {', or with '.join(fitting)}"
     elif least <= limit:
         advice = f"it fits with {' '.join(helping)}"
     else:
-        advice = (
-            f"{least:.3g} GB at the least, with {' '.join(helping)}" if helping else "nothing else would make it less"
-        )
-        advice += "; give more, or fewer arms and seeds"
+        with_all = f"{least:.3g} GB at the least, with {' '.join(helping)}"
+        advice = (with_all if helping else "nothing else would make it less") + "; give more, or fewer arms and seeds"
     return f"disk_limit_gb is {limit:g}, the run folder would hold {planned:.3g} GB at its peak; {advice}"
 
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from scipy import stats
 
-from tokentrial.compare import reference
+from tokentrial.compare.theirs import read_results
 
 TASKS = {"gsm8k": 16, "arithmetic": 8, "hellaswag": 8}
 
@@ -26,7 +26,7 @@ def test_every_file_loads_with_its_totals(outputs, task):
     assert len(found) == TASKS[task]
     for path in found:
         metrics = json.loads(path.read_text())["metrics"]
-        items, notes = reference.read(path)
+        items, notes = read_results(path)
         stated = metrics.get("category_accuracies") or {task: metrics}
         read = {name: (items[f"{name}/all/accuracy"].correct, items[f"{name}/all/accuracy"].total) for name in stated}
         assert read == {name: (total["correct"], total["total"]) for name, total in stated.items()}

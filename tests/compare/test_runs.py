@@ -86,6 +86,14 @@ def test_a_control_that_has_not_learnt_gets_no_other_verdict(run_folder, compare
     assert "below 0.4" in line["note"]
 
 
+def test_the_gate_holds_for_a_table_of_other_facts(run_folder, compared):
+    first, second = run_folder("first", {"baseline": HIGH}), run_folder("second", {"baseline": (1, 2, 1, 0, 2, 1)})
+    for path in (file for folder in (first, second) for file in folder.rglob("samples.jsonl")):
+        path.write_text(path.read_text().replace('"mul_table"', '"add_table"'))
+    made = {line["outcome"]: line["verdict"] for line in compared(first, second)}
+    assert made["pretrain/add_table/never_asked/accuracy"] == "baseline has not learnt"
+
+
 def test_swapping_two_runs_negates_the_difference_and_keeps_p(run_folder, compared):
     first, second = run_folder("first", {"baseline": HIGH}), run_folder("second", {"baseline": LOW})
     for one, other in zip(compared(first, second), compared(second, first), strict=True):

@@ -221,7 +221,7 @@ def test_a_pilot_that_cannot_tell_the_noise_is_refused(tmp_path, finished):
     report = read_json(finished.folder / "comparison_report.json")
     report["outcomes"].pop(other.verdict.primary.outcome, None)
     (tmp_path / "comparison_report.json").write_text(json.dumps(report))
-    with pytest.raises(SettingsError, match="it has no pretrain/mul_table/asked/accuracy; there are"):
+    with pytest.raises(SettingsError, match="it has no outcome pretrain/mul_table/asked/accuracy; there are"):
         plans.noise_of(other, None, tmp_path)
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
@@ -15,7 +14,6 @@ from tokentrial.statistics.paired import (
     correlation,
     facts_like_these,
     holm,
-    mcnemar_exact,
     paired_t,
     sign_flip,
     tost,
@@ -159,36 +157,24 @@ def test_tost_is_statsmodels(margin):
     a, b = rng.normal(0.5, 0.05, 8), rng.normal(0.5, 0.05, 8)
     ours, theirs = tost(a - b, margin), ttost_paired(a, b, -margin, margin)[0]
     assert ours.p == pytest.approx(theirs)
-    assert ours.equivalent == (theirs < 0.05)
 
 
 @given(differences, st.floats(0.01, 1))
 def test_equivalent_is_the_90_percent_interval_inside_the_margin(d, margin):
     result, t = tost(d, margin), paired_t(d)
     if result.p is not None and abs(result.p - 0.05) > 1e-9:
-        assert result.equivalent == (result.p < 0.05) == (max(map(abs, t.ci90)) < margin)
+        assert (result.p < 0.05) == (max(map(abs, t.ci90)) < margin)
 
 
 def test_the_margin_within_reach_of_six_seeds_is_1_43_s():
     d = np.array([-1.0, 1, -1, 1, -1, 1])
     s = d.std(ddof=1)
     assert tost(d, 1.0).needs / s == pytest.approx(1.43, abs=0.005)
-    assert tost(d, 1.43 * s).reachable
-    assert not tost(d, 1.42 * s).reachable
 
 
-@pytest.mark.parametrize(
-    ("d", "at_bound", "reason"),
-    [
-        ([0.01, -0.01, 0.0], True, "floor or ceiling"),
-        ([0.01], False, "too few seeds"),
-        ([0.01, 0.01, 0.01], False, "no spread"),
-    ],
-)
-def test_equivalence_is_refused(d, at_bound, reason):
-    result = tost(d, 0.1, at_bound)
-    assert (result.p, result.equivalent) == (None, False)
-    assert reason in result.refused
+@pytest.mark.parametrize("d", [[0.01], [0.01, 0.01, 0.01]])
+def test_of_one_seed_or_without_spread_there_is_no_equivalence(d):
+    assert tost(d, 0.1) == (None, None)
 
 
 @pytest.mark.parametrize("margin", [0, -0.1, np.nan, np.inf])
@@ -219,7 +205,7 @@ def test_facts_make_the_interval_wider_than_seeds_alone():
     matrix = crossed(1, 6, 12, sd_seed=0.1, sd_fact=0.5)
     seeds_alone = paired_t(matrix.mean(axis=1))
     both = facts_like_these(matrix)
-    assert both.mean == pytest.approx(seeds_alone.mean)
+    assert sum(both.ci95) / 2 == pytest.approx(seeds_alone.mean)
     assert both.ci95[0] < seeds_alone.ci95[0] < seeds_alone.ci95[1] < both.ci95[1]
 
 
@@ -253,7 +239,6 @@ def test_folds_weigh_the_variance_between_facts_by_the_pairs_that_share_them():
     covariances = [np.cov(*(row[~np.isnan(row)] for row in folds[[k, k + 3]]))[0, 1] for k in range(3)]
     expected = np.nanmean(folds, axis=1).var(ddof=1) / 6 + np.mean(covariances) / 12 * (3 / 15)
     result = facts_like_these(folds)
-    assert (result.seeds, result.facts) == (6, 36)
     assert result.variance == pytest.approx(expected)
 
 
@@ -261,7 +246,6 @@ def test_the_order_of_seeds_and_facts_and_facts_of_no_seed_do_not_matter():
     folds, rng = in_folds(crossed(6, 8, 36)), np.random.default_rng(0)
     shuffled = np.c_[folds[rng.permutation(8)][:, rng.permutation(36)], np.full(8, np.nan)]
     once, again = facts_like_these(folds), facts_like_these(shuffled)
-    assert again.facts == 36
     assert (again.variance, again.df) == pytest.approx((once.variance, once.df))
 
 
@@ -289,25 +273,8 @@ def test_a_matrix_that_is_none_is_an_error(matrix):
 # description
 
 
-@pytest.mark.parametrize(("only_a", "only_b"), [(5, 0), (3, 9), (4, 4), (0, 0), (40, 61)])
-def test_mcnemar_is_statsmodels(only_a, only_b):
-    theirs = mcnemar([[7, only_a], [only_b, 9]], exact=True).pvalue if only_a + only_b else 1.0
-    assert mcnemar_exact(only_a, only_b) == pytest.approx(theirs)
-
-
-def test_five_of_81_against_none_is_not_significant():
-    assert mcnemar_exact(5, 0) == 0.0625
-
-
-def test_counts_are_not_negative():
-    with pytest.raises(ValueError, match="-1"):
-        mcnemar_exact(-1, 3)
-
-
 def test_correlation_of_the_arms_over_seeds():
     assert correlation(BASELINE, APPEND) == pytest.approx(stats.pearsonr(BASELINE, APPEND).statistic)
     assert correlation([0.1, 0.2], [0.3, 0.9]) is None
     assert correlation([1.0, 1.0, 1.0], [0.3, 0.9, 0.4]) is None
     assert correlation([0.3, 0.9, 0.4], [0.0, 0.0, 0.0]) is None
-    with pytest.raises(ValueError, match="3 and 2"):
-        correlation([0.1, 0.2, 0.3], [0.1, 0.2])

@@ -1,20 +1,20 @@
 """Which systems are held against which, and what all their contrasts together let one say."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, product
+from typing import NamedTuple
 
-from tokentrial.compare.arms import compare_arms, from_report, reported
-from tokentrial.compare.line import Line
-from tokentrial.compare.models import ALPHA, compare_models
-from tokentrial.compare.runs import declared
+from tokentrial.compare.lines import ALPHA, Line, compare_arms, compare_models, from_report
+from tokentrial.compare.runs import declared, reported
 from tokentrial.compare.system import System
 from tokentrial.errors import SettingsError
 from tokentrial.statistics.paired import holm
 from tokentrial.statistics.verdict import HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT, gate
 
-_ASKED, _NEVER_ASKED = (f"pretrain/mul_table/{subset}/accuracy" for subset in ("asked", "never_asked"))
 _HELD_OUT = "heldout_text"
+_GATED = re.compile(r"pretrain/\w+_table/asked/accuracy")  # of whatever facts the trial is about
 
 # how a contrast answers for the others that it was made with
 _DECLARED = "its run has judged it, or it is exploratory there"
@@ -22,8 +22,7 @@ _ARMS = "arms of several runs: a verdict must survive Holm"
 _MODELS = "models: described one by one, with a word on Holm"
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     contrasts: list[Line]
     notes: list[str]
 
@@ -67,9 +66,10 @@ def _pairs(groups: Sequence[Sequence[System]]) -> Iterator[tuple[System, System]
 
 
 def _made(a: System, b: System, outcomes: Sequence[str]) -> list[tuple[Line, str]]:
-    if len(a.models) == len(b.models) == 1:
-        (of_a,), (of_b,) = a.models.values(), b.models.values()
-        return [(compare_models(name, (a.name, b.name), of_a, of_b), _MODELS) for name in outcomes]
+    """The contrasts of one pair, each with how it answers for the others."""
+    seeds = sorted((len(a.models), len(b.models)))
+    if seeds == [1, 1]:
+        return [(compare_models(name, a, b), _MODELS) for name in outcomes]
     if a.run and b.run and a.run.resolve() == b.run.resolve():
         report = reported(a.run)
         found = []
@@ -77,28 +77,25 @@ def _made(a: System, b: System, outcomes: Sequence[str]) -> list[tuple[Line, str
             line = from_report(report, name, a, b) if report else None
             found.append((line or compare_arms(name, a, b, None, declared=False), _DECLARED))
         return found
-    alone = min(len(a.models), len(b.models)) == 1
-    not_learnt, margin = _not_learnt(a, b), _margin(a, b)
-    found = []
-    for name in outcomes:
-        line = compare_arms(name, a, b, margin, declared=True)
-        if not_learnt and not alone:
-            line = replace(line, verdict=NOT_LEARNT, note="; ".join(filter(None, [line.note, not_learnt])))
-        found.append((line, _MODELS if alone else _ARMS))
-    return found
+    margin = _margin(a, b)
+    lines = [compare_arms(name, a, b, margin, declared=True) for name in outcomes]
+    if seeds[0] == 1:
+        return [(line, _MODELS) for line in lines]
+    if not_learnt := _not_learnt(a, b):
+        lines = [replace(each, verdict=NOT_LEARNT, note=_notes(each.note, not_learnt)) for each in lines]
+    return [(line, _ARMS) for line in lines]
 
 
 def _not_learnt(a: System, b: System) -> str | None:
     """The gate of the control's run, where one of two runs' arms is its control."""
     for system in (b, a):
         settings = declared(system.run) if system.run and system.control else None
-        if settings and settings.gate and _ASKED in system.outcomes:
-            asked, never = (
-                [m.value(name) for m in system.models.values()] if name in system.outcomes else None
-                for name in (_ASKED, _NEVER_ASKED)
-            )
-            assert asked is not None
-            return gate(asked, never, settings.gate.asked, settings.gate.never_asked)
+        name = next(filter(_GATED.fullmatch, system.outcomes), None)
+        if settings and settings.gate and name:
+            unasked = name.replace("/asked/", "/never_asked/")
+            asked = [model.value(name) for model in system.models.values()]
+            never = [model.value(unasked) for model in system.models.values() if unasked in system.outcomes]
+            return gate(asked, never or None, settings.gate.asked, settings.gate.never_asked)
     return None
 
 
@@ -110,24 +107,22 @@ def _margin(a: System, b: System) -> float | None:
 
 
 def _together(made: Sequence[tuple[Line, str]]) -> list[Line]:
+    """The lines with p adjusted over those that answer together, and what becomes of their verdicts."""
     lines = [line for line, _ in made]
     for kind in (_ARMS, _MODELS):
-        family = [i for i, (_, of) in enumerate(made) if of == kind and made[i][0].p is not None]
-        for i, p_holm in zip(family, holm([lines[i].p for i in family]), strict=True):
-            lines[i] = _answering(lines[i], p_holm, len(family), kind)
+        family = {i: line.p for i, (line, of) in enumerate(made) if of == kind and line.p is not None}
+        for (i, p), p_holm in zip(family.items(), holm([*family.values()]), strict=True):
+            assert p_holm is not None
+            line, lost = lines[i], p < ALPHA <= p_holm
+            notes, verdict = [line.note], line.verdict
+            if kind == _ARMS:
+                notes.append(f"not declared before the runs: Holm over {len(family)} contrasts")
+                verdict = NO_DIFFERENCE if lost and verdict in (HELPS, HURTS) else verdict
+            if lost:
+                notes.append(f"not significant among the {len(family)} contrasts shown (Holm p = {p_holm:.3g})")
+            lines[i] = replace(line, p_holm=p_holm, verdict=verdict, note=_notes(*notes))
     return lines
 
 
-def _answering(line: Line, p_holm: float | None, family: int, kind: str) -> Line:
-    """The line with its adjusted p, and what becomes of its verdict."""
-    if p_holm is None or line.p is None:
-        return line
-    lost = line.p < ALPHA <= p_holm
-    words = [line.note]
-    verdict = line.verdict
-    if kind == _ARMS:
-        words.append(f"not declared before the runs: Holm over {family} contrasts")
-        verdict = NO_DIFFERENCE if lost and verdict in (HELPS, HURTS) else verdict
-    if lost:
-        words.append(f"not significant among the {family} contrasts shown (Holm p = {p_holm:.3g})")
-    return replace(line, p_holm=p_holm, verdict=verdict, note="; ".join(filter(None, words)))
+def _notes(*notes: str) -> str:
+    return "; ".join(filter(None, notes))

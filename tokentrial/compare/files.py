@@ -11,7 +11,6 @@ from tokentrial.errors import TrialError
 from tokentrial.report.tables import one_line
 
 Count = Annotated[int, Field(ge=0, le=10**8)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Checked = TypeVar("Checked")
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokentrial.compare import harness, reference, runs, solutions
+from tokentrial.compare import runs, theirs
 from tokentrial.compare.files import json_file, json_lines, refuse
 from tokentrial.compare.system import Items, System, single
 from tokentrial.errors import SettingsError
@@ -26,7 +26,10 @@ def read(paths: Sequence[Path]) -> list[list[System]]:
     ]
     names = [system.name for group in groups for system in group]
     return [
-        [system if names.count(system.name) == 1 else _renamed(system, f"{path}: {system.name}") for system in group]
+        [
+            system if names.count(system.name) == 1 else replace(system, name=one_line(f"{path}: {system.name}"))
+            for system in group
+        ]
         for path, group in zip(paths, groups, strict=True)
     ]
 
@@ -35,23 +38,17 @@ def counts(words: Sequence[str], task: str | None) -> list[list[System]]:
     """Bare counts such as 5/81, of a task whose floors are known where it is the multiplication table."""
     groups = []
     for word in words:
-        correct, slash, total = word.partition("/")
-        if not (slash and correct.isascii() and correct.isdigit() and total.isascii() and total.isdigit()):
+        parts = word.split("/")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
             raise SettingsError(f"--counts {word!r}: expected right answers of all, such as 5/81")
-        if len(total) > 8 or len(correct) > 8 or not int(correct) <= int(total) or int(total) == 0:
+        if max(map(len, parts)) > 8 or not int(parts[0]) <= int(parts[1]) or int(parts[1]) == 0:
             raise SettingsError(f"--counts {word!r}: expected at most 99999999 items, and no more right than there are")
-        items = Items(int(correct), int(total))
-        if task == reference.TABLE:
-            known = reference.table(items.total, items.correct)
-            if known is None:
-                raise SettingsError(f"--counts {word!r} --task {task}: expected 81 items, or 64 without those of 1")
-            items = known
+        correct, total = map(int, parts)
+        items = theirs.table(correct, total) if task == theirs.TABLE else Items(correct, total)
+        if items is None:
+            raise SettingsError(f"--counts {word!r} --task {task}: expected 81 items, or 64 without those of 1")
         groups.append([single(word, {f"{task or 'counts'}/all/accuracy": items})])
     return groups
-
-
-def _renamed(system: System, name: str) -> System:
-    return replace(system, name=one_line(name))
 
 
 def _others(path: Path) -> list[System]:
@@ -61,33 +58,37 @@ def _others(path: Path) -> list[System]:
         raise SettingsError(f"{path}: not found; {_EXPECTED}")
     if path.suffix == ".jsonl":
         first = next((row for _, row in json_lines(path)), None)
-        if harness.is_samples(first):
-            return [_harness(path.stem, [path])]
-        if solutions.is_solutions(first):
-            return solutions.read(path)
-        raise refuse(path, f"not recognised; {_EXPECTED}")
-    value = json_file(path)
-    if harness.is_results(value):
-        return [_harness(path.stem, [path])]
-    if _has_metrics(value):
-        items, notes = reference.read(path)
-        return [single(path.resolve().parent.name, items, notes)]
+        if isinstance(first, dict) and {"doc_id", "metrics"} <= first.keys():
+            return [single(path.stem, *theirs.read_harness([path]))]
+        if theirs.solvers(first):
+            return [*theirs.read_solutions(path)]
+    else:
+        value = json_file(path)
+        if isinstance(value, dict) and "results" in value:
+            return [single(path.stem, *theirs.read_harness([path]))]
+        if _has_metrics(value):
+            return [single(path.resolve().parent.name, *theirs.read_results(path))]
     raise refuse(path, f"not recognised; {_EXPECTED}")
 
 
 def _folder(path: Path) -> list[System]:
-    files = [file for file in sorted(path.glob(f"*{reference.SUFFIX}")) if _has_metrics(json_file(file))]
+    """One model of the files `<task>_results.json`, else one of each folder, this one and those in it, of lm-eval's."""
+    files = [file for file in sorted(path.glob(f"*{theirs.RESULTS}")) if _has_metrics(json_file(file))]
     if files:
-        read_files = [reference.read(file) for file in files]
-        items = {outcome: made for found, _ in read_files for outcome, made in found.items()}
-        return [single(path.resolve().name, items, [note for _, notes in read_files for note in notes])]
+        items: dict[str, Items] = {}
+        notes = []
+        for file in files:
+            of_file, said = theirs.read_results(file)
+            items |= of_file
+            notes += said
+        return [single(path.resolve().name, items, notes)]
     systems = []
     for folder in (path, *sorted(child for child in path.iterdir() if child.is_dir())):
         totals, samples = sorted(folder.glob("results_*.json")), sorted(folder.glob("samples_*.jsonl"))
         if len(totals) > 1:
             raise SettingsError(f"{folder}: {len(totals)} files results_*.json of several runs; give one of them")
         if totals or samples:
-            systems.append(_harness(folder.resolve().name, [*totals, *samples]))
+            systems.append(single(folder.resolve().name, *theirs.read_harness([*totals, *samples])))
     if not systems:
         raise SettingsError(f"{path}: no results there; {_EXPECTED}")
     return systems
@@ -95,8 +96,3 @@ def _folder(path: Path) -> list[System]:
 
 def _has_metrics(value: Any) -> bool:
     return isinstance(value, dict) and "metrics" in value
-
-
-def _harness(name: str, files: Sequence[Path]) -> System:
-    items, notes = harness.read(files)
-    return single(name, items, notes)

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from tokentrial.compare.files import Fields, Share, checked, json_file, json_lines, refuse
-from tokentrial.compare.system import Items, Model, System, by_item
-from tokentrial.errors import SettingsError
+from tokentrial.compare.files import Fields, checked, json_file, json_lines, refuse
+from tokentrial.compare.system import Items, Model, System
+from tokentrial.report.comparison import REPORT
 from tokentrial.report.outcomes import CellResults, floors, read_stage, untouched_documents
 from tokentrial.report.tables import one_line
+from tokentrial.settings import Gate
 from tokentrial.store import fingerprint
 from tokentrial.tasks.arithmetic import of_table, table_subsets
 from tokentrial.trial import load
@@ -21,16 +22,8 @@ _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
 _LARGEST = 1e9  # no accuracy, log-probability or bits per byte comes near it
 _SEED = re.compile(r"seed([0-9]{1,9})")
 
-
-@dataclass(frozen=True)
-class Found:
-    """One arm of a run, or one cell of it, whose result folders are known and not read yet."""
-
-    name: str
-    cells: dict[int, dict[str, Path]]  # seed: stage: folder; one stage alone is called ""
-    run: Path | None = None
-    arm: str | None = None
-    control: bool = False
+# one arm of a run, or one cell of it, whose models are not read yet: seed, stage, folder; one stage alone is called ""
+Found = tuple[System, dict[int, dict[str, Path]]]
 
 
 class Row(Fields):
@@ -58,17 +51,36 @@ class HeldOut(Fields):
     documents: list[Document]
 
 
-class GateSettings(Fields):
-    asked: Share
-    never_asked: Share
-
-
 class Declared(Fields):
     """What of a run's declaration bears on a comparison with another run."""
 
     control: str
     smallest_effect: float | None = Field(default=None, gt=0, le=1e9)
-    gate: GateSettings | None = None
+    gate: Gate | None = None
+
+
+class Made(Fields):
+    """A contrast of a run's own report."""
+
+    difference: float
+    ci95: list[float] | None
+    p: float | None
+    p_holm: float | None
+    test: str
+    mde80: float | None
+    n_seeds: int
+    verdict: str | None
+    note: str
+
+
+class Outcome(Fields):
+    floors: dict[str, float] = Field(default_factory=dict)
+    per_seed: dict[str, list[float | None]]
+    contrasts: dict[str, Made] = Field(default_factory=dict)
+
+
+class Report(Fields):
+    outcomes: dict[str, Outcome]
 
 
 def declared(run: Path) -> Declared | None:
@@ -76,35 +88,31 @@ def declared(run: Path) -> Declared | None:
     return checked(path, Declared, json_file(path)) if path.exists() else None
 
 
+def reported(run: Path) -> Report | None:
+    """A run's own report, whose verdicts stand where two of its arms are compared."""
+    path = run / REPORT
+    return checked(path, Report, json_file(path)) if path.exists() else None
+
+
 def find(path: Path) -> list[Found]:
     """The arms or the cell that a path of a run folder stands for; nothing where it is no such path."""
-    if (path / "trial.yaml").is_file():
-        trial = load(str(path / "trial.yaml"), [f"output={path}"])
-        return [
-            Found(f"{path.name}/{arm}", cells, path, arm, arm == trial.control)
-            for arm in trial.arms
-            if (cells := _cells(path / arm, trial.seeds))
-        ]
-    seed = _SEED.fullmatch(path.name)
-    if seed and (stages := _stages(path)):
-        return [Found("/".join(path.parts[-2:]), {int(seed[1]): stages})]
+    if (cell := _SEED.fullmatch(path.name)) and (stages := _stages(path)):
+        return [(System("/".join(path.parts[-2:])), {int(cell[1]): stages})]
     if (path / "samples.jsonl").is_file() and path.name.startswith("eval_"):
         owner = _SEED.fullmatch(path.parent.name)
-        return [Found("/".join(path.parts[-3:]), {int(owner[1]) if owner else 0: {"": path}})]
-    if (path.parent / "trial.yaml").is_file():
-        trial = load(str(path.parent / "trial.yaml"), [f"output={path.parent}"])
-        cells = _cells(path, trial.seeds)
-        return (
-            [Found("/".join(path.parts[-2:]), cells, path.parent, path.name, path.name == trial.control)]
-            if cells
-            else []
-        )
+        return [(System("/".join(path.parts[-3:])), {int(owner[1]) if owner else 0: {"": path}})]
+    for run in (path, path.parent):
+        if (run / "trial.yaml").is_file():
+            trial = load(str(run / "trial.yaml"), [f"output={run}"])
+            found = []
+            for arm in trial.arms if run == path else [path.name]:
+                evaluated = {seed: _stages(run / arm / f"seed{seed}") for seed in trial.seeds}
+                cells = {seed: stages for seed, stages in evaluated.items() if stages}
+                if cells:
+                    name = f"{run.absolute().name}/{arm}"
+                    found.append((System(name, run=run, arm=arm, control=arm == trial.control), cells))
+            return found
     return []
-
-
-def _cells(folder: Path, seeds: Sequence[int]) -> dict[int, dict[str, Path]]:
-    found = {seed: _stages(folder / f"seed{seed}") for seed in seeds}
-    return {seed: stages for seed, stages in found.items() if stages}
 
 
 def _stages(cell: Path) -> dict[str, Path]:
@@ -114,37 +122,37 @@ def _stages(cell: Path) -> dict[str, Path]:
 
 def read(found: Sequence[Found]) -> list[System]:
     """All systems of one comparison: `untouched` text is what none of their arms rewrites."""
-    folders = [folder for each in found for stages in each.cells.values() for folder in stages.values()]
-    for folder in folders:
-        _held_out(folder)
-    untouched = untouched_documents(folders)
+    held = {
+        folder: checked(path, HeldOut, json_file(path)).documents
+        for _, cells in found
+        for stages in cells.values()
+        for folder in stages.values()
+        for path in (folder / "heldout_text.json",)
+    }
+    untouched = untouched_documents([*held])
     systems = []
-    for each in found:
-        models = {seed: _model(stages, untouched) for seed, stages in each.cells.items()}
-        if not models:
-            raise SettingsError(f"{each.name}: no evaluated cell; run `tokentrial evaluate` first")
-        systems.append(System(one_line(each.name), models, each.run, each.arm, each.control))
+    for system, cells in found:
+        models = {}
+        for seed, stages in cells.items():
+            documents = held[next(iter(stages.values()))]  # the same in every stage
+            texts = [(d.set, d.name, d.bytes) for d in documents if d.name in untouched]
+            models[seed] = _model(stages, untouched, fingerprint("held out", 1, documents=texts))
+        systems.append(replace(system, name=one_line(system.name), models=models))
     return systems
 
 
-def _held_out(folder: Path) -> HeldOut:
-    path = folder / "heldout_text.json"
-    return checked(path, HeldOut, json_file(path))
-
-
-def _model(stages: dict[str, Path], untouched: set[str]) -> Model:
+def _model(stages: dict[str, Path], untouched: set[str], held_out: str) -> Model:
     results = CellResults()
     items: dict[str, Items] = {}
-    first = _held_out(next(iter(stages.values()))).documents  # the same in every stage
-    held = fingerprint("held out", 1, documents=[(d.set, d.name, d.bytes) for d in first if d.name in untouched])
     for stage, folder in stages.items():
         path = folder / "samples.jsonl"
-        raw = list(json_lines(path))
-        for number, row in raw:
+        rows = []
+        for number, row in json_lines(path):
             checked(path, Row, row, f"line {number}: ")
+            rows.append(row)
         try:
             read_stage(results, stage, folder, untouched, None)
-            items |= {_named(stage, name): made for name, made in _items([row for _, row in raw]).items()}
+            items |= {f"{stage}/{name}".removeprefix("/"): made for name, made in _items(rows).items()}
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise refuse(path, f"not what an evaluation writes ({error!r}); evaluate this cell again") from None
     for name, value in results.values.items():
@@ -153,11 +161,7 @@ def _model(stages: dict[str, Path], untouched: set[str]) -> Model:
             raise refuse(folder, f"{name}: found {value:g}, expected a figure below {_LARGEST:g}")
     values = {name.removeprefix("/"): value for name, value in results.values.items()}
     facts = {name.removeprefix("/"): table for name, table in results.facts.items() if table}
-    return Model(items, values, facts, held)
-
-
-def _named(stage: str, name: str) -> str:
-    return f"{stage}/{name}" if stage else name
+    return Model(items, values, facts, held_out)
 
 
 def _items(rows: Sequence[dict[str, Any]]) -> dict[str, Items]:
@@ -167,7 +171,7 @@ def _items(rows: Sequence[dict[str, Any]]) -> dict[str, Items]:
         chosen[f"{task}/all"] = [row for row in rows if row["task"] == task]
     found = {}
     for name, part in chosen.items():
-        right = by_item((row["question"], row["correct"]) for row in part)
         facts = {row["question"]: row["fact"] for row in part if row["fact"]}
-        found[f"{name}/accuracy"] = Items(sum(right.values()), len(right), right, facts, floors(part, False, None))
+        answers = ((row["question"], row["correct"]) for row in part)
+        found[f"{name}/accuracy"] = Items.of(answers, facts=facts, floors=floors(part, False, None))
     return found

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokentrial.report.tables import one_line
 
@@ -18,9 +19,15 @@ class Items:
     floors: Mapping[str, float] = field(default_factory=dict)  # accuracy of policies that know no arithmetic
     known_set: str | None = None  # a set that its total covers: both sides of it answered the same items
 
-    @property
-    def rate(self) -> float:
-        return self.correct / self.total
+    @classmethod
+    def of(cls, answers: Iterable[tuple[str, bool]], **known: Any) -> "Items":
+        """Of questions and whether they were answered right; a question that is there again is another item."""
+        right: dict[str, bool] = {}
+        times: dict[str, int] = {}
+        for question, correct in answers:
+            times[question] = times.get(question, 0) + 1
+            right[question if times[question] == 1 else f"{question} #{times[question]}"] = correct
+        return cls(sum(right.values()), len(right), right, **known)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,9 @@ class Model:
     held_out: str = ""  # which documents its bits per byte are of
 
     def value(self, outcome: str) -> float:
-        return self.values[outcome] if outcome in self.values else self.items[outcome].rate
+        if outcome in self.values:
+            return self.values[outcome]
+        return self.items[outcome].correct / self.items[outcome].total
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class System:
     """Models by seed. What is not of our run folders is one model, as good as one seed."""
 
     name: str
-    models: Mapping[int, Model]
+    models: Mapping[int, Model] = field(default_factory=dict)
     run: Path | None = None  # the run folder that this is an arm of, over its seeds
     arm: str | None = None
     control: bool = False
@@ -56,13 +65,3 @@ class System:
 
 def single(name: str, items: Mapping[str, Items], notes: Iterable[str] = ()) -> System:
     return System(one_line(name), {0: Model(items)}, notes=tuple(notes))
-
-
-def by_item(answers: Iterable[tuple[str, bool]]) -> dict[str, bool]:
-    """Right or wrong by item; a question that is there again is another item."""
-    right: dict[str, bool] = {}
-    times: dict[str, int] = {}
-    for question, correct in answers:
-        times[question] = times.get(question, 0) + 1
-        right[question if times[question] == 1 else f"{question} #{times[question]}"] = correct
-    return right

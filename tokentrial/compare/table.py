@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokentrial.compare.contrasts import Comparison
-from tokentrial.compare.line import Line
+from tokentrial.compare.lines import Line
 from tokentrial.report.tables import interval, number, one_line
 
 _PAIR = ("a", "b")

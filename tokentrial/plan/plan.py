@@ -6,17 +6,16 @@ and on the assumptions that the plan names.
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import stdev
 from typing import Any, NamedTuple
 
 from tokentrial.arms import arm as arms
 from tokentrial.cell import stages
 from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
-from tokentrial.disk import beyond_limit, cell_bytes, corpus_bytes, held_tokens, vocabulary_size
+from tokentrial.disk import beyond_limit, corpus_bytes, held_tokens, peak_gb, vocabulary_size
 from tokentrial.errors import SettingsError
-from tokentrial.plan.memory import gpu_gb, host_gb
-from tokentrial.plan.work import CORPUS_RATE, computing, corpus_hours, corpus_tokens, hours, work
-from tokentrial.store import read_json
+from tokentrial.plan import power
+from tokentrial.plan.work import CORPUS_RATE, computing, corpus_hours, corpus_tokens, gpu_gb, host_gb, hours, work
+from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
 from tokentrial.sweep import to_run
 from tokentrial.trial import Trial
 
@@ -52,22 +51,14 @@ def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:
         return Noise(given, "given")
     if pilot is None:
         return Noise(_NOISE, _NOISE_SOURCE)
-    path, primary = pilot / "comparison_report.json", trial.verdict.primary
-    if not path.is_file():
-        raise SettingsError(f"--pilot {pilot}: no comparison_report.json there; give the folder of a run that is done")
-    outcomes = read_json(path)["outcomes"]
-    if primary.outcome not in outcomes:
-        raise SettingsError(f"--pilot {pilot}: it has no {primary.outcome}; there are {', '.join(outcomes)}")
-    by_arm = outcomes[primary.outcome]["per_seed"]
-    treated, control = (by_arm.get(arm, []) for arm in primary.arms)
-    pairs = [a - b for a, b in zip(treated, control, strict=False) if a is not None and b is not None]
-    if len(pairs) < 2:
-        raise SettingsError(f"--pilot {pilot}: {len(pairs)} seeds of {primary.contrast}, expected 2 or more")
-    return Noise(stdev(pairs), f"{len(pairs)} seeds of {pilot}")
+    found = power.noise_of(pilot, trial.verdict.primary.outcome, trial.verdict.primary.contrast)
+    return Noise(found.sd, f"{found.n} seeds of {pilot}")
 
 
 def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
     """The whole plan, as JSON holds it."""
+    for name in trial.arms:
+        arms.find(name)
     made = work(trial)
     cells = len(trial.arms) * len(trial.seeds)
     encoded = corpus_tokens(trial)
@@ -93,26 +84,23 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
 
 def disk_gb(trial: Trial, workers: int) -> float:
     """GB of the run folder at its peak, with the reserve that the trial leaves free."""
-    pending = [stages(trial)] * (len(trial.arms) * len(trial.seeds))
-    return (corpus_bytes(trial) + cell_bytes(trial, pending, workers)) / 1e9 + trial.disk_reserve_gb
+    return peak_gb(trial, stages(trial), workers) + trial.disk_reserve_gb
 
 
 def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]) -> list[Group]:
     """The devices that were asked for; else those of the table whose number divides the rows of a step, and this
     machine."""
-    for name in trial.arms:
-        arms.find(name)
-    if devices:
-        found = [group(name, prices) for name in devices]
-        for each in found:
-            if not _divides(trial, each):
-                raise SettingsError(
-                    f"--device {each.name}: its GPUs do not share the {_rows(trial)} rows of a step "
-                    "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
-                )
-        return found
-    shown = [group(name, prices) for name in (*SHOWN, HERE)]
-    return [each for each in shown if _divides(trial, each)]
+    if not devices:
+        shown = [group(name, prices) for name in (*SHOWN, HERE)]
+        return [each for each in shown if _divides(trial, each)]
+    found = [group(name, prices) for name in devices]
+    for each in found:
+        if not _divides(trial, each):
+            raise SettingsError(
+                f"--device {each.name}: its GPUs do not share the {_rows(trial)} rows of a step "
+                "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
+            )
+    return found
 
 
 def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:
@@ -135,9 +123,8 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
     cells = len(trial.arms) * len(trial.seeds)
     waves = -(-cells // device.workers)
     total = corpus_hours(trial) + waves * sum(by_stage.values())
-    on_gpu = bool(device.cuda)
-    needed = gpu_gb(trial, where.number) if on_gpu else None
-    host = host_gb(trial, on_gpu, device.workers)
+    needed = gpu_gb(trial, where.number) if device.cuda else None
+    host = host_gb(trial, bool(device.cuda), device.workers)
     return {
         "hours_per_cell": by_stage,
         "corpus_hours": corpus_hours(trial),
@@ -156,8 +143,6 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
 
 def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
     """How many seeds the declared smallest effect needs, and what those of the trial can find."""
-    from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
-
     verdict, sd = trial.verdict, PLANNING_FACTOR * noise.sd
     return {
         "outcome": verdict.primary.outcome,
@@ -179,11 +164,7 @@ def beside(trial: Trial, groups: Sequence[Group]) -> list[dict[str, Any]]:
             "name": f"{variant.kind} {variant.name}",
             "cells": len(variant.trial.arms) * len(variant.trial.seeds),
             "disk_gb": max(disk_gb(variant.trial, each.device.workers) for each in groups),
-            "devices": {
-                each.name: {key: cost[key] for key in ("hours", "dollars", "fits")}
-                for each in groups
-                for cost in (costs(variant.trial, each),)
-            },
+            "devices": {each.name: _brief(variant.trial, each) for each in groups},
         }
         for variant in to_run(trial)
     ]
@@ -203,23 +184,23 @@ def options(trial: Trial) -> list[dict[str, Any]]:
     """The seed report's options A, B and C for this trial, each on the machines that it names."""
     found = []
     for name, (tokens, machines, days, dollars) in OPTIONS.items():
-        trial_then = sized(trial, tokens)
-        for machine in machines:
-            where = group(machine, {})
+        then = sized(trial, tokens)
+        for where in (group(machine, {}) for machine in machines):
             if _divides(trial, where):
-                cost = costs(trial_then, where)
-                kept = {key: cost[key] for key in ("hours", "dollars", "fits")}
-                disk = disk_gb(trial_then, where.device.workers)
-                row = {"option": name, "tokens": trial_then.pretrain.tokens, "device": machine, "disk_peak_gb": disk}
-                found.append(row | kept | {"seed_report": f"{days}, {dollars}"})
+                row = {"option": name, "tokens": then.pretrain.tokens, "device": where.name}
+                row["disk_peak_gb"] = disk_gb(then, where.device.workers)
+                found.append(row | _brief(then, where) | {"seed_report": f"{days}, {dollars}"})
     return found
+
+
+def _brief(trial: Trial, where: Group) -> dict[str, Any]:
+    cost = costs(trial, where)
+    return {key: cost[key] for key in ("hours", "dollars", "fits")}
 
 
 def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) -> list[dict[str, Any]]:
     """What fits the money on each device: seeds of each size, with all arms and with the two of the primary contrast,
     and the effect that so many seeds find with a chance of 80 %."""
-    from tokentrial.statistics.power import PLANNING_FACTOR, mde
-
     found = []
     pair = [arm for arm in trial.arms if arm in trial.verdict.primary.arms]
     for where in groups:

@@ -1,4 +1,4 @@
-"""The plan as tables for a person."""
+"""A plan, and the seeds that an effect needs, as tables for a person."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,6 +6,10 @@ from typing import Any
 import rich.box
 from rich.console import Console
 from rich.table import Table
+
+from tokentrial.plan.power import POWERS, SeedPlan
+from tokentrial.report.tables import number
+from tokentrial.statistics.power import PLANNING_FACTOR
 
 _LEFT = {"device", "variant", "stage", "option", "size", "arms", "the seed report"}
 
@@ -53,7 +57,13 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
             console,
             f"Beside it {len(plan['beside'])} variants: hours (and $) of each, then of the trial and all of them",
             ("variant", "cells", "disk GB", *plan["devices"]),
-            [*map(_variant, plan["beside"]), _family(plan)],
+            [
+                *(
+                    (row["name"], str(row["cells"]), f"{row['disk_gb']:.1f}", *map(_cost, row["devices"].values()))
+                    for row in plan["beside"]
+                ),
+                _family(plan),
+            ],
         )
     _table(
         console,
@@ -99,19 +109,39 @@ def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dolla
     _lines(console, floors)
 
 
-def _variant(row: Mapping[str, Any]) -> list[str]:
-    return [row["name"], str(row["cells"]), f"{row['disk_gb']:.1f}", *map(_cost, row["devices"].values())]
+def print_seeds(plan: SeedPlan, console: Console) -> None:
+    """Seeds by effect and power, then what so many seeds detect."""
+    of_sd = f", its 95 % interval {plan.sd_ci95[0]:.3g} to {plan.sd_ci95[1]:.3g}" if plan.sd_ci95 else ""
+    lines = [
+        f"{plan.of}: the paired differences have sd {plan.sd:.3g}{of_sd}.",
+        f"Planned with {PLANNING_FACTOR:g} times it, {plan.planning_sd:.3g}: a pilot's sd is too small more often than "
+        "not.",
+    ]
+    if plan.sd == 0:
+        lines.append("No spread between the seeds: their number cannot be planned from it.")
+    _lines(console, lines)
+    without = "n/a" if plan.sd == 0 else "over 1000"
+    rows = []
+    for row in plan.effects:
+        seeds = [*row.seeds.values(), row.seeds80_as_measured]
+        rows.append([f"{row.effect:.3g}", *(without if n is None else str(n) for n in seeds)])
+    header = ("effect", *(f"{100 * power:g} % power" for power in POWERS), "80 %, were the sd as measured")
+    _table(console, f"seeds needed, alpha {plan.alpha:g}", header, rows)
+    detectable = [(size, number(effect)) for size, effect in plan.mde80.items()]
+    _table(console, "smallest effect found with 80 % power", ("seeds", "effect"), detectable)
 
 
 def _family(plan: Mapping[str, Any]) -> list[str]:
     """The trial with its variants."""
-    parts, by_device = plan["beside"], []
+    parts = plan["beside"]
+    cells = plan["cells"] + sum(part["cells"] for part in parts)
+    disk = plan["disk_peak_gb"] + sum(part["disk_gb"] for part in parts)
+    by_device = []
     for name, cost in plan["devices"].items():
         all_of = [cost, *(part["devices"][name] for part in parts)]
         dollars = None if cost["dollars"] is None else sum(each["dollars"] for each in all_of)
         by_device.append(_cost({"hours": sum(each["hours"] for each in all_of), "dollars": dollars}))
-    cells, disk = plan["cells"] + sum(p["cells"] for p in parts), sum(p["disk_gb"] for p in parts)
-    return ["all", str(cells), f"{plan['disk_peak_gb'] + disk:.1f}", *by_device]
+    return ["all", str(cells), f"{disk:.1f}", *by_device]
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Every function is pure; wrong or non-finite input raises ValueError.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,7 @@ EXACT_SEEDS = 20  # 2^20 sign patterns take 10 ms; each further seed doubles tha
 ROUND_OFF = 1e-9  # relative: (0.3 - 0.2) and (0.7 - 0.6) are one difference, not two
 
 
-@dataclass(frozen=True)
-class PairedT:
+class PairedT(NamedTuple):
     """Student's one-sample t of the differences; None where it is undefined (n < 2 or sd = 0)."""
 
     n: int
@@ -32,25 +31,17 @@ class PairedT:
     ci90: Interval | None
 
 
-@dataclass(frozen=True)
-class Tost:
-    """Two one-sided t tests of |mean| < margin at 5 % each."""
+class Tost(NamedTuple):
+    """Two one-sided t tests of |mean| < margin at 5 % each; None where they are undefined (n < 2 or sd = 0)."""
 
-    p: float | None  # the larger of the two; None where refused
-    equivalent: bool  # the 90 % interval lies inside +-margin
-    reachable: bool  # margin >= needs
+    p: float | None  # the larger of the two: below 0.05 exactly where the 90 % interval lies inside +-margin
     needs: float | None  # the smallest margin that this sd and n would show with 80 % power
-    refused: str | None  # why no test was made
 
 
-@dataclass(frozen=True)
-class TwoWay:
-    """The mean difference over seeds and facts, both taken as samples; None where it was refused."""
+class TwoWay(NamedTuple):
+    """Of the mean difference over seeds and facts, both taken as samples; None where it was refused."""
 
-    seeds: int
-    facts: int
-    mean: float
-    variance: float | None  # of the mean, in the outcome's unit squared
+    variance: float | None  # in the outcome's unit squared
     df: float | None  # Satterthwaite
     ci95: Interval | None
     refused: str | None
@@ -80,13 +71,18 @@ def paired_t(differences: Values) -> PairedT:
     if sd <= ROUND_OFF * np.abs(d).max():
         return PairedT(n, mean, 0.0, None, None, None)
     error = sd / np.sqrt(n)
-    p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
-    return PairedT(n, mean, sd, p, _interval(mean, error, n - 1, 0.95), _interval(mean, error, n - 1, 0.90))
+    intervals = (t_interval(mean, error, n - 1, level) for level in (0.95, 0.90))
+    return PairedT(n, mean, sd, t_p(mean, error, n - 1), *intervals)
 
 
-def _interval(mean: float, error: float, df: float, level: float) -> Interval:
+def t_p(difference: float, error: float, df: float) -> float:
+    """Two-sided p of a t test of 0."""
+    return 2 * float(special.stdtr(df, -abs(difference) / error))
+
+
+def t_interval(difference: float, error: float, df: float, level: float) -> Interval:
     half = float(error * special.stdtrit(df, (1 + level) / 2))
-    return mean - half, mean + half
+    return difference - half, difference + half
 
 
 def sign_flip(differences: Values, rng: np.random.Generator | None = None, draws: int = 100_000) -> float:
@@ -103,9 +99,7 @@ def sign_flip(differences: Values, rng: np.random.Generator | None = None, draws
             sums = np.concatenate([sums + difference, sums - difference])
         return float(np.mean(np.abs(sums) >= reached))
     if rng is None:
-        raise ValueError(
-            f"sign_flip: {len(d)} seeds are too many to enumerate, expected at most {EXACT_SEEDS} or an rng"
-        )
+        raise ValueError(f"sign_flip: {len(d)} seeds are too many to enumerate, expected {EXACT_SEEDS} or an rng")
     signs = rng.integers(0, 2, size=(draws, len(d)), dtype=np.int8) * 2 - 1
     hits = int(np.count_nonzero(np.abs(signs @ d) >= reached))
     return (hits + 1) / (draws + 1)
@@ -122,25 +116,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def tost(differences: Values, margin: float, floor_or_ceiling: bool = False) -> Tost:
+def tost(differences: Values, margin: float) -> Tost:
     """Equivalence within +-margin (Schuirmann 1987) by two one-sided paired t tests at 5 %.
 
     `needs` = (t.95 + t.90) s / sqrt(n), the margin reached with 80 % power when the true difference is 0.
-    Refused at floor or ceiling (there arms look alike whatever they know), under 2 seeds, and at s = 0.
     """
     if not 0 < margin < np.inf:
         raise ValueError(f"margin: found {margin}, expected a finite number above 0")
     t = paired_t(differences)
-    if t.n < 2:
-        return Tost(None, False, False, None, "too few seeds")
-    if not t.sd or t.ci90 is None:
-        return Tost(None, False, False, None, "no spread between the seeds (s = 0)")
+    if not t.sd:
+        return Tost(None, None)
     error = t.sd / np.sqrt(t.n)
     needs = float(error * special.stdtrit(t.n - 1, [0.95, 0.90]).sum())
-    if floor_or_ceiling:
-        return Tost(None, False, margin >= needs, needs, "both arms lie at the floor or ceiling")
-    p = float(special.stdtr(t.n - 1, -(margin - abs(t.mean)) / error))
-    return Tost(p, -margin < t.ci90[0] and t.ci90[1] < margin, margin >= needs, needs, None)
+    return Tost(float(special.stdtr(t.n - 1, -(margin - abs(t.mean)) / error)), needs)
 
 
 def facts_like_these(matrix: Sequence[Sequence[float]] | Floats) -> TwoWay:
@@ -176,7 +164,7 @@ def facts_like_these(matrix: Sequence[Sequence[float]] | Floats) -> TwoWay:
     shared = both.sum(axis=2)
     freedom, same, other = np.maximum(shared - 1, 0), np.eye(n), 1 - np.eye(n)
     if n < 2 or facts < 2 or ((shared * other).any() and not (freedom * other).any()):
-        return TwoWay(n, facts, mean, None, None, None, "too few seeds or shared facts")
+        return TwoWay(None, None, None, "too few seeds or shared facts")
 
     # Estimates are quadratic forms y' A y in the n * F cells; y is 0, without weight, where a fact is absent.
     y = np.where(seen, cells - mean, 0).reshape(-1)
@@ -194,31 +182,18 @@ def facts_like_these(matrix: Sequence[Sequence[float]] | Floats) -> TwoWay:
     overlap = float((weights @ weights.T * other).sum() / other.sum())
     variance, df = s2_seed / n + max(between, 0) * overlap, float(n - 1)
     if variance <= (ROUND_OFF * mean) ** 2:
-        return TwoWay(n, facts, mean, None, None, None, "no spread between seeds or facts")
+        return TwoWay(None, None, None, "no spread between seeds or facts")
     if between > 0:
         seed = s2_seed - within * float((1 / seen.sum(axis=1)).mean()) + between * overlap
         covariance = np.kron(seed * same, np.ones((facts, facts))) + (within - between) * np.eye(len(y))
         covariance += np.kron(np.ones((n, n)), between * np.eye(facts))
         product = (seed_form / n + overlap * fact_form) @ covariance
         df = max(variance**2 / float((product * product.T).sum()), min(n, facts) - 1.0)
-    return TwoWay(n, facts, mean, variance, df, _interval(mean, float(np.sqrt(variance)), df, 0.95), None)
-
-
-def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Exact two-sided McNemar p from the discordant items; describes two models, never decides between arms.
-
-    Items of one model are not replicates: pooled over seeds this gives 14-38 % false positives.
-    """
-    if only_a < 0 or only_b < 0:
-        raise ValueError(f"discordant counts: found {only_a} and {only_b}, expected 0 or more")
-    return min(1.0, 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    return TwoWay(variance, df, t_interval(mean, float(np.sqrt(variance)), df, 0.95), None)
 
 
 def correlation(a: Values, b: Values) -> float | None:
     """Pearson's r of two arms over their seeds; None under 3 seeds (2 give +-1) or without spread."""
-    x, y = finite(a, "a"), finite(b, "b")
-    if len(x) != len(y):
-        raise ValueError(f"correlation: found {len(x)} and {len(y)} values, expected one a seed in both arms")
-    if len(x) < 3 or any(v.std() <= ROUND_OFF * np.abs(v).max() for v in (x, y)):
+    if len(a) < 3 or any(np.std(v) <= ROUND_OFF * np.abs(v).max() for v in (a, b)):
         return None
-    return float(np.corrcoef(x, y)[0, 1])
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,4 +1,4 @@
-"""From paired scores to a verdict: gate, contrast, Holm's family, two budgets, and what was declared.
+"""From paired scores to a verdict: gate, contrast, Holm's family, and what was declared.
 
 The order of use: `freeze` the declaration at the first evaluation, ask the `gate` whether the baseline has
 learnt, make one `contrast` an outcome on the frozen seeds, and let `decide` judge the declared ones.
@@ -29,9 +29,6 @@ HURTS = "hurts"
 NO_DIFFERENCE = "no difference shown"
 EQUIVALENT = "equivalent within"  # followed by the margin
 NOT_LEARNT = "baseline has not learnt"
-FASTER = "faster"
-SLOWER = "slower"
-DEPENDS = "depends on the budget rule"
 EXTENDED = "extended after a look: exploratory"
 
 
@@ -91,42 +88,30 @@ def contrast(
         raise ValueError(f"alpha: found {alpha}, expected a number between 0 and 1")
     d = a - b
     d[np.isclose(a, b, rtol=1e-12, atol=0)] = 0  # round-off alone must not look like six seeds that agree
-    t, p_flip, notes = paired_t(d), sign_flip(d, rng), []
+    t, p_flip = paired_t(d), sign_flip(d, rng)
     no_spread = t.sd == 0
     p = p_flip if no_spread else t.p
+    notes = [] if declared else ["exploratory"]
     if t.n == 1:
         notes.append("these two models differ; one seed each" if d[0] else "one seed each")
     elif no_spread:
         notes.append("every seed differs by the same amount: the sign-flip test decides")
 
-    p_tost = None
+    p_tost, verdict, facts_ci95 = None, None, None
     if margin is not None:
         at_floor = floor is not None and max(a.mean(), b.mean()) <= floor + margin
         at_ceiling = ceiling is not None and min(a.mean(), b.mean()) >= ceiling - margin
-        equivalence = tost(d, margin, bool(at_floor or at_ceiling))
-        p_tost = equivalence.p
-        shown = p is not None and p < alpha  # then there is nothing to say of equivalence
-        if equivalence.refused and t.n > 1 and not shown:
-            notes.append(f"equivalence not tested: {equivalence.refused}")
-        elif equivalence.needs and not (equivalence.reachable or equivalence.equivalent or shown):
-            reach = f"at 80 % power these seeds show {equivalence.needs:.2g}"
-            notes.append(f"equivalence within {margin:g} is out of reach: {reach}")
-
-    facts_ci95 = None
+        p_tost, reason = _equivalence(d, margin, bool(at_floor or at_ceiling))
+        if p is None or p >= alpha:  # else there is nothing to say of equivalence
+            notes += reason
     if by_fact is not None:
         facts_ci95, reason = _over_facts(by_fact, d)
-        notes += [reason] if reason else []
-
-    verdict = None
-    if not declared:
-        notes.insert(0, "exploratory")
-    elif p is not None and p >= alpha:
-        verdict = _without_difference(margin, p_tost)
-    elif p is not None:
-        verdict = HELPS if (t.mean > 0) == higher_is_better else HURTS
-        if _without_difference(margin, p_tost) != NO_DIFFERENCE:
-            notes.append(f"smaller than the smallest effect that matters, {margin:g}")
-
+        notes += reason
+    if declared and p is not None:
+        verdict = without = _without_difference(margin, p_tost)
+        if p < alpha:
+            verdict = HELPS if (t.mean > 0) == higher_is_better else HURTS
+            notes += [] if without == NO_DIFFERENCE else [f"smaller than the smallest effect that matters, {margin:g}"]
     return Contrast(
         difference=t.mean,
         ci95=list(t.ci95) if t.ci95 else None,
@@ -146,17 +131,31 @@ def contrast(
     )
 
 
+def _equivalence(d: Floats, margin: float, at_bound: bool) -> tuple[float | None, list[str]]:
+    """p of the test of equivalence, None where it is refused; and why it is, or that no such seeds could show it."""
+    p, needs = tost(d, margin)
+    if len(d) < 2:
+        return None, []
+    if p is None or needs is None:
+        return None, ["equivalence not tested: no spread between the seeds (s = 0)"]
+    if at_bound:  # there arms look alike whatever they know
+        return None, ["equivalence not tested: both arms lie at the floor or ceiling"]
+    if margin >= needs or p < 0.05:
+        return p, []
+    return p, [f"equivalence within {margin:g} is out of reach: at 80 % power these seeds show {needs:.2g}"]
+
+
 def _without_difference(margin: float | None, p_tost: float | None) -> str:
     # p_tost < 0.05 exactly where the 90 % interval lies inside +-margin.
     return NO_DIFFERENCE if p_tost is None or p_tost >= 0.05 else f"{EQUIVALENT} {margin:g}"
 
 
-def _over_facts(by_fact: Sequence[Sequence[float]] | Floats, d: Floats) -> tuple[list[float] | None, str]:
-    both = facts_like_these(by_fact)
+def _over_facts(by_fact: Sequence[Sequence[float]] | Floats, d: Floats) -> tuple[list[float] | None, list[str]]:
     means = np.nanmean(np.asarray(by_fact, dtype=np.float64), axis=1)
     if len(means) != len(d) or not np.allclose(means, d, rtol=0, atol=1e-6):
         raise ValueError(f"by_fact: found row means {means}, expected the seeds' differences {d}")
-    return (list(both.ci95), "") if both.ci95 else (None, f"no interval over facts: {both.refused}")
+    both = facts_like_these(by_fact)
+    return (list(both.ci95), []) if both.ci95 else (None, [f"no interval over facts: {both.refused}"])
 
 
 def decide(
@@ -194,35 +193,12 @@ def gate(
 
     Both means must reach their threshold. `control_never_asked` is None in a trial that asks every fact.
     """
-    for name, values, least in (
-        ("asked", control_asked, asked),
-        ("never-asked", control_never_asked, never_asked),
-    ):
+    for name, values, least in (("asked", control_asked, asked), ("never-asked", control_never_asked, never_asked)):
         if values is not None:
             mean = float(finite(values, f"the baseline's accuracy on {name} facts").mean())
             if mean < least - 1e-9:  # round-off: six times 0.6 averages to just under 0.6
                 return f"the baseline's mean accuracy on {name} facts is {mean:.3f}, below {least:g}"
     return None
-
-
-def combine_budgets(tokens: str, bytes: str) -> str:
-    """One verdict from the same contrast under the token-matched and the byte-matched budget.
-
-    Equal verdicts stand; helps against hurts `depends on the budget rule`; a difference that only one budget
-    shows is read as one of speed, `faster` or `slower`.
-    """
-    pair = {tokens, bytes}
-    for verdict in pair:
-        known = verdict in (HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT) or verdict.startswith(f"{EQUIVALENT} ")
-        if not known:
-            raise ValueError(f"budget verdict: found {verdict!r}, expected one that `decide` gives")
-    if NOT_LEARNT in pair:
-        return NOT_LEARNT
-    if pair == {HELPS, HURTS}:
-        return DEPENDS
-    if len(pair) == 1:
-        return tokens
-    return FASTER if HELPS in pair else SLOWER if HURTS in pair else NO_DIFFERENCE
 
 
 def freeze(declared: Mapping[str, Any], frozen: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -232,17 +208,15 @@ def freeze(declared: Mapping[str, Any], frozen: Mapping[str, Any] | None = None)
     smallest effect. At the first evaluation (`frozen` None) it freezes as it stands. Later the frozen one is
     returned unchanged: only its seeds and outcomes enter a verdict, and whatever differs is exploratory.
     """
-    # A copy, as the run folder will give it back: tuples are lists.
-    now = json.loads(json.dumps(dict(declared)))
+    now = json.loads(json.dumps(declared))  # a copy, as the run folder will give it back: tuples are lists
     if frozen is None:
         return now, []
-    before = json.loads(json.dumps(dict(frozen)))
     changes = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
+    for key in {**frozen, **now}:
+        old, new = frozen.get(key), now.get(key)
         if isinstance(old, list) and isinstance(new, list):
             changes += [f"{key}: {item} added" for item in new if item not in old]
             changes += [f"{key}: {item} left out" for item in old if item not in new]
         elif old != new:
             changes.append(f"{key}: {new} for {old}")
-    return before, [f"{EXTENDED} ({change})" for change in changes]
+    return dict(frozen), [f"{EXTENDED} ({change})" for change in changes]

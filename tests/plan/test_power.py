@@ -1,11 +1,15 @@
 """`tokentrial power`: seeds from a pilot's report, or from a standard deviation."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from statsmodels.stats.power import TTestPower
 
-from tokentrial.statistics.power import seeds_needed
+from tokentrial.plan.power import plan_seeds
+from tokentrial.statistics.power import mde, seeds_needed
+from tokentrial.statistics.power import power as chance
 
 OUTCOME = "pretrain/mul_table/never_asked/accuracy"
 A, B = [0.1, 0.0, 0.2, 0.1, None], [0.5, 0.9, 0.6, 0.4, 0.7]
@@ -69,6 +73,8 @@ def test_what_is_out_of_reach_or_without_noise_says_so(power):
         (("absent", "--sd", "0.2"), "give one run folder"),
         (("--sd", "nan", "--effect", "0.1"), "found nan"),
         (("--sd", "-1", "--effect", "0.1"), "found -1"),
+        (("--sd", "inf", "--effect", "0.1"), "found inf"),
+        (("--sd", "0.2", "--effect", "nan"), "found [nan]"),
         (("--sd", "0.2", "--effect", "0"), "found [0.0]"),
         (("--sd", "0.2", "--outcome", "x"), "are of a run folder"),
     ],
@@ -82,8 +88,8 @@ def test_bad_usage(power, words, found):
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (("--outcome", "x"), f"--outcome x: no such outcome; there are {OUTCOME}"),
-        (("--contrast", "x-y"), "--contrast 'x-y': expected 'a - b' of the arms x, y, z"),
+        (("--outcome", "x"), f"it has no outcome x; there are {OUTCOME}"),
+        (("--contrast", "x-y"), "found no 'x-y', expected 'a - b' of the arms x, y, z"),
         (("--contrast", "x - z"), "found 0 seeds with both arms"),
     ],
 )
@@ -99,3 +105,31 @@ def test_a_report_that_is_none_is_named(power, pilot, content):
     code, _, err = power(pilot)
     assert (code, err.count("\n")) == (1, 1)
     assert "comparison_report.json: " in err
+
+
+# the plan itself
+
+
+def test_seeds_are_the_fewest_that_reach_each_power_at_the_planning_sd():
+    plan = plan_seeds("", 0.25, [0.3, 0.1])
+    assert plan.planning_sd == pytest.approx(0.365)
+    for row in plan.effects:
+        for percent, n in row.seeds.items():
+            assert chance(row.effect, 0.365, n) >= float(percent) / 100 > chance(row.effect, 0.365, n - 1)
+
+
+@pytest.mark.parametrize("effect", [0.3, 0.1])
+def test_seeds_are_those_that_statsmodels_solves_for(effect):
+    solved = TTestPower().solve_power(effect / (1.46 * 0.25), alpha=0.05, power=0.8)
+    assert plan_seeds("", 0.25, [effect]).effects[0].seeds["80"] == math.ceil(solved)
+
+
+def test_what_so_many_seeds_detect_is_at_the_planning_sd_too():
+    plan = plan_seeds("", 0.25, [0.1], n=6)
+    assert plan.mde80["6"] == pytest.approx(mde(1.46 * 0.25, 6))
+    assert plan.sd_ci95 == pytest.approx((0.62 * 0.25, 2.45 * 0.25), rel=0.01)
+
+
+def test_the_sign_of_an_effect_does_not_matter_and_no_noise_plans_nothing():
+    assert plan_seeds("", 0.25, [-0.1]).effects == plan_seeds("", 0.25, [0.1]).effects
+    assert set(plan_seeds("", 0.0, [0.1]).effects[0].seeds.values()) == {None}
