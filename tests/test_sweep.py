@@ -10,15 +10,15 @@ from tokentrial import run as runs
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
-from tokentrial.report.family import reports
+from tokentrial.report.family import reports, shown
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.meaning import declared_rows
 from tokentrial.report.page import page
 from tokentrial.report.sweep import _panels, swept_outcomes
-from tokentrial.report.tables import markdown, sweep_table
+from tokentrial.report.tables import markdown, over_budgets, sweep_table
 from tokentrial.run import check, declaration, rebuild, run, status
 from tokentrial.store import read_json
-from tokentrial.sweep import to_run, variants
+from tokentrial.sweep import Variant, to_run, variants
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"
 PAIR = "mul_tokens - baseline"
@@ -113,6 +113,29 @@ def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_va
         ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no panel
         ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "again", "together"),
+    [
+        ({"budget.match": "bytes"}, "helps", "no difference shown", "faster"),
+        ({"budget.match": "bytes"}, "hurts", "helps", "depends on the budget rule"),
+        ({"budget.match": "bytes"}, None, "helps", None),  # no verdict yet
+        ({"pretrain.steps": 30}, "helps", "no difference shown", None),  # not of the budget
+    ],
+)
+def test_two_budgets_come_to_one_verdict(tiny, tmp_path, change, own, again, together):
+    trial = tiny(tmp_path)
+    made = {"outcomes": {}, "primary": {"verdict": again}}
+    found = shown(trial, [(Variant("also", change, trial, False), made)], declaration(trial), {}, own)
+    assert [each["over_budgets"] for each in found["also"]] == [together]
+    assert over_budgets(found) == ([f"With budget.match=bytes as well: {together}."] if together else [])
+
+
+def test_a_rerun_that_is_not_there_yet_comes_to_nothing(tiny, tmp_path):
+    trial = tiny(tmp_path)
+    there = [(Variant("also", {"budget.match": "bytes"}, trial, False), None)]
+    assert shown(trial, there, declaration(trial), {}, "helps")["also"][0]["over_budgets"] is None
 
 
 # a whole family

@@ -10,7 +10,7 @@ from scipy import stats
 
 from tokentrial.statistics.paired import facts_like_these, paired_t
 from tokentrial.statistics.power import mde
-from tokentrial.statistics.verdict import Contrast, contrast, decide, freeze, gate
+from tokentrial.statistics.verdict import Contrast, combine_budgets, contrast, decide, freeze, gate
 
 CONTROL = np.array([0.50, 0.57, 0.87, 0.61, 0.44, 0.70])
 HIGHER = CONTROL + np.array([0.30, 0.25, 0.10, 0.28, 0.33, 0.21])
@@ -220,6 +220,29 @@ def test_a_trial_that_asks_every_fact_has_one_threshold():
 def test_a_gate_without_scores_is_an_error():
     with pytest.raises(ValueError, match="never-asked"):
         gate([0.9], [])
+
+
+# two budgets
+
+
+@pytest.mark.parametrize(
+    ("tokens", "in_bytes", "together"),
+    [
+        ("helps", "helps", "helps"),
+        ("hurts", "hurts", "hurts"),
+        ("helps", "hurts", "depends on the budget rule"),
+        ("helps", "no difference shown", "faster"),
+        ("helps", "equivalent within 0.1", "faster"),
+        ("hurts", "no difference shown", "slower"),
+        ("hurts", "equivalent within 0.1", "slower"),
+        ("no difference shown", "no difference shown", "no difference shown"),
+        ("equivalent within 0.1", "equivalent within 0.1", "equivalent within 0.1"),
+        ("equivalent within 0.1", "no difference shown", "no difference shown"),
+        ("helps", "baseline has not learnt", "baseline has not learnt"),
+    ],
+)
+def test_two_budgets_make_one_verdict_in_either_order(tokens, in_bytes, together):
+    assert combine_budgets(tokens, in_bytes) == combine_budgets(in_bytes, tokens) == together
 
 
 # what was declared

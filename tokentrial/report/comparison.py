@@ -17,7 +17,7 @@ from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write
 from tokentrial.sweep import Variant
 from tokentrial.trial import Trial
 
-VERSION = 3
+VERSION = 4
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -94,7 +94,7 @@ def _compare(
         "declared": frozen,
         "extended": changes,
         **compared,
-        **families.shown(trial, beside, frozen, compared["outcomes"]),
+        **families.shown(trial, beside, frozen, compared["outcomes"], compared["primary"]["verdict"]),
         "curves": record.curves(trained),
         "consumed": record.consumed(trial, exposure, evaluated, trained),
         "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},

@@ -30,9 +30,13 @@ def shown(
     there: Sequence[tuple[Variant, Mapping[str, Any] | None]],
     frozen: Mapping[str, Any],
     own: Mapping[str, Any],
+    verdict: str | None,
 ) -> dict[str, Any]:
     """`sweep`: of each point the declared outcomes, arms' means and contrasts with 95 % t intervals; `also`: of each
-    rerun the primary outcome. `own` are the trial's outcomes, for the point that is the trial itself."""
+    rerun the primary outcome, and what its verdict and the trial's say together where they differ in the budget alone.
+    `own` are the trial's outcomes, for the point that is the trial itself."""
+    from tokentrial.statistics.verdict import combine_budgets
+
     declared: dict[str, list[str]] = {}  # contrasts by outcome
     for pair in (frozen["primary"], *frozen["secondary"]):
         declared.setdefault(pair["outcome"], []).append(pair["contrast"])
@@ -40,7 +44,10 @@ def shown(
     for variant, made in there:
         outcomes = own if variant.is_itself else made["outcomes"] if made else {}
         if variant.kind == "also":
-            reruns.append({"name": variant.name, "outcome": outcomes.get(frozen["primary"]["outcome"])})
+            of_budgets = made and [*variant.settings] == ["budget.match"] and [verdict, made["primary"]["verdict"]]
+            together = combine_budgets(*of_budgets) if of_budgets and all(of_budgets) else None
+            outcome = outcomes.get(frozen["primary"]["outcome"])
+            reruns.append({"name": variant.name, "outcome": outcome, "over_budgets": together})
         else:
             of = {name: _point(outcomes[name], pairs) for name, pairs in declared.items() if name in outcomes}
             points.append({"settings": variant.settings, "outcomes": of})

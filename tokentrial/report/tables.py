@@ -212,8 +212,14 @@ def _ladder(report: Report) -> list[list[str]]:
     ]
 
 
+def over_budgets(report: Report) -> list[str]:
+    """What the primary contrast comes to under both budgets, where it was run again under the other one."""
+    of = report["also"]
+    return [f"With {one_line(each['name'])} as well: {each['over_budgets']}." for each in of if each["over_budgets"]]
+
+
 def _notes(report: Report) -> list[str]:
-    notes = list(report["extended"])
+    notes = [*report["extended"], *over_budgets(report)]
     if report["primary"]["note"]:
         notes.append(f"Primary: {report['primary']['note']}.")
     gate = report["gate"]

@@ -1,4 +1,4 @@
-"""From paired scores to a verdict: gate, contrast, Holm's family, and what was declared.
+"""From paired scores to a verdict: gate, contrast, Holm's family, two budgets, and what was declared.
 
 The order of use: `freeze` the declaration at the first evaluation, ask the `gate` whether the baseline has
 learnt, make one `contrast` an outcome on the frozen seeds, and let `decide` judge the declared ones.
@@ -29,6 +29,9 @@ HURTS = "hurts"
 NO_DIFFERENCE = "no difference shown"
 EQUIVALENT = "equivalent within"  # followed by the margin
 NOT_LEARNT = "baseline has not learnt"
+FASTER = "faster"
+SLOWER = "slower"
+DEPENDS = "depends on the budget rule"
 EXTENDED = "extended after a look: exploratory"
 
 
@@ -199,6 +202,22 @@ def gate(
             if mean < least - 1e-9:  # round-off: six times 0.6 averages to just under 0.6
                 return f"the baseline's mean accuracy on {name} facts is {mean:.3f}, below {least:g}"
     return None
+
+
+def combine_budgets(one: str, other: str) -> str:
+    """One verdict from the same contrast under two budgets, the same tokens and the same bytes in every arm.
+
+    Equal verdicts stand; helps against hurts `depends on the budget rule`; a difference that only one budget shows is
+    read as one of speed, `faster` or `slower`.
+    """
+    pair = {one, other}
+    if NOT_LEARNT in pair:
+        return NOT_LEARNT
+    if pair == {HELPS, HURTS}:
+        return DEPENDS
+    if len(pair) == 1:
+        return one
+    return FASTER if HELPS in pair else SLOWER if HURTS in pair else NO_DIFFERENCE
 
 
 def freeze(declared: Mapping[str, Any], frozen: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
