@@ -163,7 +163,7 @@ def test_inspect_of_several_arms_as_json_and_as_a_page(tokentrial, tmp_path):
     alone = [json.loads(tokentrial("inspect", "<b>6*9=54", "--arm", arm, "--json")[1]) for arm in words[3:6:2]]
     assert (code, json.loads(out)) == (0, alone)
     page = (tmp_path / "seen.html").read_text()
-    assert page.count('<span class="fact">&#x27;&lt;MUL_6_9_54&gt;&#x27;</span>') == 2
+    assert page.count('<span class="fact">&#39;&lt;MUL_6_9_54&gt;&#39;</span>') == 2
     assert "<b>" not in page
 
 

@@ -92,7 +92,7 @@ def html_page(title: str, columns: Mapping[str, Column]) -> str:
     """The same table as a page of its own that runs nothing and needs no network."""
     from jinja2 import Environment
 
-    environment = Environment(autoescape=True)
+    environment = Environment(autoescape=True, keep_trailing_newline=True)
     environment.filters["visible"] = visible
     return environment.from_string(_PAGE).render(title=title, columns=columns, labels=_labels(columns))
 
