@@ -200,6 +200,7 @@ def test_every_complaint_is_made_at_once(refused):
         (["arms=[baseline]"], "arms is ['baseline'], expected 'mul_tokens' among them: it is compared"),
         (["verdict.primary.outcome=accuracy"], "outcome is 'accuracy', expected stage/task/subset/metric"),
         (["verdict.primary.contrast=mul_tokens"], "contrast is 'mul_tokens', expected 'arm - arm'"),
+        (["verdict.primary.contrast=mul_tokens -  baseline"], "contrast is 'mul_tokens -  baseline', expected"),
         (["verdict.primary.contrast=baseline - baseline"], "contrast is 'baseline - baseline', expected 'arm - arm'"),
     ],
 )

@@ -274,15 +274,15 @@ class Compared(Settings):
     def well_formed(self) -> "Compared":
         if self.outcome.count("/") != 3:
             raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
-        contrasted = [arm.strip() for arm in self.contrast.split(" - ")]
-        if len(contrasted) != 2 or contrasted[0] == contrasted[1]:
+        contrasted = self.contrast.split(" - ")
+        if len(contrasted) != 2 or contrasted[0] == contrasted[1] or any(arm != arm.strip() for arm in contrasted):
             raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm', two different ones")
         return self
 
     @property
     def arms(self) -> tuple[str, str]:
         treatment, control = self.contrast.split(" - ")
-        return treatment.strip(), control.strip()
+        return treatment, control
 
 
 class Gate(Settings):
