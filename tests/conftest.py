@@ -141,7 +141,7 @@ def in_process() -> type[Inline]:
 @pytest.fixture
 def tokentrial(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the command line in this process; returns (exit code, stdout, stderr)."""
-    from tokentrial import cli
+    from tokentrial.cli import main as cli
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["tokentrial", *map(str, words)])

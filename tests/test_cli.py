@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from tokentrial import __version__, cli
+from tokentrial import __version__
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.cli import main as cli
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -74,7 +75,7 @@ def test_every_verb_explains_itself_with_an_example(tokentrial, verb):
 def test_help_and_the_list_of_arms_answer_without_heavy_imports(words):
     script = """if True:
         import sys
-        from tokentrial.cli import main
+        from tokentrial.cli.main import main
         sys.argv = ["tokentrial", *sys.argv[1:]]
         try:
             main()

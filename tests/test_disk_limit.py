@@ -160,14 +160,14 @@ def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, l
 
 @pytest.mark.parametrize(("given", "found"), [("20GB", 20), ("500MB", 0.5), ("1.5tb", 1500)])
 def test_sizes_on_the_command_line(given, found):
-    from tokentrial.cli_words import gigabytes
+    from tokentrial.cli.words import gigabytes
 
     assert gigabytes(given) == found
 
 
 @pytest.mark.parametrize("given", ["20", "GB", "-1GB", "20GiBs"])
 def test_a_size_without_a_unit_is_refused(given):
-    from tokentrial.cli_words import gigabytes
+    from tokentrial.cli.words import gigabytes
 
     with pytest.raises(SettingsError, match="expected a size such as 20GB"):
         gigabytes(given)

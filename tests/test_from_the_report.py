@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokentrial import cli
+from tokentrial.cli import main as cli
 from tokentrial.trial import load, shipped
 
 ROOT = Path(__file__).resolve().parents[1]

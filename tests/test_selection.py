@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from tokentrial import cli
 from tokentrial.cell import Cell
+from tokentrial.cli import main as cli
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.run import run, status
 from tokentrial.selection import select

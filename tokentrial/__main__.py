@@ -1,6 +1,6 @@
 """`python -m tokentrial`."""
 
-from tokentrial.cli import main
+from tokentrial.cli.main import main
 
 if __name__ == "__main__":
     main()

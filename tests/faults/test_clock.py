@@ -7,7 +7,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from tokentrial import watch
+from tokentrial.looking import watch
 from tokentrial.run import run
 from tokentrial.store import read_json
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tests.test_hub import NAME
+from tests.sharing.test_hub import NAME
 from tokentrial.corpus import read, sources
-from tokentrial.hub import pull, push
+from tokentrial.sharing.hub import pull, push
 
 
 def refuses(status):

@@ -8,10 +8,11 @@ from statistics import fmean, stdev
 
 import pytest
 
-from tokentrial import cli, devices
+from tokentrial import devices
 from tokentrial import run as runs
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import stages
+from tokentrial.cli import main as cli
 from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_machine
 from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
 from tokentrial.errors import SettingsError
@@ -376,7 +377,7 @@ def test_a_source_too_small_for_the_steps_is_told():
 
 
 def test_the_plan_imports_no_torch():
-    script = "import sys; from tokentrial.cli import app; app(['plan', 'pilot'], standalone_mode=False)"
+    script = "import sys; from tokentrial.cli.main import app; app(['plan', 'pilot'], standalone_mode=False)"
     script += "; print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0

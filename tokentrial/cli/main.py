@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tokentrial import __version__, cli_looking, cli_sharing, cli_stages
-from tokentrial.cli_words import FolderArgument, JsonOption, Overrides, TrialArgument, console, gigabytes, print_json
+from tokentrial import __version__
+from tokentrial.cli import looking, sharing, stages
+from tokentrial.cli.words import FolderArgument, JsonOption, Overrides, TrialArgument, console, gigabytes, print_json
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import machine_errors
 
@@ -132,7 +133,7 @@ def status(
             raise SettingsError("status: give --watch, which is for a person, or --json, not both")
         from rich.console import Console
 
-        from tokentrial.watch import watch as go_on
+        from tokentrial.looking.watch import watch as go_on
 
         go_on(out, Console())
         return
@@ -145,8 +146,8 @@ def status(
     done = sum(all(stages.values()) for stages in state["cells"].values())
     ready = "ready" if state["corpus"] else "not ready"
     print(f"{state['trial']}: corpus {ready}, {done} of {len(state['cells'])} cells done")
-    for name, stages in state["cells"].items():
-        print(f"  {name:30} " + "  ".join(f"{stage} {'done' if is_done else '-'}" for stage, is_done in stages.items()))
+    for name, of in state["cells"].items():
+        print(f"  {name:30} " + "  ".join(f"{stage} {'done' if is_done else '-'}" for stage, is_done in of.items()))
 
 
 @app.command()
@@ -275,7 +276,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     print(f"Report: {folder / 'report.html'}")
 
 
-for verb in (*cli_looking.VERBS, *cli_stages.VERBS, *cli_sharing.VERBS):
+for verb in (*looking.VERBS, *stages.VERBS, *sharing.VERBS):
     app.command()(verb)
 
 

@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from tokentrial.side_by_side import Span, html_page, print_columns, spans, visible
+from tokentrial.looking.side_by_side import Span, html_page, print_columns, spans, visible
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]<script>alert(1)</script>\u202e\x9b31m\r{0}&amp;\ud800"
 

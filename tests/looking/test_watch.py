@@ -9,7 +9,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from tokentrial.watch import look, watch
+from tokentrial.looking.watch import look, watch
 
 STARTED = 1_000_000.0
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokentrial.cli_words import JsonOption, console, print_json
+from tokentrial.cli.words import JsonOption, console, print_json
 
 if TYPE_CHECKING:
-    from tokentrial.side_by_side import Column
+    from tokentrial.looking.side_by_side import Column
 
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="write it as a page, too")]
 
@@ -27,7 +27,7 @@ def inspect(
 
     Example: tokentrial inspect 'so 6*9=54.' --arm baseline
     """
-    from tokentrial.inspect import column, inspect_text
+    from tokentrial.looking.inspect import column, inspect_text
     from tokentrial.trial import load
 
     loaded = load(trial) if trial else None
@@ -52,8 +52,8 @@ def sample(
 
     Example: tokentrial sample outputs/pilot/baseline/seed1 'User: What is 6 times 9?\\nAssistant: The answer is'
     """
-    from tokentrial.sample import column
-    from tokentrial.sample import sample as ask
+    from tokentrial.looking.sample import column
+    from tokentrial.looking.sample import sample as ask
 
     said = {
         str(cell): ask(cell, _typed(prompt), stage, new_tokens, temperature, seed, top) for cell in dict.fromkeys(cells)
@@ -67,7 +67,7 @@ def _typed(text: str) -> str:
 
 def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:
     """To a page, where one is asked for, and to a machine or a person."""
-    from tokentrial.side_by_side import html_page, print_columns
+    from tokentrial.looking.side_by_side import html_page, print_columns
     from tokentrial.store import write_bytes
 
     if html is not None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, facts_of
-from tokentrial.side_by_side import Column, Span
+from tokentrial.looking.side_by_side import Column, Span
 from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
 from tokentrial.trial import Trial
 

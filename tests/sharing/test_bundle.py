@@ -8,11 +8,11 @@ import zipfile
 
 import pytest
 
-from tokentrial.bundle import bundle
 from tokentrial.compare import contrasts, read
 from tokentrial.compare.bundles import opened
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.paper import escaped, latex_table, methods
+from tokentrial.sharing.bundle import bundle
 from tokentrial.store import read_json
 
 

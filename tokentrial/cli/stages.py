@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokentrial.cli_words import ArmOption, Overrides, SeedOption, TrialArgument, print_json
+from tokentrial.cli.words import ArmOption, Overrides, SeedOption, TrialArgument, print_json
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokentrial.cli_words import FolderArgument
+from tokentrial.cli.words import FolderArgument
 
 
 def bundle(
@@ -16,7 +16,7 @@ def bundle(
 
     Example: tokentrial bundle outputs/pilot
     """
-    from tokentrial.bundle import bundle as pack
+    from tokentrial.sharing.bundle import bundle as pack
 
     path = pack(out, to)
     print(f"Bundle: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -32,7 +32,7 @@ def push(
 
     Example: tokentrial push outputs/pilot/baseline/seed1 me/pilot-seed1
     """
-    from tokentrial.hub import push as upload
+    from tokentrial.sharing.hub import push as upload
 
     print(f"Model: {upload(cell, name, stage, public)}")
 
@@ -45,7 +45,7 @@ def pull(
 
     Example: tokentrial pull me/pilot-seed1 models/pilot-seed1
     """
-    from tokentrial.hub import pull as download
+    from tokentrial.sharing.hub import pull as download
 
     print(f"{folder}: {', '.join(download(name, folder))}")
 

@@ -1,0 +1,1 @@
+"""What a person looks at: texts, completions, a run at work."""

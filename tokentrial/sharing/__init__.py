@@ -1,0 +1,1 @@
+"""What is handed on: bundles, and models on the Hub."""
