@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import orjson
 import yaml
 
-from tokentrial.corpus.read import of_network
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.network import of_network
 from tokentrial.store import (
     MANIFEST,
     canonical,

@@ -14,10 +14,11 @@ from fsspec.spec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokentrial import network
 from tokentrial.corpus import read
-from tokentrial.corpus.read import Bad, Unit, documents, expansion, patiently
+from tokentrial.corpus.read import Bad, Unit, documents, expansion
 from tokentrial.corpus.sources import Source
-from tokentrial.errors import SettingsError, TrialError
+from tokentrial.errors import TrialError
 
 MOST = 50_000_000  # bytes of a document
 TEXTS = [f"document {i}, é{'.' * (i % 7)}" for i in range(3500)]
@@ -116,7 +117,7 @@ def store(monkeypatch):
 def slept(monkeypatch):
     """The waits, none of which is waited."""
     waits = []
-    monkeypatch.setattr(read.time, "sleep", waits.append)
+    monkeypatch.setattr(network.time, "sleep", waits.append)
     return waits
 
 
@@ -236,7 +237,7 @@ def test_wherever_and_however_often_it_breaks_off_no_document_is_lost_or_doubled
         patch.setitem(_registry, "store", Store)
         patch.setattr(Store, "files", {"a.jsonl": lines()})
         patch.setattr(Store, "trouble", staticmethod(trouble))
-        patch.setattr(read.time, "sleep", lambda wait: None)
+        patch.setattr(network.time, "sleep", lambda wait: None)
         assert texts_of("jsonl", "store://a.jsonl") == TEXTS
 
 
@@ -344,59 +345,6 @@ def test_a_listing_is_waited_for_too(store, slept, monkeypatch):
     monkeypatch.setattr(Store, "find", patched)
     assert list(Source("jsonl:store://d", "text").documents()) == ["x"]
     assert slept == [1, 2]
-
-
-# whose errors are whose
-
-
-def client_error(module, status=None):
-    kind = type("ClientError", (Exception,), {"__module__": module})
-    error = kind("the client's own words")
-    if status is not None:
-        error.response = type("Response", (), {"status_code": status})()
-    return error
-
-
-def failing_twice(error):
-    failures = [error, error]
-
-    def work():
-        if failures:
-            raise failures.pop()
-        return "worked"
-
-    return work
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        *(
-            client_error(f"{name}._exceptions")
-            for name in ("httpx", "aiohttp.client", "botocore", "urllib3", "requests")
-        ),
-        *(client_error("httpx", status) for status in (408, 429, 500, 503)),
-        *(OSError("read timed out"), ConnectionResetError("reset"), TimeoutError("timed out")),
-    ],
-    ids=lambda error: f"{type(error).__module__} {getattr(getattr(error, 'response', None), 'status_code', '')}",
-)
-def test_a_network_clients_error_is_waited_for(slept, error):
-    assert patiently(failing_twice(error), "s3://bucket/a.parquet") == "worked"
-    assert slept == [1, 2]
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 416])
-def test_a_refusal_is_an_error_at_once(slept, status):
-    with pytest.raises(TrialError, match=r"^hf://datasets/o/n: cannot be read: the client's own words; check"):
-        patiently(failing_twice(client_error("httpx", status)), "hf://datasets/o/n")
-    assert slept == []
-
-
-@pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours"), SettingsError("ours")])
-def test_what_is_no_ones_network_is_raised_as_it_is(slept, error):
-    with pytest.raises(type(error), match="ours"):
-        patiently(failing_twice(error), "s3://bucket/a.parquet")
-    assert slept == []
 
 
 # local files

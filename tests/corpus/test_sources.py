@@ -265,7 +265,7 @@ def hub(monkeypatch):
     monkeypatch.setitem(_registry, "hf", Hub)
     monkeypatch.setattr(Hub, "store", {})
     monkeypatch.setattr(Hub, "pseudo_dirs", [""])
-    monkeypatch.setattr("tokentrial.corpus.read.time.sleep", lambda wait: None)
+    monkeypatch.setattr("tokentrial.network.time.sleep", lambda wait: None)
 
     class Api:
         revision, asked, listed = "abc123", [], 0

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.sharing.test_hub import NAME
-from tokentrial.corpus import read, sources
+from tokentrial import network
 from tokentrial.sharing.hub import pull, push
 
 
@@ -63,8 +63,8 @@ def hurried(monkeypatch):
             return (lambda seconds: None) if name == "sleep" else getattr(time, name)
 
     monkeypatch.setattr(_http, "time", Hurried())
-    monkeypatch.setattr(read, "_WAITS_S", (0.01, 0.01))
-    monkeypatch.setattr(sources, "HUB_WAIT_S", 0.1)
+    monkeypatch.setattr(network, "_WAITS_S", (0.01, 0.01))
+    monkeypatch.setattr(network, "HUB_WAIT_S", 0.1)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -8,7 +8,6 @@ import io
 import json
 import lzma
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,12 +16,12 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.network import of_data, patiently
 from tokentrial.tokenizer.vocabulary import well_formed
 
 _ROWS = 1000
 _BATCH_BYTES = 8_000_000
 _LINE_BYTES = 100_000_000  # a longer line is no document
-_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 T = TypeVar("T")
 
@@ -58,54 +57,6 @@ def documents(unit: Unit, text_column: str, skip: bool, most_bytes: int = sys.ma
                     if isinstance(bad, Bad):
                         raise TrialError(f"{bad.where}: {bad.why}; mend it, or give corpus.on_bad=skip")
             yield batch
-
-
-def patiently(work: Callable[[], T], path: str, what: str | None = None) -> T:
-    """The result of `work` on a remote path, tried again with growing waits while the network fails; at once on a
-    local one. What is not there or not allowed is no matter for patience: a TrialError that says `what` happened."""
-    failures = 0
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            if not of_network(error) or _of_data(error):
-                raise
-            _wait(error, path, failures, what or f"{path}: cannot be read")
-            failures += 1
-
-
-def of_network(error: Exception) -> bool:
-    """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own; where a
-    proxy answers with a page of its own, the Hub's client finds no JSON."""
-    clients = ("httpx", "httpx2", "aiohttp", "botocore", "requests", "urllib3")
-    return isinstance(error, OSError | json.JSONDecodeError) or any(
-        kind.__module__.split(".")[0] in clients for kind in type(error).__mro__
-    )
-
-
-def _of_data(error: Exception) -> bool:
-    """Whether an OSError is of what a file holds, and no matter of disk or network: pyarrow and bz2 raise it themselves
-    then, without a number."""
-    if type(error) is not OSError or error.errno is not None:
-        return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    source = trace.tb_frame.f_code.co_filename if trace is not None else ""
-    return "pyarrow" in source or source.endswith(("bz2.py", "_compression.py", "_streams.py"))
-
-
-def _wait(error: Exception, path: str, failures: int, what: str) -> None:
-    """Wait before another try, longer after each failure in a row. Raises TrialError where no try would help."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    refused = status is not None and 400 <= status < 500 and status not in (408, 429)
-    said = " ".join(str(error).split())
-    absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
-    if "://" not in path or absent or refused or failures == len(_WAITS_S):
-        advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
-        raise TrialError(f"{what}: {said}{advice}") from error
-    print(f"{path}: {said}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
-    time.sleep(_WAITS_S[failures])
 
 
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
@@ -178,7 +129,7 @@ def _parquet_file(path: str) -> Any:
             return pyarrow.parquet.ParquetFile(path)
         return pyarrow.parquet.ParquetFile(_open(path), pre_buffer=True)
     except OSError as error:
-        if _of_data(error):
+        if of_data(error):
             raise pyarrow.ArrowInvalid(str(error)) from error
         raise
 
@@ -223,7 +174,7 @@ def _row_group(file: Any, path: str, column: str, group: int, most_bytes: int) -
     try:
         yield from _resumed(rows, path, where)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and not _of_data(error):
+        if isinstance(error, OSError) and not of_data(error):
             raise
         yield [Bad(where, f"cannot be read: {error}")]
 
@@ -299,7 +250,7 @@ def _jsonl(path: str, column: str, _: object, most_bytes: int) -> Iterator[Batch
                         yield held
                         held, size = Batch(), 0
         except (EOFError, zlib.error, lzma.LZMAError, ValueError, OSError) as error:
-            if isinstance(error, OSError) and not (_of_data(error) or isinstance(error, gzip.BadGzipFile)):
+            if isinstance(error, OSError) and not (of_data(error) or isinstance(error, gzip.BadGzipFile)):
                 raise
             held.append(Bad(f"{path}, after line {number}", f"broken off, the rest is lost: {error}"))
         if held:

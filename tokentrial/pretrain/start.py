@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.errors import SettingsError
-from tokentrial.hub_answers import answered
+from tokentrial.network import answered
 from tokentrial.store import MANIFEST, fingerprint, is_done, link, read_json, step
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 from tokentrial.trial import Trial

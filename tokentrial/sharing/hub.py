@@ -12,7 +12,7 @@ import yaml
 
 from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.hub_answers import answered
+from tokentrial.network import answered
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
 from tokentrial.run import model_folder, open_cell

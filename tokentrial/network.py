@@ -1,0 +1,124 @@
+"""The network: which errors are its own, patience with it, and the Hugging Face Hub, its client and its refusals."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tokentrial.errors import SettingsError, TrialError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+HUB_WAIT_S = 30.0  # without a byte from the Hub
+_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+T = TypeVar("T")
+
+
+def patiently(work: Callable[[], T], path: str, what: str | None = None) -> T:
+    """The result of `work` on a remote path, tried again with growing waits while the network fails; at once on a
+    local one. What is not there or not allowed is no matter for patience: a TrialError that says `what` happened."""
+    failures = 0
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not of_network(error) or of_data(error):
+                raise
+            _wait(error, path, failures, what or f"{path}: cannot be read")
+            failures += 1
+
+
+def of_network(error: Exception) -> bool:
+    """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own; where a
+    proxy answers with a page of its own, the Hub's client finds no JSON."""
+    clients = ("httpx", "httpx2", "aiohttp", "botocore", "requests", "urllib3")
+    return isinstance(error, OSError | json.JSONDecodeError) or any(
+        kind.__module__.split(".")[0] in clients for kind in type(error).__mro__
+    )
+
+
+def of_data(error: Exception) -> bool:
+    """Whether an OSError is of what a file holds, and no matter of disk or network: pyarrow and bz2 raise it themselves
+    then, without a number."""
+    if type(error) is not OSError or error.errno is not None:
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    source = trace.tb_frame.f_code.co_filename if trace is not None else ""
+    return "pyarrow" in source or source.endswith(("bz2.py", "_compression.py", "_streams.py"))
+
+
+def _wait(error: Exception, path: str, failures: int, what: str) -> None:
+    """Wait before another try, longer after each failure in a row. Raises TrialError where no try would help."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 429)
+    said = " ".join(str(error).split())
+    absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    if "://" not in path or absent or refused or failures == len(_WAITS_S):
+        advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
+        raise TrialError(f"{what}: {said}{advice}") from error
+    print(f"{path}: {said}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
+    time.sleep(_WAITS_S[failures])
+
+
+def hub_client() -> "HfApi":
+    """The Hub's HfApi, which gives up a server that says nothing: by its own default it would wait for ever."""
+    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def bounded() -> Any:
+        client = default_client_factory()
+        client.timeout = HUB_WAIT_S
+        return client
+
+    set_client_factory(bounded)
+    return HfApi()
+
+
+@contextmanager
+def answered(name: str, verb: str) -> "Iterator[HfApi]":
+    """Yield the Hub's client with a token; what the Hub refuses or fails at within the block is a TrialError."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise SettingsError(f"{name!r}: no name on the Hub; expected OWNER/MODEL, such as me/pilot-seed1") from None
+    api = hub_client()
+    if verb == "push" and get_token() is None:
+        raise TrialError(f"{name}: no token for the Hub; set HF_TOKEN, or log in with `hf auth login`")
+    try:
+        yield api
+    except (KeyError, TypeError, ValueError):
+        raise TrialError(f"{name}: not {verb}ed: what answers is not the Hub; check the network's proxy") from None
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        # a download that fails says so as a file that is not found, with the Hub's answer as its cause
+        answered = isinstance(error, HfHubHTTPError)
+        cause = error if answered or not isinstance(error.__cause__, HTTPError) else error.__cause__
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise  # of this machine's disk
+        raise TrialError(" ".join(f"{name}: not {verb}ed: {_told(status, cause)}".split())) from None
+
+
+_ADVICE: dict[int | None, str] = {
+    401: "the Hub refused the token (401); set HF_TOKEN to a token that may write, or check the name",
+    403: "the Hub refuses this token here (403); give it the right to write, or choose a name of your own",
+    404: "the Hub knows no such model (404), or it is private; check the name and HF_TOKEN",
+    429: "the Hub asks to come back later (429); run the same command again in some minutes",
+}
+
+
+def _told(status: int | None, error: BaseException) -> str:
+    if status in _ADVICE:
+        return _ADVICE[status]
+    if status is None:
+        return f"the Hub cannot be reached ({type(error).__name__}: {error}); run the same command again"
+    return f"the Hub answered {status}; run the same command again later"
