@@ -23,8 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=64, help="an even number: two arms")
     given = parser.parse_args()
-    from tokentrial.executors.local import LocalExecutor, cores
+    from tokentrial.executors.local import LocalExecutor
     from tokentrial.executors.ray import RayExecutor
+    from tokentrial.executors.worker import cores
     from tokentrial.run import cells, run
     from tokentrial.store import read_json
     from tokentrial.trial import load
@@ -54,7 +55,7 @@ def main() -> None:
 def timed(executor: Any, trial: Any) -> list[float]:
     """Seconds to start the executor, to run all cells of the trial, and to end it."""
     from tokentrial.cell import run_cell, stages
-    from tokentrial.executors.local import Call
+    from tokentrial.executors.worker import Call
     from tokentrial.run import cells
 
     calls = [Call(cell.name, run_cell, (trial, cell, stages(trial))) for cell in cells(trial)]

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from tokentrial.executors.local import worker_environment
+from tokentrial.executors.worker import worker_environment
 
 SHAPES = {
     "tiny": {"vocab": 1088, "n_layer": 3, "n_head": 4, "n_embd": 96, "context": 128, "rows": 16, "steps": 40},

@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="of the reference recipe, of 2,048 tokens")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
-    from tokentrial.executors.local import Call, LocalExecutor, cores
+    from tokentrial.executors.local import LocalExecutor
+    from tokentrial.executors.worker import Call, cores
     from tokentrial.run import run
     from tokentrial.trial import Trial, load
 

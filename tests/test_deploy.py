@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tokentrial.errors import Interrupted
-from tokentrial.executors.local import GRACE_S
+from tokentrial.executors.worker import GRACE_S
 from tokentrial.trial import shipped
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"

@@ -11,7 +11,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.disk import stage_bytes
 from tokentrial.errors import Interrupted
-from tokentrial.executors.local import report, stoppable
+from tokentrial.executors.worker import report, stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder

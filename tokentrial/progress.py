@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from tokentrial.executors.local import Report
+from tokentrial.executors.worker import Report
 
 _LINE_EVERY_S = 15.0
 _FEW = 40  # so many calls have a line each

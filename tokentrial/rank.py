@@ -11,7 +11,7 @@ from pathlib import Path
 from tokentrial.cell import Cell, pretrain_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
-from tokentrial.executors import local
+from tokentrial.executors import worker
 from tokentrial.pretrain.launch import tell
 from tokentrial.run import open_run
 from tokentrial.store import machine_errors, partial
@@ -20,8 +20,8 @@ from tokentrial.store import machine_errors, partial
 def main(out: str, arm: str, seed: str) -> None:
     """Pretrain a cell of the run folder `out` together with the other ranks; `tokentrial pretrain` on the first node,
     which waits for the others, makes it a finished step."""
-    local.die_with_parent()
-    signal.signal(signal.SIGTERM, local.told_to_stop)
+    worker.die_with_parent()
+    signal.signal(signal.SIGTERM, worker.told_to_stop)
     try:
         plan = CorpusPlan(open_run(Path(out)))
         cell = Cell(arm, int(seed))

@@ -22,8 +22,9 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.verify import verify as rederive
 from tokentrial.disk import beyond_limit, cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.executors.local import Call, LocalExecutor, cores
+from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.ray import RayExecutor
+from tokentrial.executors.worker import Call, cores
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.executors.local import Call, LocalExecutor, Report, report
+from tokentrial.executors.local import LocalExecutor
+from tokentrial.executors.worker import Call, Report, report
 
 STAYS_S = 60  # what a worker that is not ended costs a test
 
@@ -159,7 +160,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_local import stay
-from tokentrial.executors.local import Call, LocalExecutor
+from tokentrial.executors.local import LocalExecutor
+from tokentrial.executors.worker import Call
 if __name__ == "__main__":
     with LocalExecutor(1) as executor:
         executor.run([Call("a", stay, (Path(sys.argv[2]),))], print)

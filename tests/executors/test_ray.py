@@ -13,8 +13,8 @@ from tests.executors.test_local import divide, environment, refuse, tell
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.executors.local import Call, Report
 from tokentrial.executors.ray import RayExecutor, connected
+from tokentrial.executors.worker import Call, Report
 from tokentrial.trial import load
 
 PATIENCE_S = 240  # for a machine that is shared; nothing is timed

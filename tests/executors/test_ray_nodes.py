@@ -13,8 +13,8 @@ import yaml
 
 from tests.executors.test_local import stay_and_tell
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.executors.local import Call, report, stoppable
 from tokentrial.executors.ray import RayExecutor
+from tokentrial.executors.worker import Call, report, stoppable
 from tokentrial.progress import Progress
 from tokentrial.run import run
 from tokentrial.store import read_json

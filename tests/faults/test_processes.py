@@ -14,7 +14,8 @@ from tests.pretrain.test_ranks import losses
 from tests.test_interrupted_run import alive, nothing_is_half_there, outcomes, start, until, written
 from tokentrial.cell import Cell, run_cell
 from tokentrial.errors import TrialError
-from tokentrial.executors.local import Call, LocalExecutor
+from tokentrial.executors.local import LocalExecutor
+from tokentrial.executors.worker import Call
 from tokentrial.run import run
 
 PATIENCE_S = 240

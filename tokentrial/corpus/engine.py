@@ -20,8 +20,8 @@ from datatrove.utils.logging import logger
 
 from tokentrial.corpus.text import TextTasks, run_task, writers
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.executors.local import die_with_parent
 from tokentrial.executors.ray import connected
+from tokentrial.executors.worker import die_with_parent
 from tokentrial.store import machine_errors
 
 logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record

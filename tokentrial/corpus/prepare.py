@@ -27,7 +27,7 @@ from tokentrial.corpus.sources import Source
 from tokentrial.corpus.stream import drills_wanted, text_wanted
 from tokentrial.corpus.text import SHOWN, SPLITS, TextTasks
 from tokentrial.errors import TrialError
-from tokentrial.executors.local import report
+from tokentrial.executors.worker import report
 from tokentrial.store import (
     MANIFEST,
     fingerprint,

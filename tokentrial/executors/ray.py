@@ -16,16 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.executors.local import (
-    GRACE_S,
-    LOOK_EVERY_S,
-    Call,
-    Report,
-    cores,
-    listen,
-    report,
-    worker_environment,
-)
+from tokentrial.executors.worker import GRACE_S, LOOK_EVERY_S, Call, Report, cores, listen, report, worker_environment
 
 _ATTEMPTS = 4  # a call whose worker or node is lost is sent again, so often in all
 _REACH_S = 10.0  # a cluster that is there answers sooner

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from tokentrial.errors import Interrupted
-from tokentrial.executors.local import stoppable
+from tokentrial.executors.worker import stoppable
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.settings import Pretrain
 from tokentrial.store import MANIFEST, is_done, seal, verify

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.executors.local import die_with_parent, stoppable
+from tokentrial.executors.worker import die_with_parent, stoppable
 from tokentrial.settings import Pretrain
 
 _MARK = "@progress "
