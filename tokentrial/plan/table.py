@@ -65,6 +65,12 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
                 _family(plan),
             ],
         )
+    _print_options(plan["options"], console)
+    _lines(console, [_seeds(plan["seeds_needed"]), *plan["notes"]])
+    _lines(console, ["Assumed:", *(f"- {line}" for line in plan["assumptions"])])
+
+
+def _print_options(options: Sequence[Mapping[str, Any]], console: Console) -> None:
     _table(
         console,
         "The seed report's options, this trial",
@@ -79,11 +85,9 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
                 f"{row['disk_peak_gb']:.1f}",
                 row["seed_report"],
             )
-            for row in plan["options"]
+            for row in options
         ],
     )
-    _lines(console, [_seeds(plan["seeds_needed"]), *plan["notes"]])
-    _lines(console, ["Assumed:", *(f"- {line}" for line in plan["assumptions"])])
 
 
 def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dollars: float, console: Console) -> None:

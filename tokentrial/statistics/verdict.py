@@ -115,7 +115,7 @@ def contrast(
         if p < alpha:
             verdict = HELPS if (t.mean > 0) == higher_is_better else HURTS
             notes += [] if without == NO_DIFFERENCE else [f"smaller than the smallest effect that matters, {margin:g}"]
-    return Contrast(
+    return Contrast(  # a field a line: what makes this function long
         difference=t.mean,
         ci95=list(t.ci95) if t.ci95 else None,
         ci90=list(t.ci90) if t.ci90 else None,
