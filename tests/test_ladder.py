@@ -103,6 +103,7 @@ def test_each_stage_changed_the_model_and_says_so(climbed):
     assert decision["go_on"] is True
 
 
+@pytest.mark.slow
 def test_a_bonus_that_only_some_arms_can_earn_is_flagged(climbed_copy, ladder, inline):
     report = run(ladder(climbed_copy, *ONE_SEED, "grpo.mul_bonus=0.25"))
     assert report["grpo"]["mul_bonus"] == 0.25
@@ -201,6 +202,7 @@ def test_other_rows_in_a_file_redo_what_is_made_from_them(climbed, ladder, tmp_p
         assert len({made[stage] for made in prints}) == (3 if stage in STAGES[3:] else 1), stage
 
 
+@pytest.mark.slow
 def test_a_changed_grpo_leaves_the_files_of_all_before_it(climbed_copy, ladder, inline):
     before = snapshot(climbed_copy, "pretrain", "hf", "eval_pretrain", "sft", "eval_sft")
     old = snapshot(climbed_copy, "grpo", "eval_grpo")
@@ -210,6 +212,7 @@ def test_a_changed_grpo_leaves_the_files_of_all_before_it(climbed_copy, ladder, 
     assert {path for path in old if new[path] != old[path]} == {path for path in old if "/seed1/" in str(path)}
 
 
+@pytest.mark.slow
 def test_a_changed_sft_leaves_pretraining(climbed_copy, ladder, inline):
     before = snapshot(climbed_copy, "pretrain", "hf", "eval_pretrain")
     old = snapshot(climbed_copy, "sft", "eval_sft", "grpo", "eval_grpo")
@@ -264,6 +267,7 @@ def test_a_skipped_grpo_leaves_no_folder_and_is_done(before_grpo, ladder, inline
         assert run(trial) == report
 
 
+@pytest.mark.slow
 def test_one_cell_that_is_ever_right_is_enough_for_all(before_grpo, ladder, inline):
     folder, passed = before_grpo
     passed("mul_tokens/seed2", "0.5")

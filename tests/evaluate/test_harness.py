@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tokentrial.compare.read import read
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import run_harness
 from tokentrial.tasks.gsm8k import GSM8K
@@ -124,6 +125,18 @@ def test_our_score_is_the_harness_s_on_every_completion(rows, harness, name, fil
     assert 20 < sum(real) < 80  # of both kinds
     odd = [harness[filtered][n] for n in range(100, len(rows))]
     assert 20 < sum(odd) < len(odd) - 20
+
+
+def test_what_it_writes_is_read_by_compare(tmp_path, monkeypatch):
+    """3 of 4 right: a count, and not a share alone, as the tests of two models want it."""
+    results = {"results": {"gsm8k": {"exact_match,strict-match": 0.75, "exact_match_stderr,strict-match": 0.25}}}
+    made = results | {"n-samples": {"gsm8k": {"original": 1319, "effective": 4}}, "config": {"limit": 4}}
+    monkeypatch.setattr("tokentrial.evaluate.evaluate.load", lambda folder, device: (None, None))
+    monkeypatch.setattr("lm_eval.models.huggingface.HFLM", lambda **of_model: None)
+    monkeypatch.setattr("lm_eval.simple_evaluate", lambda **asked: made)
+    assert run_harness(tmp_path, tmp_path, ["gsm8k"], 4) == results["results"]
+    [[system]] = read([tmp_path / "harness_results.json"])
+    assert [(items.correct, items.total) for items in system.models[0].items.values()] == [(3, 4)]
 
 
 def test_without_the_harness_it_says_how_to_install_it(tmp_path, monkeypatch):

@@ -229,7 +229,7 @@ def evaluate_model(
 
 
 def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """Scores of EleutherAI's lm-eval on the same folder (`pip install tokentrial[eval]`)."""
+    """Scores of EleutherAI's lm-eval on the same folder (`pip install tokentrial[eval]`), written as it writes them."""
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -239,5 +239,5 @@ def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: i
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
     results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit)
     scores: dict[str, Any] = results["results"]
-    write_json(folder / "harness_results.json", scores)
+    write_json(folder / "harness_results.json", {"results": scores, "n-samples": results["n-samples"]})
     return scores
