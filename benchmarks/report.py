@@ -57,10 +57,8 @@ def made_up(trial: Trial) -> dict[tuple[str, int], dict[str, Path]]:
             write_json(
                 cell / "pretrain" / "results.json",
                 {"curve": curve, "seconds": 25.0, "num_params": 277_344, "total_steps": 600, "device": "cpu"}
-                | {"dtype": "fp32", "ranks": 1, "config": {"batch_tokens": 1024}},
+                | {"dtype": "fp32", "ranks": 1, "vocab_size": 413, "config": {"batch_tokens": 1024}},
             )
-            logged = {"step": 599, "loss": 0.4, "tokens_per_s": 3e4, "tflops_per_s": 0.05}
-            write_bytes(cell / "pretrain" / "metrics.jsonl", orjson.dumps(logged) + b"\n")
             for stage in STAGES:
                 folder = cell / f"eval_{stage}"
                 evaluated.setdefault((arm, seed), {})[stage] = folder

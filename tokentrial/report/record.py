@@ -45,12 +45,9 @@ def _cell_consumed(
     trial: Trial, served: Mapping[str, Any], arm: str, seed: int, trained: Mapping[str, Any], stages: Mapping[str, Path]
 ) -> dict[str, float]:
     cell, of_all = trial.folder / arm / f"seed{seed}", {**served, "documents": sum(served["documents"].values())}
-    # the meter of pretraining reckons FLOPs of a token's forward and backward pass, and logs every last step
-    records = map(orjson.loads, reversed((cell / "pretrain" / "metrics.jsonl").read_bytes().splitlines()))
-    logged = next(record for record in records if "tokens_per_s" in record)
     spent = {key: of_all[key] for key in _SERVED} | {
         "parameters": trained["num_params"],
-        "flops": served["tokens"] * (logged["tflops_per_s"] * 1e12 / logged["tokens_per_s"]),
+        "flops": served["tokens"] * trial.pretrain.flops_per_token(trained["vocab_size"]),
         "train_seconds": trained["seconds"],
     }
     for stage in (stage for stage in ("sft", "grpo") if stage in stages):
