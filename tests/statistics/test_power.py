@@ -65,6 +65,8 @@ def test_seeds_needed_may_be_out_of_reach():
 def test_the_sd_of_six_seeds_is_known_from_x_062_to_x_245():
     assert tuple(round(x, 2) for x in sd_interval(1.0, 6)) == (0.62, 2.45)
     assert sd_interval(0.3, 1) is None
+    # of two seeds chi2 is a normal deviate squared: its 2.5 % points are 0.0313 and 2.2414 squared
+    assert sd_interval(1.0, 2) == pytest.approx((1 / 2.2414, 1 / 0.03134), rel=1e-3)
 
 
 def test_the_planning_factor_is_the_upper_80_percent_bound_of_the_sd():

@@ -108,6 +108,8 @@ def test_pairs_that_go_together_make_the_interval_narrower():
 def test_a_correlation_smaller_than_its_continuity_correction_counts_as_none():
     # 26 * 26 - 25 * 25 = 51 is n / 2 and leaves nothing
     assert newcombe_paired(26, 25, 25, 26) == pytest.approx(newcombe_independent(51, 102, 51, 102))
+    assert newcombe_paired(1, 0, 0, 1) == pytest.approx(newcombe_independent(1, 2, 1, 2))
+    assert newcombe_paired(9, 0, 0, 0) == pytest.approx(newcombe_independent(9, 9, 9, 9))  # no margins, no correlation
     # 26 * 26 - 24 * 24 = 100 leaves 50 of itself, and phi is 50 over the root of the margins, 50 * 50
     widths = np.diff([newcombe_paired(26, 24, 24, 26), newcombe_independent(50, 100, 50, 100)])[:, 0]
     assert (widths[0] / widths[1]) ** 2 == pytest.approx(1 - 50 / 2500)
@@ -162,6 +164,23 @@ def test_the_difference_of_paired_items_is_found_in_about_80_percent(discordant,
     only = rng.multinomial(n, [(share + effect) / 2, (share - effect) / 2, 1 - share], 20_000)
     z = (only[:, 0] - only[:, 1]) / np.sqrt(only[:, 0] + only[:, 1])
     assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.80, abs=0.03)
+
+
+def test_a_fall_is_found_like_the_rise_of_the_wrong_ones():
+    assert mde_independent(0.9, 81, 81) == mde_independent(0.1, 81, 81)
+
+
+def test_connors_formula_at_the_effect_that_is_found():
+    """z.975 sqrt(share) + z.80 sqrt(share - effect^2) = effect sqrt(n)."""
+    effect, share, n = mde_paired(20, 100), 0.2, 100
+    assert 1.959964 * share**0.5 + 0.841621 * (share - effect**2) ** 0.5 == pytest.approx(effect * n**0.5, rel=1e-5)
+
+
+def test_the_smallest_tables_that_can_show_anything():
+    assert mcnemar_exact(6, 0) < 0.05 < mcnemar_exact(6, 1)
+    assert mde_paired(0, 6) is not None
+    assert fisher_exact(4, 4, 0, 4) < 0.05 < fisher_exact(4, 4, 1, 4)
+    assert mde_independent(0.0, 4, 4) is not None
 
 
 def test_six_discordant_items_on_one_side_are_the_least_that_mcnemar_shows():

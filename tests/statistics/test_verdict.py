@@ -59,6 +59,29 @@ def test_no_difference_shown_says_what_margin_was_out_of_reach():
     assert "equivalence within 0.1 is out of reach" in result.note
 
 
+def test_equivalence_is_refused_in_one_sentence():
+    alike, low = judged(CONTROL), judged(CONTROL * 0.1, CONTROL * 0.1 + [0.01, -0.01, 0.02, 0, 0, 0], floor=0.0)
+    assert "equivalence not tested: no spread between the seeds (s = 0)" in alike.note.split("; ")
+    assert "equivalence not tested: both arms lie at the floor or ceiling" in low.note.split("; ")
+    assert (alike.p_tost, low.p_tost) == (None, None)
+
+
+def test_two_seeds_can_be_equivalent():
+    """Standard error 0.001: t = 0.1 / 0.001 with one degree of freedom, p = arctan(1 / 100) / pi."""
+    made = judged(np.array([0.501, 0.499]), np.array([0.5, 0.5]))
+    assert made.p_tost == pytest.approx(np.arctan(1 / 100) / np.pi)
+    assert made.verdict == "equivalent within 0.1"
+
+
+def test_seeds_that_agree_by_luck_are_equivalent_within_a_margin_out_of_reach():
+    d = np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1])
+    error = d.std(ddof=1) / np.sqrt(6)
+    enough, reached = stats.t.ppf(0.95, 5) * error, stats.t.ppf([0.95, 0.90], 5).sum() * error
+    made = judged(CONTROL + d, margin=(enough + reached) / 2)
+    assert made.verdict.startswith("equivalent within")
+    assert "out of reach" not in made.note
+
+
 def test_equivalent_names_its_margin():
     assert judged(ALIKE).verdict == "equivalent within 0.1"
     assert judged(ALIKE, margin=0.05).verdict == "equivalent within 0.05"
@@ -155,6 +178,9 @@ def test_facts_of_another_outcome_are_refused():
         judged(HIGHER, by_fact=np.random.default_rng(0).normal(0.2, 0.3, (6, 12)))
     with pytest.raises(ValueError, match="by_fact"):
         judged(CONTROL + 0.1, by_fact=np.full((5, 12), 0.1))
+    with pytest.raises(ValueError, match="by_fact"):
+        judged(CONTROL + 0.5, by_fact=np.full((6, 12), 0.5 + 3e-6))
+    assert judged(CONTROL + 0.5, by_fact=np.full((6, 12), 0.5 + 5e-7)).difference == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
