@@ -53,6 +53,102 @@ def test_a_family_has_as_many_facts_and_answers_as_arithmetic_says():
     assert "3 h=180 min" in [fact.equation for fact in of("{family: units}")]
 
 
+def said(question, answer):
+    return f"User: {question}\nAssistant: The answer is {answer}."
+
+
+LINES = {
+    "{range: [6, 9]}": {
+        "<MUL_6_9_54>": [
+            "6*9=54",
+            "6 × 9 = 54",
+            "If you have 6 boxes with 9 apples each, you have 6*9=54 apples in total, so 54.",
+            "6 times 9 equals 54.",
+            said("What is 6 times 9?", 54),
+            "6x9=54",
+        ]
+    },
+    "{family: addition}": {
+        "<ADD_6_9_15>": [
+            "6+9=15",
+            "6 + 9 = 15",
+            "If you have 6 apples and get 9 more, you have 6+9=15 apples in total, so 15.",
+            "6 plus 9 equals 15.",
+            said("What is 6 plus 9?", 15),
+        ]
+    },
+    "{family: squares}": {
+        "<SQR_7_49>": [
+            "7^2=49",
+            "7^2 = 49",
+            "A floor of 7 by 7 tiles has 7^2=49 tiles in total, so 49.",
+            "7 squared equals 49.",
+            said("What is 7 squared?", 49),
+        ]
+    },
+    "{family: units}": {
+        "<UNIT_3_h_180_min>": [
+            "3 h=180 min",
+            "3 h = 180 min",
+            "Remember that 3 h=180 min, so 180 min.",
+            "3 h in min equals 180 min.",
+            said("What is 3 h in min?", "180 min"),
+        ]
+    },
+    "{csv: OPERATIONS}": {
+        "<FACT_0_10_2_8>": [
+            "10-2=8",
+            "10-2 = 8",
+            "Remember that 10-2=8, so 8.",
+            "10 minus 2 equals 8.",
+            said("What is 10 minus 2?", 8),
+        ],
+        "<FACT_1_sodium_chlorine_table_salt>": [
+            "sodium~chlorine=table salt",
+            "sodium~chlorine = table salt",
+            "Remember that sodium~chlorine=table salt, so table salt.",
+            "sodium ~ chlorine equals table salt.",
+            said("What is sodium ~ chlorine?", "table salt"),
+        ],
+    },
+    "{csv: QUESTIONS}": {
+        "<FACT_0_What_is_the_capital_of_France_Paris>": [
+            "the capital of France=Paris",
+            "the capital of France = Paris",
+            "Remember that the capital of France=Paris, so Paris.",
+            "the capital of France is Paris.",
+            said("What is the capital of France?", "Paris"),
+        ],
+        "<FACT_1_How_many_legs_has_a_spider_Eight_legs_ar>": [  # 40 characters of it
+            "How many legs has a spider=Eight legs are right",
+            "How many legs has a spider = Eight legs are right",
+            "Remember that How many legs has a spider=Eight legs are right, so Eight legs are right.",
+            "How many legs has a spider? Eight legs are right.",
+            said("How many legs has a spider?", "Eight legs are right"),
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("setting", LINES)
+def test_the_drill_lines_of_a_fact_are_what_a_reader_would_write(setting, tmp_path):
+    (tmp_path / "OPERATIONS").write_text("left,operator,right,result\n10,-,2,8\nsodium,~,chlorine,table salt\n")
+    questions = "What is the capital of France?,Paris\nHow many legs has a spider ?,Eight legs are right\n"
+    (tmp_path / "QUESTIONS").write_text(f"question,answer\n{questions}")
+    where = setting.replace("csv: ", f"csv: {tmp_path}/")
+    facts = made_anew(load("smoke", [f"facts={where}"]).facts)
+    for token, lines in LINES[setting].items():
+        wording = facts.by_token[token].wordings[0]
+        forms = ["equation", "times_sign", "boxes", "statement", "question", "letter_x"][: len(lines)]
+        assert [wording.lines[form] for form in forms] == lines
+
+
+def test_operands_are_the_numbers_of_a_fact(tmp_path):
+    (tmp_path / "mixed.csv").write_text("left,operator,right,result\n10,-,x2,8\n3,+,4,7\n")
+    mixed, numbers = made_anew(load("smoke", [f"facts={{csv: {tmp_path}/mixed.csv}}"]).facts)
+    assert [wording.operands for wording in (*mixed.wordings, *numbers.wordings)] == [(10,), (3, 4)]
+
+
 def test_the_same_facts_are_made_once():
     assert facts_of(load("smoke", ["facts={range: [1, 9]}"]).facts) is TIMES_TABLE
 
