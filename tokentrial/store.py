@@ -240,8 +240,8 @@ def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
     free = _free(folder)
     if free < needed + reserve_gb * 1e9:
         raise TrialError(
-            f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "
-            f"{free / 1e9:.2f} GB are free; free some space or give output=OTHER_FOLDER"
+            f"{folder}: {what} needs {needed / 1e9:.3g} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "
+            f"{free / 1e9:.3g} GB are free; free some space or give output=OTHER_FOLDER"
         )
 
 
