@@ -230,6 +230,14 @@ def test_a_bad_setting_is_bad_usage_and_writes_nothing(refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_an_output_that_is_a_file_is_named_and_kept(refused, tmp_path, below):
+    (tmp_path / "mine").write_text("notes")
+    err = refused(1, "run", "smoke", f"output={tmp_path / 'mine'}{below}")
+    assert f"{tmp_path / 'mine'}{below}: found a file, expected a folder; move it" in err
+    assert (tmp_path / "mine").read_text() == "notes"
+
+
 def test_an_arm_of_the_trial_that_there_is_none_of_is_refused_before_anything_is_written(refused, tmp_path):
     err = refused(2, "run", "smoke", "arms=[baseline, mul_tokens, mul_append, mul_tok]", f"output={tmp_path / 'out'}")
     assert "no arm 'mul_tok'" in err

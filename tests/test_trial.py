@@ -141,6 +141,7 @@ def test_an_exponent_makes_a_float_and_only_a_float(small, refused):
         ("corpus.drills.mix.boxs=0.1", "corpus.drills.mix.boxs: unknown setting; did you mean `boxes`?"),
         ("verdict.gate.askd=0.1", "verdict.gate.askd: unknown setting; did you mean `asked`?"),
         ("verdict.secondary=[{outcom: x}]", "verdict.secondary.0.outcom: unknown setting; did you mean `outcome`?"),
+        ("steps=200", "steps: unknown setting; did you mean `pretrain.steps`?"),
         ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; there are merges, path"),
     ],
 )  # fmt: skip
@@ -196,8 +197,8 @@ def test_every_complaint_is_made_at_once(refused):
         (["pretrain.micro_batch=7"], "pretrain: micro_batch is 7, expected a divisor of the 256 rows a step"),
         (["seeds=[1, 2, 1]"], "seeds is [1, 2, 1], expected no value twice"),
         (["arms=[baseline, mul_tokens, baseline]"], "expected no value twice"),
-        (["control=other"], "expected 'other' among them"),
-        (["arms=[baseline]"], "arms is ['baseline'], expected 'mul_tokens' among them: it is compared"),
+        (["control=other"], "expected 'other' among them, which control names"),
+        (["arms=[baseline]"], "expected 'mul_tokens' among them, which verdict.primary.contrast names"),
         (["verdict.primary.outcome=accuracy"], "outcome is 'accuracy', expected stage/task/subset/metric"),
         (["verdict.primary.contrast=mul_tokens"], "contrast is 'mul_tokens', expected 'arm - arm'"),
         (["verdict.primary.contrast=mul_tokens -  baseline"], "contrast is 'mul_tokens -  baseline', expected"),

@@ -127,12 +127,14 @@ def machine_errors(folder: Path) -> Iterator[None]:
 def _fault(error: Exception, folder: Path) -> str | None:
     """What of the machine an error is of, and what to do about it; None where it is of something else. safetensors and
     torch have errors of their own for a full disk."""
-    number = error.errno if isinstance(error, OSError) else None
+    number, named = (error.errno, Path(str(error.filename))) if isinstance(error, OSError) else (None, folder)
     where = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or _free(where) < _NOTHING:
         return f"{folder}: No space left on device; free some space or give output=OTHER_FOLDER"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error}; make it writable, or give output=OTHER_FOLDER"
+    if number == errno.ENOTDIR or (number == errno.EEXIST and named.is_file()):
+        return f"{named}: found a file, expected a folder; move it, or give another, such as output=OTHER_FOLDER"
     if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
         return f"{folder}: out of memory; give fewer workers=N, or a smaller pretrain.micro_batch or evaluate.batch"
     return None
@@ -238,8 +240,8 @@ def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
     free = _free(folder)
     if free < needed + reserve_gb * 1e9:
         raise TrialError(
-            f"{folder}: {what} needs {needed / 1e9:.2f} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "
-            f"{free / 1e9:.2f} GB are free; free some space or give output=OTHER_FOLDER"
+            f"{folder}: {what} needs {needed / 1e9:.3g} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "
+            f"{free / 1e9:.3g} GB are free; free some space or give output=OTHER_FOLDER"
         )
 
 

@@ -72,9 +72,12 @@ class Trial(Settings):
             values = getattr(self, field)
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} is {values}, expected no value twice")
-        for arm in (self.control, *(arm for pair in self.compared for arm in pair.arms)):
+        compared = [("control", self.control)]
+        compared += [("verdict.primary.contrast", arm) for arm in self.verdict.primary.arms]
+        compared += [("a verdict.secondary contrast", arm) for pair in self.verdict.secondary for arm in pair.arms]
+        for setting, arm in compared:
             if arm not in self.arms:
-                raise ValueError(f"arms is {self.arms}, expected {arm!r} among them: it is compared")
+                raise ValueError(f"arms is {self.arms}, expected {arm!r} among them, which {setting} names; change one")
         return self
 
     @property
@@ -201,6 +204,8 @@ def _complaint(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_beside(problem["loc"])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        elsewhere = [name for name in _all_names(Trial) if name.rpartition(".")[2] == problem["loc"][-1]]
+        near = elsewhere or near
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
         return f"{name}: unknown setting; {hint}"
     if problem["type"] == "missing":
@@ -209,6 +214,17 @@ def _complaint(problem: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"{name}: {message}"
     return f"{name}: found {problem['input']!r:.200}; {message[0].lower()}{message[1:]}"
+
+
+def _all_names(model: type[BaseModel]) -> list[str]:
+    """Every setting below a model, dotted."""
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(name)
+        for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                names += [f"{name}.{below}" for below in _all_names(option)]
+    return names
 
 
 def _known_beside(location: tuple[Any, ...]) -> list[str]:

@@ -630,7 +630,9 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(long, tiny, tmp_p
         monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=int(size)))
 
     free(0.5e9)  # the reserve and nothing for the corpus
-    with pytest.raises(TrialError, match=r"the corpus needs 0\.0[0-9] GB and a reserve of 0\.5 GB \(disk_reserve_gb\)"):
+    with pytest.raises(
+        TrialError, match=r"the corpus needs 0\.0[0-9]+ GB and a reserve of 0\.5 GB \(disk_reserve_gb\)"
+    ):
         prepare_text(plan)
     nothing_looks_whole(plan.trial)
     assert not list(tmp_path.rglob("*.npy"))

@@ -109,8 +109,8 @@ def test_a_parquet_file_with_damaged_pages_is_named(tmp_path, shared_data):
     ("line", "found"),
     [
         ('{"text": "cut of', "JSONDecodeError"),
-        ('{"body": "x"}', "KeyError"),
-        ('["text"]', "TypeError"),
+        ('{"body": "x", "n": 1}', "no 'text', which corpus.text_column names; there are body, n"),
+        ('["text"]', "expected a JSON object with 'text', found list"),
         ('{"text": 5}', "'text' is 5, expected text"),
         ('{"text": null}', "'text' is None, expected text"),
     ],

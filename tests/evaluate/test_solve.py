@@ -255,6 +255,14 @@ def test_any_causal_model_is_asked_the_arithmetic_probes(tmp_path, kind):
     assert (tmp_path / "out" / "arithmetic_results.json").exists()
 
 
+def test_a_limit_holds_for_the_probes_too_and_leaves_the_table_whole(tmp_path):
+    model = peer(tmp_path / "model", "gpt2", 64)
+    scores = evaluate_model(tmp_path / "out", model, "baseline", ["arithmetic"], "hub", 3)
+    totals = {name: of["total"] for name, of in scores["arithmetic"]["category_accuracies"].items()}
+    assert totals.pop("mul_table") == 81
+    assert set(totals.values()) == {3}
+
+
 def test_a_folder_without_a_model_or_a_task_there_is_none_of_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"no config\.json there; give a folder of a causal model"):
         evaluate_model(tmp_path, tmp_path, "baseline", ["arithmetic"], "hub", 1)

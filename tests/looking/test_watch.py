@@ -9,7 +9,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from tokentrial.looking.watch import look, watch
+from tokentrial.looking.watch import _table, look, watch
 
 STARTED = 1_000_000.0
 
@@ -83,6 +83,15 @@ def test_in_a_terminal_it_is_a_table_that_stays(half, finished):
     watch(half, Console(file=out, force_terminal=True, width=160), sleep)
     assert "pretrain 35%, step 7, loss 2.500" in out.getvalue()
     assert "4 of 4 cells done" in out.getvalue()
+
+
+def test_in_80_columns_every_cell_has_its_whole_name_and_the_bar_a_line_of_its_own(half):
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    console.print(_table(look(half, 0.0)))
+    lines = out.getvalue().splitlines()
+    assert {"baseline/seed1", "mul_tokens/seed2"} <= {line.split()[0] for line in lines}
+    assert not set(lines[1]) - set("━╸╺ ")
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_run(half, capsys):

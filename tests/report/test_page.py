@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tokentrial.report import comparison, figures
 from tokentrial.report.canvas import WIDE
 from tokentrial.report.figures import draw
+from tokentrial.report.forest import forest
 from tokentrial.report.meaning import headline, in_words, limits, next_steps, not_shown
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
 from tokentrial.report.page import page
@@ -272,7 +274,25 @@ def test_a_page_of_nothing_renders(made_up, compared):
     assert [*draw(report)] == ["dose"]
 
 
+@pytest.mark.parametrize(("right", "said"), [(0.5, "as some cell's samples were right"), (0.0, "although no sample")])
+def test_why_grpo_went_on_is_said(made_up, compared, right, said):
+    report = compared(made_up()) | {"grpo": {"pass_at_k": {"a": 0.0, "b": right}, "go_on": True, "mul_bonus": 0.0}}
+    assert f"GRPO went on{', ' if right else ' '}{said}" in section(page(report, draw(report)), "ladder")
+
+
 # figures
+
+
+def test_no_words_of_the_forest_cover_others(made_up, compared):
+    report = compared(made_up())
+    for outcome in report["outcomes"].values():
+        for made in outcome["contrasts"].values():
+            made["verdict"] = "baseline has not learnt"
+    figure = forest(report, WIDE)
+    figure.canvas.draw()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_figures_stand_beside_the_page(published):

@@ -18,9 +18,9 @@ def tables(text):
     return [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
 
 
-def printed(report):
+def printed(report, width=200):
     out = io.StringIO()
-    print_report(report, Console(file=out, width=200))
+    print_report(report, Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -32,6 +32,15 @@ def test_the_verdict_comes_first_in_one_sentence(made_up, compared):
     assert said.endswith("6 seeds).")
     assert markdown(report).splitlines()[2] == f"**{said}**"
     assert said in " ".join(printed(report).split())
+
+
+def test_in_a_narrow_terminal_means_and_contrasts_are_a_table_each(made_up, compared):
+    wide, narrow = (printed(compared(made_up()), width).splitlines() for width in (200, 120))
+    [heads] = [line.split() for line in wide if "verdict" in line and "floor" in line]
+    split = [line.split() for line in narrow if "outcome " in line]
+    assert [head[0] for head in split] == ["outcome", "outcome"]
+    assert split[0] + split[1][1:] == heads
+    assert any(f"{TOKENS} " in line and "hurts" in line for line in narrow)
 
 
 def test_report_md_is_written_with_every_table(made_up, compared):

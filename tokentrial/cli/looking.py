@@ -23,7 +23,7 @@ def inspect(
     html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how arms see a text: sites, tokens, ids and what it reads back as.
+    """Show how arms see a text: sites, tokens, ids, plain text.
 
     Example: tokentrial inspect 'so 6*9=54.' --arm baseline
     """
@@ -48,7 +48,9 @@ def sample(
     html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how trained models go on with a text, and what they find likely.
+    """Show how trained models go on with a text, side by side.
+
+    What they find likely stands below: the next tokens, and the answers where the text asks a fact.
 
     Example: tokentrial sample outputs/pilot/baseline/seed1 'User: What is 6 times 9?\\nAssistant: The answer is'
     """

@@ -12,7 +12,9 @@ def bundle(
     out: FolderArgument,
     to: Annotated[Path | None, typer.Option(help="the file to write; OUT.zip if left out")] = None,
 ) -> None:
-    """Pack a run's trial, report, samples and hashes into one file that compare reads, with a table for a paper.
+    """Pack a run's results into one file that compare reads.
+
+    It holds trial, report, samples, hashes and a table for a paper.
 
     Example: tokentrial bundle outputs/pilot
     """
@@ -28,7 +30,9 @@ def push(
     stage: Annotated[str, typer.Option(help="the model after this stage: pretrain, sft or grpo")] = "pretrain",
     public: Annotated[bool, typer.Option("--public", help="for all to see, where the repository is new")] = False,
 ) -> None:
-    """Upload a cell's model, tokenizer and card to the Hugging Face Hub, privately unless told otherwise.
+    """Upload a cell's model to the Hugging Face Hub, privately.
+
+    Its tokenizer and card go with it; --public is for all to see.
 
     Example: tokentrial push outputs/pilot/baseline/seed1 me/pilot-seed1
     """
@@ -41,7 +45,9 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a model on the Hub, such as me/pilot-seed1")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
 ) -> None:
-    """Download a model from the Hugging Face Hub into a folder that evaluate --model reads.
+    """Download a model from the Hugging Face Hub into a folder.
+
+    The folder is what `evaluate --model` reads.
 
     Example: tokentrial pull me/pilot-seed1 models/pilot-seed1
     """

@@ -95,7 +95,7 @@ def evaluate(
         str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
     ] = "arithmetic",
     gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
-    limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task")] = None,
+    limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task or probe")] = None,
     harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
     out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
 ) -> None:

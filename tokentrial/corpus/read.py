@@ -263,11 +263,18 @@ def _parsed(line: bytes, column: str, where: str, most_bytes: int) -> bytes | Ba
     """The text of one JSON line. orjson refuses lone surrogates, json reads them."""
     try:
         try:
-            text = orjson.loads(line)[column]
+            row = orjson.loads(line)
         except orjson.JSONDecodeError:
-            text = json.loads(line)[column]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            row = json.loads(line)
+    except UnicodeDecodeError:
+        return Bad(where, f"expected a JSON object with {column!r}, found no UTF-8")
+    except (ValueError, RecursionError) as error:
         return Bad(where, f"expected a JSON object with {column!r}: {error!r}")
+    if not isinstance(row, dict):
+        return Bad(where, f"expected a JSON object with {column!r}, found {type(row).__name__}")
+    if column not in row:
+        return Bad(where, f"no {column!r}, which corpus.text_column names; there are {', '.join(row):.200}")
+    text = row[column]
     if not isinstance(text, str):
         return Bad(where, f"{column!r} is {text!r:.100}, expected text")
     document = well_formed(text).encode()

@@ -21,7 +21,10 @@ from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
-MORE_TEXT = "give more of it, fewer pretrain.steps, or let it be read more often with corpus.epochs"
+MORE_TEXT = (
+    "give more of it (corpus.documents=null where that holds it back), fewer pretrain.steps, "
+    "or let it be read more often with corpus.epochs"
+)
 
 # drill tokens made for each that the budget takes: arms with shorter text read more of them
 _MORE_DRILLS = 1.5

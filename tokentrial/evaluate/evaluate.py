@@ -216,6 +216,8 @@ def evaluate_model(
         raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
     model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
     settings, treatment = Evaluate(limit=limit), find_arm(arm)
+    if limit is not None:
+        settings = settings.model_copy(update={"probes_each": min(limit, settings.probes_each)})
     scores: dict[str, Any] = {}
     for name in tasks:
         if name == "arithmetic":

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -130,8 +131,9 @@ def _head(seen: Look) -> str:
 def _table(seen: Look) -> Group:
     table = Table(box=None, padding=(0, 1))
     stages = list(next(iter(seen.cells.values())))
-    for column in ("cell", *stages, "now"):
-        table.add_column(column)
+    table.add_column("cell", no_wrap=True)  # else 80 columns leave nothing to tell the seeds by
+    for column in (*stages, "now"):
+        table.add_column(column, overflow="fold")
     for name, done in seen.cells.items():
         now = {work.stage: work for work in seen.working.get(name, ())}
         marks = [
@@ -139,4 +141,5 @@ def _table(seen: Look) -> Group:
             for stage in stages
         ]
         table.add_row(name, *marks, Text(", ".join(map(str, now.values()))))
-    return Group(Text(_head(seen), "bold"), ProgressBar(total=1.0, completed=seen.share, width=60), table)
+    bar = Padding(ProgressBar(total=1.0, completed=seen.share, width=60), 0, expand=False)  # alone it ends no line
+    return Group(Text(_head(seen), "bold"), bar, table)

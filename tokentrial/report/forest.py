@@ -13,6 +13,8 @@ from tokentrial.report.meaning import in_words, metric_words
 from tokentrial.report.outcomes import METRICS
 from tokentrial.report.tables import Line, Report, declared, interval
 
+_LETTERS = 124  # as many stand side by side on the wide figure
+
 
 def _lines(report: Report) -> list[Line]:
     """What was declared and is measured."""
@@ -58,8 +60,10 @@ def _forest_panel(axis: Axes, report: Report, metric: str, panel: Sequence[Line]
         ground: Any = {"bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}, "va": "bottom", "fontsize": 8}
         ground["xycoords"] = ("axes fraction", "data")
         strong: Any = {"weight": "bold"} if line.role == "primary" else {}
-        if width == NARROW:
-            axis.annotate("\n".join([*wrap(what, 52), figures]), (0, y + 0.14), **ground, **strong)
+        length = len(what) * (1.15 if strong else 1.0) + len(figures)  # in letters of the usual weight
+        if width == NARROW or length > _LETTERS:
+            said = "\n".join([*wrap(what, 52 if width == NARROW else 100), figures])
+            axis.annotate(said, (0, y + 0.14), **ground, **strong)
         else:
             axis.annotate(what, (0, y + 0.2), **ground, **strong)
             axis.annotate(figures, (1, y + 0.2), ha="right", color=MUTED, **ground)

@@ -85,16 +85,31 @@ def sentence(report: Report) -> str:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The table at the end of a run: declared outcomes, then the verdict."""
-    table = Table(box=rich.box.SIMPLE_HEAD, title=f"{report['trial']}: {len(report['seeds'])} seeds")
-    for column in _header(report):
-        table.add_column(column, overflow="fold")
-    for row in _rows(report, declared_only=True):
-        table.add_row(*(Text(one_line(cell)) for cell in row))  # Text: brackets are no markup
-    console.print(table)
+    """The table at the end of a run: declared outcomes, then the verdict. Where it is too wide for the console, the
+    means and the contrasts are a table each."""
+    title, header, rows = f"{report['trial']}: {len(report['seeds'])} seeds", _header(report), _rows(report, True)
+    whole = _table(title, header, rows)
+    if console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width:
+        console.print(whole)
+    else:
+        console.print(_table(title, header[:-4], [row[:-4] for row in rows if row[0]]))
+        outcome, found = "", []
+        for row in rows:
+            outcome = row[0] if row[0] in report["outcomes"] else outcome  # a rerun's row has its role there
+            found.append([row[0] or outcome, *row[-4:]])
+        console.print(_table("", [header[0], *header[-4:]], found))
     for line in _notes(report):
         console.print(line, highlight=False, markup=False)
     console.print(f"Verdict: {sentence(report)}", style="bold", highlight=False, markup=False)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=rich.box.SIMPLE_HEAD, title=title or None)
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))  # Text: brackets are no markup
+    return table
 
 
 def markdown(report: Report) -> str:
