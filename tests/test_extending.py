@@ -69,6 +69,7 @@ def test_the_arm_of_the_docs_goes_through_the_smoke_trial(ladder, tmp_path):
     assert served["baseline"]["1"]["fact_tokens"] == 0
 
 
+@pytest.mark.slow
 def test_the_facts_of_the_docs_go_through_the_smoke_trial(tokentrial, tmp_path, monkeypatch, inline):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "capitals.csv").write_text(shown("csv"), encoding="utf-8")

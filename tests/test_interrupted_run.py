@@ -113,6 +113,7 @@ def stopped_politely(trial, words, moment, number=signal.SIGTERM):
     assert not (trial.folder / "comparison_report.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_and_then_by_sigkill_goes_on(short, undisturbed, inline):
     trial, words = short
     stopped_politely(trial, words, "drills")

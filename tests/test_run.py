@@ -156,6 +156,7 @@ def test_a_cell_that_is_damaged_is_done_again(asked_for, finished_copy):
 # the same outcomes every time
 
 
+@pytest.mark.slow
 def test_two_runs_from_scratch_have_identical_outcomes(undisturbed, tiny, tmp_path, inline):
     report = run(tiny(tmp_path / "again", "seeds=[1]"))
     assert report["outcomes"] == undisturbed

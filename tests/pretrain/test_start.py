@@ -140,6 +140,7 @@ def test_the_content_of_the_files_is_what_counts(trial, checkpoint, tmp_path):
     assert identity(trial()) != first
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_folder_it_began_from_and_another_start_pretrains_anew(
     trial, tiny, checkpoint, tmp_path, inline
 ):
