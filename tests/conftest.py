@@ -94,6 +94,16 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited for the network, none of which is waited."""
+    from tokentrial import network
+
+    waits: list[float] = []
+    monkeypatch.setattr(network.time, "sleep", waits.append)
+    return waits
+
+
 @pytest.fixture(scope="session")
 def prose() -> list[str]:
     """80 documents of 2,000 characters from presidential messages, facts planted in some; two ask a fact."""

@@ -2,17 +2,10 @@
 
 import pytest
 
-from tokentrial import network
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import patiently
 
-
-@pytest.fixture(autouse=True)
-def slept(monkeypatch):
-    """The waits, none of which is waited."""
-    waits = []
-    monkeypatch.setattr(network.time, "sleep", waits.append)
-    return waits
+pytestmark = pytest.mark.usefixtures("slept")
 
 
 def client_error(module, status=None):

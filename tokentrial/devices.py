@@ -18,6 +18,7 @@ from tokentrial.settings import Pretrain
 from tokentrial.store import has_gpu
 
 HERE = "this machine"
+_GPT2_FLOPS = Pretrain().flops_per_token(50_257)  # of GPT-2 124M, whose tokens a second are what is published
 _SEED, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 64_000, 278_000, 463_000, 231_000  # tokens/s a GPU, as in the docstring
 # the seed fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's eager model
 # against the compiled one of pretraining
@@ -46,7 +47,7 @@ class Device(NamedTuple):
 
 
 def _mfu(tokens_per_s: float, tflops: float) -> float:
-    return tokens_per_s * Pretrain().flops_per_token(50_257) / (tflops * 1e12)  # of GPT-2 124M
+    return tokens_per_s * _GPT2_FLOPS / (tflops * 1e12)
 
 
 _UNKNOWN = (0.3, "no measurement; assumed")

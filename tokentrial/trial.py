@@ -203,9 +203,9 @@ def _complaint(problem: dict[str, Any]) -> str:
     name = ".".join(map(str, problem["loc"])) or "trial"
     if problem["type"] == "extra_forbidden":
         known = _known_beside(problem["loc"])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        elsewhere = [name for name in _all_names(Trial) if name.rpartition(".")[2] == problem["loc"][-1]]
-        near = elsewhere or near
+        given = str(problem["loc"][-1])
+        elsewhere = [setting for setting in _all_names(Trial) if setting.rpartition(".")[2] == given]
+        near = elsewhere or difflib.get_close_matches(given, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
         return f"{name}: unknown setting; {hint}"
     if problem["type"] == "missing":
@@ -216,23 +216,25 @@ def _complaint(problem: dict[str, Any]) -> str:
     return f"{name}: found {problem['input']!r:.200}; {message[0].lower()}{message[1:]}"
 
 
+def _parts(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
+    """The models that a setting of a model holds, alone, in a list or beside None."""
+    annotation = model.model_fields[name].annotation
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+
+
 def _all_names(model: type[BaseModel]) -> list[str]:
     """Every setting below a model, dotted."""
     names = []
-    for name, field in model.model_fields.items():
+    for name in model.model_fields:
         names.append(name)
-        for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                names += [f"{name}.{below}" for below in _all_names(option)]
+        names += [f"{name}.{below}" for part in _parts(model, name) for below in _all_names(part)]
     return names
 
 
 def _known_beside(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Trial
+    model: type[BaseModel] = Trial
     for name in location[:-1]:
-        if isinstance(name, int):
-            continue
-        annotation = model.model_fields[name].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        if isinstance(name, str):  # a number is a place in a list
+            [model] = _parts(model, name)
     return list(model.model_fields)

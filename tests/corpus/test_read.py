@@ -20,6 +20,8 @@ from tokentrial.corpus.read import Bad, Unit, documents, expansion
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import TrialError
 
+pytestmark = pytest.mark.usefixtures("slept")
+
 MOST = 50_000_000  # bytes of a document
 TEXTS = [f"document {i}, é{'.' * (i % 7)}" for i in range(3500)]
 
@@ -111,14 +113,6 @@ def store(monkeypatch):
     monkeypatch.setattr(Store, "opening", None)
     monkeypatch.setattr(Store, "trouble", None)
     return Store
-
-
-@pytest.fixture(autouse=True)
-def slept(monkeypatch):
-    """The waits, none of which is waited."""
-    waits = []
-    monkeypatch.setattr(network.time, "sleep", waits.append)
-    return waits
 
 
 def lines(texts=TEXTS):

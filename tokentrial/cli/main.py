@@ -290,7 +290,3 @@ def main() -> None:
         said = "".join(c if c.isprintable() or c == "\n" else " " for c in str(error))
         print(f"tokentrial: {said}", file=sys.stderr)
         sys.exit(error.code)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,10 @@
 """A comparison for a person."""
 
-import rich.box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tokentrial.compare.contrasts import Comparison
 from tokentrial.compare.lines import Line
-from tokentrial.report.tables import interval, number, one_line
+from tokentrial.report.tables import grid, interval, number, one_line
 
 _PAIR = ("a", "b")
 _HEADER = ("outcome", "value a", "value b", "n", "a - b [95 %]", "p", "test", "MDE 80 %", "verdict")
@@ -21,19 +18,15 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for letter, name in zip(_PAIR, pairs.pop(), strict=True):
             _say(console, f"{letter}: {name}")
         pairs = set()
-    table = Table(box=rich.box.SIMPLE_HEAD)
-    for column in ("", *(_PAIR if pairs else ()), *_HEADER):
-        table.add_column(column, overflow="fold")
+    rows = [[str(row), *((line.a, line.b) if pairs else ()), *_cells(line)] for row, line in enumerate(tested, 1)]
+    if rows:
+        console.print(grid(("", *(_PAIR if pairs else ()), *_HEADER), rows))
     said: dict[str, list[int]] = {}
     for row, line in enumerate(tested, 1):
-        cells = [str(row), *((line.a, line.b) if pairs else ()), *_cells(line)]
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
         for note in filter(None, line.note.split("; ")):
             said.setdefault(note, []).append(row)
-    if tested:
-        console.print(table)
-    for note, rows in said.items():
-        _say(console, f"{note}." if len(rows) == len(tested) else f"{_rows(rows)}: {note}.")
+    for note, of in said.items():
+        _say(console, f"{note}." if len(of) == len(tested) else f"{_rows(of)}: {note}.")
     for note in comparison.notes:
         _say(console, f"{note}.")
     if untested := len(comparison.contrasts) - len(tested):

@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import rich.box
 from rich.console import Console
-from rich.table import Table
 
 from tokentrial.plan.power import POWERS, SeedPlan
-from tokentrial.report.tables import number
+from tokentrial.report.tables import grid, number
 from tokentrial.statistics.power import PLANNING_FACTOR
 
 _LEFT = {"device", "variant", "stage", "option", "size", "arms", "the seed report"}
@@ -164,12 +162,11 @@ def _seeds(found: Mapping[str, Any]) -> str:
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in header:
-        table.add_column(column, justify="left" if column in _LEFT else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, markup=False)
+    table = grid(header, rows, title)
+    table.title_justify = "left"
+    for column in table.columns:
+        column.justify = "left" if column.header in _LEFT else "right"
+    console.print(table)
 
 
 def _lines(console: Console, lines: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ One rank measures, with the bare model, while the others wait: no bucket of grad
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -32,14 +33,20 @@ def validate(model: GPT, stream: Stream, device: torch.device) -> dict[str, floa
 
 def validation_loss(model: GPT, stream: Stream, device: torch.device) -> float:
     """Nats a token of the arm's own val text, its first 20,000 tokens; arms are not to be compared by it."""
-    ids = np.empty(0, np.uint16)
+    parts, held = [np.empty(0, np.uint16)], 0
+    for document in _val_documents(stream):
+        parts.append(document)
+        held += len(document)
+        if held >= _VAL_TOKENS:
+            break
+    ids = np.concatenate(parts)[:_VAL_TOKENS]
+    return _nats(model, ids, device) / (len(ids) - 1)
+
+
+def _val_documents(stream: Stream) -> Iterator[Ids]:
     for path in shard_paths(stream.folder, TEXT, "val"):
         shard = open_shard(path, stream.vocabulary.eos, stream.folder / "patches" / stream.arm / f"{path.stem}.npz")
-        ids = np.concatenate([ids, *(shard.document(index) for index in range(len(shard)))])
-        if len(ids) > _VAL_TOKENS:
-            break
-    ids = ids[:_VAL_TOKENS]
-    return _nats(model, ids, device) / (len(ids) - 1)
+        yield from map(shard.document, range(len(shard)))
 
 
 @torch.no_grad()

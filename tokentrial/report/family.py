@@ -35,8 +35,6 @@ def shown(
     """`sweep`: of each point the declared outcomes, arms' means and contrasts with 95 % t intervals; `also`: of each
     rerun the primary outcome, and what its verdict and the trial's say together where they differ in the budget alone.
     `own` are the trial's outcomes, for the point that is the trial itself."""
-    from tokentrial.statistics.verdict import combine_budgets
-
     declared: dict[str, list[str]] = {}  # contrasts by outcome
     for pair in (frozen["primary"], *frozen["secondary"]):
         declared.setdefault(pair["outcome"], []).append(pair["contrast"])
@@ -44,14 +42,21 @@ def shown(
     for variant, made in there:
         outcomes = own if variant.is_itself else made["outcomes"] if made else {}
         if variant.kind == "also":
-            of_budgets = made and [*variant.settings] == ["budget.match"] and [verdict, made["primary"]["verdict"]]
-            together = combine_budgets(*of_budgets) if of_budgets and all(of_budgets) else None
-            outcome = outcomes.get(frozen["primary"]["outcome"])
+            outcome, together = outcomes.get(frozen["primary"]["outcome"]), _over_budgets(variant, made, verdict)
             reruns.append({"name": variant.name, "outcome": outcome, "over_budgets": together})
         else:
             of = {name: _point(outcomes[name], pairs) for name, pairs in declared.items() if name in outcomes}
             points.append({"settings": variant.settings, "outcomes": of})
     return {"sweep": {"keys": trial.sweep, "points": points}, "also": reruns}
+
+
+def _over_budgets(variant: Variant, made: Mapping[str, Any] | None, verdict: str | None) -> str | None:
+    from tokentrial.statistics.verdict import combine_budgets
+
+    if made is None or list(variant.settings) != ["budget.match"]:
+        return None
+    again = made["primary"]["verdict"]
+    return combine_budgets(verdict, again) if verdict and again else None
 
 
 def _point(outcome: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The report as tables: for the terminal and as `report.md`; and the figures in words that every table shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ _ALL = (
     "different arms are not comparable: their tokens stand for different text."
 )
 _SWEPT = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
+_OF_CONTRAST = 4  # columns of a contrast, the last ones; those before are of its outcome
 _EQUIVALENT = "a difference as large as the smallest effect that matters is ruled out"  # its verdict names the margin
 
 
@@ -88,23 +89,24 @@ def print_report(report: Report, console: Console) -> None:
     """The table at the end of a run: declared outcomes, then the verdict. Where it is too wide for the console, the
     means and the contrasts are a table each."""
     title, header, rows = f"{report['trial']}: {len(report['seeds'])} seeds", _header(report), _rows(report, True)
-    whole = _table(title, header, rows)
+    whole = grid(header, rows, title)
     if console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width:
         console.print(whole)
     else:
-        console.print(_table(title, header[:-4], [row[:-4] for row in rows if row[0]]))
+        console.print(grid(header[:-_OF_CONTRAST], [row[:-_OF_CONTRAST] for row in rows if row[0]], title))
         outcome, found = "", []
         for row in rows:
             outcome = row[0] if row[0] in report["outcomes"] else outcome  # a rerun's row has its role there
-            found.append([row[0] or outcome, *row[-4:]])
-        console.print(_table("", [header[0], *header[-4:]], found))
+            found.append([row[0] or outcome, *row[-_OF_CONTRAST:]])
+        console.print(grid([header[0], *header[-_OF_CONTRAST:]], found))
     for line in _notes(report):
         console.print(line, highlight=False, markup=False)
     console.print(f"Verdict: {sentence(report)}", style="bold", highlight=False, markup=False)
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=rich.box.SIMPLE_HEAD, title=title or None)
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A table for the terminal."""
+    table = Table(box=rich.box.SIMPLE_HEAD, title=title)
     for column in header:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -196,7 +198,7 @@ def _rows(report: Report, declared_only: bool) -> list[list[str]]:
         pairs = [pair for pair in outcome["contrasts"] if not declared_only or (name, pair) in wanted]
         for number, pair in enumerate(pairs):
             row = _row(report, name, pair, outcome, outcome["contrasts"][pair])
-            rows.append([""] * (2 + len(report["arms"])) + row[-4:] if number else row)
+            rows.append([""] * (len(row) - _OF_CONTRAST) + row[-_OF_CONTRAST:] if number else row)
             if (name, pair) == (first.name, first.contrast):
                 again = [line for line in others if line.again]
                 made = [_row(report, line.role, pair, line.outcome, line.made) for line in again]
