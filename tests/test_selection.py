@@ -1,4 +1,4 @@
-"""`run --stages --arms --seeds`: what is run now is chosen by name; settings and fingerprints are the whole trial's."""
+"""`run --stages --arm --seed`: what is run now is chosen by name; settings and fingerprints are the whole trial's."""
 
 import sys
 
@@ -46,7 +46,7 @@ def test_what_the_trial_has_not_is_refused_with_what_it_has(finished, words, kno
 def test_a_chosen_cell_is_what_the_whole_run_makes(finished, tiny, tmp_path, inline, monkeypatch, capsys):
     trial = tiny(tmp_path / "run")
     monkeypatch.setattr("tokentrial.trial.load", lambda *given: trial)
-    words = ["run", "smoke", "--arms", "mul_tokens", "--seeds", "2", "--stages", "corpus,pretrain"]
+    words = ["run", "smoke", "--arms", "mul_tokens", "--seed", "2", "--stages", "corpus,pretrain"]
     monkeypatch.setattr(sys, "argv", ["tokentrial", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()

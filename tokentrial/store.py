@@ -134,7 +134,7 @@ def _fault(error: Exception, folder: Path) -> str | None:
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error}; make it writable, or give output=OTHER_FOLDER"
     if number == errno.ENOTDIR or (number == errno.EEXIST and named.is_file()):
-        return f"{named}: found a file, expected a folder; move it, or give another, such as output=OTHER_FOLDER"
+        return f"{named}: found a file, expected a folder; move it, or give another folder"
     if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
         return f"{folder}: out of memory; give fewer workers=N, or a smaller pretrain.micro_batch or evaluate.batch"
     return None

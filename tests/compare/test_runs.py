@@ -107,6 +107,17 @@ def test_swapping_two_runs_negates_the_difference_and_keeps_p(run_folder, compar
 # arms of one run
 
 
+def test_the_table_shows_what_was_declared_and_counts_the_rest(reported, compared, tokentrial):
+    verdicts = [line["verdict"] for line in compared(reported) if line["p"] is not None]
+    code, out, _ = tokentrial("compare", reported)
+    assert code == 0
+    assert f"{verdicts.count(None)} exploratory contrasts get no verdict" in out
+    assert NEVER in "".join(out.split())
+    exploratory = "pretrain/mul_table/all/accuracy"
+    assert exploratory not in "".join(out.split())
+    assert exploratory in "".join(tokentrial("compare", reported, "--outcome", exploratory)[1].split())
+
+
 def test_arms_of_one_run_get_what_its_report_says(reported, compared):
     report = json.loads((reported / "comparison_report.json").read_text())["outcomes"]
     for line in compared(reported):

@@ -218,7 +218,7 @@ def command(copy, tokentrial):
 
 @pytest.mark.parametrize(("words", "checked"), [(["--verify", "--full"], "every checksum, "), (["--verify"], "")])
 def test_the_command_line_says_what_was_verified(command, words, checked):
-    assert command(*words) == (0, f"verified: {checked}100 documents of 1 tasks in 3 arms\n", "")
+    assert command(*words) == (0, f"verified: {checked}100 documents of 1 task in 3 arms\n", "")
 
 
 def test_the_command_line_names_what_differs_and_ends_with_1(command, copy):

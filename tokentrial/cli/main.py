@@ -8,7 +8,18 @@ import typer
 
 from tokentrial import __version__
 from tokentrial.cli import looking, sharing, stages
-from tokentrial.cli.words import FolderArgument, JsonOption, Overrides, TrialArgument, console, gigabytes, print_json
+from tokentrial.cli.words import (
+    ArmOption,
+    FolderArgument,
+    JsonOption,
+    Overrides,
+    SeedOption,
+    TrialArgument,
+    console,
+    counted,
+    gigabytes,
+    print_json,
+)
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import machine_errors
 
@@ -42,8 +53,8 @@ def run(
     trial: TrialArgument,
     overrides: Overrides = None,
     stages: Annotated[str | None, typer.Option(help="only these stages now, by commas")] = None,
-    arms: Annotated[str | None, typer.Option(help="only these arms now, by commas")] = None,
-    seeds: Annotated[str | None, typer.Option(help="only these seeds now, by commas")] = None,
+    arm: ArmOption = None,
+    seed: SeedOption = None,
     also: Annotated[
         list[str] | None, typer.Option(help="the primary contrast again with KEY=VALUE, such as budget.match=bytes")
     ] = None,
@@ -53,7 +64,7 @@ def run(
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
 
-    --stages, --arms and --seeds choose what of it is run now; the trial stays the same one.
+    --stages, --arm and --seed choose what of it is run now; the trial stays the same one.
 
     Example: tokentrial run pilot pretrain.steps=200 'seeds=[1,2]'
     """
@@ -65,7 +76,7 @@ def run(
     loaded = load(trial, [*(overrides or ()), *limits])
     loaded = loaded.model_copy(update={"also": list(dict.fromkeys([*loaded.also, *(also or ())]))})
     runs.check(loaded)
-    chosen = select(loaded, stages, arms, seeds)
+    chosen = select(loaded, stages, arm, seed)
     report = runs.run(loaded, chosen.stages, chosen.cells)
     if report:
         _show(report, loaded.folder)
@@ -200,7 +211,7 @@ def compare(
         return
     from tokentrial.compare.table import print_comparison
 
-    print_comparison(made, console())
+    print_comparison(made, console(), whole=bool(outcome))
 
 
 @app.command()
@@ -256,17 +267,17 @@ def arms(json: JsonOption = False) -> None:
     """
     from tokentrial.arms.arm import find, names
 
+    there = [find(name) for name in names()]
     rows = [
-        {"name": name, "summary": arm.summary, "tokens": len(arm.tokens), "keeps_content": arm.keeps_content}
-        for name in names()
-        for arm in (find(name),)
+        {"name": arm.name, "summary": arm.summary, "tokens": len(arm.tokens), "keeps_content": arm.keeps_content}
+        for arm in there
     ]
     if json:
         print_json(rows)
         return
-    for row in rows:
-        lost = "" if row["keeps_content"] else "  (drops the content)"
-        print(f"{row['name']:18} {row['tokens']:3} tokens  {row['summary']}{lost}")
+    for arm in there:
+        lost = "" if arm.keeps_content else "  (drops the content)"
+        print(f"{arm.name:18} {counted(len(arm.tokens), 'token'):>10}  {arm.summary}{lost}")
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:

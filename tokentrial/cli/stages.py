@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokentrial.cli.words import ArmOption, Overrides, SeedOption, TrialArgument, print_json
+from tokentrial.cli.words import ArmOption, Overrides, SeedOption, TrialArgument, counted, print_json
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ def corpus(
     loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
     if verify:
         found = runs.verify(loaded, full)
+        seen = [counted(found["documents"], "document"), counted(found["tasks"], "task")]
         checked = "every checksum, " if full else ""
-        print(
-            f"verified: {checked}{found['documents']} documents of {found['tasks']} tasks in {len(found['arms'])} arms"
-        )
+        print(f"verified: {checked}{' of '.join(seen)} in {counted(len(found['arms']), 'arm')}")
         return
     runs.run(loaded, ("corpus",))
     print(f"corpus: {loaded.folder / 'corpus'}")
     if materialize is not None:
         chosen = loaded.seeds[0] if seed is None else seed
         folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
-        print(f"{materialize}, seed {chosen}: {counts['train_tokens']:,} tokens in {counts['shards']} shards: {folder}")
+        made = f"{counted(counts['train_tokens'], 'token')} in {counted(counts['shards'], 'shard')}"
+        print(f"{materialize}, seed {chosen}: {made}: {folder}")
 
 
 def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:

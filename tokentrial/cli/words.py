@@ -16,8 +16,8 @@ TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial fil
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings on top, such as pretrain.steps=200")
 ]
-ArmOption = Annotated[str | None, typer.Option("--arm", help="only these arms, by commas")]
-SeedOption = Annotated[str | None, typer.Option("--seed", help="only these seeds, by commas")]
+ArmOption = Annotated[str | None, typer.Option("--arm", "--arms", help="only these arms, by commas")]
+SeedOption = Annotated[str | None, typer.Option("--seed", "--seeds", help="only these seeds, by commas")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
 
@@ -28,6 +28,11 @@ def gigabytes(amount: str) -> float:
     if not found:
         raise SettingsError(f"--disk-limit {amount!r}: expected a size such as 20GB, 500MB or 1.5TB")
     return float(found[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[found[2].upper()]
+
+
+def counted(n: int, thing: str) -> str:
+    """`1 token`, `1,045 tokens`."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def print_json(value: Any) -> None:

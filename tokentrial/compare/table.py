@@ -10,9 +10,16 @@ _PAIR = ("a", "b")
 _HEADER = ("outcome", "value a", "value b", "n", "a - b [95 %]", "p", "test", "MDE 80 %", "verdict")
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """One row a tested contrast; below the table each note, with the rows that it is of."""
+def print_comparison(comparison: Comparison, console: Console, whole: bool = False) -> None:
+    """One row a tested contrast; below the table each note, with the rows that it is of.
+
+    Where a run has declared some of them, the exploratory rest is counted alone, unless the `whole` is asked for.
+    """
     tested = [line for line in comparison.contrasts if line.p is not None or line.verdict is not None]
+    untested = len(comparison.contrasts) - len(tested)
+    judged = [line for line in tested if line.verdict is not None]
+    exploratory = len(tested) - len(judged) if judged and not whole else 0
+    tested = judged if exploratory else tested
     pairs = {(line.a, line.b) for line in tested}
     if len(pairs) == 1:
         for letter, name in zip(_PAIR, pairs.pop(), strict=True):
@@ -29,7 +36,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         _say(console, f"{note}." if len(of) == len(tested) else f"{_rows(of)}: {note}.")
     for note in comparison.notes:
         _say(console, f"{note}.")
-    if untested := len(comparison.contrasts) - len(tested):
+    if exploratory:
+        _say(console, f"{exploratory} exploratory contrasts get no verdict: --outcome NAME shows one, --json all.")
+    if untested:
         _say(console, f"{untested} outcomes that no test fits, such as one seed's bits per byte, are in --json only.")
 
 

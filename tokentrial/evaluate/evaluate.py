@@ -123,7 +123,10 @@ def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
     """A causal model in fp32 and its tokenizer, from a folder; nothing in it is unpickled or run. Raises TrialError
     where it cannot be loaded whole, or holds weights that are no numbers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     wanted: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
         model, told = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **wanted)

@@ -28,10 +28,6 @@ def sample(
     The prompt is given to it as it is, without a chat's form and not rewritten; only the name of a fact token in it is
     that token. Raises SettingsError where it is empty or fills the model's context.
     """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     trial, cell = open_cell(cell_folder)
     arm, prompt = arms.find(cell.arm, facts_of(trial.facts)), well_formed(prompt)
     model, tokenizer = load(model_folder(trial, cell, stage), "cuda" if has_gpu() else "cpu")
