@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from tokentrial.cell import stages
+from tokentrial.cell import cells, stages
 from tokentrial.disk import cell_bytes, corpus_bytes
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run import cells, run
+from tokentrial.run import run
 from tokentrial.store import held_bytes, is_done, read_json, verify
 from tokentrial.trial import load
 

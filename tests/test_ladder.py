@@ -15,10 +15,10 @@ import yaml
 
 from tokentrial import run as runs
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell, stages
+from tokentrial.cell import Cell, cells, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
-from tokentrial.run import cells, evaluations, run
+from tokentrial.run import evaluations, run
 from tokentrial.store import read_json, seal
 from tokentrial.tasks.word_problems import WordProblems
 

@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 
 from tokentrial import run as runs
-from tokentrial.cell import Cell, run_cell
+from tokentrial.cell import Cell, cells, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.run import cells, declaration, interruptible, open_run, run, status
+from tokentrial.opened import open_run, status
+from tokentrial.run import declaration, interruptible, run
 from tokentrial.store import lock, read_json
 from tokentrial.trial import load
 

@@ -7,7 +7,8 @@ import pytest
 from tokentrial.cell import Cell
 from tokentrial.cli import main as cli
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run import run, status
+from tokentrial.opened import status
+from tokentrial.run import run
 from tokentrial.selection import select
 from tokentrial.store import read_json
 

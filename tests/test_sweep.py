@@ -10,13 +10,14 @@ from tokentrial import run as runs
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
+from tokentrial.opened import status
 from tokentrial.report.family import reports, shown
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.meaning import declared_rows
 from tokentrial.report.page import page
 from tokentrial.report.sweep import _panels, swept_outcomes
 from tokentrial.report.tables import markdown, over_budgets, sweep_table
-from tokentrial.run import check, declaration, rebuild, run, status
+from tokentrial.run import check, declaration, rebuild, run
 from tokentrial.store import read_json
 from tokentrial.sweep import Variant, to_run, variants
 

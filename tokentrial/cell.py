@@ -137,6 +137,11 @@ class Cell:
         return [stage for stage in stages(plan.trial) if not is_done(self.folder(plan.trial, stage), prints[stage])]
 
 
+def cells(trial: Trial) -> list[Cell]:
+    """All cells, seed by seed, so that an unfinished run holds whole pairs."""
+    return [Cell(arm, seed) for seed in trial.seeds for arm in trial.arms]
+
+
 def exchange(plan: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
     """Bring the finished steps of the corpus and of cells from the run folder to its storage, and from there."""
     if plan.trial.storage is None:

@@ -12,8 +12,8 @@ from tokentrial.cell import Cell, pretrain_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.executors import worker
+from tokentrial.opened import open_run
 from tokentrial.pretrain.launch import tell
-from tokentrial.run import open_run
 from tokentrial.store import machine_errors, partial
 
 

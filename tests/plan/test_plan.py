@@ -11,7 +11,7 @@ import pytest
 from tokentrial import devices
 from tokentrial import run as runs
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import stages
+from tokentrial.cell import cells, stages
 from tokentrial.cli import main as cli
 from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_machine
 from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
@@ -165,9 +165,9 @@ def test_a_gpu_that_is_too_small_is_named():
 
 def test_the_disk_is_planned_for_what_a_run_writes(climbed):
     """Not less, and not twice as much: models, results and samples of every cell."""
-    cells = [climbed.folder / cell.arm / f"seed{cell.seed}" for cell in runs.cells(climbed)]
-    written = sum(path.stat().st_size for cell in cells for path in cell.rglob("*") if path.is_file())
-    planned = cell_bytes(climbed, [stages(climbed)] * len(cells), workers=0)
+    folders = [climbed.folder / cell.arm / f"seed{cell.seed}" for cell in cells(climbed)]
+    written = sum(path.stat().st_size for cell in folders for path in cell.rglob("*") if path.is_file())
+    planned = cell_bytes(climbed, [stages(climbed)] * len(folders), workers=0)
     assert written <= planned <= 2 * written
 
 

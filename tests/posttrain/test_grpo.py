@@ -9,10 +9,9 @@ import trl
 from transformers import AutoTokenizer
 
 from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at
-from tokentrial import run as runs
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell
+from tokentrial.cell import Cell, cells
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
@@ -335,7 +334,7 @@ def decided(tiny, tmp_path, monkeypatch):
         trial = tiny(tmp_path, settings(on_zero=on_zero))
         for (arm, seed), value in passes.items():
             write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
-        absent = [cell for cell in runs.cells(trial) if (cell.arm, cell.seed) not in passes]
+        absent = [cell for cell in cells(trial) if (cell.arm, cell.seed) not in passes]
         monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
         return learnable(trial), read_json(tmp_path / "grpo_decision.json")
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tokentrial.cell import cells
 from tokentrial.errors import SettingsError
-from tokentrial.run import cells, run
+from tokentrial.run import run
 from tokentrial.store import read_json
 from tokentrial.trial import load, shipped
 

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.opened import DECLARED
 from tokentrial.report.comparison import build
-from tokentrial.run import DECLARED, declaration, declare
+from tokentrial.run import declaration, declare
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from tokentrial.errors import TrialError
+from tokentrial.opened import DECLARED
 from tokentrial.report.comparison import build
-from tokentrial.run import DECLARED, declaration, rebuild
+from tokentrial.run import declaration, rebuild
 from tokentrial.store import read_json, write_json
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"

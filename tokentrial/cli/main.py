@@ -148,7 +148,7 @@ def status(
 
         go_on(out, Console())
         return
-    from tokentrial.run import status as read
+    from tokentrial.opened import status as read
 
     state = read(out)
     if json:

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tokentrial.cell import FOLDERS
+from tokentrial.opened import open_run, status
 from tokentrial.progress import clock
-from tokentrial.run import open_run, status
 from tokentrial.store import MANIFEST
 from tokentrial.trial import Trial
 

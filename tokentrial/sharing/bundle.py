@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 
-from tokentrial.cell import stages
+from tokentrial.cell import cells, stages
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
+from tokentrial.opened import DECLARED, open_run
 from tokentrial.report.comparison import PAGE, REPORT
 from tokentrial.report.paper import latex_table, methods
-from tokentrial.run import DECLARED, cells, open_run
 from tokentrial.store import MANIFEST, intact, read_json, write_bytes
 from tokentrial.trial import Trial
 

@@ -13,9 +13,9 @@ import yaml
 from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import answered
+from tokentrial.opened import model_folder, open_cell
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
-from tokentrial.run import model_folder, open_cell
 from tokentrial.store import intact, partial, read_json
 from tokentrial.trial import Trial
 

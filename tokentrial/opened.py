@@ -1,0 +1,77 @@
+"""A run folder, opened: its trial, one of its cells, a stage's model; and what of it is done."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tokentrial.cell import GRPO_STAGES, Cell, cells, model_of, stages
+from tokentrial.corpus import audit as audits
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.report.comparison import REPORT
+from tokentrial.store import MANIFEST, read_json
+from tokentrial.sweep import to_run
+from tokentrial.trial import Trial, load
+
+DECLARED = "declared.json"
+_SEED = re.compile(r"seed([0-9]+)")
+
+
+def open_run(folder: Path) -> Trial:
+    """The trial of a run folder."""
+    path = folder / "trial.yaml"
+    if not path.is_file():
+        raise SettingsError(f"{folder}: no trial.yaml there; give a run folder such as outputs/pilot")
+    return load(str(path), [f"output={folder}"])
+
+
+def open_cell(folder: Path) -> tuple[Trial, Cell]:
+    """The trial and the cell that OUT/ARM/seedK stands for."""
+    whole = folder.resolve()
+    out, seed = whole.parent.parent, _SEED.fullmatch(whole.name)
+    if seed is None or not (out / "trial.yaml").is_file():
+        raise SettingsError(f"{folder}: expected a cell of a run, OUT/ARM/seedK, such as outputs/pilot/baseline/seed1")
+    trial, cell = open_run(out), Cell(whole.parent.name, int(seed[1]))
+    if cell.arm not in trial.arms or cell.seed not in trial.seeds:
+        raise SettingsError(f"{folder}: arms of its trial are {', '.join(trial.arms)}, seeds are {trial.seeds}")
+    return trial, cell
+
+
+def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
+    """The folder of a cell's model after `pretrain`, `sft` or `grpo`."""
+    there = [each for each in ("pretrain", "sft", "grpo") if getattr(trial, each) is not None]
+    if stage not in there:
+        raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(there)}")
+    folder = cell.folder(trial, model_of(trial, f"eval_{stage}"))
+    if not (folder / MANIFEST).is_file():
+        raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
+    return folder
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """What of a run folder is done, cell by cell; the cells of its variants by the folder they stand in."""
+    trial = open_run(folder)
+    corpus, done = _status(trial)
+    for variant in to_run(trial):
+        of = variant.trial
+        begun = (of.folder / "trial.yaml").exists()
+        ready, there = _status(of) if begun else (False, {c.name: dict.fromkeys(stages(of), False) for c in cells(of)})
+        corpus &= ready
+        done |= {f"{of.folder.relative_to(folder)}/{name}": each for name, each in there.items()}
+    return {
+        "trial": trial.name,
+        "corpus": corpus,
+        "cells": done,
+        "report": (folder / REPORT).exists(),
+        "declared": read_json(folder / DECLARED) if (folder / DECLARED).exists() else None,
+    }
+
+
+def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
+    """Whether a trial's corpus is ready, and which stages of its cells are done."""
+    plan = CorpusPlan(trial)
+    decision = trial.folder / "grpo_decision.json"
+    skipped = GRPO_STAGES if decision.exists() and not read_json(decision, "go_on")["go_on"] else ()
+    pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
+    done = {name: {stage: stage not in left for stage in stages(trial)} for name, left in pending.items()}
+    return plan.done and audits.audited(plan), done
