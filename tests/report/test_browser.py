@@ -117,6 +117,15 @@ def test_the_page_does_not_scroll_sideways(opened, width):
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_on_paper_no_table_is_cut_off(opened):
+    width = 718  # pixels between the margins of an A4 sheet
+    page = opened(width)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    widths = page.execute_script("return [...document.querySelectorAll('table')].map(e => e.scrollWidth)")
+    assert len(widths) > 10
+    assert max(widths) <= width
+
+
 def test_figures_on_a_phone_have_letters_that_can_be_read(opened):
     sizes = opened(390).execute_script(
         "return [...document.querySelectorAll('.narrow text')].map(e => { const svg = e.ownerSVGElement;"

@@ -17,7 +17,7 @@ from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write
 from tokentrial.sweep import Variant
 from tokentrial.trial import Trial
 
-VERSION = 5
+VERSION = 6
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
