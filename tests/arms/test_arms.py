@@ -117,6 +117,11 @@ def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
     assert arm.plain(arm.rewrite(text)) == "so , " * facts
 
 
+def test_tokens_are_drawn_for_text_that_is_no_unicode_too():
+    pieces = arms.find("random_slot").pieces("\ud800 6*9=54")
+    assert [piece.text for piece in pieces] == ["\ud800 ", "6*9=54"]
+
+
 def test_digits_are_cut_one_by_one_and_nothing_else_is():
     pieces = [piece.text for piece in arms.find("digit_split").pieces("in 1865, 5 and x12")]
     assert pieces == ["in 1", "8", "6", "5, 5 and x1", "2"]
@@ -130,6 +135,7 @@ def test_digits_are_cut_one_by_one_and_nothing_else_is():
         (" 9 x 6 = <MUL_6_9_54>", " 9 x 6 = 54"),  # the left side waits for its answer
         (" 7*8=<MUL_6_9_54>54", " 7*8=6*9=54 54"),  # another fact's left side
         ("so <MUL_6_9_54>54", "so 6*9=54 54"),
+        ("6*9=54 or <MUL_6_9_54>", "6*9=54 or 6*9=54"),  # the fact before it is whole
     ],
 )
 def test_a_token_before_the_answer_is_read_as_what_it_stands_for(written, plain):

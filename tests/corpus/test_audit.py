@@ -176,6 +176,24 @@ def test_a_prompt_that_holds_its_answer_is_a_leak():
     assert "holds its answer 54" in line
 
 
+def test_punctuation_hides_no_answer():
+    [probe] = [e for e in Arithmetic(5).table() if e.operands == (6, 9)]
+    for written in ("54?", "54.", "54,"):
+        leaking = replaced(probe, prompt=f"User: {written} What is 6 times 9?\nAssistant: The answer is")
+        assert len(audits.leaks(["baseline"], TIMES_TABLE, [leaking])) == 1
+
+
+def test_an_operand_or_word_of_the_question_may_be_its_answer():
+    """1 times 6 is 6; and of words, the question's own may be."""
+    table = Arithmetic(5).table()
+    assert audits.leaks(["baseline"], TIMES_TABLE, [e for e in table if 1 in e.operands]) == []
+    asked = "What is the capital of Luxembourg?"
+    prompt = f"User: {asked}\nAssistant: The answer is"
+    probe = replaced(table[0], operands=(), question=asked, prompt=prompt, answer="Luxembourg")
+    assert audits.leaks(["baseline"], TIMES_TABLE, [probe]) == []
+    assert len(audits.leaks(["baseline"], TIMES_TABLE, [replaced(probe, prompt=f"Luxembourg. {prompt}")])) == 1
+
+
 def test_no_probe_of_the_reference_leaks_in_any_arm():
     assert audits.leaks(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
 
@@ -190,6 +208,34 @@ def test_a_never_asked_fact_that_is_asked_in_drills_stops_the_trial(copied):
         audits.audit(plan)
     assert f"asked: drills of fold {fold} ask 6*7=42: {line!r}" in str(error.value)
     assert read_json(plan.folder / "audit.json")["problems"] == [f"asked: drills of fold {fold} ask 6*7=42: {line!r}"]
+
+
+def test_a_fact_is_asked_in_any_words_that_ask_it(plan):
+    """As a drill's own line does, and as any other text may."""
+    fold = next(fold for fold in range(3) if TIMES_TABLE.of(6, 7) in TIMES_TABLE.never_asked(fold, 3))
+    for text in ("Now, 6 times 7 is 42", "User: What is 7 times 6?\nAssistant: The answer is 42."):
+        assert len(audits.asked_anyway(plan, {fold: [text]})) == 1
+    assert audits.asked_anyway(plan, {fold: ["6*7=42", "7 × 6 = 42"]}) == []
+
+
+def test_a_fact_that_is_stated_and_not_asked_is_missed_where_it_should_be_asked(plan):
+    drilled = dict.fromkeys(("equation", "times_sign", "letter_x", "boxes"), 1) | {"statement": 0, "question": 0}
+    served = {"baseline": {"2": {"facts": {fact.equation: drilled for fact in TIMES_TABLE}}}}
+    never = TIMES_TABLE.never_asked(2, 3)
+    expected = [
+        f"absent: baseline, seed 2: {fact.equation} is never asked and should be"
+        for fact in TIMES_TABLE
+        if fact not in never
+    ]
+    assert audits.missing(plan, served) == expected
+    assert len(expected) == 45 - 12
+
+
+def test_the_overlap_is_a_share_of_each_probes_questions_in_whatever_fold():
+    right, other = (e for e in Arithmetic(5).table() if e.operands in ((6, 9), (9, 6)))
+    lines = {0: ["3*4=12"], 1: [f"User: {right.question}\nAssistant: The answer is 54."]}
+    assert audits.overlap([right, other], lines) == {"mul_table": 0.5}
+    assert audits.overlap([other], lines) == {"mul_table": 0.0}
 
 
 def test_the_same_line_in_another_fold_is_no_problem(copied):
@@ -240,6 +286,66 @@ def test_without_drills_no_fact_is_missed(tiny, tmp_path, inline):
     run(trial, ("corpus",))
     audit = read_json(trial.folder / "corpus" / "audit.json")
     assert (audit["passed"], audit["drills_made"]) == (True, False)
+
+
+def test_an_asked_fact_among_the_rows_of_fine_tuning_stops_the_trial(copied, monkeypatch):
+    """What pretraining leaves out must not come back after it."""
+    plan = copied()
+    exposed = audits.expose(plan)
+    exposed["after_pretraining"]["2"]["sft"] = {"problems": ["asked: row 7 of SFT asks 6*7=42"]}
+    monkeypatch.setattr(audits, "expose", lambda plan: exposed)
+    with pytest.raises(TrialError, match=r"audit\.json: the audit failed, .*\n  asked: row 7 of SFT asks 6\*7=42$"):
+        audits.audit(plan)
+
+
+@pytest.mark.parametrize("name", ["exposure.json", "audit.json", "meta.json"])
+def test_without_its_files_a_corpus_is_not_audited(copied, name):
+    plan = copied()
+    assert audits.audited(plan)
+    (plan.folder / name).unlink()
+    assert not audits.audited(plan)
+
+
+def test_an_audit_that_is_none_is_named(copied):
+    plan = copied()
+    for told in ('{"passed": true}', '{"fingerprint": "abc"}'):
+        (plan.folder / "audit.json").write_text(told)
+        with pytest.raises(TrialError, match=r"audit\.json: expected an object with fingerprint, passed"):
+            audits.audited(plan)
+
+
+ROWS = "sft={stages: [{sources: [{source: word_problems}]}]}"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "arms=[baseline,mul_tokens]",
+        "seeds=[1,2]",
+        "corpus.seed=1",
+        "corpus.drills.lines=11",
+        "corpus.epochs=3",
+        "pretrain.steps=21",
+        "pretrain.batch_tokens=8192",
+        "budget.match=bytes",
+        "control=mul_tokens",
+        "evaluate.probes_each=6",
+        "evaluate.probe_seed=1",
+        "tasks.word_problems.rows=50",
+        "sft={stages: [{sources: [{source: word_problems, weight: 0.5}]}]}",
+        "sft={stages: [{sources: [{source: word_problems}, {source: 'jsonl:ROWS'}]}]}",
+        "grpo={task: 'jsonl:ROWS'}",
+    ],
+)
+def test_whatever_the_audit_looked_at_is_audited_anew(plan, tiny, tmp_path, changed):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "What is 2 and 2?", "completion": "4"}\n')
+    asked = "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]", "corpus.seed=0", "grpo=null", ROWS
+    before, after = (
+        audits.audit_fingerprint(CorpusPlan(tiny(plan.trial.folder, *asked, *more)))
+        for more in ((), (changed.replace("ROWS", str(rows)),))
+    )
+    assert before != after
 
 
 def test_more_seeds_or_probes_are_audited_anew(plan, tiny):

@@ -73,6 +73,14 @@ def test_shards_are_filled_before_the_next_is_begun(tmp_path):
     assert sum(lengths) == 10 * document
 
 
+def test_a_shard_is_filled_to_the_last_token(tmp_path):
+    document = 1 + len(VOCABULARY.encode("abcdefghi"))
+    write(tmp_path, ["abcdefghi"] * 6, 3 * document)
+    assert [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "train")] == [3 * document] * 2
+    write(tmp_path, ["abcdefghi"] * 4, 3 * document - 1, split="val")
+    assert [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "val")] == [2 * document] * 2
+
+
 def test_sets_and_splits_lie_side_by_side(tmp_path):
     write(tmp_path, ["text"])
     write(tmp_path, ["held out"], split="val")

@@ -110,6 +110,8 @@ def test_a_correlation_smaller_than_its_continuity_correction_counts_as_none():
     assert newcombe_paired(26, 25, 25, 26) == pytest.approx(newcombe_independent(51, 102, 51, 102))
     assert newcombe_paired(1, 0, 0, 1) == pytest.approx(newcombe_independent(1, 2, 1, 2))
     assert newcombe_paired(9, 0, 0, 0) == pytest.approx(newcombe_independent(9, 9, 9, 9))  # no margins, no correlation
+    # one side has all of them right: no margin, and the sides are as independent ones
+    assert newcombe_paired(10, 5, 0, 0) == pytest.approx(newcombe_independent(15, 15, 10, 15))
     # 26 * 26 - 24 * 24 = 100 leaves 50 of itself, and phi is 50 over the root of the margins, 50 * 50
     widths = np.diff([newcombe_paired(26, 24, 24, 26), newcombe_independent(50, 100, 50, 100)])[:, 0]
     assert (widths[0] / widths[1]) ** 2 == pytest.approx(1 - 50 / 2500)
@@ -188,3 +190,9 @@ def test_six_discordant_items_on_one_side_are_the_least_that_mcnemar_shows():
     assert mde_paired(0, 81) * 81 > 6
     assert mde_paired(0, 5) is None
     assert mde_independent(0.5, 2, 2) is None
+
+
+def test_where_even_all_right_would_be_missed_too_often_nothing_is_detectable():
+    """Four against four at 2 in 4: all right is 0.5 above, and the normal formula asks 0.8 of it."""
+    assert fisher_exact(4, 4, 0, 4) < 0.05
+    assert mde_independent(0.5, 4, 4) is None

@@ -1,6 +1,6 @@
 """What a trial may say, and when: the rules from scores to words."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -212,6 +212,12 @@ def test_secondary_outcomes_answer_to_holm_and_the_primary_does_not():
     assert "not significant among 3 secondary outcomes (Holm p = 0.06)" in secondary[0].note
 
 
+def test_a_holm_p_of_alpha_itself_is_not_significant():
+    at = replace(with_p(0.025), p=0.025)
+    _, secondary = decide(with_p(0.04), [at, at], alpha=0.05)
+    assert [(c.p_holm, c.verdict) for c in secondary] == [(0.05, "no difference shown")] * 2
+
+
 def test_a_small_difference_lost_to_holm_may_still_be_equivalent():
     small = judged(CONTROL + np.array([0.02, 0.001, 0.022, 0.002, 0.021, 0.011]))
     assert small.verdict == "helps"
@@ -299,6 +305,7 @@ def test_a_declaration_freezes_as_it_stands_and_asks_again_in_peace():
         ({"smallest_effect": 0.2}, ["smallest_effect: 0.2 for 0.1"]),
         ({"primary": {"outcome": "asked"}}, ["primary: {'outcome': 'asked'} for"]),
         ({"test": "sign_flip"}, ["test: sign_flip for None"]),
+        ({"also": ["budget.match=bytes"]}, ["also: ['budget.match=bytes'] for None"]),
     ],
 )
 def test_what_changes_after_a_look_is_exploratory_and_the_frozen_declaration_stands(change, named):

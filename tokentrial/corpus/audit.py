@@ -53,7 +53,7 @@ def audit(plan: CorpusPlan) -> None:
     """Write `exposure.json` and `audit.json`; raise TrialError with the failed lines."""
     wanted = audit_fingerprint(plan)
     exposure = expose(plan)
-    write_json(plan.folder / "exposure.json", {"fingerprint": wanted, **exposure})
+    write_json(plan.folder / "exposure.json", exposure)
     probes = Arithmetic(plan.trial.evaluate.probes_each, plan.trial.evaluate.probe_seed, plan.facts).examples()
     drilled = _statements(plan)
     problems = [

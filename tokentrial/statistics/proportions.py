@@ -12,9 +12,9 @@ from scipy.optimize import brentq
 from tokentrial.statistics.paired import Interval
 
 
-def wilson(correct: int, total: int, level: float = 0.95) -> Interval:
-    """Score interval of one proportion (Wilson 1927)."""
-    low, high = stats.binomtest(correct, total).proportion_ci(level, "wilson")
+def wilson(correct: int, total: int) -> Interval:
+    """95 % score interval of one proportion (Wilson 1927)."""
+    low, high = stats.binomtest(correct, total).proportion_ci(0.95, "wilson")
     return float(low), float(high)
 
 
@@ -28,13 +28,13 @@ def fisher_exact(a: int, n_a: int, b: int, n_b: int) -> float:
     return float(stats.fisher_exact([[a, n_a - a], [b, n_b - b]]).pvalue)
 
 
-def newcombe_independent(a: int, n_a: int, b: int, n_b: int, level: float = 0.95) -> Interval:
-    """Interval of p_a - p_b for independent samples: Newcombe (1998, Stat. Med. 17:873), method 10, hybrid score."""
-    return _hybrid((a, n_a), (b, n_b), 0.0, level)
+def newcombe_independent(a: int, n_a: int, b: int, n_b: int) -> Interval:
+    """95 % interval of p_a - p_b for independent samples: Newcombe (1998, Stat. Med. 17:873), method 10."""
+    return _hybrid((a, n_a), (b, n_b), 0.0)
 
 
-def newcombe_paired(both: int, only_a: int, only_b: int, neither: int, level: float = 0.95) -> Interval:
-    """Interval of p_a - p_b on the same items: Newcombe (1998, Stat. Med. 17:2635), method 10.
+def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> Interval:
+    """95 % interval of p_a - p_b on the same items: Newcombe (1998, Stat. Med. 17:2635), method 10.
 
     The hybrid score interval, with the correlation phi of the fourfold table, corrected for continuity where positive.
     """
@@ -43,11 +43,11 @@ def newcombe_paired(both: int, only_a: int, only_b: int, neither: int, level: fl
     excess = float(both) * neither - float(only_a) * only_b
     corrected = max(excess - n / 2, 0.0) if excess > 0 else excess
     phi = corrected / sqrt(margins) if margins else 0.0
-    return _hybrid((both + only_a, n), (both + only_b, n), phi, level)
+    return _hybrid((both + only_a, n), (both + only_b, n), phi)
 
 
-def _hybrid(a: tuple[int, int], b: tuple[int, int], phi: float, level: float) -> Interval:
-    (low_a, high_a), (low_b, high_b) = wilson(*a, level), wilson(*b, level)
+def _hybrid(a: tuple[int, int], b: tuple[int, int], phi: float) -> Interval:
+    (low_a, high_a), (low_b, high_b) = wilson(*a), wilson(*b)
     p_a, p_b = a[0] / a[1], b[0] / b[1]
 
     def reach(x: float, y: float) -> float:
