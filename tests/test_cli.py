@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -200,6 +201,16 @@ def test_bad_usage(refused, words):
 @pytest.mark.parametrize("verb", ["run", "plan", "corpus", "pretrain", "export", "evaluate"])
 def test_an_unknown_trial_is_bad_usage(refused, verb):
     assert "smok: no such file, and no shipped trial of that name" in refused(2, verb, "smok")
+
+
+def test_status_tells_of_each_cell_what_is_to_do(tokentrial, finished_copy):
+    shutil.rmtree(finished_copy / "mul_tokens" / "seed1" / "eval_pretrain")
+    code, out, _ = tokentrial("status", finished_copy)
+    assert code == 0
+    told = dict(line.split(maxsplit=1) for line in out.splitlines()[1:])
+    assert told.pop("mul_tokens/seed1") == "to do: eval_pretrain"
+    assert set(told.values()) == {"done"}
+    assert f"{len(told)} of {len(told) + 1} cells done" in out
 
 
 @pytest.mark.parametrize("verb", ["status", "report"])

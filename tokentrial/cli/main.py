@@ -157,8 +157,10 @@ def status(
     done = sum(all(stages.values()) for stages in state["cells"].values())
     ready = "ready" if state["corpus"] else "not ready"
     print(f"{state['trial']}: corpus {ready}, {done} of {len(state['cells'])} cells done")
+    width = max(map(len, state["cells"]))
     for name, of in state["cells"].items():
-        print(f"  {name:30} " + "  ".join(f"{stage} {'done' if is_done else '-'}" for stage, is_done in of.items()))
+        left = ", ".join(stage for stage, is_done in of.items() if not is_done)
+        print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
 
 
 @app.command()
