@@ -276,12 +276,14 @@ def rebuild(folder: Path) -> dict[str, Any]:
 def materialize(
     trial: Trial, arm: str, seed: int, target_tokens: int | None, shard_size: int, folder: Path | None
 ) -> tuple[Path, dict[str, int]]:
-    """Write an arm's mixed stream of one seed in full shards; returns the folder and its counts."""
+    """Write an arm's mixed stream of one seed in full shards, from a corpus that is made where it is not there;
+    returns the folder and its counts."""
     if arm not in trial.arms:
         raise SettingsError(f"--materialize {arm}: the trial's arms are {', '.join(trial.arms)}")
     out = folder or trial.folder / "materialized" / arm / f"seed{seed}"
     if out.exists() and not (out / MANIFEST).exists():
         raise TrialError(f"{out}: exists and was not written by tokentrial; give another --out-dir")
+    run(trial, ("corpus",))
     tokens = target_tokens or trial.pretrain.tokens
     return out, written_out(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
 

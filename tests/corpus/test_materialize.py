@@ -132,3 +132,10 @@ def test_the_trial_s_budget_is_the_default(plan, tmp_path):
     folder, counts = materialize_of_run(plan.trial, "baseline", 1, None, 50_000, tmp_path / "out")
     assert folder == tmp_path / "out"
     assert counts["train_tokens"] == plan.trial.pretrain.tokens
+
+
+def test_an_arm_that_is_none_is_told_before_a_corpus_is_made(tokentrial, tmp_path):
+    code, _, err = tokentrial("corpus", "smoke", "--materialize", "mul_token", f"output={tmp_path / 'run'}")
+    assert code == 2
+    assert "--materialize mul_token: the trial's arms are baseline, mul_tokens, mul_append" in err
+    assert not (tmp_path / "run").exists()

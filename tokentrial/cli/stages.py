@@ -42,9 +42,10 @@ def corpus(
         checked = "every checksum, " if full else ""
         print(f"verified: {checked}{' of '.join(seen)} in {counted(len(found['arms']), 'arm')}")
         return
-    runs.run(loaded, ("corpus",))
-    print(f"corpus: {loaded.folder / 'corpus'}")
-    if materialize is not None:
+    if materialize is None:
+        runs.run(loaded, ("corpus",))
+        print(f"corpus: {loaded.folder / 'corpus'}")
+    else:
         chosen = loaded.seeds[0] if seed is None else seed
         folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
         made = f"{counted(counts['train_tokens'], 'token')} in {counted(counts['shards'], 'shard')}"
