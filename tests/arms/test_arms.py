@@ -1,5 +1,6 @@
 """What each arm makes of a text, what it reads back, and that no arm touches a prompt or leaves its folder."""
 
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
     # each count is binomial with mean 20 and standard deviation 4.4
     assert all(abs(count - facts / 45) < 5 * (facts / 45) ** 0.5 for count in counts.values())
     assert arm.plain(arm.rewrite(text)) == "so , " * facts
+
+
+def test_tokens_drawn_by_a_generator_are_its_own():
+    arm, text = arms.find("random_slot"), "so 6*9=54, " * 20
+    one, again, other = (arm.rewrite(text, random.Random(seed)) for seed in (1, 1, 2))
+    assert one == again
+    assert one not in (other, arm.rewrite(text))
 
 
 def test_tokens_are_drawn_for_text_that_is_no_unicode_too():

@@ -13,6 +13,7 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import shards
 from tokentrial.corpus.look import _differences, look_through
 from tokentrial.corpus.shards import (
+    Patch,
     Shard,
     ShardWriter,
     documents_with,
@@ -123,6 +124,10 @@ def test_nothing_is_unpickled_from_a_shard(tmp_path):
     np.save(path, np.array([{"an": "object"}], object), allow_pickle=True)
     with pytest.raises(TrialError, match="not a whole shard"):
         open_shard(path, EOS)
+    of_objects = dict.fromkeys(Patch._fields, np.array([{"an": "object"}], object))
+    np.savez(tmp_path / "patch.npz", **of_objects)
+    with pytest.raises(TrialError, match="not a whole patch"):
+        read_patch(tmp_path / "patch.npz")
 
 
 @pytest.mark.parametrize("name", arms.names())

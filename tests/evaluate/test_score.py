@@ -126,6 +126,14 @@ def test_what_begins_with_a_digit_cannot_close_a_number(babbling, vocabulary):
     assert {vocabulary.ranks[b"\xb2"], vocabulary.ranks[b"\xb3"], vocabulary.ranks[b"\xb9"]} <= closing
 
 
+def test_what_begins_with_a_letter_or_digit_cannot_close_a_word(babbling, vocabulary):
+    """`Par` goes on as `Paris` does: a space, a point or the end of the text close it."""
+    _, tokenizer, _ = babbling("mul_tokens")
+    closing = set(closing_starts(tokenizer, vocabulary.size, numeric=False).nonzero().flatten().tolist())
+    going_on = {i for token, i in vocabulary.ranks.items() if chr(token[0]).isascii() and chr(token[0]).isalnum()}
+    assert closing == set(range(vocabulary.size)) - going_on
+
+
 # bits of documents
 
 

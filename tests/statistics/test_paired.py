@@ -1,6 +1,6 @@
 """Paired tests agree with their formulas, with scipy and statsmodels, and with the figures in print."""
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_the_interval_and_p_never_disagree(d):
 @pytest.mark.parametrize("d", [[0.1] * 6, [0.0] * 6, [0.3 - 0.2, 0.7 - 0.6, 0.9 - 0.8]])
 def test_without_spread_t_is_undefined(d):
     t = paired_t(d)
-    assert (t.sd, t.p, t.ci95, t.ci90) == (0, None, None, None)
+    assert (t.n, t.sd, t.p, t.ci95, t.ci90) == (len(d), 0, None, None, None)
 
 
 def test_one_seed_has_a_mean_and_nothing_else():
@@ -242,6 +242,55 @@ def test_folds_weigh_the_variance_between_facts_by_the_pairs_that_share_them():
     assert result.variance == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "absent",
+    [
+        set(),
+        {(0, 1), (0, 2), (1, 5), (2, 0), (3, 3), (3, 4), (4, 1)},
+        {(0, 3), (0, 4), (0, 5), (1, 0), (1, 1), (1, 5)},  # seeds 0 and 1 share one fact
+    ],
+)
+def test_the_df_is_satterthwaites_by_another_road(absent):
+    """2 V^2 / var(V), with the variance 2 tr((QS)^2) of a form in normal cells: Q by polarization of V itself."""
+    matrix = crossed(3, 5, 6)
+    for place in absent:
+        matrix[place] = np.nan
+    seen = ~np.isnan(matrix)
+    cells, pairs, n = np.argwhere(seen), [*permutations(range(5), 2)], 5
+    weights = seen / seen.sum(axis=1, keepdims=True)
+    overlap = np.mean([weights[s] @ weights[t] for s, t in pairs])
+
+    def products(of, s, t):
+        both = seen[s] & seen[t]
+        return ((of[s, both] - of[s, both].mean()) * (of[t, both] - of[t, both].mean())).sum()
+
+    def parts(of):
+        freedom = sum((seen[s] & seen[t]).sum() - 1 for s, t in pairs)
+        return np.nanmean(of, axis=1).var(ddof=1), sum(products(of, s, t) for s, t in pairs) / freedom
+
+    def variance(of):
+        of_seeds, between = parts(of)
+        return of_seeds / n + between * overlap
+
+    def at(*places):
+        of = np.where(seen, 0.0, np.nan)
+        for s, fact in places:
+            of[s, fact] += 1
+        return variance(of)
+
+    alone = [at(cell) for cell in cells]
+    form = [[(at(p, q) - alone[i] - alone[j]) / 2 for j, q in enumerate(cells)] for i, p in enumerate(cells)]
+    of_seeds, between = parts(matrix)
+    within = sum(products(matrix, s, s) for s in range(n)) / (seen.sum() - n)
+    of_seed = of_seeds - within * (1 / seen.sum(axis=1)).mean() + between * overlap
+    same, alike = (cells[:, None, k] == cells[None, :, k] for k in (0, 1))
+    product = np.array(form) @ (of_seed * same + between * alike + (within - between) * (same & alike))
+    df = variance(matrix) ** 2 / np.trace(product @ product)
+    assert between > 0
+    assert df > 4  # else the least certain part sets it
+    assert facts_like_these(matrix).df == pytest.approx(df)
+
+
 def test_the_order_of_seeds_and_facts_and_facts_of_no_seed_do_not_matter():
     folds, rng = in_folds(crossed(6, 8, 36)), np.random.default_rng(0)
     shuffled = np.c_[folds[rng.permutation(8)][:, rng.permutation(36)], np.full(8, np.nan)]
@@ -278,6 +327,8 @@ def test_a_matrix_that_is_none_is_an_error(matrix):
 
 def test_correlation_of_the_arms_over_seeds():
     assert correlation(BASELINE, APPEND) == pytest.approx(stats.pearsonr(BASELINE, APPEND).statistic)
+    three = [0.1, 0.2, 0.5], [0.3, 0.9, 0.4]
+    assert correlation(*three) == pytest.approx(stats.pearsonr(*three).statistic)
     assert correlation([0.1, 0.2], [0.3, 0.9]) is None
     assert correlation([1.0, 1.0, 1.0], [0.3, 0.9, 0.4]) is None
     assert correlation([0.3, 0.9, 0.4], [0.0, 0.0, 0.0]) is None

@@ -78,7 +78,12 @@ def test_the_planning_factor_is_the_upper_80_percent_bound_of_the_sd():
     [
         (lambda: mde(-0.1, 6), "-0.1"),
         (lambda: power(0.1, float("nan"), 6), "nan"),
+        (lambda: mde(float("inf"), 6), "inf"),
         (lambda: mde(0.1, 6, alpha=5), "5"),
+        (lambda: mde(0.1, 6, alpha=0), "0 and 0.8"),
+        (lambda: mde(0.1, 6, power=1), "0.05 and 1"),
+        (lambda: mde(0.1, 6, power=1.5), "0.05 and 1.5"),
+        (lambda: mde(0.1, 6, power=0.05), "0.05 and 0.05"),
         (lambda: seeds_needed(0.1, 0.2, power=80), "80"),
         (lambda: sd_interval(0.1, 6, level=95), "-94"),
     ],

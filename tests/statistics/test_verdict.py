@@ -120,7 +120,9 @@ def test_the_same_difference_at_every_seed_is_decided_by_the_sign_flip():
     assert (six.test, six.p, six.verdict) == ("sign_flip", 0.03125, "helps")
     assert (five.test, five.p, five.verdict) == ("sign_flip", 0.0625, "no difference shown")
     assert six.ci95 is six.ci90 is six.mde80 is six.p_tost is None
-    assert "sign-flip" in six.note
+    decides = "every seed differs by the same amount: the sign-flip test decides"
+    assert six.note == decides
+    assert five.note == f"{decides}; equivalence not tested: no spread between the seeds (s = 0)"
 
 
 def test_equal_arms_show_no_difference():
@@ -130,12 +132,14 @@ def test_equal_arms_show_no_difference():
 
 def test_round_off_is_no_difference():
     assert judged(np.full(6, 0.1 + 0.2), np.full(6, 0.3)).verdict == "no difference shown"
+    assert judged(np.full(6, 0.3 + 3e-9), np.full(6, 0.3)).verdict == "helps"  # small, and more than round-off
 
 
 def test_one_seed_an_arm_gets_no_verdict():
     result = judged([0.9], [0.2])
     assert (result.verdict, result.p, result.ci95) == (None, None, None)
     assert result.note == "these two models differ; one seed each"
+    assert judged([0.2], [0.2]).note == "one seed each"
 
 
 def test_an_exploratory_outcome_gets_no_verdict_whatever_it_shows():
@@ -157,6 +161,7 @@ def test_alpha_is_the_trials_own():
     t = paired_t(HIGHER - CONTROL)
     assert judged(HIGHER, alpha=t.p * 1.01).verdict == "helps"
     assert judged(HIGHER, alpha=t.p * 0.99).verdict == "no difference shown"
+    assert judged(HIGHER, alpha=0.01).mde80 == mde(t.sd, 6, 0.01)
 
 
 def test_beyond_20_seeds_the_sign_flip_draws_from_the_rng_it_is_given():
@@ -187,7 +192,8 @@ def test_facts_of_another_outcome_are_refused():
     ("treatment", "settings", "found"),
     [
         (HIGHER[:5], {}, "5 of treatment, 6 of control"),
-        (HIGHER, {"alpha": 5}, "alpha: found 5"),
+        *((HIGHER, {"alpha": alpha}, f"alpha: found {alpha}") for alpha in (0, 1, 1.5)),
+        (HIGHER, {"control": [0.1, 0.1, np.inf, 0.1, 0.1, 0.1]}, "^control: found inf at position 2"),
         ([0.1, np.nan, 0.1, 0.1, 0.1, 0.1], {}, "treatment: found nan at position 1"),
         (np.linspace(0, 1, 21), {"control": np.zeros(21)}, "21 seeds"),
     ],
@@ -230,7 +236,7 @@ def test_a_baseline_that_has_not_learnt_overrules_every_verdict():
     reason = gate([0.3] * 6, [0.2] * 6)
     primary, secondary = decide(with_p(0.001), [with_p(0.001), judged(ALIKE)], alpha=0.05, not_learnt=reason)
     assert {c.verdict for c in (primary, *secondary)} == {"baseline has not learnt"}
-    assert reason in primary.note
+    assert (primary.note, secondary[1].note) == (reason, f"{judged(ALIKE).note}; {reason}".removeprefix("; "))
 
 
 # the gate
