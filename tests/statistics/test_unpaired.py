@@ -56,12 +56,12 @@ def test_without_spread_there_is_a_difference_and_no_test():
 
 
 def test_one_seed_on_each_side_is_no_sample():
-    with pytest.raises(ValueError, match="^seeds: found one on each side, expected two or more"):
+    with pytest.raises(ValueError, match=r"^seeds: found one on each side, expected two or more"):
         unpaired_t([0.1], [0.2])
 
 
 def test_a_score_that_is_no_number_is_named():
-    with pytest.raises(ValueError, match="^a: found nan"):
+    with pytest.raises(ValueError, match=r"^a: found nan"):
         unpaired_t([0.1, float("nan")], [0.2, 0.3])
-    with pytest.raises(ValueError, match="^b: found inf"):
+    with pytest.raises(ValueError, match=r"^b: found inf"):
         unpaired_t([0.1, 0.2], [0.2, float("inf")])
