@@ -9,6 +9,7 @@ import pytest
 
 import tokentrial
 from tokentrial.arms import arm as arms
+from tokentrial.arms.arm import SiteArm
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
@@ -158,6 +159,25 @@ def test_the_space_before_a_fact_stays_plain_text():
 def test_an_appended_token_replaces_nothing():
     pieces = list(arms.find("mul_append").pieces("is 6*9=54."))
     assert pieces == [("is 6*9=54", None, 0, 9), ("", "<MUL_6_9_54>", 9, 9), (".", None, 9, 10)]
+
+
+def test_a_fact_that_has_its_token_keeps_the_next_one_from_nothing():
+    pieces = arms.find("mul_append").pieces("6*9=54<MUL_6_9_54> and 7*8=56.")
+    assert [piece.token for piece in pieces if piece.token] == ["<MUL_7_8_56>"]
+
+
+class Prepending(SiteArm):
+    """An arm of one's own, as docs/extending.md has it: the token stands before the fact."""
+
+    name, summary, replaced = "prepending", "6*9=54 becomes <MUL_6_9_54>6*9=54", ("start", "start")
+
+
+@pytest.mark.parametrize("text", ["6*9=54", "so 6*9=54 or 9 x 6 = 54, 7*8=56.", "6*9=54 <MUL_6_9_54>"])
+def test_a_token_that_stands_before_its_fact_is_written_once(text):
+    arm = Prepending()
+    stated = r"(\d) ?[*x] ?(\d) ?= ?\d\d"
+    written = re.sub(stated, lambda found: TIMES_TABLE.of(int(found[1]), int(found[2])).token + found[0], text)
+    assert arm.rewrite(text) == arm.rewrite(written) == written
 
 
 @pytest.mark.parametrize("name", ALL)
