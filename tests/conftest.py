@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a worker, so that sums are the same bit for bit
 os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 32)  # else Ray writes one into the home folder
 
+import fcntl
 import json
 import shutil
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import settings
 
 from tokentrial.trial import Trial, load
@@ -172,16 +174,36 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokentrial.run.LocalExecutor", Inline)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are built without their figures, which take seconds."""
+    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
+
+
+def run_once(name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """A trial run to its report: by one of the test processes, and each has a copy."""
+    from tokentrial.run import run
+
+    here = tmp_path_factory.getbasetemp()
+    shared = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"{name} once"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "run" / "report.html").exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("tokentrial.run.LocalExecutor", Inline)
+                run(make(shared / "run"))
+    trial = make(tmp_path_factory.mktemp(name) / "run")
+    shutil.copytree(shared / "run", trial.folder)
+    written = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
+    (trial.folder / "trial.yaml").write_text(written)  # with the copy's own place
+    return trial
+
+
 @pytest.fixture(scope="session")
 def finished(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The tiny trial, run to its report. Not to be changed: see `finished_copy`."""
-    from tokentrial.run import run
-
-    trial = tiny(tmp_path_factory.mktemp("finished") / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", Inline)
-        run(trial)
-    return trial
+    return run_once("finished", tiny, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -193,13 +215,7 @@ def ladder(tiny: Callable[..., Trial]) -> Callable[..., Trial]:
 @pytest.fixture(scope="session")
 def climbed(ladder: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The tiny trial with SFT and GRPO, run to its report. Not to be changed."""
-    from tokentrial.run import run
-
-    trial = ladder(tmp_path_factory.mktemp("climbed") / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", Inline)
-        run(trial)
-    return trial
+    return run_once("climbed", ladder, tmp_path_factory)
 
 
 @pytest.fixture

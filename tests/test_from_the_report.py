@@ -82,6 +82,7 @@ def ran(source, shrinking, in_process, tmp_path_factory):
         (folder / "gsm8k" / f"{split}.jsonl").write_text(text)
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as printed:
         patch.setattr("tokentrial.run.LocalExecutor", in_process)
+        patch.setattr("tokentrial.report.page.draw", lambda report: {})  # figures take seconds
         patch.chdir(folder)
         for number, command in enumerate(COMMANDS):
             patch.setattr(sys, "argv", smoke_size(command, shrinking))

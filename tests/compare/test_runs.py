@@ -16,9 +16,8 @@ SEEDS = (1, 2, 3, 4, 5, 6)
 
 
 @pytest.fixture
-def reported(run_folder, monkeypatch):
-    """A run of two arms with its report; figures, which take seconds, are left out of the page."""
-    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
+def reported(run_folder, undrawn):
+    """A run of two arms with its report."""
     counts = {"baseline": LOW, "mul_tokens": HIGH}
     trial = open_run(run_folder("reported", counts))
     write_exposure(trial)

@@ -13,6 +13,8 @@ from tokentrial.errors import Interrupted
 from tokentrial.run import run
 from tokentrial.store import read_json
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CELL = "baseline/seed1"
 
 

@@ -178,9 +178,8 @@ def compare(trial):
 
 
 @pytest.fixture
-def compared(monkeypatch):
-    """`compared(trial)`: its report; figures, which take seconds, are left out of the page."""
-    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
+def compared(undrawn):
+    """`compared(trial)`: its report, without figures."""
     return compare
 
 

@@ -215,9 +215,8 @@ def test_missing_cells_are_named_and_there_is_no_verdict(made_up, compared):
     assert all(made["verdict"] is None for made in outcome["contrasts"].values())
 
 
-def test_without_the_evaluation_that_the_gate_is_of_there_is_no_verdict(made_up, monkeypatch):
+def test_without_the_evaluation_that_the_gate_is_of_there_is_no_verdict(made_up, undrawn):
     """`run --stages` may leave evaluations out: the report of a later stage alone was a traceback."""
-    monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
     trial = made_up("verdict.primary={outcome: sft/mul_table/asked/accuracy, contrast: mul_tokens - baseline}")
     evaluated = {}
     for arm, seed in product(trial.arms, trial.seeds):
