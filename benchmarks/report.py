@@ -53,7 +53,9 @@ def made_up(trial: Trial) -> dict[tuple[str, int], dict[str, Path]]:
     for number, arm in enumerate(trial.arms):
         for seed in SEEDS:
             cell = trial.folder / arm / f"seed{seed}"
-            curve = [{"step": s, "asked": s / 600, "never_asked": s / 900} for s in range(60, 601, 60)]
+            curve = [
+                {"step": s, "tokens": 1024 * s, "asked": s / 600, "never_asked": s / 900} for s in range(60, 601, 60)
+            ]
             write_json(
                 cell / "pretrain" / "results.json",
                 {"curve": curve, "seconds": 25.0, "num_params": 277_344, "total_steps": 600, "device": "cpu"}

@@ -326,14 +326,14 @@ ROWS = "sft={stages: [{sources: [{source: word_problems}]}]}"
         "corpus.drills.lines=11",
         "corpus.epochs=3",
         "pretrain.steps=21",
-        "pretrain.batch_tokens=8192",
+        "pretrain.steps=10 pretrain.batch_tokens=8192",
         "budget.match=bytes",
         "control=mul_tokens",
         "evaluate.probes_each=6",
         "evaluate.probe_seed=1",
         "tasks.word_problems.rows=50",
         "sft={stages: [{sources: [{source: word_problems, weight: 0.5}]}]}",
-        "sft={stages: [{sources: [{source: word_problems}, {source: 'jsonl:ROWS'}]}]}",
+        "sft={stages: [{sources: [{source: 'jsonl:ROWS'}]}]}",
         "grpo={task: 'jsonl:ROWS'}",
     ],
 )
@@ -343,7 +343,7 @@ def test_whatever_the_audit_looked_at_is_audited_anew(plan, tiny, tmp_path, chan
     asked = "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]", "corpus.seed=0", "grpo=null", ROWS
     before, after = (
         audits.audit_fingerprint(CorpusPlan(tiny(plan.trial.folder, *asked, *more)))
-        for more in ((), (changed.replace("ROWS", str(rows)),))
+        for more in ((), re.split(r" (?=pretrain)", changed.replace("ROWS", str(rows))))
     )
     assert before != after
 

@@ -119,6 +119,11 @@ def test_a_shard_of_another_kind_or_tokenizer_is_refused(tmp_path, ids):
         open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
 
 
+def test_bytes_that_are_no_text_are_shown_as_such():
+    ids = np.array([VOCABULARY.ranks[b"a"], VOCABULARY.ranks[b"\xff"], VOCABULARY.ranks[b"b"]], np.uint16)
+    assert text_of(ids, VOCABULARY) == "a\ufffdb"
+
+
 def test_nothing_is_unpickled_from_a_shard(tmp_path):
     path = tmp_path / "fineweb_train_000000.npy"
     np.save(path, np.array([{"an": "object"}], object), allow_pickle=True)
