@@ -104,6 +104,7 @@ def test_the_doc_has_commands():
     assert all(command.startswith(("tokentrial ", "make ")) for command in COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_runs(ran, command):
     code, out = ran[1][command]
@@ -117,6 +118,7 @@ def test_its_own_settings_are_settings(command):
     load(words[2], [word for word in words[3:] if "=" in word])
 
 
+@pytest.mark.slow
 def test_they_leave_what_they_say(ran):
     folder, found = ran
     assert [*(folder / "data" / "fineweb_pilot" / "mul_tokens").glob("fineweb_train_*.npy")]

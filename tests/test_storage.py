@@ -52,7 +52,7 @@ def weights(folder):
 # a fresh machine
 
 
-@pytest.mark.parametrize("url", ["local", "file", "memory"])
+@pytest.mark.parametrize("url", [*(pytest.param(u, marks=pytest.mark.slow) for u in ("local", "file")), "memory"])
 def test_a_finished_run_comes_back_whole_without_its_weights(finished_copy, tiny, tmp_path, no_workers, url):
     path = {"local": f"{tmp_path}/there", "file": f"file://{tmp_path}/there", "memory": f"memory://{tmp_path}"}[url]
     first = run(tiny(finished_copy, f"storage={path}"))

@@ -104,7 +104,7 @@ def test_a_broken_record_is_named(finished_copy, finished, tiny, written, refuse
     assert outcomes(finished_copy) == outcomes(finished.folder)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+@pytest.mark.parametrize("damage", ["flipped", pytest.param("truncated", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inline, monkeypatch, capsys, damage):
     """Of two checkpoints the newer one is damaged: training goes on from the older one, to the very same weights."""
     trial = tiny(finished_copy, "pretrain.checkpoint={interval: 8, keep_last: 2}")
