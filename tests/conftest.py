@@ -14,7 +14,8 @@ import fcntl
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,24 @@ def prose() -> list[str]:
     return documents
 
 
+@contextmanager
+def shared(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of all test processes, which one of them at a time may fill."""
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"{name} once"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def source(prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prose as a JSON lines file."""
-    path = tmp_path_factory.mktemp("source") / "prose.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in prose), encoding="utf-8")
+    """The prose as a JSON lines file, the same one for all test processes: a run knows its source by path and time."""
+    with shared("source", tmp_path_factory) as folder:
+        path = folder / "prose.jsonl"
+        if not path.exists():
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in prose), encoding="utf-8")
     return path
 
 
@@ -184,17 +198,13 @@ def run_once(name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.
     """A trial run to its report: by one of the test processes, and each has a copy."""
     from tokentrial.run import run
 
-    here = tmp_path_factory.getbasetemp()
-    shared = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"{name} once"
-    shared.mkdir(exist_ok=True)
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "run" / "report.html").exists():
+    with shared(name, tmp_path_factory) as folder:
+        if not (folder / "run" / "report.html").exists():
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("tokentrial.run.LocalExecutor", Inline)
-                run(make(shared / "run"))
+                run(make(folder / "run"))
     trial = make(tmp_path_factory.mktemp(name) / "run")
-    shutil.copytree(shared / "run", trial.folder)
+    shutil.copytree(folder / "run", trial.folder)
     written = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
     (trial.folder / "trial.yaml").write_text(written)  # with the copy's own place
     return trial
