@@ -192,7 +192,7 @@ def test_facts_of_another_outcome_are_refused():
     ("treatment", "settings", "found"),
     [
         (HIGHER[:5], {}, "5 of treatment, 6 of control"),
-        *((HIGHER, {"alpha": alpha}, f"alpha: found {alpha}") for alpha in (0, 1, 1.5)),
+        *((HIGHER, {"alpha": alpha}, f"alpha: found {alpha}") for alpha in (0, 1, 1.5, 5)),
         (HIGHER, {"control": [0.1, 0.1, np.inf, 0.1, 0.1, 0.1]}, "^control: found inf at position 2"),
         ([0.1, np.nan, 0.1, 0.1, 0.1, 0.1], {}, "treatment: found nan at position 1"),
         (np.linspace(0, 1, 21), {"control": np.zeros(21)}, "21 seeds"),
