@@ -2,15 +2,18 @@
 
     python benchmarks/pretrain.py --nanogpt FOLDER --reference FOLDER    # folders with model.py and train_nanogpt.py
     python benchmarks/pretrain.py                                        # ours against ours with one choice undone
+    python benchmarks/pretrain.py --gpu [--nanogpt FOLDER --reference FOLDER]        # either of them on a GPU
 
 Every run is a fresh process that takes steps on random ids: forward and backward pass, clipping, AdamW. The contenders
 take turns; the figures are medians of `--repeats` runs, each the median of its steps after three to warm up. Memory is
 the most that the process held, torch with it. `tiny_trial` sets two processes of ours, one thread each, as a trial
 runs its cells, against one process of nanoGPT with both threads. `overhead` is a pilot cell with the logging,
-checkpoints and validation of its settings against the same cell with none but the last.
+checkpoints and validation of its settings against the same cell with none but the last. On a GPU all of them compute
+in bf16, compiled, as nanoGPT does by itself and the reference in its largest run; memory is the GPU's.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -24,15 +27,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from tokentrial.executors.worker import worker_environment
+from tokentrial.executors.worker import cores, worker_environment
 
 SHAPES = {
     "tiny": {"vocab": 1088, "n_layer": 3, "n_head": 4, "n_embd": 96, "context": 128, "rows": 16, "steps": 40},
     "vocab50k": {"vocab": 50_349, "n_layer": 4, "n_head": 4, "n_embd": 128, "context": 256, "rows": 4, "steps": 8},
     "gpt2": {"vocab": 50_349, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024, "rows": 1, "steps": 2},
+    "gpu": {"vocab": 50_349, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024, "rows": 64, "steps": 20},
 }
+MICRO = 16  # rows of a pass on a GPU
 PEERS = ("nanogpt", "reference")
 CLIP, LR, DECAY, BETAS, WARM = 1.0, 6e-4, 0.1, (0.9, 0.95), 3
+COMPILE: Any = "auto"
 
 
 # what each choice is held against, and the shape in which it tells most
@@ -42,6 +48,11 @@ CHOICES = {
     "unfused_adamw": "gpt2",
     "written_attention": "gpt2",  # softmax(q k') v in plain products
     "small_pages": "tiny",
+}
+GPU_CHOICES = {
+    "eager": "gpu",
+    "chunked_head": "gpu",  # the loss of a large vocabulary as a CPU computes it
+    "cut_head": "gpu",  # padded rows cut off, not masked
 }
 
 
@@ -54,6 +65,11 @@ class Job(NamedTuple):
     processes: int = 1
 
 
+def where(shape: dict[str, int]) -> tuple[str, int]:
+    """The device of a shape, and its rows of a pass."""
+    return ("cuda", MICRO) if shape is SHAPES["gpu"] else ("cpu", shape["rows"])
+
+
 def ours(shape: dict[str, int]) -> Any:
     """A function that takes one step, as the training loop takes it."""
     import numpy as np
@@ -64,6 +80,7 @@ def ours(shape: dict[str, int]) -> Any:
     from tokentrial.pretrain.ranks import Ranks
     from tokentrial.settings import Pretrain
 
+    device, micro = where(shape)
     generator = np.random.default_rng(0)
 
     def drawn() -> Any:
@@ -73,10 +90,10 @@ def ours(shape: dict[str, int]) -> Any:
     parts = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "context")}
     batch = shape["rows"] * shape["context"]
     settings = Pretrain(
-        **parts, batch_tokens=batch, micro_batch=shape["rows"], lr=LR, betas=BETAS, clip=CLIP, device="cpu"
+        **parts, batch_tokens=batch, micro_batch=micro, lr=LR, betas=BETAS, clip=CLIP, device=device, compile=COMPILE
     )
-    model = GPT(Config(shape["vocab"], *parts.values()), 0)
-    step = Step(model, drawn, settings, Ranks(device=torch.device("cpu")))
+    model = GPT(Config(shape["vocab"], *parts.values()), 0).to(device)
+    step = Step(model, drawn, settings, Ranks(device=torch.device(device)))
     return lambda: float(step(1.0)[0])
 
 
@@ -93,6 +110,23 @@ def undo(choice: str) -> None:
     elif choice == "unfused_adamw":
         fused = torch.optim.AdamW
         torch.optim.AdamW = lambda *given, **more: fused(*given, **more | {"fused": False})  # type: ignore[misc]
+    elif choice == "eager":
+        global COMPILE
+        COMPILE = "off"
+    elif choice == "chunked_head":
+        chunks = gpt._CHUNKED
+
+        def chunked(hidden: Any, head: Any, mask: Any, targets: Any) -> Any:
+            return torch.nn.functional.linear_cross_entropy(hidden, head, targets, linear_bias=mask, options=chunks)
+
+        gpt.masked_loss = chunked
+    elif choice == "cut_head":
+
+        def cut(hidden: Any, head: Any, mask: Any, targets: Any) -> Any:
+            logits = torch.nn.functional.linear(hidden, head[: SHAPES["gpu"]["vocab"]])
+            return torch.nn.functional.cross_entropy(logits, targets)
+
+        gpt.masked_loss = cut
     elif choice == "written_attention":
 
         def attention(query: Any, key: Any, value: Any, is_causal: bool) -> Any:
@@ -106,26 +140,41 @@ def undo(choice: str) -> None:
 def peer_step(model: Any, optimizer: Any, shape: dict[str, int]) -> Any:
     import torch
 
+    device, micro = where(shape)
+    if device == "cuda":
+        model = torch.compile(model)
+    parts = shape["rows"] // micro
+
     def step() -> float:
-        ids = torch.randint(shape["vocab"], (shape["rows"], shape["context"] + 1))
-        _, loss = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-        loss.backward()
+        total = torch.zeros((), device=device)
+        for ids in torch.randint(shape["vocab"], (shape["rows"], shape["context"] + 1)).split(micro):
+            x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+            if device == "cuda":
+                x, y = (side.pin_memory().to(device, non_blocking=True) for side in (x, y))
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                _, loss = model(x, y)
+            (loss / parts).backward()
+            total += loss.detach() / parts
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(total)
 
     return step
 
 
 def nanogpt(shape: dict[str, int]) -> Any:
     peer = importlib.import_module("model")
+    device, _ = where(shape)
+    vocab = -(-shape["vocab"] // 64) * 64 if device == "cuda" else shape["vocab"]  # a GPU is slow at odd widths
     config = peer.GPTConfig(
-        block_size=shape["context"], vocab_size=shape["vocab"], n_layer=shape["n_layer"], n_head=shape["n_head"],
+        block_size=shape["context"], vocab_size=vocab, n_layer=shape["n_layer"], n_head=shape["n_head"],
         n_embd=shape["n_embd"], dropout=0.0, bias=True,
     )  # fmt: skip
-    model = peer.GPT(config)
-    return peer_step(model, model.configure_optimizers(DECAY, LR, BETAS, "cpu"), shape)
+    model = peer.GPT(config).to(device)
+    with contextlib.redirect_stdout(sys.stderr):
+        optimizer = model.configure_optimizers(DECAY, LR, BETAS, device)
+    return peer_step(model, optimizer, shape)
 
 
 def reference(shape: dict[str, int]) -> Any:
@@ -134,13 +183,15 @@ def reference(shape: dict[str, int]) -> Any:
         block_size=shape["context"], vocab_size=shape["vocab"], n_layer=shape["n_layer"], n_head=shape["n_head"],
         n_embd=shape["n_embd"],
     )  # fmt: skip
-    model = peer.GPT(config)
     import torch
 
+    device, _ = where(shape)
+    model = peer.GPT(config).to(device)
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-    return peer_step(model, torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=1e-8), shape)
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=1e-8, fused=device == "cuda")
+    return peer_step(model, optimizer, shape)
 
 
 def cell(plain: bool) -> dict[str, float]:
@@ -175,6 +226,7 @@ def child(contender: str, shape_name: str) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in all three; of no effect on a CPU's fp32
     if contender in ("seen", "plain"):
         print(json.dumps(cell(contender == "plain")))
         return
@@ -188,13 +240,15 @@ def child(contender: str, shape_name: str) -> None:
         begun = time.perf_counter()
         step()
         taken.append(time.perf_counter() - begun)
-    gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    gpu = where(shape)[0] == "cuda"
+    gb = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    gb /= 1e9
     print(json.dumps({"seconds": median(taken), "gb": gb}))
 
 
 def timed(job: Job, folders: list[str]) -> dict[str, float]:
     """Run a job's processes side by side, each pinned to its cores; their speeds add up."""
-    cores = sorted(os.sched_getaffinity(0))
+    every = sorted(os.sched_getaffinity(0))
     environment = os.environ | {
         "OMP_NUM_THREADS": str(job.threads),
         "MKL_NUM_THREADS": str(job.threads),
@@ -204,7 +258,7 @@ def timed(job: Job, folders: list[str]) -> dict[str, float]:
         environment |= worker_environment(job.threads)  # what a trial gives its workers
     running = []
     for number in range(job.processes):
-        mine = cores[number * job.threads : (number + 1) * job.threads]
+        mine = every[number * job.threads : (number + 1) * job.threads]
         command = [sys.executable, __file__, "--child", job.contender, job.shape]
         running.append(
             subprocess.Popen(
@@ -253,10 +307,10 @@ def measured(
     return speed, memory
 
 
-def choices(repeats: int) -> None:
+def choices(undone: dict[str, str], repeats: int) -> None:
     """Ours as it is against ours with one choice undone."""
-    threads = {"tiny": 1, "vocab50k": 1, "gpt2": 2}
-    pairs = {name: tuple(Job(who, shape, threads[shape]) for who in ("ours", name)) for name, shape in CHOICES.items()}
+    threads = {"tiny": 1, "vocab50k": 1, "gpt2": 2, "gpu": cores()}
+    pairs = {name: tuple(Job(who, shape, threads[shape]) for who in ("ours", name)) for name, shape in undone.items()}
     speed, memory = measured(list(dict.fromkeys(job for pair in pairs.values() for job in pair)), repeats, [])
     ratios = {name: speed(ours_) / speed(without) for name, (ours_, without) in pairs.items()}
     ratios |= {f"{name}_memory": memory(ours_) / memory(without) for name, (ours_, without) in pairs.items()}
@@ -269,36 +323,38 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="a folder with the reference's train_nanogpt.py")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=["tiny", "vocab50k", "gpt2", "overhead"])
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, GPT-2 124M alone")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(*given.child)
         return
     if not (given.nanogpt and given.reference):
-        choices(given.repeats)
+        choices(GPU_CHOICES if given.gpu else CHOICES, given.repeats)
         return
+    only = ["gpu"] if given.gpu else given.only
     folders = [str(given.nanogpt.resolve()), str(given.reference.resolve())]
     jobs: list[Job] = []
-    if "tiny" in given.only:
+    if "tiny" in only:
         jobs += [Job(name, "tiny", 1) for name in ("ours", *PEERS)]
         jobs += [Job("ours", "tiny", 1, 2), Job("nanogpt", "tiny", 2)]
-    for shape in ("vocab50k", "gpt2"):
-        if shape in given.only:
-            jobs += [Job(name, shape, 2) for name in ("ours", *PEERS)]
-    if "overhead" in given.only:
+    threads = {"vocab50k": 2, "gpt2": 2, "gpu": cores()}
+    for shape in threads:
+        if shape in only:
+            jobs += [Job(name, shape, threads[shape]) for name in ("ours", *PEERS)]
+    if "overhead" in only:
         jobs += [Job(name, "pilot", 1) for name in ("seen", "plain")]
     speed, memory = measured(jobs, given.repeats, folders)
     ratios = {}
-    if "tiny" in given.only:
+    if "tiny" in only:
         ratios["tiny_cell"] = speed(Job("ours", "tiny", 1)) / speed(Job("nanogpt", "tiny", 1))
         ratios["tiny_trial"] = speed(Job("ours", "tiny", 1, 2)) / speed(Job("nanogpt", "tiny", 2))
-    for shape in ("vocab50k", "gpt2"):
-        if shape in given.only:
-            ratios[shape] = speed(Job("ours", shape, 2)) / max(speed(Job(peer, shape, 2)) for peer in PEERS)
-            ratios[f"{shape}_memory"] = memory(Job("ours", shape, 2)) / min(
-                memory(Job(peer, shape, 2)) for peer in PEERS
-            )
-    if "overhead" in given.only:
+    for shape, number in threads.items():
+        if shape in only:
+            mine, *peers = (Job(name, shape, number) for name in ("ours", *PEERS))
+            ratios[shape] = speed(mine) / max(map(speed, peers))
+            ratios[f"{shape}_memory"] = memory(mine) / min(map(memory, peers))
+    if "overhead" in only:
         ratios["overhead"] = speed(Job("plain", "pilot", 1)) / speed(Job("seen", "pilot", 1)) - 1
     print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 

@@ -110,6 +110,11 @@ def test_overrides_reach_any_depth_and_hold_any_yaml(small):
     assert trial.pretrain.betas == (0.8, 0.9)
 
 
+@pytest.mark.parametrize("written", ["on", "off", "auto"])
+def test_a_word_that_yaml_takes_for_a_truth_value_is_itself(small, written):
+    assert small(f"pretrain.compile={written}").pretrain.compile == written
+
+
 def test_the_last_override_counts(small):
     assert small("pretrain.steps=9", "pretrain.steps=10").pretrain.steps == 10
 

@@ -140,9 +140,11 @@ class Pretrain(Settings):
     @model_validator(mode="before")
     @classmethod
     def filled_in(cls, data: Any) -> Any:
-        """YAML knows no tuples; and a recipe and a size fill in what is not given."""
+        """YAML knows no tuples, and reads on and off as true and false; a recipe and a size fill in what is not given."""
         if not isinstance(data, dict):
             return data
+        if isinstance(data.get("compile"), bool):
+            data = data | {"compile": "on" if data["compile"] else "off"}
         if data.get("recipe") == "fast":
             data = _FAST | data
         if data.get("size") in list(_SIZES):

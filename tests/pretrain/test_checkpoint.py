@@ -64,15 +64,15 @@ def measured(folder):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
-def test_half_stop_and_half_is_the_whole_bit_for_bit(train, optimizer, schedule):
+@pytest.mark.parametrize(("schedule", "dtype"), [("cosine", "fp32"), ("wsd", "fp32"), ("wsd", "fp16")])
+def test_half_stop_and_half_is_the_whole_bit_for_bit(train, optimizer, schedule, dtype):
     asked = []
 
     def probe(step, model):
         asked.append(step)
         return {"asked": float(model.wte.weight.detach().sum())}
 
-    how = {"optimizer": optimizer, "schedule": schedule, "probe": probe}
+    how = {"optimizer": optimizer, "schedule": schedule, "dtype": dtype, "probe": probe}
     whole = train("whole", **how)
     with pytest.raises(Interrupted, match=r"stopped after step 6, the last checkpoint is of step 6"):
         train("halves", Stop(5), **how)
@@ -136,10 +136,14 @@ def test_optimizers_come_back_as_they_were(tmp_path):
         model(ids, ids).backward()
         for optimizer in made:
             optimizer.step()
-    checkpoint.save(tmp_path, 2, model, made, [{"step": 1, "loss": 1.0}], Checkpoint())
+    scaler = torch.amp.GradScaler("cpu", init_scale=3.0)
+    scaler.scale(torch.ones(1))  # which gives it a state
+    checkpoint.save(tmp_path, 2, model, made, scaler, [{"step": 1, "loss": 1.0}], Checkpoint())
     other = GPT(config, 2)
     others = optimizers(other, settings)
-    assert checkpoint.restore(tmp_path, other, others) == (2, [{"step": 1, "loss": 1.0}])
+    scaler = torch.amp.GradScaler("cpu")
+    assert checkpoint.restore(tmp_path, other, others, scaler) == (2, [{"step": 1, "loss": 1.0}])
+    assert scaler.get_scale() == 3.0
     for one, two in zip(made, others, strict=True):
         first, second = one.state_dict()["state"], two.state_dict()["state"]
         assert first.keys() == second.keys()
@@ -149,7 +153,7 @@ def test_optimizers_come_back_as_they_were(tmp_path):
 
 def test_nothing_is_there_to_go_on_from(tmp_path):
     model = GPT(Config(100, 1, 2, 8, 16), 1)
-    assert checkpoint.restore(tmp_path, model, []) == (0, [])
+    assert checkpoint.restore(tmp_path, model, [], torch.amp.GradScaler("cpu")) == (0, [])
     assert checkpoint.last_step(tmp_path) == 0
 
 

@@ -1,4 +1,4 @@
-"""The loss of a large vocabulary, made in chunks, is cross-entropy over the real ids; its gradient too."""
+"""The loss of padded rows, in chunks or masked, is cross-entropy over the real ids; its gradient too."""
 
 import pytest
 import torch
@@ -8,14 +8,20 @@ from tokentrial.pretrain import gpt
 from tokentrial.pretrain.gpt import GPT, Config
 
 
+def masked(model, ids, targets):
+    """As a GPU computes it."""
+    return gpt.masked_loss(model.hidden(ids).flatten(0, 1), model.wte.weight, model.mask, targets.flatten())
+
+
+@pytest.mark.parametrize("way", [GPT.forward, masked])
 @pytest.mark.parametrize("rows", [1, 3, 5])
-def test_the_chunked_loss_is_plain_cross_entropy_over_the_real_ids(monkeypatch, rows):
+def test_the_loss_is_plain_cross_entropy_over_the_real_ids(monkeypatch, rows, way):
     """5 x 128 positions are more than one chunk of 512; 300 ids leave 84 of the 384 rows padded."""
     monkeypatch.setattr(gpt, "_LARGE", 0)
     model = GPT(Config(300, 1, 2, 32, 128), 1)
     generator = torch.Generator().manual_seed(0)
     ids, targets = (torch.randint(300, (rows, 128), generator=generator) for _ in range(2))
-    loss = model(ids, targets)
+    loss = way(model, ids, targets)
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()

@@ -2,7 +2,7 @@
 
     <checkpoints>/step_000500/{model.safetensors, optimizer.safetensors, log.json, manifest.json}
 
-Nothing in the loop draws at random, so there is no state of a generator to keep.
+Nothing in the loop draws at random, so there is no state of a generator to keep; that of fp16's scaler is in the log.
 """
 
 import shutil
@@ -18,10 +18,13 @@ from tokentrial.settings import Checkpoint
 from tokentrial.store import is_done, read_json, step, verify, write_json
 
 Optimizers = list[torch.optim.Optimizer]
+Scaler = torch.amp.GradScaler
 Records = list[dict[str, Any]]
 
 
-def save(folder: Path, number: int, model: GPT, made: Optimizers, records: Records, settings: Checkpoint) -> Path:
+def save(
+    folder: Path, number: int, model: GPT, made: Optimizers, scaler: Scaler, records: Records, settings: Checkpoint
+) -> Path:
     """Write the state after `number` steps, then prune: the last ones stay, and those of `keep_every`. Returns its
     folder. The optimizers' state, all of it tensors, is named `optimizer.parameter.key`."""
     state = {
@@ -33,14 +36,14 @@ def save(folder: Path, number: int, model: GPT, made: Optimizers, records: Recor
     with step(_at(folder, number), _name(number), step=number) as partial:
         save_tensors(model.state_dict(), partial / "model.safetensors")
         save_tensors(state, partial / "optimizer.safetensors")
-        write_json(partial / "log.json", {"records": records})
+        write_json(partial / "log.json", {"records": records, "scaler": scaler.state_dict()})
     for old in _whole(folder)[: -settings.keep_last]:
         if settings.keep_every is None or old % settings.keep_every:
             shutil.rmtree(_at(folder, old))
     return _at(folder, number)
 
 
-def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, Records]:
+def restore(folder: Path, model: GPT, made: Optimizers, scaler: Scaler) -> tuple[int, Records]:
     """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and the
     records of their log; 0 and none without any."""
     device = str(model.wte.weight.device)
@@ -56,7 +59,10 @@ def restore(folder: Path, model: GPT, made: Optimizers) -> tuple[int, Records]:
             states[int(optimizer)].setdefault(int(parameter), {})[key] = tensor
         for one, state in zip(made, states, strict=True):
             one.load_state_dict(one.state_dict() | {"state": state})
-        return number, read_json(newest / "log.json")["records"]
+        log = read_json(newest / "log.json")
+        if log.get("scaler"):  # empty unless the precision was fp16
+            scaler.load_state_dict(log["scaler"])
+        return number, log["records"]
     return 0, []
 
 

@@ -78,6 +78,11 @@ class Block(nn.Module):
         return out
 
 
+def masked_loss(hidden: Tensor, head: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the logits of all rows of the head, `mask` added to them."""
+    return F.cross_entropy(F.linear(hidden, head) + mask, targets)
+
+
 class GPT(nn.Module):
     """GPT-2 with tied embeddings; its parameters bear the names they have in transformers."""
 
@@ -123,13 +128,18 @@ class GPT(nn.Module):
         return F.linear(self.hidden(ids), self.wte.weight[: self.config.vocab])
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, a scalar, of targets [batch, time]. Of a large vocabulary the logits are made,
-        used and their gradient taken in chunks of positions: all of them together would be the largest tensor by far.
-        The padded rows stay out of the softmax: cut off, or masked, as the gradient of a large part is costly."""
-        if self.wte.weight.numel() <= _LARGE:
-            return F.cross_entropy(self.logits(ids).flatten(0, 1), targets.flatten())
-        hidden, head = self.hidden(ids).flatten(0, 1), self.wte.weight
-        return F.linear_cross_entropy(hidden, head, targets.flatten(), linear_bias=self.mask, options=_CHUNKED)
+        """Mean cross-entropy in nats, a scalar, of targets [batch, time]; the padded rows stay out of the softmax.
+
+        On a CPU they are cut off, or, of a large vocabulary, the logits are made, used and their gradient taken in
+        chunks of positions: all of them together would be the largest tensor by far, and the gradient of a large part
+        is costly. On a GPU the rows are masked: a compiled step passes over the logits once or twice, and whole rows
+        keep its matrix products aligned."""
+        hidden, head, wanted = self.hidden(ids).flatten(0, 1), self.wte.weight, targets.flatten()
+        if head.is_cuda:
+            return masked_loss(hidden, head, self.mask, wanted)
+        if head.numel() <= _LARGE:
+            return F.cross_entropy(F.linear(hidden, head[: self.config.vocab]), wanted)
+        return F.linear_cross_entropy(hidden, head, wanted, linear_bias=self.mask, options=_CHUNKED)
 
     def num_params(self) -> int:
         """Parameters of the real ids; the padding is not counted."""

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Batch
 from tokentrial.pretrain.optim import Step
-from tokentrial.pretrain.ranks import Ranks
+from tokentrial.pretrain.ranks import joined
 from tokentrial.settings import Pretrain
 
 STEPS = 20
@@ -27,22 +26,22 @@ class Measured(NamedTuple):
 def measure(settings: Pretrain, vocabulary: int) -> Measured:
     """Take 20 steps of one micro-batch each, fewer where a minute is over, after one that compiles and warms up; as one
     worker of a run does: on one GPU, or with one thread on a CPU. A step costs the same whatever ids it reads."""
-    device = torch.device(resolve_device(settings))
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    shape, generator = (settings.micro_batch, settings.context + 1), np.random.default_rng(0)
+    with joined(settings) as ranks:
+        if ranks.device.type == "cpu":
+            torch.set_num_threads(1)
+        shape, generator = (settings.micro_batch, settings.context + 1), np.random.default_rng(0)
 
-    def drawn() -> Batch:
-        ids = generator.integers(vocabulary, size=shape, dtype=np.int64)
-        return ids[:, :-1], ids[:, 1:]
+        def drawn() -> Batch:
+            ids = generator.integers(vocabulary, size=shape, dtype=np.int64)
+            return ids[:, :-1], ids[:, 1:]
 
-    config = Config(vocabulary, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
-    one_micro_batch = settings.model_copy(update={"batch_tokens": settings.micro_batch * settings.context})
-    step = Step(GPT(config, 0).to(device), drawn, one_micro_batch, Ranks(device=device))
-    ends: list[float] = []
-    while len(ends) < 2 or (len(ends) <= STEPS and ends[-1] - ends[0] < _SECONDS):
-        loss, _ = step(1.0)
-        loss.item()  # waits for the GPU
-        ends.append(time.perf_counter())
+        config = Config(vocabulary, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
+        one_micro_batch = settings.model_copy(update={"batch_tokens": settings.micro_batch * settings.context})
+        step = Step(GPT(config, 0).to(ranks.device), drawn, one_micro_batch, ranks)
+        ends: list[float] = []
+        while len(ends) < 2 or (len(ends) <= STEPS and ends[-1] - ends[0] < _SECONDS):
+            loss, _ = step(1.0)
+            loss.item()  # waits for the GPU
+            ends.append(time.perf_counter())
     steps = len(ends) - 1
     return Measured(steps * one_micro_batch.batch_tokens / (ends[-1] - ends[0]), steps)

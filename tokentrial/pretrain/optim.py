@@ -69,9 +69,10 @@ class Step:
         self.optimizers, self.parameters = optimizers(model, settings), list(model.parameters())
         self.rows, self.micro_batch = ranks.rows(settings.batch_tokens // settings.context, settings.micro_batch)
         device, dtype = ranks.device.type, resolve_dtype(settings)
-        if settings.compile == "on" or (settings.compile == "auto" and device == "cuda"):
-            model.hidden = torch.compile(model.hidden)  # type: ignore[method-assign]
-        self.model = ranks.wrap(model)
+        compiled = settings.compile == "on" or (settings.compile == "auto" and device == "cuda")
+        # the model itself stays as it is: validation and probes ask it with other shapes, each to be compiled anew
+        trained: Any = torch.compile(model) if compiled else model
+        self.model = ranks.wrap(trained)
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self.autocast = torch.autocast(device, kinds[dtype]) if dtype in kinds else nullcontext()
         self.scaler = torch.amp.GradScaler(device, enabled=dtype == "fp16")

@@ -49,7 +49,7 @@ def pretrain(
     model = _model(stream, settings, ranks.device, start, checkpoints)
     loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)
     take = Step(model, loader.next, settings, ranks)
-    done, records = restore(checkpoints, model, take.optimizers) if checkpoints else (0, [])
+    done, records = restore(checkpoints, model, take.optimizers, take.scaler) if checkpoints else (0, [])
     loader.skip(done)
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
     meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None
@@ -77,7 +77,8 @@ def pretrain(
                 if probe and after in probes:
                     meter.add({"step": after, "tokens": after * settings.batch_tokens, **probe(after, model)})
                 if checkpoints and saving:
-                    saved(save(checkpoints, after, model, take.optimizers, meter.records, settings.checkpoint))
+                    state = model, take.optimizers, take.scaler, meter.records
+                    saved(save(checkpoints, after, *state, settings.checkpoint))
         if after in probes or after in validations or saving:
             ranks.wait()
         if stopping:
