@@ -1,8 +1,8 @@
 """GPUs as data: peak, memory, the share of the peak that training reaches (MFU) and where that is known from, price.
 
 `group("8xA100-80")` is eight of them; `this_machine()` is what is here, told without importing torch. Speeds of GPT-2
-124M, from which the MFU follows: the seed report's pilot (A40), its experiment's later 10B run (4 x H200, PyTorch) and
-llm.c's published runs (8 x A100, 8 x H100). Prices are one market's lowest by the hour, from price surveys: they move
+124M, from which the MFU follows: ours (H100, `benchmarks/pretrain.py --gpu`), the seed report's pilot (A40), its
+experiment's later 10B run (4 x H200) and llm.c's published runs (8 x A100, 8 x H100). Prices are one market's lowest by the hour, from price surveys: they move
 by tens of percent in a month, so give your own: --price A40=0.35.
 """
 
@@ -19,7 +19,8 @@ from tokentrial.store import has_gpu
 
 HERE = "this machine"
 _GPT2_FLOPS = Pretrain().flops_per_token(50_257)  # of GPT-2 124M, whose tokens a second are what is published
-_SEED, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 64_000, 278_000, 463_000, 231_000  # tokens/s a GPU, as in the docstring
+_OURS = 463_600  # tokens/s a GPU, as those in the next line
+_SEED, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 64_000, 278_000, 463_000, 231_000
 # the seed fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's eager model
 # against the compiled one of pretraining
 TRAINER_SHARE = 7_473 * 3 * 512 / (8 * 60) / _SEED
@@ -42,7 +43,7 @@ class Device(NamedTuple):
     trainer: float = TRAINER_SHARE  # speed of SFT, GRPO and scoring, as a share of pretraining's
     decode: float = DECODE_SECONDS  # of one layer, for one token of a whole batch
     start: float = 10.0  # seconds of a stage before it computes: the seed's export, which computes nothing
-    compile: float = 60.0  # seconds until a compiled model takes its first step; assumed
+    compile: float = 60.0  # seconds until a compiled model takes its first step; assumed, twice an H100's and more
     workers: int = 1  # cells at a time
 
 
@@ -51,6 +52,18 @@ def _mfu(tokens_per_s: float, tflops: float) -> float:
 
 
 _UNKNOWN = (0.3, "no measurement; assumed")
+_H100 = Device(
+    "H100",
+    "H100",
+    989.0,
+    80,
+    _mfu(_OURS, 989.0),
+    "464k tokens/s of ours",
+    2.69,
+    "2026-03",
+    trainer=TRAINER_SHARE * _TEN_BILLION / _OURS,  # the other stages are not compiled: as fast as in the 10B run
+    compile=20.0,
+)
 # peaks are of the makers' data sheets
 DEVICES = (
     Device("A40", "A40", 149.7, 48, _mfu(_SEED, 149.7), "64k tokens/s in the seed's pilot", 0.40, "2025"),
@@ -64,8 +77,8 @@ DEVICES = (
         1.19,
         "2026-03",
     ),
-    Device("H100", "H100", 989.0, 80, _mfu(_TEN_BILLION, 989.0), "as the H200, the same chip", 2.69, "2026-03"),
-    Device("H200", "H200", 989.0, 141, _mfu(_TEN_BILLION, 989.0), "278k tokens/s in the 10B run", 3.59, "2026-03"),
+    _H100,
+    _H100._replace(name="H200", cuda="H200", memory_gb=141, source="as the H100, the same chip", price=3.59),
     Device("4090", "RTX 4090", 165.2, 24, _mfu(106_000, 165.2), "106k tokens/s, the least seen", 0.34, "2026-03"),
     Device("L4", "L4", 121.0, 24, 0.2, "no measurement; assumed, as its 72 W do not hold its clock", 0.44, "2026-03"),
     Device("H100-PCIe", "H100 PCIe", 756.0, 80, *_UNKNOWN, 1.99, "2026-03"),

@@ -60,8 +60,11 @@ def test_the_seeds_pretraining_took_thirteen_minutes_on_an_a40():
     assert 60 * hours_of("gpt2_50m", "A40")["pretrain"] == pytest.approx(13, rel=0.25)
 
 
-def test_the_references_ten_billion_tokens_took_two_and_a_half_hours_on_four_h200():
-    assert hours_of("gpt2_10b", "4xH200")["pretrain"] == pytest.approx(2.5, rel=0.25)
+def test_ten_billion_tokens_take_less_than_the_references_two_and_a_half_hours_on_four_h200():
+    """One H100 takes 463,600 tokens a second of ours; the reference's code took 278,000 on an H200."""
+    planned = hours_of("gpt2_10b", "4xH200")["pretrain"]
+    assert planned == pytest.approx(1e10 / (4 * 463_600) / 3600, rel=0.1)
+    assert planned == pytest.approx(2.5 * 278_000 / 463_600, rel=0.1)
 
 
 def test_fine_tuning_takes_no_longer_than_the_seeds_eight_minutes_as_it_pads_less():
@@ -133,7 +136,8 @@ def test_several_gpus_share_pretraining_alone_and_are_all_paid_for():
 
 def test_a_small_model_waits_for_its_launches_however_fast_the_gpu():
     trial = load("pilot")
-    slow, fast = (hours(trial, work(trial), group(name, {}))["pretrain"] for name in ("A40", "H200"))
+    groups = [group(name, {}) for name in ("A40", "H200")]
+    slow, fast = (hours(trial, work(trial), one)["pretrain"] * 3600 - one.device.compile for one in groups)
     assert slow == pytest.approx(fast, rel=0.05)
 
 
