@@ -2,8 +2,8 @@
 
 `group("8xA100-80")` is eight of them; `this_machine()` is what is here, told without importing torch. Speeds of GPT-2
 124M, from which the MFU follows: ours (H100, `benchmarks/pretrain.py --gpu`), the seed report's pilot (A40), its
-experiment's later 10B run (4 x H200) and llm.c's published runs (8 x A100, 8 x H100). Prices are one market's lowest by the hour, from price surveys: they move
-by tens of percent in a month, so give your own: --price A40=0.35.
+experiment's later 10B run (4 x H200) and llm.c's published runs (8 x A100, 8 x H100). Prices are one market's lowest by
+the hour, from price surveys: they move by tens of percent in a month, so give your own: --price A40=0.35.
 """
 
 import os

@@ -140,7 +140,7 @@ class Pretrain(Settings):
     @model_validator(mode="before")
     @classmethod
     def filled_in(cls, data: Any) -> Any:
-        """YAML knows no tuples, and reads on and off as true and false; a recipe and a size fill in what is not given."""
+        """YAML knows no tuples and takes on and off for true and false; a recipe and a size fill in the rest."""
         if not isinstance(data, dict):
             return data
         if isinstance(data.get("compile"), bool):
