@@ -38,7 +38,6 @@ SHAPES = {
 MICRO = 16  # rows of a pass on a GPU
 PEERS = ("nanogpt", "reference")
 CLIP, LR, DECAY, BETAS, WARM = 1.0, 6e-4, 0.1, (0.9, 0.95), 3
-COMPILE: Any = "auto"
 
 
 # what each choice is held against, and the shape in which it tells most
@@ -89,9 +88,7 @@ def ours(shape: dict[str, int]) -> Any:
 
     parts = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "context")}
     batch = shape["rows"] * shape["context"]
-    settings = Pretrain(
-        **parts, batch_tokens=batch, micro_batch=micro, lr=LR, betas=BETAS, clip=CLIP, device=device, compile=COMPILE
-    )
+    settings = Pretrain(**parts, batch_tokens=batch, micro_batch=micro, lr=LR, betas=BETAS, clip=CLIP, device=device)
     model = GPT(Config(shape["vocab"], *parts.values()), 0).to(device)
     step = Step(model, drawn, settings, Ranks(device=torch.device(device)))
     return lambda: float(step(1.0)[0])
@@ -111,8 +108,7 @@ def undo(choice: str) -> None:
         fused = torch.optim.AdamW
         torch.optim.AdamW = lambda *given, **more: fused(*given, **more | {"fused": False})  # type: ignore[misc]
     elif choice == "eager":
-        global COMPILE
-        COMPILE = "off"
+        torch.compile = lambda model: model
     elif choice == "chunked_head":
         chunks = gpt._CHUNKED
 

@@ -238,12 +238,17 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
         for each in groups
         if each.device.price is not None
     }
+    others = {
+        each.device.name: f", {each.device.name} {each.device.trainer:.2f}"
+        for each in groups
+        if each.device.cuda and each.device.trainer != TRAINER_SHARE
+    }
     return [
         f"MFU of pretraining: {'; '.join(speeds.values())}.",
         "Several GPUs are so many times one in pretraining; corpus, SFT, GRPO and evaluation use one of them, and all "
         "are paid for.",
         f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the seed's fine-tuning against "
-        "its pretraining; batches padded to their longest row.",
+        f"its pretraining{''.join(others.values())}; batches padded to their longest row.",
         f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms a layer and token of a batch: 80,000 rollouts in 2.2 h.",
         f"Corpus: {CORPUS_RATE / 1e6:.2f}M tokens/s, the seed's preparation; a local or larger machine is faster.",
         f"Dollars an hour and GPU: {'; '.join(prices.values())}; --price NAME=DOLLARS.",
