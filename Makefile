@@ -5,6 +5,9 @@ READY := .venv/ready
 # Two test processes with one thread each: more threads fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
+# Where this is set, as in many containers, every worker would compile PyTorch and transformers anew: 8 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: pilot smoke run-10b test test-all lint bench
 
 pilot: $(READY)

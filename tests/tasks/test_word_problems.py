@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
+from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ def steps(example):
         yield a, sign, b, result
 
 
+@such_as(seed=213, most=3, split="test")  # once sold from none, down to -1
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), most=st.integers(1, 3), split=st.sampled_from(["train", "test"]))
 def test_every_step_is_right_and_the_last_is_the_answer(seed, most, split):

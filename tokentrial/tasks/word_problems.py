@@ -46,6 +46,10 @@ class _Story:
         self.tell(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
 
     def subtract(self) -> None:
+        """Sell some of what is there; where nothing is left, add."""
+        if not self.count:
+            self.add()
+            return
         lost = self.rng.randint(1, max(1, self.count - 1))
         self.tell(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
 
