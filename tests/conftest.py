@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,26 +183,43 @@ def tokentrial(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     return run
 
 
+def draw_only(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Reports get these figures alone, since all of them take seconds."""
+    from tokentrial.report import figures
+
+    patch.setattr(figures, "_FIGURES", {name: figures._FIGURES[name] for name in names})
+
+
 @pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs work in this process."""
-    monkeypatch.setattr("tokentrial.run.LocalExecutor", Inline)
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`only("forest", ...)`: reports get these figures alone."""
+    return partial(draw_only, monkeypatch)
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports are built without their figures, which take seconds."""
+    """Reports are built without their figures."""
     monkeypatch.setattr("tokentrial.report.page.draw", lambda report: {})
 
 
-def run_once(name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """A trial run to its report: by one of the test processes, and each has a copy."""
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> None:
+    """Runs work in this process, and draw the forest plot alone."""
+    monkeypatch.setattr("tokentrial.run.LocalExecutor", Inline)
+    only("forest")
+
+
+def run_once(
+    name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.TempPathFactory, *figures: str
+) -> Trial:
+    """A trial run to its report with these figures: by one of the test processes, and each has a copy."""
     from tokentrial.run import run
 
     with shared(name, tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("tokentrial.run.LocalExecutor", Inline)
+                draw_only(patch, *figures)
                 run(make(folder / "run"))
     trial = make(tmp_path_factory.mktemp(name) / "run")
     shutil.copytree(folder / "run", trial.folder)
@@ -213,7 +231,7 @@ def run_once(name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def finished(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The tiny trial, run to its report. Not to be changed: see `finished_copy`."""
-    return run_once("finished", tiny, tmp_path_factory)
+    return run_once("finished", tiny, tmp_path_factory, "forest")
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +243,7 @@ def ladder(tiny: Callable[..., Trial]) -> Callable[..., Trial]:
 @pytest.fixture(scope="session")
 def climbed(ladder: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The tiny trial with SFT and GRPO, run to its report. Not to be changed."""
-    return run_once("climbed", ladder, tmp_path_factory)
+    return run_once("climbed", ladder, tmp_path_factory, "forest", "ladder")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import math
 import orjson
 import pytest
 
+from tests.conftest import shared
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.opened import DECLARED
 from tokentrial.report.comparison import build
@@ -186,6 +187,7 @@ def compared(undrawn):
 @pytest.fixture(scope="session")
 def published(tiny, tmp_path_factory):
     """Folder of the made-up run with its page and figures; its completions are hostile. Not to be changed."""
-    trial = MadeUp(tiny, tmp_path_factory.mktemp("published") / "run")(completion=HOSTILE)
-    compare(trial)
-    return trial.folder
+    with shared("published", tmp_path_factory) as folder:
+        if not (folder / "run" / "report.html").exists():
+            compare(MadeUp(tiny, folder / "run")(completion=HOSTILE))
+    return folder / "run"

@@ -351,7 +351,7 @@ def test_a_report_that_was_cut_short_is_named(made_up, compared):
         compared(trial)
 
 
-def test_a_report_is_built_again_from_its_folder(finished_copy, tmp_path):
+def test_a_report_is_built_again_from_its_folder(finished_copy, tmp_path, undrawn):
     with pytest.raises(TrialError, match=r"no trial\.yaml there"):
         rebuild(tmp_path)
     before = read_json(finished_copy / "comparison_report.json")

@@ -206,7 +206,7 @@ def test_the_completions_are_of_one_seed_right_and_wrong(made_up, compared):
 # inside the models
 
 
-def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, compared):
+def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, compared, only):
     """Seeds 1 to 6 of the made-up cells: 0.8 + 0.035 of the product, 0.1 mean of the last layer's s/10."""
     report = compared(made_up())
     assert probes_alt(report) == (
@@ -220,6 +220,7 @@ def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, comp
         "long, and 1 look hardly trained; mul_append's 45 were served 0 to 440 times, are 0.50 long, and 1 look hardly "
         "trained."
     )
+    only("probes", "lens", "rows")
     source = section(page(report, draw(report)), "inside")
     assert source.startswith(
         "Inside the models Exploratory: nothing here was declared, and nothing of it gets a verdict."
@@ -227,32 +228,34 @@ def test_what_stands_inside_is_said_in_sentences_without_a_verdict(made_up, comp
     assert all(unescape(alt(report)) in source for alt in (probes_alt, lens_alt, rows_alt))
 
 
-def test_arms_without_tokens_are_drawn_from_the_state_alone(made_up, compared):
+def test_arms_without_tokens_are_drawn_from_the_state_alone(made_up, compared, only):
     report = compared(made_up())
+    only("probes", "lens", "rows")
     report["mechanism"] = {"baseline": report["mechanism"]["baseline"]}
     drawn = draw(report)
-    assert {"probes", "lens"} <= set(drawn)
-    assert "rows" not in drawn
+    assert {*drawn} == {"probes", "lens"}
     assert "from the fact token" not in drawn["probes"].wide
 
 
-def test_old_results_without_a_look_inside_are_shown_without_it(made_up, compared):
+def test_old_results_without_a_look_inside_are_shown_without_it(made_up, compared, only):
     trial = made_up()
     for path in trial.folder.glob("*/seed*/eval_pretrain/mechanism.json"):
         path.unlink()
     report = compared(trial)
     assert report["mechanism"] == {}
+    only("dose", "probes", "lens", "rows")
     drawn = draw(report)
-    assert set(drawn) == FIGURES - {"probes", "lens", "rows"}
+    assert {*drawn} == {"dose"}
     assert "Nothing to draw yet." in section(page(report, drawn), "inside")
 
 
-def test_a_seed_without_never_asked_facts_has_no_such_line(made_up, compared):
+def test_a_seed_without_never_asked_facts_has_no_such_line(made_up, compared, only):
     report = compared(made_up())
     for cells in report["mechanism"].values():
         for cell in cells:
             del cell["lens"]["never_asked"]
     assert "never-asked" not in lens_alt(report)
+    only("lens")
     assert "asked facts" in draw(report)["lens"].wide
 
 
@@ -334,12 +337,13 @@ def test_a_hostile_completion_is_text(published):
     assert "default-src 'none'" in source
 
 
-def test_a_hostile_name_is_text_in_figures_too(made_up, compared):
+def test_a_hostile_name_is_text_in_figures_too(made_up, compared, only):
     report = compared(made_up())
     name = "pretrain/<script>alert(1)<script>/$x$/accuracy"
     report["outcomes"] = {name if key == NEVER else key: value for key, value in report["outcomes"].items()}
     report["primary"]["outcome"] = name
     report["declared"]["primary"] = {"outcome": name, "contrast": TOKENS}
+    only("forest", "ladder")
     drawn = draw(report)
     assert "<script" not in page(report, drawn)
     words = {name: "".join(ElementTree.fromstring(figure.wide).itertext()) for name, figure in drawn.items()}

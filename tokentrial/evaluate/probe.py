@@ -2,6 +2,8 @@
 regression has not seen, beside the same with facts and vectors shuffled (Alain & Bengio 2016, Hewitt & Liang 2019).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,9 +53,8 @@ def left_out_r2(vectors: Floats, y: Floats, facts: Ints) -> Floats:
         known = y[~out] - mean
         values, axes = np.linalg.eigh(x @ x.T)
         ridges = np.array(_RIDGES) * max(values.mean(), np.finfo(float).tiny)
-        inner = np.stack(
-            [_left_out(axes * (values / (values + ridge)) @ axes.T, known, facts[~out]) for ridge in ridges]
-        )
+        others = _rows_by_size(facts[~out])
+        inner = np.stack([_left_out(axes * (values / (values + ridge)) @ axes.T, known, others) for ridge in ridges])
         chosen = ridges[inner.argmin(0)]
         weights = axes @ ((axes.T @ known) / (values[:, None] + chosen))
         predicted = (vectors[out] - vectors[~out].mean(0)) @ x.T @ weights
@@ -62,13 +63,14 @@ def left_out_r2(vectors: Floats, y: Floats, facts: Ints) -> Floats:
     return 1 - errors / deviations
 
 
-def _left_out(smoother: Floats, y: Floats, facts: Ints) -> Floats:
-    """Sum of squares of each column's errors when facts are left out in turn, without a fit for each: the errors of a
-    fact's rows G are (1 - H_GG)^-1 (y - Hy)_G, H the hat matrix with its intercept (exact; Cook & Weisberg 1982)."""
+def _left_out(smoother: Floats, y: Floats, facts: Sequence[Ints]) -> Floats:
+    """Sum of squares of each column's errors when facts, given by their rows, are left out in turn, without a fit for
+    each: the errors of a fact's rows G are (1 - H_GG)^-1 (y - Hy)_G, H the hat matrix with its intercept (exact; Cook &
+    Weisberg 1982)."""
     hat = smoother + 1 / len(y)
     residuals = y - hat @ y
     total: Floats = np.zeros(y.shape[1])
-    for rows in _rows_by_size(facts):
+    for rows in facts:
         within = np.eye(rows.shape[1]) - hat[rows[:, :, None], rows[:, None, :]]
         total += (np.linalg.solve(within, residuals[rows]) ** 2).sum((0, 1))
     return total

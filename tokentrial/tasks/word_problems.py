@@ -6,6 +6,8 @@ no step states a never-asked fact or divides by one.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
@@ -70,27 +72,20 @@ class _Story:
         self.count = result
 
 
+@dataclass(frozen=True)
 class WordProblems(Solutions):
     """`rows` training problems and 200 for the test, of at most `steps` steps. No test question stands in train."""
 
+    rows: int = 2000
+    steps: int = 2
+    seed: int = 0
+    never_asked: frozenset[Fact] = frozenset()
+    facts: Facts = TIMES_TABLE
     name = "word_problems"
-
-    def __init__(
-        self,
-        rows: int = 2000,
-        steps: int = 2,
-        seed: int = 0,
-        never_asked: frozenset[Fact] = frozenset(),
-        facts: Facts = TIMES_TABLE,
-    ) -> None:
-        self.rows, self.steps, self.seed, self.never_asked, self.facts = rows, steps, seed, never_asked, facts
 
     def examples(self, split: str = "test") -> list[Example]:
         """All problems of a split, each split drawn by a seed of its own."""
-        test = self._draw("test", TEST_ROWS, frozenset(), set())
-        if split == "test":
-            return test
-        return self._draw(split, self.rows, self.never_asked, {example.question for example in test})
+        return list(_drawn(self, split))
 
     def _draw(self, split: str, rows: int, left_out: frozenset[Fact], tested: set[str]) -> list[Example]:
         rng = random.Random(f"word_problems {self.seed} {split}")
@@ -123,3 +118,12 @@ class WordProblems(Solutions):
         fact = self._stated(story.pair) if story.pair and len(story.steps) == 1 else None
         prompt = solution_prompt(question)
         return Example(self.name, question, prompt, f" {solution}", str(story.count), fact=fact, split=split)
+
+
+@lru_cache(maxsize=16)
+def _drawn(problems: WordProblems, split: str) -> tuple[Example, ...]:
+    """Kept, as a plan asks for the same ones a hundred times, and each stage of a cell again."""
+    test = problems._draw("test", TEST_ROWS, frozenset(), set())
+    if split == "test":
+        return tuple(test)
+    return tuple(problems._draw(split, problems.rows, problems.never_asked, {example.question for example in test}))
