@@ -50,8 +50,8 @@ def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
     closing[suppress] = False
     scores = []
     for example in examples:
-        spelled = [(answer, way) for answer in answers for way in ways(arm, example, answer)]
-        ids = encode_prompts(tokenizer, [way for _, way in spelled])
+        spelled = [ways(arm, example, answer) for answer in answers]
+        ids = encode_prompts(tokenizer, [way for of_answer in spelled for way in of_answer])
         lengths = torch.tensor([len(way) for way in ids], device=model.device)
         padded = _padded(ids, tokenizer.pad_token_id).to(model.device)
         prompt = torch.tensor(encode_prompts(tokenizer, [example.prompt]), device=model.device)
@@ -67,10 +67,8 @@ def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         inside = torch.arange(padded.shape[1], device=model.device) < lengths[:, None]
         closed = logprobs[torch.arange(len(ids)), lengths][:, closing].logsumexp(-1)
         totals = (steps * inside).sum(-1) + closed
-        by_answer = torch.stack(
-            [totals[[i for i, (a, _) in enumerate(spelled) if a == answer]].logsumexp(0) for answer in answers]
-        ).double()
-        scores.append(by_answer.log_softmax(0).tolist())
+        by_answer = torch.stack([part.logsumexp(0) for part in totals.split([len(way) for way in spelled])])
+        scores.append(by_answer.double().log_softmax(0).tolist())
     return scores
 
 
