@@ -603,7 +603,10 @@ def test_a_full_disk_is_a_clear_error_and_with_space_the_same_call_succeeds(
 
 
 @pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97])
+@pytest.mark.parametrize(
+    "share",
+    [0.05, 0.35, 0.6, 0.9, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.2, 0.5, 0.7, 0.8, 0.97))],
+)
 def test_wherever_in_the_corpus_stage_the_disk_is_full_the_error_is_clear(
     disk, plan, tiny, tmp_path, monkeypatch, share
 ):

@@ -138,6 +138,7 @@ def test_a_disk_that_fills_up_before_a_checkpoint(
 
 
 @pytest.mark.parametrize("verb", ["run", slow("report"), slow("bundle")])
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_may_not_be_written(finished_copy, tiny, finished, written, refused, read_only, hashes, verb):
     if verb != "bundle":
         (finished_copy / "report.html").unlink()

@@ -109,26 +109,19 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     """Of two checkpoints the newer one is damaged: training goes on from the older one, to the very same weights."""
     trial = tiny(finished_copy, "pretrain.checkpoint={interval: 8, keep_last: 2}")
     cells_gone(finished_copy, *ALL)
-    monkeypatch.setattr("tokentrial.cell.stoppable", stopped_after(17))
-    with pytest.raises(Interrupted):
-        run(trial)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("tokentrial.cell.stoppable", stopped_after(17))
+        with pytest.raises(Interrupted):
+            run(trial)
     checkpoints = sorted((finished_copy / CELL / "pretrain.checkpoints").glob("*/step_*"))
     assert [path.name for path in checkpoints] == ["step_000016", "step_000017"]
     path = checkpoints[-1] / "model.safetensors"
     flip(path) if damage == "flipped" else path.write_bytes(path.read_bytes()[:-5])
-    monkeypatch.setattr("tokentrial.run.LocalExecutor", inline_executor())
     run(trial)
     assert ("damaged; going on from the checkpoint before" in capsys.readouterr().err) == (damage == "flipped")
     weights = f"{CELL}/pretrain/model_00019.safetensors"
     assert (finished_copy / weights).read_bytes() == (finished.folder / weights).read_bytes()
     assert outcomes(finished_copy) == outcomes(finished.folder)
-
-
-def inline_executor():
-    from tests.conftest import Inline
-
-    return Inline
 
 
 def stopped_after(steps):

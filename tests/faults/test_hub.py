@@ -56,13 +56,15 @@ FAULTS = {
 @pytest.fixture
 def hurried(monkeypatch):
     """Waits are as many as ever, and short."""
+    from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
     class Hurried:
         def __getattr__(self, name):
             return (lambda seconds: None) if name == "sleep" else getattr(time, name)
 
-    monkeypatch.setattr(_http, "time", Hurried())
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", Hurried())
     monkeypatch.setattr(network, "_WAITS_S", (0.01, 0.01))
     monkeypatch.setattr(network, "HUB_WAIT_S", 0.1)
 

@@ -92,7 +92,7 @@ def scripted(monkeypatch):
 # the reward of a row is that row's
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ["mul_tokens", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS[::2])])
 def test_the_reward_of_a_known_completion_is_that_of_its_own_row(reinforce, scripted, arm):
     """Defect R7: the reference looked answers up by a global counter; with several generations and shuffling its
     reward was noise. Here a third of the completions are right, one is of another row, one says nothing."""

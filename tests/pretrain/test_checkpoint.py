@@ -63,8 +63,16 @@ def measured(folder):
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize(("schedule", "dtype"), [("cosine", "fp32"), ("wsd", "fp32"), ("wsd", "fp16")])
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "dtype"),
+    [
+        ("adamw", "cosine", "fp32"),
+        ("muon", "wsd", "fp32"),
+        ("adamw", "wsd", "fp16"),
+        pytest.param("muon", "wsd", "fp16", marks=pytest.mark.slow),
+        pytest.param("muon", "cosine", "fp32", marks=pytest.mark.slow),
+    ],
+)
 def test_half_stop_and_half_is_the_whole_bit_for_bit(train, optimizer, schedule, dtype):
     asked = []
 

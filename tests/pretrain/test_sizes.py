@@ -62,7 +62,10 @@ def test_a_size_is_the_seed_reports(name):
     assert trial.corpus.drills.never_asked_folds == 0  # as in the seed, every fact is asked
 
 
-@pytest.mark.parametrize("name", BUDGETS)
+# the others lie between
+@pytest.mark.parametrize(
+    "name", ["gpt2_50m", "gpt2_10b", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2_200m", "gpt2_1b"))]
+)
 def test_two_steps_of_a_size_on_a_shrunken_model(name, source, tmp_path, inline):
     trial = load(name, [f"corpus.source=jsonl:{source}", f"output={tmp_path / 'run'}", *SHRUNKEN])
     run(trial, ("corpus", "pretrain", "export"))

@@ -67,7 +67,7 @@ def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
         inside = torch.arange(padded.shape[1], device=model.device) < lengths[:, None]
         closed = logprobs[torch.arange(len(ids)), lengths][:, closing].logsumexp(-1)
         totals = (steps * inside).sum(-1) + closed
-        by_answer = torch.stack([part.logsumexp(0) for part in totals.split([len(way) for way in spelled])])
+        by_answer = torch.stack([part.logsumexp(0) for part in torch.split(totals, [len(way) for way in spelled])])
         scores.append(by_answer.double().log_softmax(0).tolist())
     return scores
 
