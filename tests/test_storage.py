@@ -26,7 +26,7 @@ CELL = Cell("mul_tokens", 1)
 
 
 @pytest.fixture
-def no_workers(monkeypatch):
+def no_workers(monkeypatch, undrawn):
     monkeypatch.setattr(runs, "LocalExecutor", lambda *given: pytest.fail("a worker was started"))
 
 
