@@ -188,6 +188,12 @@ def test_a_setting_redoes_its_own_stage_and_what_is_made_from_it(climbed, ladder
     assert Cell("mul_tokens", 1).pending(CorpusPlan(ladder(climbed.folder, override))) == stale
 
 
+def test_other_made_up_problems_redo_what_read_them(climbed, monkeypatch):
+    monkeypatch.setattr(WordProblems, "version", WordProblems.version + 1)
+    read_them = ["eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo"]
+    assert Cell("mul_tokens", 1).pending(CorpusPlan(climbed)) == read_them
+
+
 def test_other_rows_in_a_file_redo_what_is_made_from_them(climbed, ladder, tmp_path):
     """Each file is known by its content, the first of two as well."""
     for name in "ab":

@@ -67,13 +67,16 @@ def _jsonl(path: Path) -> list[Example]:
 
 
 def contents(trial: Trial, names: Sequence[str]) -> dict[str, str]:
-    """What local files the named sources read, by hash; a source without files by its own name."""
+    """What local files the named sources read, by hash; made-up problems by their version; any other source by its own
+    name."""
     found = {}
     for number, name in enumerate(names):
         kind, _, path = (trial.tasks.gsm8k if name == "gsm8k" else name).partition(":")
         place = Path(path).expanduser()
         files = sorted(place.glob("*.jsonl")) if name == "gsm8k" else [place]
         hashes = [file_hash(file) for file in files if path and file.is_file()]
+        if name == WordProblems.name:
+            hashes = [str(WordProblems.version)]
         found[f"{number} {name.partition(':')[0]} {kind}"] = ",".join(hashes)
     return found
 
