@@ -300,7 +300,7 @@ def test_a_source_that_just_lasts_is_not_short(planned, tokens_of_tasks, tmp_pat
 
 
 @pytest.mark.parametrize("match", ["tokens", "bytes"])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("share", [0.0, pytest.param(0.3, marks=pytest.mark.slow), 0.6])
 def test_a_budget_of_text_lasts_for_every_arm(planned, tokens_of_tasks, tmp_path, share, match):
     # the steps take six tenths of the text that there is
     steps = int(0.6 * sum(tokens_of_tasks) / (1 - share) / 512)

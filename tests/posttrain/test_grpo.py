@@ -242,7 +242,7 @@ def test_no_room_for_any_prompt_is_named(tiny, tuned, tmp_path):
 SAMPLED = {"prompts": 20, "format_bonus": 0.5, "generations": 3, "checkpoint_every": 2}
 
 
-@pytest.mark.parametrize("half_written", [False, True])
+@pytest.mark.parametrize("half_written", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_stopped_grpo_goes_on_bit_for_bit(reinforce, tuned, weights, same, tmp_path, half_written):
     undisturbed, _, before = reinforce(settings(**SAMPLED), "mul_tokens", "undisturbed")
     assert not same(weights(undisturbed), weights(tuned("mul_tokens")))

@@ -105,7 +105,13 @@ def test_holm_keeps_the_false_alarms_of_the_whole_family_at_5_percent():
     # Uncorrected, six independent outcomes would raise an alarm in 1 - 0.95^6 = 26 % of trials.
 
 
-@pytest.mark.parametrize("sds", [(0.3, 0.3, 0.3), (0.0, 0.3, 0.3), (0.1, 0.3, 0.5), (0.05, 0.5, 0.1), (0, 0, 0.3)])
+@pytest.mark.parametrize(
+    "sds",
+    [
+        *((0.3, 0.3, 0.3), (0.0, 0.3, 0.3), (0, 0, 0.3)),
+        *(pytest.param(sds, marks=pytest.mark.slow) for sds in ((0.1, 0.3, 0.5), (0.05, 0.5, 0.1))),
+    ],
+)
 @pytest.mark.parametrize(("n", "facts", "folds"), [(6, 12, False), (6, 36, True), (10, 15, False), (8, 18, True)])
 def test_the_interval_over_seeds_and_facts_holds_the_true_mean(n, facts, folds, sds):
     rng, trials = np.random.default_rng(10), 500
