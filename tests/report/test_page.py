@@ -243,9 +243,9 @@ def test_old_results_without_a_look_inside_are_shown_without_it(made_up, compare
         path.unlink()
     report = compared(trial)
     assert report["mechanism"] == {}
-    only("dose", "probes", "lens", "rows")
+    only("forest", "ladder", "dose", "probes", "lens", "rows")
     drawn = draw(report)
-    assert {*drawn} == {"dose"}
+    assert {*drawn} == {"forest", "ladder", "dose"}
     assert "Nothing to draw yet." in section(page(report, drawn), "inside")
 
 
