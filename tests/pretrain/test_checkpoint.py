@@ -69,6 +69,7 @@ def measured(folder):
         ("adamw", "cosine", "fp32"),
         ("muon", "wsd", "fp32"),
         ("adamw", "wsd", "fp16"),
+        pytest.param("adamw", "wsd", "fp32", marks=pytest.mark.slow),
         pytest.param("muon", "wsd", "fp16", marks=pytest.mark.slow),
         pytest.param("muon", "cosine", "fp32", marks=pytest.mark.slow),
     ],

@@ -54,10 +54,10 @@ def differing(tokenizer, arm, vocabulary, texts):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_generated_texts_have_the_same_ids(applying, name):
-    texts = generated(500)
+    texts = generated(1500)
     arm = arms.find(name)
     assert differing(applying[name], arm, VOCABULARY, texts) == []
-    assert sum(arm.rewrite(text) != text for text in texts) > 60 or not arm.tokens
+    assert sum(arm.rewrite(text) != text for text in texts) > 200 or not arm.tokens
 
 
 @pytest.mark.slow
