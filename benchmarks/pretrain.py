@@ -8,8 +8,10 @@ Every run is a fresh process that takes steps on random ids: forward and backwar
 take turns; the figures are medians of `--repeats` runs, each the median of its steps after three to warm up. Memory is
 the most that the process held, torch with it. `tiny_trial` sets two processes of ours, one thread each, as a trial
 runs its cells, against one process of nanoGPT with both threads. `overhead` is a pilot cell with the logging,
-checkpoints and validation of its settings against the same cell with none but the last. On a GPU all of them compute
-in bf16, compiled, as nanoGPT does by itself and the reference in its largest run; memory is the GPU's.
+checkpoints and validation of its settings against the same cell with none but the last. `pilot` is the pilot's shape
+and its optimizer, Muon, whose own cost is part of it; nanoGPT has AdamW alone. What PyTorch's kernels of the processor
+use, AVX2 or AVX512, is printed; where there is AVX-512 everything is measured once more held to AVX2. On a GPU all of
+them compute in bf16, compiled, as nanoGPT does by itself and the reference in its largest run; memory is the GPU's.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 from tokentrial.executors.worker import cores, worker_environment
 
 SHAPES = {
+    "pilot": {"vocab": 429, "n_layer": 2, "n_head": 4, "n_embd": 96, "context": 128, "rows": 8, "steps": 100},
     "tiny": {"vocab": 1088, "n_layer": 3, "n_head": 4, "n_embd": 96, "context": 128, "rows": 16, "steps": 40},
     "vocab50k": {"vocab": 50_349, "n_layer": 4, "n_head": 4, "n_embd": 128, "context": 256, "rows": 4, "steps": 8},
     "gpt2": {"vocab": 50_349, "n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024, "rows": 1, "steps": 2},
@@ -47,12 +50,17 @@ CHOICES = {
     "unfused_adamw": "gpt2",
     "written_attention": "gpt2",  # softmax(q k') v in plain products
     "small_pages": "tiny",
+    "torch_muon": "pilot",  # torch.optim.Muon, which iterates in bf16
 }
 GPU_CHOICES = {
     "eager": "gpu",
     "chunked_head": "gpu",  # the loss of a large vocabulary as a CPU computes it
     "cut_head": "gpu",  # padded rows cut off, not masked
 }
+
+
+# ATen, oneDNN and, on Intel's processors, MKL
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 class Job(NamedTuple):
@@ -62,6 +70,7 @@ class Job(NamedTuple):
     shape: str
     threads: int
     processes: int = 1
+    held_to: str = ""  # AVX2: an instruction set that is less than the processor's
 
 
 def where(shape: dict[str, int]) -> tuple[str, int]:
@@ -75,6 +84,7 @@ def ours(shape: dict[str, int]) -> Any:
     import torch
 
     from tokentrial.pretrain.gpt import GPT, Config
+    from tokentrial.pretrain.loader import Batch, Position
     from tokentrial.pretrain.optim import Step
     from tokentrial.pretrain.ranks import Ranks
     from tokentrial.settings import Pretrain
@@ -84,11 +94,13 @@ def ours(shape: dict[str, int]) -> Any:
 
     def drawn() -> Any:
         ids = generator.integers(0, shape["vocab"], (shape["rows"], shape["context"] + 1))
-        return ids[:, :-1].copy(), ids[:, 1:].copy()
+        return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), Position(0, 0, ""))
 
     parts = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "context")}
     batch = shape["rows"] * shape["context"]
-    settings = Pretrain(**parts, batch_tokens=batch, micro_batch=micro, lr=LR, betas=BETAS, clip=CLIP, device=device)
+    optimizer = "muon" if shape is SHAPES["pilot"] else "adamw"
+    step_settings = {"batch_tokens": batch, "micro_batch": micro, "lr": LR, "betas": BETAS, "clip": CLIP}
+    settings = Pretrain(**parts, **step_settings, optimizer=optimizer, device=device)
     model = GPT(Config(shape["vocab"], *parts.values()), 0).to(device)
     step = Step(model, drawn, settings, Ranks(device=torch.device(device)))
     return lambda: float(step(1.0)[0])
@@ -98,24 +110,22 @@ def undo(choice: str) -> None:
     """Undo one choice in this process."""
     import torch
 
-    from tokentrial.pretrain import gpt
+    from tokentrial.pretrain import gpt, optim
 
     if choice == "plain_head":
         gpt._LARGE = sys.maxsize
     elif choice == "default_chunks":
-        gpt._CHUNKED = torch.nn.LinearCrossEntropyOptions()
+        chosen = torch.nn.LinearCrossEntropyOptions
+        torch.nn.LinearCrossEntropyOptions = lambda **given: chosen()
+    elif choice == "torch_muon":
+        optim.Muon = torch.optim.Muon  # type: ignore[misc,assignment]
     elif choice == "unfused_adamw":
         fused = torch.optim.AdamW
         torch.optim.AdamW = lambda *given, **more: fused(*given, **more | {"fused": False})  # type: ignore[misc]
     elif choice == "eager":
         torch.compile = lambda model: model
     elif choice == "chunked_head":
-        chunks = gpt._CHUNKED
-
-        def chunked(hidden: Any, head: Any, mask: Any, targets: Any) -> Any:
-            return torch.nn.functional.linear_cross_entropy(hidden, head, targets, linear_bias=mask, options=chunks)
-
-        gpt.masked_loss = chunked
+        gpt.masked_loss = gpt.chunked_loss
     elif choice == "cut_head":
 
         def cut(hidden: Any, head: Any, mask: Any, targets: Any) -> Any:
@@ -250,6 +260,8 @@ def timed(job: Job, folders: list[str]) -> dict[str, float]:
         "MKL_NUM_THREADS": str(job.threads),
         "PYTHONPATH": os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]),
     }
+    if job.held_to:
+        environment |= AVX2
     if job.contender not in (*PEERS, "small_pages"):
         environment |= worker_environment(job.threads)  # what a trial gives its workers
     running = []
@@ -291,21 +303,29 @@ def measured(
     def memory(job: Job) -> float:
         return max(result["gb"] for result in results[job])
 
-    print(f"{'contender':18}{'shape':10}{'processes':>10}{'threads':>8}{'tokens/s':>12}{'least-most':>22}{'GB':>7}")
+    headings = f"{'tokens/s':>12}{'least-most':>22}{'GB':>7}  instructions"
+    print(f"{'contender':18}{'shape':10}{'processes':>10}{'threads':>8}{headings}")
     for job in jobs:
         batch = SHAPES[job.shape]["rows"] * SHAPES[job.shape]["context"] if job.shape in SHAPES else 300 * 1024
         taken = sorted(result["speed"] * batch for result in results[job])
         spread = f"{taken[0]:,.0f}-{taken[-1]:,.0f}"
         print(
             f"{job.contender:18}{job.shape:10}{job.processes:10}{job.threads:8}{median(taken):12,.0f}{spread:>22}"
-            f"{memory(job):7.2f}"
+            f"{memory(job):7.2f}  {job.held_to or capability()}"
         )
     return speed, memory
 
 
+def capability() -> str:
+    """What PyTorch's kernels use of this processor: AVX2, AVX512 or DEFAULT."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def choices(undone: dict[str, str], repeats: int) -> None:
     """Ours as it is against ours with one choice undone."""
-    threads = {"tiny": 1, "vocab50k": 1, "gpt2": 2, "gpu": cores()}
+    threads = {"pilot": 1, "tiny": 1, "vocab50k": 1, "gpt2": 2, "gpu": cores()}
     pairs = {name: tuple(Job(who, shape, threads[shape]) for who in ("ours", name)) for name, shape in undone.items()}
     speed, memory = measured(list(dict.fromkeys(job for pair in pairs.values() for job in pair)), repeats, [])
     ratios = {name: speed(ours_) / speed(without) for name, (ours_, without) in pairs.items()}
@@ -318,7 +338,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, help="a folder with nanoGPT's model.py")
     parser.add_argument("--reference", type=Path, help="a folder with the reference's train_nanogpt.py")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=["tiny", "vocab50k", "gpt2", "overhead"])
+    parser.add_argument("--only", nargs="*", default=["pilot", "tiny", "vocab50k", "gpt2", "overhead"])
     parser.add_argument("--gpu", action="store_true", help="on a GPU, GPT-2 124M alone")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -330,28 +350,36 @@ def main() -> None:
         return
     only = ["gpu"] if given.gpu else given.only
     folders = [str(given.nanogpt.resolve()), str(given.reference.resolve())]
-    jobs: list[Job] = []
-    if "tiny" in only:
-        jobs += [Job(name, "tiny", 1) for name in ("ours", *PEERS)]
-        jobs += [Job("ours", "tiny", 1, 2), Job("nanogpt", "tiny", 2)]
+    held = ["", "AVX2"] if not given.gpu and capability() == "AVX512" else [""]
     threads = {"vocab50k": 2, "gpt2": 2, "gpu": cores()}
-    for shape in threads:
-        if shape in only:
-            jobs += [Job(name, shape, threads[shape]) for name in ("ours", *PEERS)]
+    jobs: list[Job] = []
+    for held_to in held:
+        for shape in ("pilot", "tiny"):
+            if shape in only:
+                jobs += [Job(name, shape, 1, 1, held_to) for name in ("ours", *PEERS)]
+                jobs += [Job("ours", shape, 1, 2, held_to), Job("nanogpt", shape, 2, 1, held_to)]
+        for shape in threads:
+            if shape in only:
+                jobs += [Job(name, shape, threads[shape], 1, held_to) for name in ("ours", *PEERS)]
     if "overhead" in only:
-        jobs += [Job(name, "pilot", 1) for name in ("seen", "plain")]
+        jobs += [Job(name, "cell", 1) for name in ("seen", "plain")]
     speed, memory = measured(jobs, given.repeats, folders)
     ratios = {}
-    if "tiny" in only:
-        ratios["tiny_cell"] = speed(Job("ours", "tiny", 1)) / speed(Job("nanogpt", "tiny", 1))
-        ratios["tiny_trial"] = speed(Job("ours", "tiny", 1, 2)) / speed(Job("nanogpt", "tiny", 2))
-    for shape, number in threads.items():
-        if shape in only:
-            mine, *peers = (Job(name, shape, number) for name in ("ours", *PEERS))
-            ratios[shape] = speed(mine) / max(map(speed, peers))
-            ratios[f"{shape}_memory"] = memory(mine) / min(map(memory, peers))
+    for held_to in held:
+        mark = f"_{held_to.lower()}" if held_to else ""
+        for shape in ("pilot", "tiny"):
+            if shape in only:
+                alone, peer = (Job(name, shape, 1, 1, held_to) for name in ("ours", "nanogpt"))
+                ratios[f"{shape}_cell{mark}"] = speed(alone) / speed(peer)
+                trial, peer = Job("ours", shape, 1, 2, held_to), Job("nanogpt", shape, 2, 1, held_to)
+                ratios[f"{shape}_trial{mark}"] = speed(trial) / speed(peer)
+        for shape, number in threads.items():
+            if shape in only:
+                mine, *peers = (Job(name, shape, number, 1, held_to) for name in ("ours", *PEERS))
+                ratios[f"{shape}{mark}"] = speed(mine) / max(map(speed, peers))
+                ratios[f"{shape}_memory{mark}"] = memory(mine) / min(map(memory, peers))
     if "overhead" in only:
-        ratios["overhead"] = speed(Job("plain", "pilot", 1)) / speed(Job("seen", "pilot", 1)) - 1
+        ratios["overhead"] = speed(Job("plain", "cell", 1)) / speed(Job("seen", "cell", 1)) - 1
     print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 
 

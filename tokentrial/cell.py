@@ -12,7 +12,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.disk import stage_bytes
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import report, stoppable
-from tokentrial.pretrain.device import ranks_of, resolve_dtype
+from tokentrial.pretrain.device import ranks_of, resolve_device, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder
 from tokentrial.storage import Storage, is_weights
@@ -43,7 +43,7 @@ FOLDERS = {
 }
 GRPO_STAGES = ("grpo", "eval_grpo")
 # bumped by hand when a stage's result changes for the same settings
-_VERSIONS = {"pretrain": 1, "export": 2, "evaluate": 2, "sft": 1, "grpo": 1}
+_VERSIONS = {"pretrain": 2, "export": 3, "evaluate": 2, "sft": 1, "grpo": 1}
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
 _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
@@ -274,7 +274,9 @@ def _do(
             pretrain_cell(plan, cell, folder, checkpoints, progress)
         return
     if stage == "export":
-        export(folder, source, arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite)
+        export(
+            folder, source, arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite, resolve_device(trial.pretrain)
+        )
         return
     if stage.startswith("eval_"):
         progress(0, stage)

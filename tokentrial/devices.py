@@ -6,14 +6,16 @@ experiment's later 10B run (4 x H200) and llm.c's published runs (8 x A100, 8 x 
 the hour, from price surveys: they move by tens of percent in a month, so give your own: --price A40=0.35.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from tokentrial.errors import SettingsError
+from tokentrial.executors.worker import cores
 from tokentrial.settings import Pretrain
 from tokentrial.store import has_gpu
 
@@ -148,9 +150,9 @@ def this_machine(prices: dict[str, float]) -> Group:
         if known is None:
             raise SettingsError(f"{HERE}: its {models[0]} is not in the table of tokentrial/devices.py; give --device")
         return Group(len(models), _priced(known._replace(name=HERE, price=0.0, priced="yours"), prices))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    cores = _CORES._replace(memory_gb=memory, workers=len(os.sched_getaffinity(0)))
-    return Group(1, _priced(cores, prices))
+    memory = psutil.virtual_memory().total / 1e9
+    processor = _CORES._replace(memory_gb=memory, workers=cores())
+    return Group(1, _priced(processor, prices))
 
 
 def _priced(device: Device, prices: dict[str, float]) -> Device:

@@ -19,12 +19,14 @@ from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.verify import verify as rederive
+from tokentrial.devices import this_machine
 from tokentrial.disk import beyond_limit, cell_bytes
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores
 from tokentrial.opened import DECLARED, open_run
+from tokentrial.plan.work import cells_at_a_time
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
@@ -242,11 +244,14 @@ def _order_holds(todo: Todo, plan: CorpusPlan, asked: Sequence[str]) -> None:
 
 
 def _workers(trial: Trial, cells: int) -> int:
-    """As the trial says, else one a core on a CPU and one on a GPU, on Ray as many as it has room for; never more than
-    there is work."""
-    most = trial.workers or (
-        cells if trial.executor == "ray" else cores() if resolve_device(trial.pretrain) == "cpu" else 1
-    )
+    """As the trial says, else one a core on a CPU, on a GPU as many small cells as it holds, on Ray as many as it has
+    room for; never more than there is work."""
+    most = trial.workers
+    if most is None and trial.executor == "ray":
+        most = cells
+    elif most is None:
+        on_cpu = resolve_device(trial.pretrain) == "cpu"
+        most = cores() if on_cpu else cells_at_a_time(trial, this_machine({}))
     return max(1, min(most, cells))
 
 

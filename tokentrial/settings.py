@@ -10,7 +10,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 # settings that say where and with what a stage is computed, not what: they may differ between two runs of one trial
 LOCAL = {
-    "pretrain": frozenset({"micro_batch", "device", "compile", "ranks", "nodes", "endpoint", "checkpoint", "track"}),
+    "pretrain": frozenset(
+        {"micro_batch", "device", "compile", "ranks", "nodes", "endpoint", "checkpoint", "track"}
+        | {"log_every", "probes", "validations"}  # how often training is looked at changes nothing in it
+    ),
     "corpus": frozenset({"executor", "cluster", "allow_short"}),
     "facts": frozenset({"csv"}),  # its rows count, not where they lie
 }

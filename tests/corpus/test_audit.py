@@ -42,7 +42,7 @@ def served_documents(plan, arm, seed):
     served = []
     for _ in range(settings.steps):
         served.append(loader.next()[0].reshape(-1))
-    documents = loader.documents
+    documents = loader.position.documents
     served.append(loader.next()[0].reshape(-1))
     ids = np.concatenate(served)
     starts = np.flatnonzero(ids == plan.vocabulary.eos)

@@ -51,7 +51,7 @@ def test_within_a_budget_of_tokens_shorter_text_means_more_documents(plan):
         loader = Loader(stream_of(plan, name), 64, 64)
         for _ in range(plan.trial.pretrain.steps):
             loader.next()
-        read[name] = loader.documents
+        read[name] = loader.position.documents
     assert read["mul_append"] < read["baseline"] < read["mul_tokens"]
 
 

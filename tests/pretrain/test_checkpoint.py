@@ -1,6 +1,8 @@
 """Going on: what was stopped and went on is what was never stopped, bit for bit on a CPU."""
 
 import json
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,17 +149,47 @@ def test_optimizers_come_back_as_they_were(tmp_path):
             optimizer.step()
     scaler = torch.amp.GradScaler("cpu", init_scale=3.0)
     scaler.scale(torch.ones(1))  # which gives it a state
-    checkpoint.save(tmp_path, 2, model, made, scaler, [{"step": 1, "loss": 1.0}], Checkpoint())
+    with checkpoint.Writer(tmp_path, Checkpoint()) as writer:
+        writer.save(1_234_567, model, made, scaler, [{"step": 1, "loss": 1.0}])  # more digits than a folder's name has
     other = GPT(config, 2)
     others = optimizers(other, settings)
     scaler = torch.amp.GradScaler("cpu")
-    assert checkpoint.restore(tmp_path, other, others, scaler) == (2, [{"step": 1, "loss": 1.0}])
+    assert checkpoint.restore(tmp_path, other, others, scaler) == (1_234_567, [{"step": 1, "loss": 1.0}])
     assert scaler.get_scale() == 3.0
     for one, two in zip(made, others, strict=True):
         first, second = one.state_dict()["state"], two.state_dict()["state"]
         assert first.keys() == second.keys()
         assert all(torch.equal(first[i][key], second[i][key]) for i in first for key in first[i])
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
+    model, before = GPT(Config(100, 1, 2, 8, 16), 1), GPT(Config(100, 1, 2, 8, 16), 1)
+    free, sent = Event(), []
+
+    def slow(folder):
+        sent.append(folder.name)
+        assert free.wait(10)
+
+    with checkpoint.Writer(tmp_path, Checkpoint(keep_last=2), slow) as writer:
+        writer.save(1, model, [], torch.amp.GradScaler("cpu"), [])
+        with torch.no_grad():
+            model.wte.weight.add_(1.0)  # what is written stays as it was when it was saved
+        free.set()
+        writer.save(2, model, [], torch.amp.GradScaler("cpu"), [])
+    assert sent == ["step_000001", "step_000002"]
+    for number, offset in ((1, 0.0), (2, 1.0)):
+        written = load_file(tmp_path / f"step_{number:06d}" / "model.safetensors")
+        torch.testing.assert_close(written["wte.weight"], before.wte.weight.detach() + offset)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    model, scaler = GPT(Config(100, 1, 2, 8, 16), 1), torch.amp.GradScaler("cpu")
+    with pytest.raises(OSError, match="No space"), checkpoint.Writer(tmp_path, Checkpoint(), full) as writer:
+        writer.save(1, model, [], scaler, [])
 
 
 def test_nothing_is_there_to_go_on_from(tmp_path):
@@ -167,7 +199,8 @@ def test_nothing_is_there_to_go_on_from(tmp_path):
 
 
 def test_too_little_memory_is_said_before_the_first_step(train, monkeypatch):
-    monkeypatch.setattr("tokentrial.pretrain.train.os.sysconf", lambda name: 1000)  # 1000 pages of 1000 bytes
+    memory = SimpleNamespace(available=1_000_000)
+    monkeypatch.setattr("tokentrial.pretrain.train.psutil.virtual_memory", lambda: memory)
     with pytest.raises(TrialError, match=r"parameters need .* GB for weights, gradients and moments alone; 0\.0 GB"):
         train("a", n_embd=128)
 

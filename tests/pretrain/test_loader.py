@@ -22,7 +22,7 @@ def test_the_batches_are_the_documents_one_after_another(stream, rows, context):
     expected = np.concatenate([each.ids for each in islice(stream.documents(), 400)])
     size = rows * context
     for number in range(batches):
-        x, y = loader.next()
+        x, y, _ = loader.next()
         assert x.shape == y.shape == (rows, context)
         window = expected[number * size : (number + 1) * size + 1]
         assert x.reshape(-1).tolist() == window[:-1].tolist()
@@ -32,15 +32,16 @@ def test_the_batches_are_the_documents_one_after_another(stream, rows, context):
 def test_what_is_counted_is_what_was_read(stream):
     loader, size = Loader(stream, 4, 64), 4 * 64
     for number in range(1, 20):
-        loader.next()
-        read = list(islice(stream.documents(), loader.documents))
-        assert loader.baseline_tokens == sum(each.base_length for each in read)
+        documents, baseline_tokens, place = loader.next().position
+        read = list(islice(stream.documents(), documents))
+        assert baseline_tokens == sum(each.base_length for each in read)
+        assert place.endswith(f", document {read[-1].number}")
         tokens = sum(len(each.ids) for each in read)
         assert tokens >= number * size + 1 > tokens - len(read[-1].ids)  # as few as the last target needs
 
 
 def test_ids_fit_pytorch(stream):
-    x, y = Loader(stream, 4, 64).next()
+    x, y, _ = Loader(stream, 4, 64).next()
     assert x.dtype == y.dtype == np.int64
     assert 0 <= x.min() <= x.max() < stream.vocabulary.size
 

@@ -1,12 +1,19 @@
 """Optimizers and schedules, against their formulas."""
 
+import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
+from tokentrial.pretrain import muon
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.optim import lr_share, optimizers, set_rates
+from tokentrial.pretrain.loader import Batch, Position
+from tokentrial.pretrain.muon import Muon
+from tokentrial.pretrain.optim import Step, lr_share, optimizers, set_rates
+from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=16)
@@ -114,6 +121,71 @@ def test_muon_is_for_the_blocks_matrices_and_every_parameter_has_one_optimizer()
     for name, parameter in model.named_parameters():
         muon = name.startswith("h.") and parameter.ndim == 2
         assert ("Muon" in owners[id(parameter)]) == muon, name
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 128)])
+def test_muon_in_bf16_is_torch_s(monkeypatch, shape):
+    """torch.optim.Muon iterates in bf16 everywhere; ours in fp32 on a CPU, so that is what is exchanged here."""
+    monkeypatch.setattr(muon, "orthogonal", lambda stack, of=muon.orthogonal: of(stack.bfloat16()))
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=generator) for _ in range(2)]
+    ours, theirs = ([weight.clone() for weight in weights] for _ in range(2))
+    pair = Muon(ours, lr=0.02, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = other.grad = torch.randn(shape, generator=generator)
+        for optimizer in pair:
+            optimizer.step()
+    for one, other, weight in zip(ours, theirs, weights, strict=True):
+        # bf16 keeps 8 bits: of the way that the weights have gone, a few 256ths
+        assert (one - other).norm() < 0.01 * (other - weight).norm()
+    mine, torchs = (optimizer.state_dict()["state"] for optimizer in pair)
+    assert {key: set(state) for key, state in mine.items()} == {key: set(state) for key, state in torchs.items()}
+    assert all(torch.equal(mine[i]["momentum_buffer"], torchs[i]["momentum_buffer"]) for i in range(2))
+
+
+def test_newton_schulz_is_its_polynomial_of_the_singular_values():
+    """Jordan et al. 2024: x <- 3.4445 x - 4.7750 x^3 + 2.0315 x^5, five times, of each singular value over the norm."""
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / values.square().sum().sqrt()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    torch.testing.assert_close(muon.orthogonal(matrix[None])[0], u @ torch.diag(values) @ v)
+
+
+@pytest.mark.parametrize("infinite", ["wte.weight", "h.0.mlp.c_fc.weight"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_infinity_in_one_optimizer_s_gradients_stops_the_step_of_both(infinite, value):
+    """fp16 overflows now and then: the scaler then leaves the whole step out and lowers its scale."""
+    model = GPT(SHAPE, seed=1)
+    chosen = settings(optimizer="muon", dtype="fp16", context=16, batch_tokens=64, micro_batch=4, n_embd=32, n_head=2)
+    ids = np.random.default_rng(0).integers(SHAPE.vocab, size=(4, 17))
+    take = Step(model, lambda: Batch(ids[:, :-1], ids[:, 1:], Position(0, 0, "")), chosen, Ranks())
+    take(1.0)  # momentum that a wrong step would go on with
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    scale = take.scaler.get_scale()
+    hook = model.get_parameter(infinite).register_hook(lambda gradient: torch.full_like(gradient, value))
+    take(1.0)
+    hook.remove()
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+    assert take.scaler.get_scale() == scale / 2
+    take(1.0)
+    assert not torch.equal(before["h.0.mlp.c_fc.weight"], model.get_parameter("h.0.mlp.c_fc.weight"))
+
+
+def test_what_is_counted_as_read_is_what_was_trained_on():
+    """On a GPU the loader is a batch ahead."""
+    served = itertools.count(1)
+    ids = np.zeros((4, 17), np.int64)
+    chosen = settings(context=16, batch_tokens=64, micro_batch=4, n_embd=32, n_head=2)
+    take = Step(
+        GPT(SHAPE, seed=1), lambda: Batch(ids[:, :-1], ids[:, 1:], Position(next(served), 0, "")), chosen, Ranks()
+    )
+    take.ahead = ThreadPoolExecutor(1)
+    for number in (1, 2, 3):
+        take(1.0)
+        assert take.position.documents == number
 
 
 def test_muon_s_step_is_a_rotation_of_its_rate():

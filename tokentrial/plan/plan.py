@@ -14,7 +14,17 @@ from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group
 from tokentrial.disk import beyond_limit, corpus_bytes, held_tokens, peak_gb, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.plan import power
-from tokentrial.plan.work import CORPUS_RATE, computing, corpus_hours, corpus_tokens, gpu_gb, host_gb, hours, work
+from tokentrial.plan.work import (
+    CORPUS_RATE,
+    cells_at_a_time,
+    computing,
+    corpus_hours,
+    corpus_tokens,
+    gpu_gb,
+    host_gb,
+    hours,
+    work,
+)
 from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
 from tokentrial.sweep import to_run
 from tokentrial.trial import Trial
@@ -92,8 +102,8 @@ def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]
     machine."""
     if not devices:
         shown = [group(name, prices) for name in (*SHOWN, HERE)]
-        return [each for each in shown if _divides(trial, each)]
-    found = [group(name, prices) for name in devices]
+        return [_shared(trial, each) for each in shown if _divides(trial, each)]
+    found = [_shared(trial, group(name, prices)) for name in devices]
     for each in found:
         if not _divides(trial, each):
             raise SettingsError(
@@ -101,6 +111,13 @@ def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]
                 "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
             )
     return found
+
+
+def _shared(trial: Trial, where: Group) -> Group:
+    """This machine with the cells that a run would put on it side by side; of others the cores are not known."""
+    if where.device.name != HERE:
+        return where
+    return where._replace(device=where.device._replace(workers=cells_at_a_time(trial, where)))
 
 
 def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:

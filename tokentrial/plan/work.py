@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
+import psutil
+
 from tokentrial.arms.families import facts_of
 from tokentrial.cell import before_grpo, stages
 from tokentrial.corpus.stream import drills_wanted
 from tokentrial.devices import Group
 from tokentrial.disk import characters_a_token, text_tokens, vocabulary_size
+from tokentrial.executors.worker import cores
 from tokentrial.posttrain.rewards import PASS_PROMPTS
 from tokentrial.settings import SFT
 from tokentrial.tasks.rows import find, source_rows
@@ -35,6 +38,7 @@ _CHUNK = 512  # positions whose logits are there at once in pretraining
 _CUDA = 1e9  # of CUDA and its libraries on the GPU; assumed
 _PROCESS = 1e9  # of a process that has imported torch and transformers; assumed
 _DRIVER = 3e9  # of one that holds CUDA too; assumed
+_FILLED = 0.9  # share of a memory that cells side by side may be planned to take
 
 
 class Lengths(NamedTuple):
@@ -211,6 +215,21 @@ def _evaluation(trial: Trial) -> Work:
         tokens += rows * (known.prompt + settings.solution_tokens + known.row)
         decoded += _batches(rows, trial) * settings.solution_tokens
     return Work(tokens, _forward(trial) * tokens, decoded)
+
+
+def cells_at_a_time(trial: Trial, where: Group) -> int:
+    """Cells that train side by side on a machine: one a core of a processor; on one GPU as many as it takes to fill the
+    time in which a cell's kernels wait for their launch, and as its memory, the machine's and its cores allow. Several
+    GPUs share each cell instead."""
+    device = where.device
+    if not device.cuda or where.number > 1:
+        return device.workers
+    part = work(trial)["pretrain"]
+    waits = part.passes * trial.pretrain.n_layer * device.decode
+    wanted = 1 + int(waits / (part.flops / (device.tflops * 1e12 * device.mfu)))
+    on_gpu = int(_FILLED * device.memory_gb / gpu_gb(trial, 1))
+    on_host = int(_FILLED * psutil.virtual_memory().available / 1e9 / host_gb(trial, True, 1))
+    return max(1, min(wanted, on_gpu, on_host, cores()))
 
 
 def gpu_gb(trial: Trial, number: int) -> float:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-# torch's own choice of a chunk costs a CPU thread 5 to 10 times plain cross-entropy; this one less than it
-_CHUNKED = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=512, acc_policy="compact")
+_CHUNK = 512  # positions whose logits are there at once, of a large vocabulary on a CPU
 _LARGE = 2_000_000  # weights of the embedding from which on chunks pay
 
 
@@ -83,6 +83,20 @@ def masked_loss(hidden: Tensor, head: Tensor, mask: Tensor, targets: Tensor) -> 
     return F.cross_entropy(F.linear(hidden, head) + mask, targets)
 
 
+def chunked_loss(hidden: Tensor, head: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+    """The same, of so many positions at a time that the logits are never whole."""
+    if hasattr(F, "linear_cross_entropy"):
+        # torch's own choice of a chunk costs a CPU thread 5 to 10 times plain cross-entropy; this one less than it
+        options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=_CHUNK, acc_policy="compact")
+        return F.linear_cross_entropy(hidden, head, targets, linear_bias=mask, options=options)
+    # PyTorch before 2.13: each chunk's logits are made once more for its gradient
+    parts = [
+        checkpoint(masked_loss, some, head, mask, wanted, use_reentrant=False) * len(wanted)
+        for some, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+    ]
+    return torch.stack(parts).sum() / len(targets)
+
+
 class GPT(nn.Module):
     """GPT-2 with tied embeddings; its parameters bear the names they have in transformers."""
 
@@ -139,7 +153,7 @@ class GPT(nn.Module):
             return masked_loss(hidden, head, self.mask, wanted)
         if head.numel() <= _LARGE:
             return F.cross_entropy(F.linear(hidden, head[: self.config.vocab]), wanted)
-        return F.linear_cross_entropy(hidden, head, wanted, linear_bias=self.mask, options=_CHUNKED)
+        return chunked_loss(hidden, head, self.mask, wanted)
 
     def num_params(self) -> int:
         """Parameters of the real ids; the padding is not counted."""

@@ -1,29 +1,43 @@
 """Batches: the stream of documents cut into rows, as in build-nanogpt: inputs and targets one token apart."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tokentrial.corpus.stream import Stream
 
-Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+class Position(NamedTuple):
+    """How far the text is read: documents, their length as the baseline encodes them, and, for messages, the last."""
+
+    documents: int
+    baseline_tokens: int
+    place: str
+
+
+class Batch(NamedTuple):
+    """Inputs and targets [rows, context], one token apart, and how far in the text they go."""
+
+    inputs: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    position: Position
 
 
 class Loader:
-    """Endless batches of `rows` x `context` ids; counts what it has served. Every rank makes the whole batch and takes
-    its rows: the order does not depend on how many there are."""
+    """Endless batches of `rows` x `context` ids. Every rank makes the whole batch and takes its rows: the order does
+    not depend on how many there are."""
 
     def __init__(self, stream: Stream, rows: int, context: int) -> None:
         self.shape = rows, context
-        self.documents = 0
-        self.baseline_tokens = 0
-        self.place = "the beginning"  # the last document read, for messages
+        self.position = Position(0, 0, "the beginning")
         self._stream = stream.documents()
         self._held = np.empty(0, np.uint16)
 
     def next(self) -> Batch:
-        """Inputs and targets [rows, context]. Raises TrialError where the text runs out."""
+        """The next batch. Raises TrialError where the text runs out."""
         ids = self._read().astype(np.int64)
-        return ids[:-1].reshape(self.shape), ids[1:].reshape(self.shape)
+        return Batch(ids[:-1].reshape(self.shape), ids[1:].reshape(self.shape), self.position)
 
     def skip(self, batches: int) -> None:
         """Go on behind so many batches, as if they had been served."""
@@ -38,9 +52,11 @@ class Loader:
             document = next(self._stream)
             parts.append(document.ids)
             held += len(document.ids)
-            self.documents += 1
-            self.baseline_tokens += document.base_length
-            self.place = f"shard {document.set} {document.shard}, document {document.number}"
+            self.position = Position(
+                self.position.documents + 1,
+                self.position.baseline_tokens + document.base_length,
+                f"shard {document.set} {document.shard}, document {document.number}",
+            )
         ids = np.concatenate(parts)
         self._held = ids[size:]
         return ids[: size + 1]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.loader import Batch
+from tokentrial.pretrain.loader import Batch, Position
 from tokentrial.pretrain.optim import Step
 from tokentrial.pretrain.ranks import joined
 from tokentrial.settings import Pretrain
@@ -33,7 +33,7 @@ def measure(settings: Pretrain, vocabulary: int) -> Measured:
 
         def drawn() -> Batch:
             ids = generator.integers(vocabulary, size=shape, dtype=np.int64)
-            return ids[:, :-1], ids[:, 1:]
+            return Batch(ids[:, :-1], ids[:, 1:], Position(0, 0, ""))
 
         config = Config(vocabulary, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
         one_micro_batch = settings.model_copy(update={"batch_tokens": settings.micro_batch * settings.context})

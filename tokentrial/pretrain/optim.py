@@ -1,7 +1,7 @@
 """The optimizer step: AdamW as in the reference, or Muon on the matrices and AdamW on the rest; schedules; one step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tokentrial.pretrain.device import resolve_dtype
 from tokentrial.pretrain.gpt import GPT
-from tokentrial.pretrain.loader import Batch
+from tokentrial.pretrain.loader import Batch, Position
+from tokentrial.pretrain.muon import Muon
 from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
 
@@ -20,8 +21,7 @@ from tokentrial.settings import Pretrain
 def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
     """The optimizers of a model, their peak rate kept in each group as `peak_lr`.
 
-    `adamw`: one AdamW, weight decay on matrices and embeddings only (GPT-2's way in nanoGPT). `muon`: torch's Muon
-    (Jordan et al. 2024) on the matrices of the blocks, AdamW on embeddings, biases and norms.
+    `adamw`: one AdamW, weight decay on matrices and embeddings only (GPT-2's way in nanoGPT). `muon`: Muon on the matrices of the blocks, AdamW on embeddings, biases and norms.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h.")]
     embeddings = [model.wte.weight, model.wpe.weight]
@@ -33,7 +33,7 @@ def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
         torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=True)
     ]
     if muon:
-        made.append(torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=decay))
+        made.append(Muon(matrices, lr=settings.muon_lr, weight_decay=decay))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -60,13 +60,32 @@ def set_rates(made: list[torch.optim.Optimizer], share: float) -> None:
             group["lr"] = group["peak_lr"] * share
 
 
+class Joint:
+    """The optimizers of a model as GradScaler asks one of them. It keeps what it found of infinities by optimizer; one
+    that found none would step on gradients that the joint clip has made zero or NaN by an infinity in the other's."""
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
+        self.members = members
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.members for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.members:
+            optimizer.step()
+
+
 class Step:
     """Takes optimizer steps: gradients of the mean loss of the batch that `following` gives, of the whole group of
-    ranks, `micro_batch` rows of each rank at a time."""
+    ranks, `micro_batch` rows of each rank at a time. `position` is how far in the text the batches that were taken go:
+    the loader itself may be a batch ahead."""
 
     def __init__(self, model: GPT, following: Callable[[], Batch], settings: Pretrain, ranks: Ranks) -> None:
         self.following, self.settings, self.ranks = following, settings, ranks
         self.optimizers, self.parameters = optimizers(model, settings), list(model.parameters())
+        self.joint: Any = Joint(self.optimizers)
+        self.position = Position(0, 0, "the beginning")
         self.rows, self.micro_batch = ranks.rows(settings.batch_tokens // settings.context, settings.micro_batch)
         device, dtype = ranks.device.type, resolve_dtype(settings)
         compiled = settings.compile == "on" or (settings.compile == "auto" and device == "cuda")
@@ -84,25 +103,24 @@ class Step:
         """Take a step at a share of the peak rates. Returns this rank's mean loss and the norm of the gradient before
         it was clipped."""
         set_rates(self.optimizers, share)
-        batch = self._next()
+        inputs, targets, self.position = self._next()
         parts = len(self.rows) // self.micro_batch
         total = torch.zeros((), device=self.ranks.device)
         for part in range(parts):
             first = self.rows.start + part * self.micro_batch
-            x, y = (self._there(side[first : first + self.micro_batch]) for side in batch)
+            x, y = (self._there(side[first : first + self.micro_batch]) for side in (inputs, targets))
             waits = self.ranks.world > 1 and part + 1 < parts
             no_sync: Any = self.model.no_sync if waits else nullcontext
             with no_sync(), self.autocast:
                 loss: torch.Tensor = self.model(x, y) / parts
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
+        self.scaler.unscale_(self.joint)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
+        self.scaler.step(self.joint)
         self.scaler.update()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         return total, norm
 
     def _next(self) -> Batch:

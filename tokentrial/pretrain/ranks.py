@@ -7,6 +7,7 @@ many there are: every rank takes its rows of the same batch.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.settings import Pretrain
+
+_PATIENCE = timedelta(hours=6)
 
 
 class Ranks(NamedTuple):
@@ -76,7 +79,9 @@ def joined(settings: Pretrain) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    # a rank that dies ends the group by torchrun's hand; the default of ten minutes would end one that waits for the
+    # first rank's probes and uploads
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(dist.get_rank(), world, device)
     finally:

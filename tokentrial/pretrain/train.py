@@ -1,22 +1,22 @@
 """Pretraining of one cell: same seed, same weights and documents in every arm; `results.json` as in the reference."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
 from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.pretrain.checkpoint import hand_over, last_step, restore, save, save_tensors, weights_name
+from tokentrial.pretrain.checkpoint import Writer, hand_over, last_step, restore, save_tensors, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.export import begin
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.loader import Loader
+from tokentrial.pretrain.loader import Loader, Position
 from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import Step, lr_share
 from tokentrial.pretrain.ranks import Ranks
@@ -51,44 +51,48 @@ def pretrain(
     take = Step(model, loader.next, settings, ranks)
     done, records = restore(checkpoints, model, take.optimizers, take.scaler) if checkpoints else (0, [])
     loader.skip(done)
+    take.position = loader.position
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
     meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None
     probes, validations = _evenly(settings.probes, settings.steps), _evenly(settings.validations, settings.steps)
-    for step in range(done, settings.steps):
-        share = lr_share(step, settings)
-        loss, norm = take(share)
-        after, last = step + 1, step + 1 == settings.steps
-        logged = step % settings.log_every == 0 or last
-        goes_on = checkpoints is not None and not last
-        # with several ranks only a logged step asks the others whether to stop: each question makes all of them wait
-        stopping = goes_on and (logged or ranks.world == 1) and ranks.any(stop())
-        saving = stopping or (goes_on and after % settings.checkpoint.interval == 0)
-        if logged or saving:
-            value = float(ranks.mean(loss))
-            if not value <= _EXPLODED * math.log(vocabulary):  # nor is NaN
-                where = f"{folder}: the loss is {value:.4g} at step {step}, after {loader.place}; {_kept(checkpoints)}"
-                raise TrialError(f"{where}; lower pretrain.lr or pretrain.muon_lr")
-        if meter:
-            if logged:
-                meter.step(step, value, share * settings.lr, float(norm))
-            with meter.aside():
-                if after in validations:
-                    meter.add({"step": step, **validate(model, stream, ranks.device)})
-                if probe and after in probes:
-                    meter.add({"step": after, "tokens": after * settings.batch_tokens, **probe(after, model)})
-                if checkpoints and saving:
-                    state = model, take.optimizers, take.scaler, meter.records
-                    saved(save(checkpoints, after, *state, settings.checkpoint))
-        if after in probes or after in validations or saving:
-            ranks.wait()
-        if stopping:
-            raise Interrupted(f"{folder}: stopped after step {after}, {_kept(checkpoints)}")
+    with Writer(checkpoints or folder, settings.checkpoint, saved) as writer:
+        for step in range(done, settings.steps):
+            share = lr_share(step, settings)
+            loss, norm = take(share)
+            after, last = step + 1, step + 1 == settings.steps
+            logged = step % settings.log_every == 0 or last
+            goes_on = checkpoints is not None and not last
+            # with several ranks only a logged step asks the others whether to stop: a question makes all of them wait
+            stopping = goes_on and (logged or ranks.world == 1) and ranks.any(stop())
+            saving = stopping or (goes_on and after % settings.checkpoint.interval == 0)
+            if logged or saving:
+                value = float(ranks.mean(loss))
+                if not value <= _EXPLODED * math.log(vocabulary):  # nor is NaN
+                    writer.wait()
+                    where = f"{folder}: the loss is {value:.4g} at step {step}, after {take.position.place}"
+                    raise TrialError(f"{where}; {_kept(checkpoints)}; lower pretrain.lr or pretrain.muon_lr")
+            if meter:
+                if logged:
+                    meter.step(step, value, share * settings.lr, float(norm))
+                with meter.aside():
+                    if after in validations:
+                        meter.add({"step": step, **validate(model, stream, ranks.device)})
+                    if probe and after in probes:
+                        meter.add({"step": after, "tokens": after * settings.batch_tokens, **probe(after, model)})
+                    if saving:
+                        writer.save(after, model, take.optimizers, take.scaler, meter.records)
+            if stopping:
+                writer.wait()
+            if after in probes or after in validations or stopping:
+                ranks.wait()
+            if stopping:
+                raise Interrupted(f"{folder}: stopped after step {after}, {_kept(checkpoints)}")
     if meter:
         meter.close()
         if checkpoints:
             hand_over(checkpoints, folder, settings.checkpoint)
         save_tensors(model.state_dict(), folder / weights_name(settings.steps))
-        write_json(folder / "results.json", _results(stream, settings, model, loader, ranks, meter))
+        write_json(folder / "results.json", _results(stream, settings, model, take.position, ranks, meter))
 
 
 def _model(
@@ -98,10 +102,8 @@ def _model(
     moments, 16 bytes a parameter, or the disk not two checkpoints."""
     config = Config(stream.vocabulary.size, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
     parameters = settings.parameters(config.rows)
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    # of a machine's memory what its page cache holds is free too
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if 16 * parameters > free:
         raise TrialError(
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
@@ -126,7 +128,7 @@ def _kept(checkpoints: Path | None) -> str:
 
 
 def _results(
-    stream: Stream, settings: Pretrain, model: GPT, loader: Loader, ranks: Ranks, meter: Meter
+    stream: Stream, settings: Pretrain, model: GPT, position: Position, ranks: Ranks, meter: Meter
 ) -> dict[str, Any]:
     """What `results.json` holds: the reference's fields, and ours beside them."""
     config = model.config
@@ -152,8 +154,8 @@ def _results(
         "total_tokens": settings.tokens,
         "train_losses": train_losses,
         "val_losses": val_losses,
-        "documents": loader.documents,
-        "baseline_tokens": loader.baseline_tokens,
+        "documents": position.documents,
+        "baseline_tokens": position.baseline_tokens,
         "curve": [{key: value for key, value in record.items() if key != "seconds"} for record in probed],
         "dtype": resolve_dtype(settings),
         "device": ranks.device.type,
