@@ -2,7 +2,8 @@
 
     <checkpoints>/step_000500/{model.safetensors, optimizer.safetensors, log.json, manifest.json}
 
-They are written beside training: a disk or a storage takes seconds for what a GPU computes in one. Nothing in the loop draws at random, so there is no state of a generator to keep; that of fp16's scaler is in the log.
+They are written beside training: a disk or a storage takes seconds for what a GPU computes in one. Nothing in the loop
+draws at random, so there is no state of a generator to keep; that of fp16's scaler is in the log.
 """
 
 import re

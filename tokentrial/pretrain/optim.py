@@ -21,7 +21,8 @@ from tokentrial.settings import Pretrain
 def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
     """The optimizers of a model, their peak rate kept in each group as `peak_lr`.
 
-    `adamw`: one AdamW, weight decay on matrices and embeddings only (GPT-2's way in nanoGPT). `muon`: Muon on the matrices of the blocks, AdamW on embeddings, biases and norms.
+    `adamw`: one AdamW, weight decay on matrices and embeddings only (GPT-2's way in nanoGPT). `muon`: Muon on the
+    matrices of the blocks, AdamW on embeddings, biases and norms.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h.")]
     embeddings = [model.wte.weight, model.wpe.weight]
