@@ -103,7 +103,6 @@ class Cell:
             seed=self.seed,
             corpus=plan.patch(self.arm),
             epochs=trial.corpus.epochs,
-            probe=trial.evaluate.new_tokens,
             **matched,
         )
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from statistics import fmean, stdev
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_mac
 from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.plan import plan as plans
-from tokentrial.plan.work import hours, lengths, work
+from tokentrial.plan.work import cells_at_a_time, hours, lengths, work
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.measure import STEPS, Measured, measure
 from tokentrial.settings import Checkpoint, Pretrain
@@ -306,6 +307,25 @@ def test_an_a4000_is_no_a40_and_an_h100_pcie_no_h100():
     assert by_cuda_name("NVIDIA RTX A4000") is None
     assert by_cuda_name("NVIDIA H100 PCIe").name == "H100-PCIe"
     assert by_cuda_name("NVIDIA A100-SXM4-80GB").name == "A100-80"
+
+
+@pytest.mark.parametrize(
+    ("name", "gb"),
+    [("NVIDIA A100-SXM4-40GB", 40), ("NVIDIA A100 80GB PCIe", 80), ("Tesla V100-SXM2-16GB", 16), ("NVIDIA A40", 48)],
+)
+def test_a_gpu_has_the_memory_that_its_name_says(name, gb):
+    assert by_cuda_name(name).memory_gb == gb
+
+
+def test_small_cells_share_a_gpu_and_large_ones_do_not(monkeypatch):
+    monkeypatch.setattr("tokentrial.plan.work.cores", lambda: 16)
+    monkeypatch.setattr("tokentrial.plan.work.psutil.virtual_memory", lambda: SimpleNamespace(available=128e9))
+    pilot, large = load("pilot"), load("gpt2_50m")
+    assert cells_at_a_time(pilot, group("H100", {})) == 16  # one a core: its kernels take microseconds
+    assert cells_at_a_time(large, group("H100", {})) == 1  # a pass is 14 PFLOP: it fills the card
+    assert cells_at_a_time(pilot, group("2xH100", {})) == 1  # they share each cell
+    monkeypatch.setattr("tokentrial.plan.work.psutil.virtual_memory", lambda: SimpleNamespace(available=16e9))
+    assert cells_at_a_time(pilot, group("H100", {})) == 4  # 3 GB each of nine tenths of 16
 
 
 def test_this_machines_gpus_are_those_that_the_driver_lists(monkeypatch, tmp_path):
