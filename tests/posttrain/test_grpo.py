@@ -13,6 +13,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell, cells
 from tokentrial.errors import TrialError
+from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
@@ -291,7 +292,7 @@ def measured(tiny, tuned, tmp_path, monkeypatch):
 
         monkeypatch.setattr(grpos, "complete", complete)
         trial = tiny(tmp_path / "run", *LONG, override or settings(prompts=100, generations=4))
-        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, tuned(arm))
+        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, *load(tuned(arm)))
         return read_json(tmp_path / "pass_at_k.json"), given
 
     return make
@@ -321,7 +322,7 @@ def test_samples_are_drawn_at_the_trial_s_temperature_from_the_seed(tiny, tuned,
     found = []
     for _ in range(2):
         torch.rand(3)  # whatever was drawn before
-        measure_pass(tmp_path, trial, trial.grpo, arms.find("baseline"), 1, tuned("baseline"))
+        measure_pass(tmp_path, trial, trial.grpo, arms.find("baseline"), 1, *load(tuned("baseline")))
         found.append(read_json(tmp_path / "pass_at_k.json"))
     assert found[0] == found[1]
 

@@ -57,15 +57,17 @@ def watched(monkeypatch):
         keep_weights = False
         held_losses = ()
 
-        def compute_loss(self, model, inputs, *rest, **named):
+        def training_step(self, model, inputs, *rest, **named):
             before = copy.deepcopy(model.state_dict()) if Watched.keep_weights else None
             batch = {key: value.clone() for key, value in inputs.items()}
-            loss = super().compute_loss(model, inputs, *rest, **named)
-            if model.training:
-                seen.append((batch, float(loss.detach()), before))
-            else:
-                Watched.held_losses += (float(loss.detach()),)
+            loss = super().training_step(model, inputs, *rest, **named)
+            seen.append((batch, float(loss), before))
             return loss
+
+        def prediction_step(self, *given, **named):
+            loss, *rest = super().prediction_step(*given, **named)
+            Watched.held_losses += (float(loss),)
+            return (loss, *rest)
 
     monkeypatch.setattr(trl, "SFTTrainer", Watched)
     return seen, Watched
