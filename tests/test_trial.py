@@ -264,6 +264,17 @@ def test_a_file_in_another_encoding_is_refused_and_no_crash(tmp_path):
         load(str(path))
 
 
+def test_vllm_is_gone_and_the_run_folders_that_say_no_to_it_are_read(small, refused):
+    assert small("grpo={task: word_problems, vllm: false}").grpo == small("grpo={task: word_problems}").grpo
+    assert "grpo: vllm is True; there is no such setting any more" in refused("grpo={task: word_problems, vllm: true}")
+
+
+@pytest.mark.parametrize("task", ["jsonl:rows.jsonl", "path:SVAMP.json"])
+def test_grpo_on_rows_without_answers_is_refused_before_anything_is_trained(refused, task):
+    complaint = refused(f"grpo={{task: '{task}'}}")
+    assert f"grpo: task is {task!r}, expected gsm8k or word_problems" in complaint
+
+
 def test_a_trial_cannot_be_changed(small):
     with pytest.raises(ValueError, match="frozen"):
         small().name = "other"

@@ -12,7 +12,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.disk import stage_bytes
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import report, stoppable
-from tokentrial.pretrain.device import ranks_of, resolve_device, resolve_dtype
+from tokentrial.pretrain.device import precision, ranks_of, resolve_device, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder
 from tokentrial.storage import Storage, is_weights
@@ -43,7 +43,7 @@ FOLDERS = {
 }
 GRPO_STAGES = ("grpo", "eval_grpo")
 # bumped by hand when a stage's result changes for the same settings
-_VERSIONS = {"pretrain": 2, "export": 3, "evaluate": 2, "sft": 1, "grpo": 1}
+_VERSIONS = {"pretrain": 2, "export": 3, "evaluate": 3, "sft": 2, "grpo": 2}
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
 _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
@@ -257,7 +257,7 @@ def _do(
     saved: Callable[[Path], None],
 ) -> None:
     """One stage into its folder."""
-    from tokentrial.evaluate.evaluate import evaluate
+    from tokentrial.evaluate.evaluate import evaluate, load
     from tokentrial.pretrain.export import export
 
     trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
@@ -272,18 +272,19 @@ def _do(
         else:
             pretrain_cell(plan, cell, folder, checkpoints, progress)
         return
+    device = resolve_device(trial.pretrain)
     if stage == "export":
-        export(
-            folder, source, arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite, resolve_device(trial.pretrain)
-        )
-        return
-    if stage.startswith("eval_"):
+        with precision(tf32=False):
+            export(folder, source, arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite, device)
+    elif stage.startswith("eval_"):
         progress(0, stage)
-        evaluate(folder, trial, plan.folder, plan.vocabulary, arm, cell.seed, source)
-        if trial.grpo and stage == before_grpo(trial):
-            from tokentrial.posttrain.grpo import measure_pass
+        model, tokenizer = load(source, device)
+        with precision(tf32=False):
+            evaluate(folder, trial, plan.folder, plan.vocabulary, arm, cell.seed, model, tokenizer)
+            if trial.grpo and stage == before_grpo(trial):
+                from tokentrial.posttrain.grpo import measure_pass
 
-            measure_pass(folder, trial, trial.grpo, arm, cell.seed, source)
+                measure_pass(folder, trial, trial.grpo, arm, cell.seed, model, tokenizer)
     elif trial.sft and stage == "sft":
         from tokentrial.posttrain.sft import sft
 

@@ -239,7 +239,7 @@ class SFT(Settings):
 
 
 class GRPO(Settings):
-    """Reinforcement learning on a task's training prompts. Defaults are the reference's."""
+    """Reinforcement learning on a task's training prompts. Defaults are the reference's, and TRL's for the loss."""
 
     task: str = "gsm8k"
     prompts: Count = 1000
@@ -249,11 +249,40 @@ class GRPO(Settings):
     temperature: Annotated[float, Field(gt=0)] = 0.7
     lr: Annotated[float, Field(gt=0)] = 1e-6
     kl: Annotated[float, Field(ge=0)] = 0.1
+    # how losses of tokens become one. dapo: their mean over the step's tokens, so that a token weighs the same in arms
+    # that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024);
+    # bnpo: as dapo in one process; dr_grpo: their sum over rows x new_tokens (Liu et al. 2025)
+    loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
+    # what advantages are divided by: the rewards' deviation among a prompt's completions, in the step, or nothing
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    num_iterations: Count = 1  # optimizer steps on the same completions
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the ratio to the sampling policy is clipped to 1 +- epsilon
     format_bonus: Annotated[float, Field(ge=0)] = 0.0  # for any number after the marker, in every arm
     mul_bonus: Annotated[float, Field(ge=0)] = 0.0  # for a fact token: only some arms can earn it; the report flags it
     on_zero: Literal["skip", "go on"] = "skip"  # what to do where pass@k is zero in every cell
-    vllm: bool = False
-    checkpoint_every: Count = 50
+    checkpoint_every: Count = 50  # steps of new completions
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_vllm(cls, data: Any) -> Any:
+        """`vllm: false` stands in run folders of 0.1."""
+        if not isinstance(data, dict) or "vllm" not in data:
+            return data
+        if data["vllm"] is not False:
+            raise ValueError(
+                f"vllm is {data['vllm']!r}; there is no such setting any more: vLLM cannot be kept from sampling ids "
+                "that stand for nothing. Leave it out"
+            )
+        return {name: value for name, value in data.items() if name != "vllm"}
+
+    @model_validator(mode="after")
+    def has_answers(self) -> "GRPO":
+        if ":" in self.task:
+            raise ValueError(
+                f"task is {self.task!r}, expected gsm8k or word_problems: a reward needs the answer of each training "
+                "prompt, which such a file does not hold; give its rows to sft, or name another task"
+            )
+        return self
 
 
 class Evaluate(Settings):

@@ -1,7 +1,11 @@
 """GRPO: the answer travels with the row, the prompts are the same in every arm, a stop changes nothing."""
 
+import copy
+import math
 import random
 import shutil
+from statistics import mean, stdev
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +17,14 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell, cells
 from tokentrial.errors import TrialError
+from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
-from tokentrial.posttrain.trainer import last_complete
+from tokentrial.posttrain.trainer import Watch, last_complete
 from tokentrial.run import learnable
 from tokentrial.store import read_json, seal, write_json
+from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
 
 
@@ -149,6 +155,104 @@ def test_what_is_rewarded_more_is_said_more(reinforce, scripted, weights, same, 
     assert record["first"]["frac_reward_zero_std"] == 1
 
 
+# the objective, in plain formulas
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Every optimizer step of the GRPOTrainer that `trl` names when this is called: its rows, its loss, the weights."""
+    seen = []
+
+    def watch():
+        class Watched(trl.GRPOTrainer):
+            def compute_loss(self, model, inputs, *rest, **named):
+                weights = copy.deepcopy(model.state_dict())
+                loss = super().compute_loss(model, inputs, *rest, **named)
+                seen.append((inputs, float(loss.detach()), weights))
+                return loss
+
+        monkeypatch.setattr(trl, "GRPOTrainer", Watched)
+        return seen
+
+    return watch
+
+
+def log_probs(model, weights, prompt, completion, temperature):
+    """ln p of every token of one row's completion [time], without a batch and without padding."""
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        logits = model(torch.cat([prompt, completion])[None]).logits[0].double() / temperature
+    scores = logits[len(prompt) - 1 : -1]
+    return (scores.gather(1, completion[:, None])[:, 0] - scores.logsumexp(1)).tolist()
+
+
+def advantages(rewards, scale):
+    """By prompt; `rewards`: {prompt: rewards}."""
+    every = [reward for group in rewards.values() for reward in group]
+    found = {}
+    for prompt, group in rewards.items():
+        spread = {"group": stdev(group), "batch": stdev(every), "none": 1 - 1e-4}[scale]
+        found[prompt] = {reward: (reward - mean(group)) / (spread + 1e-4) for reward in group}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "scale"), [("dapo", "group"), ("grpo", "none"), ("dr_grpo", "batch"), ("bnpo", "group")]
+)
+def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps, tuned, loss_type, scale):
+    """The clipped ratio to the sampling policy times the advantage, less the KL estimate of Schulman 2020 (k3) from the
+    model that GRPO began with, times the ratio. Two steps on the same completions, so that the ratio leaves 1; prompts
+    and completions of many lengths, so that padding would show."""
+    right = answers()
+
+    def say(prompt, number):
+        return (f" so{' so' * (number % 7)}\n#### {right[prompt]}", " no idea at all", " 6")[number % 3]
+
+    scripted(say)
+    seen = steps()
+    temperature, kl, epsilon, new_tokens = 0.8, 0.1, 0.05, 32
+    more = {"loss_type": loss_type, "scale_rewards": scale, "num_iterations": 2, "epsilon": epsilon}
+    _, _, record = reinforce(settings(temperature=temperature, prompts=8, lr=0.001, **more))
+    assert record["arguments"].items() >= more.items()
+    assert len(seen) == record["steps"] == 4
+    model, tokenizer = load(tuned("baseline"))
+    first, clipped, ratios = copy.deepcopy(model.state_dict()), 0, []
+    for number, (inputs, loss, weights) in enumerate(seen):
+        sampled_from = seen[number - number % 2][2]
+        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        rows = [
+            (ids[mask == 1], said[kept == 1]) for ids, mask, said, kept in zip(*(inputs[n] for n in names), strict=True)
+        ]
+        assert len({len(prompt) for prompt, _ in rows}) > 1
+        texts = [tokenizer.decode(prompt) for prompt, _ in rows]
+        earned = [float(f"#### {right[q]}" in tokenizer.decode(said)) for q, (_, said) in zip(texts, rows, strict=True)]
+        groups = {q: [r for p, r in zip(texts, earned, strict=True) if p == q] for q in texts}
+        gained = advantages(groups, scale)
+        losses = []
+        for text, reward, (prompt, said) in zip(texts, earned, rows, strict=True):
+            new, old, reference = (
+                log_probs(model, w, prompt, said, temperature) for w in (weights, sampled_from, first)
+            )
+            advantage, of_row = gained[text][reward], []
+            for p, q, r in zip(new, old, reference, strict=True):
+                ratio = math.exp(p - q)
+                held = min(max(ratio, 1 - epsilon), 1 + epsilon)
+                clipped += held != ratio
+                ratios.append(ratio)
+                divergence = math.exp(r - p) - (r - p) - 1
+                of_row.append(-min(ratio * advantage, held * advantage) + kl * divergence * ratio)
+            losses.append(of_row)
+        total, tokens = sum(map(sum, losses)), sum(map(len, losses))
+        expected = {
+            "dapo": total / tokens,
+            "bnpo": total / tokens,
+            "grpo": mean(map(mean, losses)),
+            "dr_grpo": total / (len(losses) * new_tokens),
+        }[loss_type]
+        assert loss == pytest.approx(expected, rel=1e-5, abs=1e-5), number
+    assert 0 < clipped < len(ratios) / 2
+
+
 # what is logged
 
 
@@ -236,10 +340,56 @@ def test_no_room_for_any_prompt_is_named(tiny, tuned, tmp_path):
         prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), 1)
 
 
+# three prompts that state facts, and answers that are right only as `plain` reads them
+STATED = [
+    Example("t", q, f"User: {q}\nAssistant:", " 6*9=54\n#### 54", "6", split="train")
+    for q in ("6*9=54, so what?", "Is 7 × 8 = 56 or is 3x4=12?", "<MUL_6_9_54> is what?")
+]
+
+
+@pytest.mark.parametrize("arm", arms.names())
+def test_a_prompt_that_states_a_fact_arrives_as_it_is(tiny, untrained, tmp_path, monkeypatch, scripted, arm):
+    """Defect R3, in every arm: in GRPO's rows, in what is generated from, and in pass@k."""
+    monkeypatch.setattr(grpos, "source_rows", lambda trial, task, never: STATED)
+    stated = sorted(example.prompt for example in STATED)
+    trial = tiny(tmp_path / "run", settings(prompts=3, batch=3, generations=2, new_tokens=8), *LONG)
+    asked = []
+    monkeypatch.setattr(grpos, "complete", lambda m, t, given, *rest, **named: asked.extend(given) or [])
+    with pytest.raises(ValueError, match="zip"):  # nothing is said
+        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, *load(untrained(arm)))
+    assert sorted(asked[::2]) == stated
+    generated = []
+    calls = scripted(lambda prompt, number: generated.append(prompt) or " 6")
+    grpo(tmp_path, tmp_path / "c", trial, trial.grpo, arms.find(arm), 1, untrained(arm), quiet)
+    assert sorted(generated[::2]) == sorted(prompt for prompt, _, _ in calls[0][::2]) == stated
+
+
 # stopped, and gone on
 
 
 SAMPLED = {"prompts": 20, "format_bonus": 0.5, "generations": 3, "checkpoint_every": 2}
+
+
+def test_it_stops_only_where_its_completions_are_used_up():
+    """Those of a step before are in no checkpoint."""
+    watch, saved = Watch(quiet, "grpo", lambda: True, lambda path: None), []
+    for step in range(1, 7):
+        control = SimpleNamespace(should_save=False, should_training_stop=False)
+        watch.on_step_end(SimpleNamespace(num_iterations=3), SimpleNamespace(global_step=step, max_steps=9), control)
+        assert control.should_save == control.should_training_stop
+        saved += [step] if control.should_save else []
+    assert saved == [3, 6]
+
+
+def test_completions_that_are_used_twice_are_gone_on_from_bit_for_bit(reinforce, weights, same):
+    twice = settings(prompts=12, format_bonus=0.5, generations=2, num_iterations=2)
+    undisturbed, _, _ = reinforce(twice, name="undisturbed")
+    with pytest.raises(Stop):
+        reinforce(twice, progress=stop_at(4)[0])
+    progress, steps = stop_at(None)
+    folder, _, _ = reinforce(twice, progress=progress)
+    assert steps == [3, 4, 5, 6]
+    assert same(weights(folder), weights(undisturbed))
 
 
 @pytest.mark.parametrize("half_written", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -291,7 +441,7 @@ def measured(tiny, tuned, tmp_path, monkeypatch):
 
         monkeypatch.setattr(grpos, "complete", complete)
         trial = tiny(tmp_path / "run", *LONG, override or settings(prompts=100, generations=4))
-        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, tuned(arm))
+        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, *load(tuned(arm)))
         return read_json(tmp_path / "pass_at_k.json"), given
 
     return make
@@ -316,12 +466,18 @@ def test_a_bonus_is_no_pass(measured):
     assert measured(lambda prompt, number: "<MUL_6_9_54> #### 0", bonus, "mul_tokens")[0]["pass_at_k"] == 0
 
 
+def test_pass_at_k_reads_what_a_token_stands_for(measured, monkeypatch):
+    monkeypatch.setattr(grpos, "source_rows", lambda trial, task, never: STATED)
+    for said, passed in (("#### <MUL_6_9_54>", 1), ("#### <MUL_7_8_56>", 0)):  # 6 is what all ask
+        assert measured(lambda prompt, number, said=said: said, arm="mul_tokens")[0]["pass_at_k"] == passed
+
+
 def test_samples_are_drawn_at_the_trial_s_temperature_from_the_seed(tiny, tuned, tmp_path):
     trial = tiny(tmp_path / "run", *LONG, settings(prompts=100, generations=4))
     found = []
     for _ in range(2):
         torch.rand(3)  # whatever was drawn before
-        measure_pass(tmp_path, trial, trial.grpo, arms.find("baseline"), 1, tuned("baseline"))
+        measure_pass(tmp_path, trial, trial.grpo, arms.find("baseline"), 1, *load(tuned("baseline")))
         found.append(read_json(tmp_path / "pass_at_k.json"))
     assert found[0] == found[1]
 

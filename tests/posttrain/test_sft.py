@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
@@ -15,6 +16,7 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete
+from tokentrial.posttrain import sft as sfts
 from tokentrial.posttrain.sft import encode, sft
 from tokentrial.store import read_json
 from tokentrial.tasks.rows import rows
@@ -57,15 +59,17 @@ def watched(monkeypatch):
         keep_weights = False
         held_losses = ()
 
-        def compute_loss(self, model, inputs, *rest, **named):
+        def training_step(self, model, inputs, *rest, **named):
             before = copy.deepcopy(model.state_dict()) if Watched.keep_weights else None
             batch = {key: value.clone() for key, value in inputs.items()}
-            loss = super().compute_loss(model, inputs, *rest, **named)
-            if model.training:
-                seen.append((batch, float(loss.detach()), before))
-            else:
-                Watched.held_losses += (float(loss.detach()),)
+            loss = super().training_step(model, inputs, *rest, **named)
+            seen.append((batch, float(loss), before))
             return loss
+
+        def prediction_step(self, *given, **named):
+            loss, *rest = super().prediction_step(*given, **named)
+            Watched.held_losses += (float(loss),)
+            return (loss, *rest)
 
     monkeypatch.setattr(trl, "SFTTrainer", Watched)
     return seen, Watched
@@ -120,8 +124,12 @@ def test_in_a_padded_batch_the_true_end_is_labelled_and_the_padding_is_not(fine_
     assert len(widths) > 1  # each batch is as wide as its longest row
 
 
-def test_the_loss_of_a_batch_is_the_mean_cross_entropy_of_completion_tokens(fine_tune, watched, untrained):
-    """Row by row without padding, in plain logarithms."""
+@pytest.mark.parametrize("few", [8192, 0])
+def test_the_loss_of_a_batch_is_the_mean_cross_entropy_of_completion_tokens(
+    fine_tune, watched, untrained, monkeypatch, few
+):
+    """Row by row without padding, in plain logarithms: of the whole logits, and of TRL's head for many ids."""
+    monkeypatch.setattr(sfts, "_FEW_IDS", few)
     seen, trainer = watched
     trainer.keep_weights = True
     fine_tune(settings(batch=8))
@@ -171,6 +179,22 @@ def test_every_arm_is_trained_on_the_same_rows_in_the_same_order_and_steps(fine_
     for row in once:
         left.remove(row)
     assert len(left) == 1  # the row that is held
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_row_asks_or_works_out_a_fact_that_its_seed_never_asks(fine_tune, watched, seed):
+    seen, _ = watched
+    fine_tune(settings(batch=64), seed=seed)
+    never = TIMES_TABLE.never_asked(seed, 3)
+    assert len(never) == 12
+    used = set()
+    for batch, _, _ in seen:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            text = VOCABULARY.decode_bytes(ids[mask == 1].numpy()).decode()
+            used |= {TIMES_TABLE.of(int(a), int(b)) for a, b in re.findall(r"\b(\d)\*(\d)=", text)}
+            used |= {TIMES_TABLE.of(int(b), int(c)) for b, c in re.findall(r"/(\d)=(\d)\b", text)}
+    assert len(used - {None}) > 15
+    assert not used & never
 
 
 def canonical(text):

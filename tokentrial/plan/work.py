@@ -183,12 +183,14 @@ def _sft(trial: Trial, settings: SFT) -> Work:
 
 
 def _grpo(trial: Trial) -> Work:
-    """One pass over the prompts: generation, the old and the reference model's forward, training."""
+    """One pass over the prompts: generation, the reference model's forward and, where completions are used more than
+    once, the old policy's; training on them so often."""
     assert trial.grpo is not None
     settings, known = trial.grpo, lengths(trial, trial.grpo.task, "train")
     steps = min(settings.prompts, known.rows) // settings.batch
     tokens = steps * settings.batch * settings.generations * (known.prompt + settings.new_tokens)
-    passes = 1 + 3 + (settings.kl > 0)
+    used = settings.num_iterations
+    passes = 1 + (settings.kl > 0) + (used > 1) + 3 * used
     return Work(tokens, passes * _forward(trial) * tokens, steps * settings.new_tokens)
 
 

@@ -1,14 +1,18 @@
-"""GRPO of one cell with TRL (Shao et al. 2024): the reward is one function of plain text, the answer travels with the
-row.
+"""GRPO of one cell with TRL: the reward is one function of plain text, the answer travels with the row.
+
+Completions of a prompt are compared with each other, as in Shao et al. 2024; by default the loss is the mean over the
+step's tokens, as in DAPO (Yu et al. 2025, arXiv 2503.14476), with a penalty on the divergence from the model that GRPO
+began with. With the mean of each completion's mean (`grpo.loss_type=grpo`) a token weighs less in a long completion,
+and arms that spell the same content at different lengths would be taught at different strength.
 
 Before it starts, pass@k is measured on 32 training prompts of every cell: where it is zero RL has nothing to learn
 from. What then happens, `grpo.on_zero`, is decided once for the whole trial.
 """
 
-import importlib.util
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
-from tokentrial.posttrain.trainer import Progress, Saved, shared_arguments, train
+from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
 from tokentrial.settings import GRPO
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import read_marked
@@ -39,6 +43,44 @@ _SHOWN = {
     "fact_tokens": "fact_tokens",
 }
 
+# TRL's defaults that shape a result, written down
+_SHAPING: dict[str, Any] = {
+    "num_train_epochs": 1,  # over the prompts
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    # sampling: from the whole distribution
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "cache_implementation": None,
+    "chat_template_kwargs": None,
+    "max_tool_calling_iterations": None,
+    "generation_batch_size": None,
+    "steps_per_generation": 1,
+    "use_vllm": False,
+    "use_transformers_continuous_batching": False,
+    # the objective
+    "importance_sampling_level": "token",
+    "epsilon_high": None,  # as epsilon
+    "delta": None,
+    "reward_weights": None,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "mask_truncated_completions": False,
+    "use_bias_correction_kl": True,  # the KL term times the ratio: its gradient is then unbiased (DeepSeek-V3.2)
+    "sync_ref_model": False,
+    "off_policy_mask_threshold": None,
+    "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "disable_dropout": False,
+    "cast_lm_head_to_fp32": False,
+    # rows
+    "shuffle_dataset": True,
+    "remove_unused_columns": False,
+}
+_TILE = "_CHUNKED_LOGPROB_CHUNK_SIZE"
+
 
 def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:
     """Training prompts that leave room for a completion, shuffled by the seed: the same in every arm."""
@@ -56,9 +98,8 @@ def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Exa
     return fitting[: settings.prompts]
 
 
-def measure_pass(folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int, source: Path) -> None:
+def measure_pass(folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:
     """Write `pass_at_k.json`: the share of 32 prompts of which one of `generations` samples is right."""
-    model, tokenizer = load(source)
     examples = prompts(trial, settings, tokenizer, seed)[:PASS_PROMPTS]
     asked = [example for example in examples for _ in range(settings.generations)]
     torch.manual_seed(seed)
@@ -90,17 +131,19 @@ def grpo(
 ) -> None:
     """Train the model in `source`; write model, tokenizer and `grpo_results.json` into `folder`.
 
-    `checkpoints` outlives an interruption. A checkpoint is written at the end of an optimizer step, which is where a
-    batch of generations is used up: a resume in the middle of one would not be exact.
+    `checkpoints` outlives an interruption. A checkpoint is written where a batch of completions is used up: a resume in
+    the middle of one would not be exact.
     """
     started = time.perf_counter()
     model, tokenizer = load(source)
     examples = prompts(trial, settings, tokenizer, seed)
     if len(examples) < settings.batch:
         raise TrialError(f"grpo.batch: {settings.batch} prompts a step, and {len(examples)} are there; give fewer")
-    shared = shared_arguments(checkpoints, trial.pretrain, seed, settings.checkpoint_every)
-    trainer = _trainer(model, tokenizer, settings, shared, arm, examples)
-    log = [record for record in train(trainer, checkpoints, progress, "grpo", saved) if "reward" in record]
+    every = settings.checkpoint_every * settings.num_iterations
+    given = shared_arguments(checkpoints, trial.pretrain, seed, every) | arguments(settings, tokenizer)
+    with alone(trial.pretrain), tiles(model.config.vocab_size):
+        trainer = _trainer(model, tokenizer, settings, given, arm, examples)
+        log = [record for record in train(trainer, checkpoints, progress, "grpo", saved) if "reward" in record]
     model.save_pretrained(folder)
     copy_tokenizer(source, folder)
     first, last = ({name: record.get(key) for name, key in _SHOWN.items()} for record in (log[0], log[-1]))
@@ -114,43 +157,80 @@ def grpo(
             "mul_bonus": settings.mul_bonus,
             "first": first,
             "last": last,
+            "arguments": recorded(trainer.args, given),
             "log": log,
             "seconds": time.perf_counter() - started,
         },
     )
 
 
+def arguments(settings: GRPO, tokenizer: Any) -> dict[str, Any]:
+    """Arguments of GRPO, beside the shared ones."""
+    silent = unsayable(tokenizer)
+    return _SHAPING | {
+        "per_device_train_batch_size": settings.batch * settings.generations,
+        "num_generations": settings.generations,
+        "max_completion_length": settings.new_tokens,
+        "temperature": settings.temperature,
+        "generation_kwargs": {"suppress_tokens": silent} if silent else None,
+        "learning_rate": settings.lr,
+        "beta": settings.kl,
+        "loss_type": settings.loss_type,
+        "scale_rewards": settings.scale_rewards,
+        "num_iterations": settings.num_iterations,
+        "epsilon": settings.epsilon,
+    }
+
+
+@contextmanager
+def tiles(vocabulary: int) -> Iterator[None]:
+    """Within the block TRL's head works in tiles no wider than the vocabulary. It has no setting for that, and would
+    allocate rows x 32,768 for each pass over a vocabulary of hundreds. Without the constant nothing is changed but its
+    speed."""
+    from trl.trainer import utils
+
+    width = getattr(utils, _TILE, vocabulary)
+    setattr(utils, _TILE, min(width, vocabulary))
+    try:
+        yield
+    finally:
+        setattr(utils, _TILE, width)
+
+
+def _with_positions(model: Any) -> None:
+    """Give a forward pass over left-padded prompts the positions that generation gives them: the first token of a
+    prompt is at 0. TRL passes a mask alone, and GPT-2 would count the padding, so that the loss were of other
+    probabilities than those that were sampled from, the more so the shorter a prompt."""
+
+    def add(module: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = named.get("attention_mask")
+        if mask is not None and named.get("position_ids") is None and named.get("past_key_values") is None:
+            named["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return positional, named
+
+    model.register_forward_pre_hook(add, with_kwargs=True)
+
+
 def _trainer(
-    model: Any, tokenizer: Any, settings: GRPO, shared: dict[str, Any], arm: Arm, examples: Sequence[Example]
+    model: Any, tokenizer: Any, settings: GRPO, given: dict[str, Any], arm: Arm, examples: Sequence[Example]
 ) -> Any:
     """TRL's trainer, in which the model is trained in place."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
-
-    if settings.vllm and importlib.util.find_spec("vllm") is None:
-        raise TrialError("grpo.vllm: vLLM is not installed; pip install vllm, or set grpo.vllm=false for every arm")
 
     def exact_match(completions: list[str], answer: list[str], log_metric: Any, **rest: Any) -> list[float]:
         said = [sum(text.count(token) for token in arm.tokens) for text in completions]
         log_metric("fact_tokens", sum(said) / len(said))
         return [reward(text, right, arm, settings) for text, right in zip(completions, answer, strict=True)]
 
-    return GRPOTrainer(
+    trainer = GRPOTrainer(
         model=model,
         reward_funcs=exact_match,
-        args=GRPOConfig(
-            **shared,
-            per_device_train_batch_size=settings.batch * settings.generations,
-            num_generations=settings.generations,
-            max_completion_length=settings.new_tokens,
-            temperature=settings.temperature,
-            top_k=0,
-            learning_rate=settings.lr,
-            beta=settings.kl,
-            num_train_epochs=1,
-            use_vllm=settings.vllm,
-            generation_kwargs={"suppress_tokens": unsayable(tokenizer)} if unsayable(tokenizer) else None,
-        ),
+        args=on_one_device(GRPOConfig(**given)),
         train_dataset=Dataset.from_list([{"prompt": e.prompt, "answer": e.answer} for e in examples]),
         processing_class=tokenizer,
     )
+    for part in (model, trainer.ref_model):
+        if part is not None:
+            _with_positions(part)
+    return trainer

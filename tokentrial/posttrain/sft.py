@@ -4,19 +4,20 @@ A row is `User: …\\nAssistant:` and a completion that ends in eos. The loss is
 (defect R8); the arm's `rewrite` is applied to completions, never to prompts (defect R3).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
-from tokentrial.posttrain.trainer import Progress, Saved, shared_arguments, train
+from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
 from tokentrial.settings import SFT, SFTStage
 from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import Solutions
@@ -24,6 +25,26 @@ from tokentrial.tasks.rows import rows
 from tokentrial.tasks.task import Example
 from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial import Trial
+
+# TRL's defaults that shape a result, written down: rows come encoded and labelled, and are neither cut nor packed
+_SHAPING: dict[str, Any] = {
+    "loss_type": "nll",
+    "completion_only_loss": True,
+    "assistant_only_loss": False,
+    "max_length": None,
+    "packing": False,
+    "eval_packing": None,
+    "padding_free": False,
+    "shuffle_dataset": False,  # the Trainer draws the order of rows, anew for each epoch
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "remove_unused_columns": True,
+    "eos_token": None,
+    "chat_template_path": None,
+    "activation_offloading": False,
+}
+# Ids up to which the whole logits are cheaper than TRL's head, which makes them in tiles, computes entropy and accuracy
+# that nobody reads, and makes them again for the gradient: on a CPU a step of the pilot takes a fifth longer by it.
+_FEW_IDS = 8192
 
 
 class Row(NamedTuple):
@@ -84,22 +105,8 @@ def sft(
     """
     started = time.perf_counter()
     model, tokenizer = load(source)
-    never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
-    length = min(settings.max_length, trial.pretrain.context)
-    records = []
-    for number, stage in enumerate(settings.stages):
-        examples = rows(trial, stage.sources, seed, never)
-        held = examples[: min(settings.held, len(examples) // 10)]
-        kept = set(held)  # a row may stand there twice
-        trained = [encode(tokenizer, arm, example, length) for example in examples if example not in kept]
-        if not any(row.taught for row in trained):
-            raise TrialError(f"sft.max_length: {length} tokens hold no row's prompt; give more")
-        evaluated = [encode(tokenizer, arm, example, length) for example in held]
-        of_stage = checkpoints / str(number)
-        shared = shared_arguments(of_stage, trial.pretrain, seed, settings.checkpoint_every)
-        trainer = _trainer(model, tokenizer, settings, stage, shared, trained, evaluated)
-        trainer.add_callback(Solve(tokenizer, arm, held, trial, trainer.eval_dataset is not None))
-        records.append(_record(stage, trained, len(held), train(trainer, of_stage, progress, "sft", saved)))
+    with alone(trial.pretrain):
+        records = _stages(model, tokenizer, checkpoints, trial, settings, arm, seed, progress, saved)
     model.save_pretrained(folder)
     copy_tokenizer(source, folder)
     write_json(
@@ -115,36 +122,72 @@ def sft(
     )
 
 
-def _trainer(
+def _stages(
     model: Any,
     tokenizer: Any,
+    checkpoints: Path,
+    trial: Trial,
     settings: SFT,
-    stage: SFTStage,
-    shared: dict[str, Any],
-    trained: Sequence[Row],
-    evaluated: Sequence[Row],
+    arm: Arm,
+    seed: int,
+    progress: Progress,
+    saved: Saved,
+) -> list[dict[str, Any]]:
+    """Train the model in place, stage by stage; the record of each."""
+    never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
+    length = min(settings.max_length, trial.pretrain.context)
+    records = []
+    for number, stage in enumerate(settings.stages):
+        examples = rows(trial, stage.sources, seed, never)
+        held = examples[: min(settings.held, len(examples) // 10)]
+        kept = set(held)  # a row may stand there twice
+        trained = [encode(tokenizer, arm, example, length) for example in examples if example not in kept]
+        if not any(row.taught for row in trained):
+            raise TrialError(f"sft.max_length: {length} tokens hold no row's prompt; give more")
+        evaluated = [encode(tokenizer, arm, example, length) for example in held]
+        of_stage = checkpoints / str(number)
+        shared = shared_arguments(of_stage, trial.pretrain, seed, settings.checkpoint_every)
+        given = shared | arguments(settings, stage, sum(row.taught for row in trained))
+        trainer = _trainer(model, tokenizer, given, trained, evaluated)
+        trainer.add_callback(Solve(tokenizer, arm, held, trial, trainer.eval_dataset is not None))
+        log = train(trainer, of_stage, progress, "sft", saved)
+        records.append(_record(stage, trained, len(held), log) | {"arguments": recorded(trainer.args, given)})
+    return records
+
+
+def arguments(settings: SFT, stage: SFTStage, rows: int) -> dict[str, Any]:
+    """Arguments of one stage of SFT on so many rows, beside the shared ones."""
+    steps = math.ceil(rows / settings.batch) * stage.epochs
+    return _SHAPING | {
+        "per_device_train_batch_size": settings.batch,
+        "num_train_epochs": stage.epochs,
+        "learning_rate": stage.lr,
+        "weight_decay": settings.weight_decay,
+        # in steps: a share of 1 would be taken for one step
+        "warmup_steps": math.ceil(settings.warmup * steps),
+    }
+
+
+def _trainer(
+    model: Any, tokenizer: Any, given: dict[str, Any], trained: Sequence[Row], evaluated: Sequence[Row]
 ) -> Any:
     """TRL's trainer of one stage, in which the model is trained in place."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    class WholeLogits(SFTTrainer):  # type: ignore[misc]
+        """Takes the loss of the model's own forward pass: the same, the mean of the batch's labelled tokens."""
+
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+            return Trainer.compute_loss(self, model, inputs | {"use_cache": False}, *rest, **named)
+
     train_dataset, eval_dataset = (
         Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.taught])
         for encoded in (trained, evaluated)
     )
-    return SFTTrainer(
+    return (WholeLogits if model.config.vocab_size <= _FEW_IDS else SFTTrainer)(
         model=model,
-        args=SFTConfig(
-            **shared,
-            per_device_train_batch_size=settings.batch,
-            num_train_epochs=stage.epochs,
-            learning_rate=stage.lr,
-            weight_decay=settings.weight_decay,
-            lr_scheduler_type="linear",
-            warmup_steps=settings.warmup,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
+        args=on_one_device(SFTConfig(**given)),
         train_dataset=train_dataset,
         eval_dataset=eval_dataset if len(eval_dataset) else None,
         processing_class=tokenizer,

@@ -1,5 +1,8 @@
 """Where pretraining runs and in what precision, told without importing torch unless there is a GPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tokentrial.settings import Pretrain
 from tokentrial.store import has_gpu
 
@@ -29,3 +32,18 @@ def resolve_dtype(settings: Pretrain) -> str:
     import torch
 
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+@contextmanager
+def precision(tf32: bool) -> Iterator[None]:
+    """Within the block products of fp32 matrices are made in TF32 where a GPU has it, or exactly: training takes the
+    speed, scores are to be the weights' own. Afterwards as before. The switch is global: left as a stage set it, the next stage of the same worker would
+    compute other digits than in a worker of its own, under the same fingerprint."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -49,7 +49,9 @@ def to_hf(model: GPT, eos: int) -> "GPT2LMHeadModel":
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eos)
     drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     size = {"n_positions": shape.context, "n_embd": shape.n_embd, "n_layer": shape.n_layer, "n_head": shape.n_head}
-    exported = GPT2LMHeadModel(GPT2Config(vocab_size=shape.vocab, **size, **drops, **ends))  # GELU tanh, a tied head
+    # the name of GELU tanh that transformers computes in one fused operation: `gelu_new` takes eight
+    config = GPT2Config(vocab_size=shape.vocab, activation_function="gelu_pytorch_tanh", **size, **drops, **ends)
+    exported = GPT2LMHeadModel(config)
     state = {
         f"transformer.{name}": (tensor.t() if name.endswith(_TRANSPOSED) else tensor).float().cpu().contiguous()
         for name, tensor in model.state_dict().items()

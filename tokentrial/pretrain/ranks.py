@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tokentrial.errors import SettingsError
-from tokentrial.pretrain.device import resolve_device
+from tokentrial.pretrain.device import precision, resolve_device
 from tokentrial.settings import Pretrain
 
 _PATIENCE = timedelta(hours=6)
@@ -75,14 +75,20 @@ def joined(settings: Pretrain) -> Iterator[Ranks]:
     device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
+    with precision(tf32=kind == "cuda"), _group(kind, world):
+        yield Ranks(dist.get_rank() if world > 1 else 0, world, device)
+
+
+@contextmanager
+def _group(kind: str, world: int) -> Iterator[None]:
+    """The group that torchrun's environment names; none for one process alone."""
     if world == 1:
-        yield Ranks(0, 1, device)
+        yield
         return
     # a rank that dies ends the group by torchrun's hand; the default of ten minutes would end one that waits for the
     # first rank's probes and uploads
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), world, device)
+        yield
     finally:
         dist.destroy_process_group()
