@@ -126,7 +126,7 @@ def test_muon_is_for_the_blocks_matrices_and_every_parameter_has_one_optimizer()
 @pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 128)])
 def test_muon_in_bf16_is_torch_s(monkeypatch, shape):
     """torch.optim.Muon iterates in bf16 everywhere; ours in fp32 on a CPU, so that is what is exchanged here."""
-    monkeypatch.setattr(muon, "orthogonal", lambda stack, of=muon.orthogonal: of(stack.bfloat16()))
+    monkeypatch.setattr(muon, "orthogonal_by_gram", lambda all_: muon.orthogonal([one.bfloat16() for one in all_]))
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for _ in range(2)]
     ours, theirs = ([weight.clone() for weight in weights] for _ in range(2))
@@ -137,21 +137,23 @@ def test_muon_in_bf16_is_torch_s(monkeypatch, shape):
         for optimizer in pair:
             optimizer.step()
     for one, other, weight in zip(ours, theirs, weights, strict=True):
-        # bf16 keeps 8 bits: of the way that the weights have gone, a few 256ths
-        assert (one - other).norm() < 0.01 * (other - weight).norm()
+        assert torch.equal(one, other)
+        assert not torch.equal(one, weight)
     mine, torchs = (optimizer.state_dict()["state"] for optimizer in pair)
     assert {key: set(state) for key, state in mine.items()} == {key: set(state) for key, state in torchs.items()}
     assert all(torch.equal(mine[i]["momentum_buffer"], torchs[i]["momentum_buffer"]) for i in range(2))
 
 
-def test_newton_schulz_is_its_polynomial_of_the_singular_values():
+@pytest.mark.parametrize("way", [muon.orthogonal, muon.orthogonal_by_gram])
+def test_newton_schulz_is_its_polynomial_of_the_singular_values(way):
     """Jordan et al. 2024: x <- 3.4445 x - 4.7750 x^3 + 2.0315 x^5, five times, of each singular value over the norm."""
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, values, v = torch.linalg.svd(matrix, full_matrices=False)
     values = values / values.square().sum().sqrt()
     for _ in range(5):
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
-    torch.testing.assert_close(muon.orthogonal(matrix[None])[0], u @ torch.diag(values) @ v)
+    others = [torch.eye(24, dtype=torch.float64), torch.eye(5, 7, dtype=torch.float64)]  # go through beside it
+    torch.testing.assert_close(way([others[0], matrix, others[1]])[1], u @ torch.diag(values) @ v)
 
 
 @pytest.mark.parametrize("infinite", ["wte.weight", "h.0.mlp.c_fc.weight"])

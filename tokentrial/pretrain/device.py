@@ -37,8 +37,9 @@ def resolve_dtype(settings: Pretrain) -> str:
 @contextmanager
 def precision(tf32: bool) -> Iterator[None]:
     """Within the block products of fp32 matrices are made in TF32 where a GPU has it, or exactly: training takes the
-    speed, scores are to be the weights' own. Afterwards as before. The switch is global: left as a stage set it, the next stage of the same worker would
-    compute other digits than in a worker of its own, under the same fingerprint."""
+    speed, scores are to be the weights' own. Afterwards as before. The switch is global: left as a stage set it, the
+    next stage of the same worker would compute other digits than in a worker of its own, under the same fingerprint.
+    """
     import torch
 
     before = torch.get_float32_matmul_precision()
