@@ -43,7 +43,7 @@ FOLDERS = {
 }
 GRPO_STAGES = ("grpo", "eval_grpo")
 # bumped by hand when a stage's result changes for the same settings
-_VERSIONS = {"pretrain": 1, "export": 2, "evaluate": 2, "sft": 1, "grpo": 1}
+_VERSIONS = {"pretrain": 2, "export": 2, "evaluate": 3, "sft": 1, "grpo": 1}
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
 _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
