@@ -54,17 +54,22 @@ class Spelling:
         self._of_all = self._read([*alone, *tokens])
 
     def ways(self, example: Example) -> list[Way]:
-        """Each answer as it is, by a token that states it, and as the question's equation, with a token in its left
-        side where the arm writes it so."""
-        left, of_question = f" {example.left}=", list[Way]()
-        written = [Way(f"{left}{answer}", answer, _STATED) for answer in self.arm.facts.answers]
-        if self._read(written[:1]):  # what is read after an equation sign does not depend on which answer it is
-            of_question += written
-        own = self.arm.rewrite(f"{left}{example.fact.answer}") if example.fact else ""
-        if example.fact and own.endswith(example.fact.answer) and own != f"{left}{example.fact.answer}":
-            own_left = own.removesuffix(example.fact.answer)
-            of_question += self._read([Way(f"{own_left}{a}", a, _STATED) for a in self.arm.facts.answers])
-        return [*self._of_all, *of_question]
+        """Each answer as it is, by a token that states it, and as the question's equation; and as the arm writes that:
+        with a token in its left side, before its right answer or behind it."""
+        left, answers = f" {example.left}=", self.arm.facts.answers
+        found = {way.text: way for way in self._of_all}
+        stated = [Way(f"{left}{answer}", answer, _STATED) for answer in answers]
+        # what is read after an equation sign does not depend on which answer it is
+        if self._read(stated[:1]):
+            found |= {way.text: way for way in stated}
+        if example.fact:
+            right = example.fact.answer
+            own = self.arm.rewrite(f"{left}{right}")
+            written = [Way(own, right, _STATED if own.endswith(right) else _TOKEN)]
+            if own.endswith(right) and own not in found:
+                written = [Way(own.removesuffix(right) + answer, answer, _STATED) for answer in answers]
+            found = {way.text: way for way in self._read(written)} | found
+        return list(found.values())
 
     def _read(self, ways: Sequence[Way]) -> list[Way]:
         return [way for way in ways if self.task.read(self.arm.plain(way.text)) == way.answer]
@@ -80,9 +85,9 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
     """
     if arm.facts.numeric:
         signs = re.escape("*×x" + arm.facts.signs)
-        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:[{signs}\ufffd]|$)", _STATED: "[0-9]"}
+        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:[{signs}\ufffd]|\Z)", _STATED: "[0-9]"}
     else:
-        going_on = dict.fromkeys((_BARE, _STATED, _TOKEN), r"[\w\ufffd]| *(?:=|$)")
+        going_on = dict.fromkeys((_BARE, _STATED, _TOKEN), r"[\w\ufffd]| *(?:=|\Z)")
     texts, masks = _id_texts(tokenizer, arm, size), {}
     for kind, pattern in going_on.items():
         goes_on = re.compile(pattern).match
@@ -92,15 +97,15 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
 
 
 def _id_texts(tokenizer: Any, arm: Arm, size: int) -> list[str | None]:
-    """What each id adds to a plain text that ends in a digit; None of a padded row, which the tokenizer does not have.
-    A part of a character is U+FFFD."""
-    stand_ins = byte_characters()
+    """What each id adds to an answer's plain text; None of a padded row, which the tokenizer does not have. A part of a
+    character is U+FFFD."""
+    stand_ins, before = byte_characters(), "0" if arm.facts.numeric else "a"
     own, texts = set(arm.tokens), list[str | None]()
     for token in tokenizer.convert_ids_to_tokens(list(range(size))):
         if token is None:
             texts.append(None)
-        elif token in own:
-            texts.append(arm.plain(f"0{token}")[1:])
+        elif token in own:  # which `plain` sets off from a digit
+            texts.append(arm.plain(f"{before}{token}")[1:])
         elif all(character in stand_ins for character in token):
             texts.append(bytes(stand_ins[character] for character in token).decode(errors="replace"))
         else:
