@@ -32,10 +32,9 @@ def nats_of(model, ids):
         of_window.setdefault(half * max(0, math.ceil((position - CONTEXT) / half)), []).append(position)
     for start, positions in of_window.items():
         assert start == 0 or min(positions) - start >= half
-        logits = model.logits(torch.tensor([ids[start : positions[-1]]]))[0].double()
-        for position in positions:
-            before = logits[position - 1 - start]
-            total += float(before.logsumexp(0) - before[ids[position]])
+        before = model.logits(torch.tensor([ids[start : positions[-1]]]))[0, positions[0] - 1 - start :].double()
+        said = before[range(len(positions)), [ids[position] for position in positions]]
+        total += float((before.logsumexp(1) - said).sum())
     return total
 
 

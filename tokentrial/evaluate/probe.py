@@ -72,7 +72,9 @@ def _left_out(smoother: Floats, y: Floats, facts: Sequence[Ints]) -> Floats:
     total: Floats = np.zeros(y.shape[1])
     for rows in facts:
         within = np.eye(rows.shape[1]) - hat[rows[:, :, None], rows[:, None, :]]
-        total += ((np.linalg.inv(within) @ residuals[rows]) ** 2).sum((0, 1))  # of two rows at most, but of many columns
+        total += ((np.linalg.inv(within) @ residuals[rows]) ** 2).sum(
+            (0, 1)
+        )  # of two rows at most, but of many columns
     return total
 
 
