@@ -1,5 +1,7 @@
 """Models without training: one that says what a script says, one whose every word depends on all before it."""
 
+import functools
+
 import pytest
 import torch
 
@@ -54,3 +56,21 @@ def babbling(vocabulary):
         return to_hf(model, vocabulary.eos), to_transformers(vocabulary, treatment, CONTEXT), treatment
 
     return make
+
+
+@pytest.fixture
+def rows_given():
+    """`rows_given(model)`: a list to which every forward pass from here on adds the rows of ids that it is given."""
+
+    def spy(model):
+        given, forward = [], model.forward
+
+        @functools.wraps(forward)
+        def spied(input_ids, **more):
+            given.append(input_ids.tolist())
+            return forward(input_ids, **more)
+
+        model.forward = spied
+        return given
+
+    return spy

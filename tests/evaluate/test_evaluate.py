@@ -1,8 +1,11 @@
 """The evaluation stage: what is read from a completion in each arm, and what is written of a cell."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
@@ -10,9 +13,12 @@ from tokentrial.cell import Cell
 from tokentrial.evaluate import evaluate as evaluation
 from tokentrial.evaluate.evaluate import TableProbe, ask
 from tokentrial.evaluate.generate import Completion
-from tokentrial.pretrain.export import load_gpt
+from tokentrial.evaluate.score import answer_logprobs
+from tokentrial.evaluate.solve import gold_nats, solve
+from tokentrial.pretrain.export import load_gpt, logits_gap
 from tokentrial.settings import Evaluate
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tokenizer.export import to_transformers
 
 
@@ -94,22 +100,26 @@ def rows_of(finished, arm, seed):
     return [json.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
 
 
-def test_every_item_has_its_sample(finished):
-    rows = rows_of(finished, "mul_tokens", 1)
-    expected = Arithmetic(5).examples()
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_item_has_its_sample(finished, seed):
+    """A fact's `asked` is what its own seed was served: by the count of drills that ask it, not by the fold's rule."""
+    rows, expected = rows_of(finished, "mul_tokens", seed), Arithmetic(5).examples()
     assert [row["question"] for row in rows] == [example.question for example in expected]
     assert len(rows) == 81 + 5 * 5
-    never = TIMES_TABLE.never_asked(1, 3)
+    served = json.loads((finished.folder / "corpus" / "exposure.json").read_bytes())["served"]["mul_tokens"][str(seed)]
+    asked = {fact: forms["question"] + forms["statement"] > 0 for fact, forms in served["facts"].items()}
     for row, example in zip(rows, expected, strict=True):
         assert row["answer"] == example.answer
         if row["task"] == "mul_table" and 1 not in example.operands:
-            assert row["asked"] == (TIMES_TABLE.of(*example.operands) not in never)
+            assert row["asked"] == asked[row["fact"]]
         else:
             assert row["asked"] is None
         assert ("choice_logprob" in row) == (row["task"] == "mul_table")
         assert row.get("choice_logprob", -1) < 0
         assert row["correct"] == (row["read"] == row["answer"])
-    assert sum(row["asked"] is False for row in rows) == sum(1 + (f.operands[0] != f.operands[1]) for f in never)
+    never = [fact for fact, was in asked.items() if not was]
+    assert len(never) == 12
+    assert sum(row["asked"] is False for row in rows) == sum(1 + (fact[0] != fact[2]) for fact in never)
 
 
 def test_metrics_have_the_reference_s_fields(finished, shared_data):
@@ -170,8 +180,34 @@ def test_the_last_probe_of_training_is_what_the_evaluation_finds(finished):
             assert last[subset] == pytest.approx(sum(means) / len(means))
 
 
-def test_a_probe_without_never_asked_facts_leaves_them_out(finished, vocabulary, tiny, tmp_path):
+@torch.no_grad()
+def test_the_table_is_asked_of_the_weights_as_they_are_now(finished, vocabulary, tiny, tmp_path):
+    """Their copy for transformers is made once and written over after."""
     trial = tiny(tmp_path, "corpus.drills.never_asked_folds=0")
     model = load_gpt(Cell("baseline", 1).folder(finished, "pretrain"))
     probe = TableProbe(trial, vocabulary, arms.find("baseline"), 1)
-    assert set(probe(1, model)) == {"all", "from_2", "asked"}
+    assert set(probe(1, model)) == {"all", "from_2", "asked"}  # no fact is left out of what is asked
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    probe(2, model)
+    assert logits_gap(model, probe.exported) < 1e-5 * model.logits(torch.arange(64)[None]).abs().max()
+
+
+@pytest.mark.parametrize("arm", arms.names())
+def test_a_prompt_that_states_a_fact_is_asked_as_it_is(babbling, vocabulary, rows_given, arm):
+    """Defect R3: in every arm, and whatever is asked of it; nor is a special token's name in it that token."""
+    model, tokenizer, treatment = babbling(arm)
+    stated = "so 6*9=54, 3x4=12 <|endoftext|> is"
+    parts = re.split(treatment.cut, stated) if treatment.cut else [stated]
+    ids = [token for part in parts for token in vocabulary.encode(part).tolist()]
+    example = replace(Arithmetic().table()[0], prompt=stated, completion=" 6")
+    given = rows_given(model)
+    for asked in (
+        lambda: ask(model, tokenizer, treatment, Arithmetic(), [example], Evaluate(new_tokens=1), frozenset()),
+        lambda: solve(model, tokenizer, treatment, Solutions(), [example], 1, 1),
+        lambda: gold_nats(model, tokenizer, treatment, [example], 1),
+        lambda: answer_logprobs(model, tokenizer, treatment, [example]),
+    ):
+        given.clear()
+        asked()
+        assert given[-1][0][: len(ids)] == ids

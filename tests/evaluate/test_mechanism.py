@@ -14,7 +14,8 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.mechanism import by_subset, lens, rows, seen
 from tokentrial.evaluate.probe import left_out_r2, probe, shuffled, targets
-from tokentrial.evaluate.score import token_nats
+from tokentrial.evaluate.score import scored
+from tokentrial.pretrain.validate import token_nats
 from tokentrial.tasks.arithmetic import Arithmetic
 
 TABLE = Arithmetic().table()
@@ -139,7 +140,7 @@ def test_the_last_layer_says_what_the_model_says(babbling, vocabulary, arm):
     states, logprobs = lens(model, tokenizer, TABLE)
     prompts = [vocabulary.encode(e.prompt).tolist() for e in TABLE]
     said = [vocabulary.encode(f"{e.prompt} {e.answer}").tolist() for e in TABLE]
-    nats = token_nats(model, said, 16)
+    nats = token_nats(scored(model), said, 16)
     expected = [-of[len(prompt) - 1 :].sum() for of, prompt in zip(nats, prompts, strict=True)]
     assert logprobs.shape == (81, 2 + 1)
     assert logprobs[:, -1] == pytest.approx(np.array(expected), abs=1e-4)

@@ -182,17 +182,6 @@ def test_no_nats_are_null_in_the_files(babbling, tmp_path, monkeypatch):
     assert "NaN" not in (tmp_path / "word_problems_results.json").read_text()
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_batches_find_what_one_at_a_time_finds(babbling, arm):
-    model, tokenizer, treatment = babbling(arm)
-    problems = [example(f"{'so ' * (n % 4)}{n}?", f" {n}*1={n}\n#### {n}", str(n)) for n in range(1, 25)]
-    found = {batch: solve(model, tokenizer, treatment, Solutions(), problems, 12, batch) for batch in (1, 5, 24)}
-    assert found[1] == found[5] == found[24]
-    assert [row["answer"] for row in found[24]] == [str(n) for n in range(1, 25)]
-    assert len({row["completion"] for row in found[24]}) > 12
-    assert all(row["tokens"] <= 12 for row in found[24])
-
-
 # any causal model in a folder
 
 

@@ -9,14 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tokentrial.corpus.shards import open_shard, shard_paths
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.pretrain import train
 from tokentrial.pretrain.export import load_gpt
 from tokentrial.pretrain.loader import Loader
 from tokentrial.pretrain.train import pretrain
-from tokentrial.pretrain.validate import validation_loss
 from tokentrial.settings import Pretrain
 
 STEPS = 5
@@ -198,27 +196,6 @@ def test_progress_ends_at_one(cell):
     cell("a", progress=lambda share, text: told.append(share))
     assert told == sorted(told)
     assert told[-1] == 1.0
-
-
-@pytest.mark.parametrize("arm", ["baseline", "mul_tokens"])
-def test_the_validation_loss_is_that_of_the_arm_s_own_val_text(cell, plan, arm):
-    """Against a plain loop: windows of the context over the first 20,000 val tokens, one token of each unseen."""
-    folder = cell("a", arm)
-    stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, 1)
-    ids = []
-    for path in shard_paths(plan.folder, "fineweb", "val"):
-        shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
-        for index in range(len(shard)):
-            ids += shard.document(index).tolist()
-    ids, model, nats, count = ids[:20_000], load_gpt(folder), 0.0, 0
-    with torch.no_grad():
-        for start in range(0, len(ids) - 1, 64):
-            window = torch.tensor(ids[start : start + 65])
-            logprobs = model.logits(window[None, :-1]).log_softmax(-1)[0]
-            nats -= logprobs.gather(1, window[1:, None]).double().sum().item()
-            count += len(window) - 1
-    assert results(folder)["final_val_loss"] == pytest.approx(nats / count, rel=1e-5)
-    assert validation_loss(model, stream, torch.device("cpu")) == pytest.approx(nats / count, rel=1e-5)
 
 
 def test_the_arms_read_the_same_text_and_differ_in_how_much(cell):

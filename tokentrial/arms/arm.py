@@ -7,6 +7,7 @@ import copy
 import random
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +103,7 @@ class SiteArm(Arm):
         """Each token's name replaced by what it stands for, set off by a space from a number beside it:
         `1<MUL_6_9_54>` is not 16*9=54, and `54<FACT>0` is not 540."""
         done, position = "", 0
-        for match in re.finditer("|".join(map(re.escape, self.tokens)), text):
+        for match in _any_of(self.tokens).finditer(text):
             done += text[position : match.start()]
             position = match.end()
             expansion = self.stands_for(match[0], done, text[position:])
@@ -113,6 +114,12 @@ class SiteArm(Arm):
             elif left and right:
                 done += " "
         return done + text[position:]
+
+
+@lru_cache(maxsize=16)
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Made once: every completion of an evaluation is read through it."""
+    return re.compile("|".join(map(re.escape, tokens)))
 
 
 def names() -> list[str]:

@@ -10,7 +10,7 @@ eval_<stage>/mechanism.json            probes, logit lens and rows of the fact t
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -26,7 +26,6 @@ from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, solve, summary
-from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
@@ -39,20 +38,40 @@ from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
 
 class TableProbe:
-    """Asks the multiplication table of a model in training: accuracy on asked and never-asked facts."""
+    """Asks the multiplication table of a model in training, on its own device: accuracy on asked and never-asked
+    facts."""
 
     def __init__(self, trial: Trial, vocabulary: Vocabulary, arm: Arm, seed: int) -> None:
         self.task = Arithmetic(facts=arm.facts)
         self.vocabulary, self.arm, self.settings = vocabulary, arm, trial.evaluate
         self.never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
         self.tokenizer = to_transformers(vocabulary, arm, trial.pretrain.context)
+        self.exported: GPT2LMHeadModel | None = None
 
     def __call__(self, step: int, model: GPT) -> dict[str, float]:
-        exported = to_hf(model, self.vocabulary.eos)
-        rows = ask(exported, self.tokenizer, self.arm, self.task, self.task.table(), self.settings, self.never)
+        if self.exported is None:
+            self.exported = to_hf(model, self.vocabulary.eos).to(model.wte.weight.device)
+        else:  # made once: drawing the weights of a large model, to write over them, takes seconds
+            _copy_weights(model, self.exported)
+        rows = ask(self.exported, self.tokenizer, self.arm, self.task, self.task.table(), self.settings, self.never)
         return {subset: mean_by_fact(chosen, "correct") for subset, chosen in table_subsets(rows).items() if chosen}
+
+
+@torch.no_grad()
+def _copy_weights(model: GPT, exported: "GPT2LMHeadModel") -> None:
+    """What `to_hf` gives, written into a model that it gave; Conv1D holds its weight as [in, out]."""
+    from transformers.pytorch_utils import Conv1D
+
+    for name, weight in model.named_parameters():
+        module, _, kind = name.rpartition(".")
+        turned = kind == "weight" and isinstance(exported.transformer.get_submodule(module), Conv1D)
+        target = exported.transformer.get_parameter(name)
+        target.copy_((weight.t() if turned else weight)[: len(target)])  # the padded rows are trimmed
 
 
 def ask(
@@ -88,10 +107,9 @@ def ask(
 
 
 def evaluate(
-    folder: Path, trial: Trial, corpus: Path, vocabulary: Vocabulary, arm: Arm, seed: int, source: Path
+    folder: Path, trial: Trial, corpus: Path, vocabulary: Vocabulary, arm: Arm, seed: int, model: Any, tokenizer: Any
 ) -> None:
-    """Evaluate the model of one cell in `source` and write the results into `folder`."""
-    model, tokenizer = load(source, resolve_device(trial.pretrain))
+    """Evaluate the model of one cell, as `load` gives it, and write the results into `folder`."""
     settings, never = trial.evaluate, arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     samples, _ = probe_rows(folder, model, tokenizer, arm, settings, never)
     for name in settings.tasks:

@@ -1,12 +1,22 @@
-"""Completions in batches, sorted by length, left-padded, with KV cache, through transformers."""
+"""Completions in batches, sorted by length, left-padded, with KV cache.
 
-from collections.abc import Sequence
+The loop is our own. transformers' `generate` gives all rows of a batch as many tokens as the longest prompt leaves,
+draws all samples from one global generator, and takes settings from a model's own generation_config.json: each would
+make a text depend on what it was asked beside. Without temperature it gives the same greedy ids (tested).
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 _NEWLINE = "Ċ"  # GPT-2's stand-in for the byte; a blank line is one token too
 TURN = "User:"
+
+Pick = Callable[[Tensor, Sequence[int]], Tensor]  # an id of each row, from logits [rows, ids] and the rows' numbers
 
 
 class Completion(NamedTuple):
@@ -15,6 +25,13 @@ class Completion(NamedTuple):
     text: str
     tokens: int
     stopped: bool
+
+
+class _Ends(NamedTuple):
+    """Ids that end a completion, `alone` [ids], or may end it where the text so far holds `User:`."""
+
+    alone: Tensor
+    turn: frozenset[int]
 
 
 def unsayable(tokenizer: Any) -> list[int]:
@@ -37,37 +54,100 @@ def complete(
     batch: int,
     line: bool = True,
     temperature: float | None = None,
+    seed: int = 0,
 ) -> list[Completion]:
     """Completions in the order of the prompts: greedy, or sampled at a `temperature`.
 
-    They end at eos and, where `line`, at the first newline, else where a new `User:` begins. Prompts are plain text
-    and are never rewritten; one that leaves no room in the model's context gets an empty completion.
+    They end at eos and, where `line`, at the first newline, else where a new `User:` begins. They are cut after
+    `new_tokens` ids or where the prompt's own room in the model's context ends, in ids and not in characters, as a
+    context is counted so: an arm that spells the same in more ids is cut earlier, which `stopped` shows. Prompts are
+    plain text and are never rewritten; one that leaves no room gets an empty completion.
+
+    No text depends on the batch, up to ties of two logits: a row has its own room, and what is drawn depends on the
+    seed, the prompt's place in `prompts` and the position alone.
     """
     ids, eos = encode_prompts(tokenizer, prompts), tokenizer.eos_token_id
-    context = model.config.max_position_embeddings
-    order = sorted((i for i in range(len(ids)) if len(ids[i]) < context), key=lambda i: len(ids[i]))
-    newlines = [i for token, i in tokenizer.get_vocab().items() if _NEWLINE in token] if line else []
+    vocab, size = tokenizer.get_vocab(), model.config.vocab_size
+    muted = torch.zeros(size)
+    muted[unsayable(tokenizer)] = -torch.inf
+    newlines = [i for token, i in vocab.items() if _NEWLINE in token] if line else []
+    alone = torch.zeros(size, dtype=torch.bool)
+    alone[[eos, *newlines]] = True
+    turn = frozenset() if line else frozenset(i for token, i in vocab.items() if TURN[-1] in token)
+    ends = _Ends(alone.to(model.device), turn)
+    room = [min(new_tokens, model.config.max_position_embeddings - len(prompt)) for prompt in ids]
+    order = sorted((i for i in range(len(ids)) if room[i] > 0), key=lambda i: len(ids[i]))
     done = [Completion("", 0, False)] * len(ids)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        width = max(len(ids[i]) for i in chosen)
-        padded = torch.tensor([[tokenizer.pad_token_id] * (width - len(ids[i])) + ids[i] for i in chosen])
-        mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in chosen])
-        out = model.generate(
-            padded.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=min(new_tokens, context - width),
-            do_sample=temperature is not None,
-            temperature=temperature,
-            top_k=0 if temperature is not None else None,
-            eos_token_id=[eos, *newlines],
-            pad_token_id=tokenizer.pad_token_id,
-            suppress_tokens=unsayable(tokenizer) or None,
-            **({} if line else {"stop_strings": [TURN], "tokenizer": tokenizer}),
+        pick: Pick = _likeliest if temperature is None else _Sampling(temperature, seed, chosen)
+        said = _continue(
+            model, tokenizer, [ids[i] for i in chosen], [room[i] for i in chosen], muted.to(model.device), ends, pick
         )
-        for i, said in zip(chosen, out[:, width:].tolist(), strict=True):
-            stopped = eos in said
-            said = said[: said.index(eos)] if stopped else said
-            text, ended, _ = tokenizer.decode(said, skip_special_tokens=True).partition("\n" if line else TURN)
-            done[i] = Completion(text, len(said) + stopped, stopped or bool(ended))
+        for i, row in zip(chosen, said, strict=True):
+            ended = row[-1] == eos
+            text, mark, _ = tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True).partition(
+                "\n" if line else TURN
+            )
+            done[i] = Completion(text, len(row), ended or bool(mark))
     return done
+
+
+def _likeliest(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    return logits.argmax(-1)
+
+
+class _Sampling:
+    """Draws an id of each row by the Gumbel-max trick (Maddison et al. 2014): the largest of logit / temperature minus
+    the log of an exponential. Each row has its own generator, on the CPU, so that neither the batch nor the device
+    changes what is drawn; and a rounded logit changes it only where two sums are tied."""
+
+    def __init__(self, temperature: float, seed: int, numbers: Sequence[int]) -> None:
+        self.temperature = temperature
+        states = [np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] for number in numbers]
+        self.generators = [torch.Generator().manual_seed(int(state)) for state in states]
+
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        drawn = torch.empty(logits.shape)
+        for noise, row in zip(drawn, rows, strict=True):
+            noise.exponential_(generator=self.generators[row])
+        return (logits / self.temperature - drawn.log().to(logits.device)).argmax(-1)
+
+
+def _continue(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    room: Sequence[int],
+    muted: Tensor,
+    ends: _Ends,
+    pick: Pick,
+) -> list[list[int]]:
+    """Ids said after each prompt, what ends it among them, at most as many as its `room`. `muted` [ids] is added to the
+    logits. A row that has ended leaves the batch."""
+    said: list[list[int]] = [[] for _ in prompts]
+    rows, width = list(range(len(prompts))), max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + [*prompt] for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    # a row counts its own tokens: padded ones never reach positions that the context does not have
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    # logits of whole prompts over a large vocabulary would be the largest tensor by far
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    cache = None
+    while True:
+        out = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last)
+        cache, following = out.past_key_values, pick(out.logits[:, -1].float() + muted, rows)
+        ended = ends.alone[following].tolist()
+        for place, (row, token) in enumerate(zip(rows, following.tolist(), strict=True)):
+            said[row].append(token)
+            over = len(said[row]) == room[row] or (token in ends.turn and TURN in tokenizer.decode(said[row]))
+            ended[place] = ended[place] or over
+        left = [place for place, over in enumerate(ended) if not over]
+        if not left:
+            return said
+        if len(left) < len(rows):
+            rows, kept = [rows[place] for place in left], torch.tensor(left, device=model.device)
+            cache.batch_select_indices(kept)
+            following, mask, positions = following[kept], mask[kept], positions[kept]
+        ids, positions = following[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

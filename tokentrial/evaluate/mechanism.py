@@ -78,7 +78,7 @@ def lens(model: Any, tokenizer: Any, table: Sequence[Example]) -> tuple[Floats, 
         nats = model.lm_head(stream[question, before]).float().log_softmax(-1).gather(1, token[:, None])[:, 0]
         logprobs[:, layer].index_add_(0, question, nats.double())
     ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
-    state = streams[-1][torch.arange(len(table)), ends]
+    state = streams[-1][torch.arange(len(table), device=model.device), ends]
     return state.double().cpu().numpy(), logprobs.cpu().numpy()
 
 

@@ -72,7 +72,9 @@ def _left_out(smoother: Floats, y: Floats, facts: Sequence[Ints]) -> Floats:
     total: Floats = np.zeros(y.shape[1])
     for rows in facts:
         within = np.eye(rows.shape[1]) - hat[rows[:, :, None], rows[:, None, :]]
-        total += (np.linalg.solve(within, residuals[rows]) ** 2).sum((0, 1))
+        total += ((np.linalg.inv(within) @ residuals[rows]) ** 2).sum(
+            (0, 1)
+        )  # of two rows at most, but of many columns
     return total
 
 
@@ -87,8 +89,6 @@ def shuffled(facts: Ints, rng: np.random.Generator) -> Ints:
 
 def _rows_by_size(facts: Ints) -> list[Ints]:
     """The rows of the facts, [facts, rows of each], of those with one row, of those with two and so on."""
-    counts = np.bincount(facts)
-    return [
-        np.stack([np.flatnonzero(facts == fact) for fact in np.flatnonzero(counts == size)])
-        for size in np.unique(counts[counts > 0])
-    ]
+    counts = np.unique(facts, return_counts=True)[1]
+    order, firsts = np.argsort(facts, kind="stable"), counts.cumsum() - counts
+    return [order[firsts[counts == size, None] + np.arange(size)] for size in np.unique(counts)]

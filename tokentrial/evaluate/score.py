@@ -1,34 +1,116 @@
-"""Scores: the right answer's log-probability among all of the table, and bits per byte of original text."""
+"""Scores: the right answer's log-probability among all of the table, and nats and bits of text."""
 
 import math
-import string
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 
 from tokentrial.arms.arm import Arm
 from tokentrial.evaluate.generate import encode_prompts, unsayable
+from tokentrial.pretrain.validate import LOGITS, Scored, document_nats
+from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.task import Example
+from tokentrial.tokenizer.vocabulary import byte_characters
 
-_LOGITS = 2**28  # elements of a batch's logits
+_NODES = 512  # of a tree at most: its mask grows with their square
+# kinds of spellings, by what may not follow them
+_BARE, _STATED, _TOKEN = "bare", "stated", "token"
+
+Ids = tuple[int, ...]
 
 
-def ways(arm: Arm, example: Example, answer: str) -> list[str]:
-    """How the arm can spell an answer after a probe's prompt: as it is, as the equation, by its own tokens."""
-    return [f" {answer}", f" {example.left}={answer}", *(f" {token}" for token in arm.spellings(answer))]
+class Way(NamedTuple):
+    """One spelling of an answer after a prompt."""
+
+    text: str
+    answer: str
+    kind: str
 
 
-def closing_starts(tokenizer: Any, size: int, numeric: bool) -> torch.Tensor:
-    """Mask [size] of the ids whose text does not begin with a digit, or, after words, with a letter either: what may
-    close an answer."""
-    going_on = set(string.digits if numeric else string.digits + string.ascii_letters)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
-    # "²" stands for a byte: no digit; None is an id beyond the tokenizer's, a padded row
-    return torch.tensor([token is not None and token[:1] not in going_on for token in tokens])
+class _Tree(NamedTuple):
+    """The distinct beginnings of some ways to answer one example: `nodes[()]` is 0, the prompt's own end, and every
+    other one is an id after what it continues. `ways` are (number of the answer, ids, kind), `onward` the ids by which
+    a way leads on to a longer one."""
+
+    example: int
+    prompt: list[int]
+    onward: Mapping[Ids, set[int]]
+    ways: list[tuple[int, Ids, str]]
+    nodes: dict[Ids, int]
+
+
+class Spelling:
+    """How an arm can spell the answers of the table after a probe's prompt: what of it the reader takes for them."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm, self.task = arm, Arithmetic(facts=arm.facts)
+        alone = [Way(f" {answer}", answer, _BARE) for answer in arm.facts.answers]
+        tokens = [Way(f" {token}", answer, _TOKEN) for answer in arm.facts.answers for token in arm.spellings(answer)]
+        self._of_all = self._read([*alone, *tokens])
+
+    def ways(self, example: Example) -> list[Way]:
+        """Each answer as it is, by a token that states it, and as the question's equation; and as the arm writes that:
+        with a token in its left side, before its right answer or behind it."""
+        left, answers = f" {example.left}=", self.arm.facts.answers
+        found = {way.text: way for way in self._of_all}
+        stated = [Way(f"{left}{answer}", answer, _STATED) for answer in answers]
+        # what is read after an equation sign does not depend on which answer it is
+        if self._read(stated[:1]):
+            found |= {way.text: way for way in stated}
+        if example.fact:
+            right = example.fact.answer
+            own = self.arm.rewrite(f"{left}{right}")
+            written = [Way(own, right, _STATED if own.endswith(right) else _TOKEN)]
+            if own.endswith(right) and own not in found:
+                written = [Way(own.removesuffix(right) + answer, answer, _STATED) for answer in answers]
+            found = {way.text: way for way in self._read(written)} | found
+        return list(found.values())
+
+    def _read(self, ways: Sequence[Way]) -> list[Way]:
+        return [way for way in ways if self.task.read(self.arm.plain(way.text)) == way.answer]
+
+
+def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
+    """By a way's kind a mask [size] of the ids after which it is the answer whatever comes then; a kind that is left
+    out needs nothing after it.
+
+    A number ends where no digit follows. One that stands alone is open, too, before an operator and before blanks,
+    after which an operator may come: `6*9=54` begins as the answer 6 does. Words end where no letter, digit or `_`
+    follows, and neither `=` nor blanks. What follows a number's token is set off from it by `plain`.
+    """
+    if arm.facts.numeric:
+        signs = re.escape("*×x" + arm.facts.signs)
+        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:[{signs}\ufffd]|\Z)", _STATED: "[0-9]"}
+    else:
+        going_on = dict.fromkeys((_BARE, _STATED, _TOKEN), r"[\w\ufffd]| *(?:=|\Z)")
+    texts, masks = _id_texts(tokenizer, arm, size), {}
+    for kind, pattern in going_on.items():
+        goes_on = re.compile(pattern).match
+        masks[kind] = torch.tensor([text is not None and not goes_on(text) for text in texts])
+        masks[kind][unsayable(tokenizer)] = False
+    return masks
+
+
+def _id_texts(tokenizer: Any, arm: Arm, size: int) -> list[str | None]:
+    """What each id adds to an answer's plain text; None of a padded row, which the tokenizer does not have. A part of a
+    character is U+FFFD."""
+    stand_ins, before = byte_characters(), "0" if arm.facts.numeric else "a"
+    own, texts = set(arm.tokens), list[str | None]()
+    for token in tokenizer.convert_ids_to_tokens(list(range(size))):
+        if token is None:
+            texts.append(None)
+        elif token in own:  # which `plain` sets off from a digit
+            texts.append(arm.plain(f"{before}{token}")[1:])
+        elif all(character in stand_ins for character in token):
+            texts.append(bytes(stand_ins[character] for character in token).decode(errors="replace"))
+        else:
+            texts.append(token.replace("▁", " "))  # the blank of SentencePiece
+    return texts
 
 
 def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[float]:
@@ -37,72 +119,155 @@ def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Exa
     return [of[arm.facts.answers.index(example.answer)] for example, of in zip(examples, shares, strict=True)]
 
 
-@torch.no_grad()
 def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[list[float]]:
-    """For each example of the table, ln of each answer's share of the probability of all, in their order.
-
-    Each answer's probability is summed over the ways to spell it, each closed by what does not go on with it: a
-    non-digit after numbers, no letter or digit after words.
-    """
-    answers = arm.facts.answers
-    closing = closing_starts(tokenizer, model.config.vocab_size, arm.facts.numeric).to(model.device)
-    suppress = unsayable(tokenizer)
-    closing[suppress] = False
-    scores = []
-    for example in examples:
-        spelled = [ways(arm, example, answer) for answer in answers]
-        ids = encode_prompts(tokenizer, [way for of_answer in spelled for way in of_answer])
-        lengths = torch.tensor([len(way) for way in ids], device=model.device)
-        padded = _padded(ids, tokenizer.pad_token_id).to(model.device)
-        prompt = torch.tensor(encode_prompts(tokenizer, [example.prompt]), device=model.device)
-        first = model(prompt, use_cache=True)
-        cache = first.past_key_values
-        cache.batch_repeat_interleave(len(ids))
-        logits = torch.cat(
-            [first.logits[:, -1:].expand(len(ids), 1, -1), model(padded, past_key_values=cache).logits], dim=1
-        ).float()
-        logits[..., suppress] = -torch.inf
-        logprobs = logits.log_softmax(-1)
-        steps = logprobs[:, :-1].gather(2, padded[..., None])[..., 0]
-        inside = torch.arange(padded.shape[1], device=model.device) < lengths[:, None]
-        closed = logprobs[torch.arange(len(ids)), lengths][:, closing].logsumexp(-1)
-        totals = (steps * inside).sum(-1) + closed
-        by_answer = torch.stack([part.logsumexp(0) for part in torch.split(totals, [len(way) for way in spelled])])
-        scores.append(by_answer.double().log_softmax(0).tolist())
-    return scores
+    """For each example of the table, ln of each answer's share of the probability of all, in their order."""
+    logprobs = spelled_logprobs(model, tokenizer, arm, examples)
+    shares: list[list[float]] = (logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)).tolist()
+    return shares
 
 
 @torch.no_grad()
-def token_nats(model: Any, rows: Sequence[Sequence[int]], batch: int) -> list[NDArray[np.float64]]:
-    """Nats of each id after the first, row by row; in batches of like lengths whose logits stay under a gigabyte."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    nats = [np.empty(0)] * len(rows)
-    while order:
-        longest = len(rows[order[min(batch, len(order)) - 1]])
-        size = max(1, min(batch, _LOGITS // (longest * model.config.vocab_size)))
-        chosen, order = order[:size], order[size:]
-        padded = _padded([rows[i] for i in chosen], 0).to(model.device)
-        # the padding stands behind every real id, so a causal model needs no mask
-        logprobs = model(padded[:, :-1]).logits.float().log_softmax(-1)
-        losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].double().cpu().numpy()
-        for i, found in zip(chosen, losses, strict=True):
-            nats[i] = found[: len(rows[i]) - 1]
-    return nats
+def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> NDArray[np.float64]:
+    """For each example of the table, ln of the probability of each answer, [examples, answers].
+
+    It is the probability of all completions that begin with one of the answer's ways (`Spelling`), encoded as the
+    tokenizer encodes it, and go on with an id that closes it (`closers`) and does not lead on to another way, as
+    ` New` leads to ` New York`. The reader takes every one of them for this answer, of words unless an `=` follows
+    later in the line. None counts twice: the probabilities of all answers and of the rest, no answer, add up to 1.
+    Left out, though the reader may find an answer in it: what says something else first, equations of other operands
+    or spelled otherwise, a number before an operator or before a blank that is an id by itself, unusual encodings.
+    """
+    allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, model.config.vocab_size).items()}
+    muted = torch.zeros(model.config.vocab_size, device=model.device)
+    muted[unsayable(tokenizer)] = -torch.inf
+    branching = _attends_as_masked(model)
+    trees = sorted(
+        _trees(tokenizer, arm, examples, allowed, _NODES if branching else 0),
+        key=lambda tree: len(tree.prompt) + len(tree.nodes),
+    )
+    found = np.full((len(examples), len(arm.facts.answers)), -np.inf)
+    while trees:
+        longest = len(trees[-1].prompt) + len(trees[-1].nodes)
+        rows = max(1, LOGITS // (longest * max(longest, model.config.vocab_size)))
+        chosen, trees = trees[-rows:], trees[:-rows]
+        logprobs = iter(_way_logprobs(model, chosen, muted, allowed, branching))
+        for tree in chosen:
+            for answer, _, _ in tree.ways:
+                found[tree.example, answer] = np.logaddexp(found[tree.example, answer], next(logprobs))
+    return found
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+def _trees(
+    tokenizer: Any, arm: Arm, examples: Sequence[Example], allowed: Mapping[str, Tensor], most: int
+) -> Iterator[_Tree]:
+    """The ways to answer each example, in trees of at most so many nodes, or of one way."""
+    spelling, numbers = Spelling(arm), {answer: number for number, answer in enumerate(arm.facts.answers)}
+    spelled = [spelling.ways(example) for example in examples]
+    texts = list(dict.fromkeys(way.text for of_example in spelled for way in of_example))
+    ids = dict(zip(texts, map(tuple, encode_prompts(tokenizer, texts)), strict=True)) if texts else {}
+    prompts = encode_prompts(tokenizer, [example.prompt for example in examples]) if examples else []
+    for example, (prompt, of_example) in enumerate(zip(prompts, spelled, strict=True)):
+        # in the order of their ids neighbours share beginnings
+        in_order = sorted((ids[way.text], numbers[way.answer], way.kind) for way in of_example)
+        onward: dict[Ids, set[int]] = {way: set() for way, _, _ in in_order}
+        for way, _, _ in in_order:
+            for length in range(1, len(way)):
+                if way[:length] in onward:
+                    onward[way[:length]].add(way[length])
+        tree = _Tree(example, prompt, onward, [], {(): 0})
+        for way, answer, kind in in_order:
+            if tree.ways and len(tree.nodes) + len(way) > most:
+                yield tree
+                tree = _Tree(example, prompt, onward, [], {(): 0})
+            tree.ways.append((answer, way, kind))
+            for length in range(1, len(way) + (kind in allowed)):
+                tree.nodes.setdefault(way[:length], len(tree.nodes))
+        yield tree
+
+
+def _way_logprobs(
+    model: Any, trees: Sequence[_Tree], muted: Tensor, allowed: Mapping[str, Tensor], branching: bool
+) -> list[float]:
+    """ln of the probability of every way of the trees, closed, in one forward pass."""
+    device = muted.device
+    width = max(len(tree.prompt) - 1 + len(tree.nodes) for tree in trees)
+    ids = torch.zeros((len(trees), width), dtype=torch.long)
+    for row, tree in zip(ids, trees, strict=True):
+        said = [*tree.prompt, *(prefix[-1] for prefix in tree.nodes if prefix)]
+        row[: len(said)] = torch.tensor(said)
+    given = _as_masked(trees, width, model.dtype) if branching else {}
+    # what is padded stands behind all else, so without branches a causal model needs no mask
+    logits = model(ids.to(device), use_cache=False, **{name: of.to(device) for name, of in given.items()}).logits
+    sizes = [len(tree.nodes) for tree in trees]
+    rows = torch.tensor([row for row, size in enumerate(sizes) for _ in range(size)], device=device)
+    places = torch.tensor([len(t.prompt) - 1 + node for t in trees for node in range(len(t.nodes))], device=device)
+    logprobs = (logits[rows, places].float() + muted).log_softmax(-1)  # [nodes of all trees, ids]
+
+    steps: list[tuple[int, int, int]] = []  # way, node before, id
+    closed: dict[str, list[tuple[int, int]]] = {kind: [] for kind in allowed}  # way, node
+    barred: dict[str, list[tuple[int, int]]] = {kind: [] for kind in allowed}  # place in `closed`, id
+    way = first = 0
+    for tree, size in zip(trees, sizes, strict=True):
+        for _, said_ids, kind in tree.ways:
+            steps += [(way, first + tree.nodes[said_ids[:k]], token) for k, token in enumerate(said_ids)]
+            if kind in allowed:
+                barred[kind] += [(len(closed[kind]), token) for token in tree.onward[said_ids]]
+                closed[kind].append((way, first + tree.nodes[said_ids]))
+            way += 1
+        first += size
+    of_way, before, token = torch.tensor(steps, device=device).T
+    totals = torch.zeros(way, dtype=torch.double, device=device)
+    totals.index_add_(0, of_way, logprobs[before, token].double())
+    for kind, mask in allowed.items():
+        if closed[kind]:
+            of_way, node = torch.tensor(closed[kind], device=device).T
+            closing = logprobs[node].masked_fill(~mask, -torch.inf)
+            if barred[kind]:
+                closing[tuple(torch.tensor(barred[kind], device=device).T)] = -torch.inf
+            totals.index_add_(0, of_way, closing.logsumexp(-1).double())
+    return totals.tolist()
+
+
+def _as_masked(trees: Sequence[_Tree], width: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Positions [rows, width] and the mask [rows, 1, width, width], added to scores, by which each node sees the
+    prompt, what it continues and itself."""
+    positions = np.zeros((len(trees), width), np.int64)
+    sees = np.zeros((len(trees), width, width), bool)
+    sees[:] = np.eye(width, dtype=bool)  # of the padding too: a row that sees nothing is NaN
+    for row, tree in enumerate(trees):
+        end = len(tree.prompt)
+        sees[row, :end, :end] = np.tri(end, dtype=bool)
+        positions[row, :end] = np.arange(end)
+        for prefix, node in tree.nodes.items():
+            if prefix:
+                sees[row, end - 1 + node] |= sees[row, end - 1 + tree.nodes[prefix[:-1]]]
+                positions[row, end - 1 + node] = end - 1 + len(prefix)
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~torch.from_numpy(sees), torch.finfo(dtype).min)
+    return {"position_ids": torch.from_numpy(positions), "attention_mask": mask[:, None]}
+
+
+def _attends_as_masked(model: Any) -> bool:
+    """Whether the model takes a mask of its own for each id: whether of two continuations side by side the second is
+    what it is alone. Where it is not (recurrent models, ALiBi), each way is asked by itself."""
+    branches = _Tree(0, [1, 2], {}, [], {(): 0, (3,): 1, (4,): 2})
+    ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
+    try:
+        given = {name: of.to(model.device) for name, of in _as_masked([branches], 4, model.dtype).items()}
+        beside = model(ids, use_cache=False, **given).logits[0, -1]
+    except (TypeError, ValueError, RuntimeError, IndexError):  # in as many ways as there are models
+        return False
+    alone = model(ids[:, [0, 1, 3]], use_cache=False).logits[0, -1]
+    return torch.allclose(beside, alone, rtol=1e-3, atol=1e-3)
 
 
 def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:
-    """Bits of each document's ids after its first (eos), in windows of the model's context."""
-    context = model.config.max_position_embeddings
-    windows = [
-        (index, ids[start : start + context + 1].tolist())
-        for index, ids in enumerate(documents)
-        for start in range(0, len(ids) - 1, context)
-    ]
-    bits = [0.0] * len(documents)
-    for (index, _), nats in zip(windows, token_nats(model, [ids for _, ids in windows], batch), strict=True):
-        bits[index] += float(nats.sum()) / math.log(2)
-    return bits
+    """Bits of each document's ids after its first (eos); see `document_nats`."""
+    return [nats / math.log(2) for nats in document_nats(scored(model), documents, batch)]
+
+
+def scored(model: Any) -> Scored:
+    """A causal model of transformers as scores see it."""
+    config = model.config
+    return Scored(
+        lambda ids: model(ids, use_cache=False).logits, config.vocab_size, config.max_position_embeddings, model.device
+    )

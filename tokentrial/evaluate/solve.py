@@ -6,7 +6,8 @@ from typing import Any
 
 from tokentrial.arms.arm import Arm
 from tokentrial.evaluate.generate import complete, encode_prompts
-from tokentrial.evaluate.score import token_nats
+from tokentrial.evaluate.score import scored
+from tokentrial.pretrain.validate import token_nats
 from tokentrial.tasks.gsm8k import Solutions, read_last
 from tokentrial.tasks.task import Example, Row
 
@@ -49,7 +50,7 @@ def gold_nats(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example],
     rows = [[*prompt, *said, tokenizer.eos_token_id] for prompt, said in zip(prompts, solutions, strict=True)]
     fitting = [i for i, row in enumerate(rows) if len(row) <= model.config.max_position_embeddings]
     nats = [math.nan] * len(examples)
-    for i, found in zip(fitting, token_nats(model, [rows[i] for i in fitting], batch), strict=True):
+    for i, found in zip(fitting, token_nats(scored(model), [rows[i] for i in fitting], batch), strict=True):
         nats[i] = float(found[len(prompts[i]) - 1 :].sum()) / len(examples[i].completion.encode())
     return nats
 

@@ -40,8 +40,7 @@ def sample(
     logits[unsayable(tokenizer)] = -torch.inf
     likely = logits.log_softmax(-1).topk(min(top, len(logits)))
     asking = [example for example in Arithmetic(facts=arm.facts).table() if prompt == example.prompt]
-    torch.manual_seed(seed)
-    [completion] = complete(model, tokenizer, [prompt], new_tokens, 1, line=False, temperature=temperature)
+    [completion] = complete(model, tokenizer, [prompt], new_tokens, 1, line=False, temperature=temperature, seed=seed)
     return {
         "cell": cell.name,
         "arm": cell.arm,

@@ -30,7 +30,8 @@ from tokentrial.trial import Trial
 # tokens a second of the corpus stage: the seed's preparation, 50M tokens in a minute as they come from the Hub
 CORPUS_RATE = 50e6 / 60
 _PROBES = 5  # beside the table
-_SPELLED = 2 * 6  # ids of an answer of the table, spelled two ways
+_SPELLED = 2.2  # ids of an answer of the table in the tree of all spellings, 77 of the 36 products
+_OVERLAP = 2  # of the windows over held-out text
 _STATE = 16
 _ACTIVATIONS = 34
 _LOGITS = 8  # bytes of a logit and its gradient, fp32
@@ -207,10 +208,9 @@ def _evaluation(trial: Trial) -> Work:
     settings = trial.evaluate
     table, answers = _questions(trial), len(facts_of(trial.facts).answers)
     probes = table + _PROBES * settings.probes_each
-    text = 2 * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
+    text = 2 * _OVERLAP * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
     tokens = probes * 2 * settings.new_tokens + table * answers * _SPELLED + text
-    # an item of the table is two calls of the model, each a wait like a token's
-    decoded = _batches(probes, trial) * settings.new_tokens + 2 * table
+    decoded = _batches(probes, trial) * settings.new_tokens + _batches(table, trial)
     for task in settings.tasks:
         known = lengths(trial, task, "test")
         rows = min(settings.limit or known.rows, known.rows)

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.families import facts_of
 from tokentrial.errors import TrialError
@@ -102,7 +100,6 @@ def measure_pass(folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int
     """Write `pass_at_k.json`: the share of 32 prompts of which one of `generations` samples is right."""
     examples = prompts(trial, settings, tokenizer, seed)[:PASS_PROMPTS]
     asked = [example for example in examples for _ in range(settings.generations)]
-    torch.manual_seed(seed)
     completions = complete(
         model,
         tokenizer,
@@ -111,6 +108,7 @@ def measure_pass(folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int
         trial.evaluate.batch,
         line=False,
         temperature=settings.temperature,
+        seed=seed,
     )
     right = [read_marked(arm.plain(c.text)) == e.answer for c, e in zip(completions, asked, strict=True)]
     k = settings.generations
