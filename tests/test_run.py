@@ -41,7 +41,7 @@ def asked_for(monkeypatch, finished_copy, tiny):
         work, corpus = {}, []
 
         class Recorder:
-            def __init__(self, workers):
+            def __init__(self, *given):
                 pass
 
             def __enter__(self):

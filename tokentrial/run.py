@@ -4,7 +4,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, cells, exchange, free, model_of, run_cell, stages
+from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, cells, exchange, free, imports, model_of, run_cell, stages
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
@@ -97,11 +97,12 @@ def _run(
             pending = [left for _, left in (*before, *after)]
             workers = _workers(trial, len(here))
             need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
-            with Progress() as progress:
+            # the workers of the cells start first, and import what takes seconds while the corpus is made
+            with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
                 if not corpus_ready:
                     _corpus(plan, progress)
                     exchange(plan, (), storage)
-                with _executor(trial, workers) as executor:
+                if executor:
                     _cells(plan, "cells", before, executor, progress, storage)
                     if after and (not before or learnable(trial)):
                         _cells(plan, "grpo", after, executor, progress, storage)
@@ -147,11 +148,14 @@ def _todo(plan: CorpusPlan, chosen: Sequence[Cell], asked: Sequence[str]) -> Tod
     return [(cell, pending) for cell, pending in found if pending]
 
 
-def _executor(trial: Trial, workers: int) -> LocalExecutor | RayExecutor:
-    """Where the cells run; on Ray a cell takes a GPU where its device is one."""
+def _executor(trial: Trial, workers: int, pending: Sequence[Sequence[str]]) -> LocalExecutor | RayExecutor:
+    """Where the cells run, whose pending stages these are; on Ray a cell takes a GPU where its device is one. Beside a
+    GPU the workers share the cores; on a CPU each has one, so that no sum depends on how many there are."""
+    cuda = resolve_device(trial.pretrain) == "cuda"
     if trial.executor == "local":
-        return LocalExecutor(workers)
-    gpus = float(resolve_device(trial.pretrain) == "cuda") if trial.ray.gpus is None else trial.ray.gpus
+        threads = max(1, cores() // workers) if cuda else 1
+        return LocalExecutor(workers, threads, imports([stage for left in pending for stage in left]))
+    gpus = float(cuda) if trial.ray.gpus is None else trial.ray.gpus
     return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
 
 

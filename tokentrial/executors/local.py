@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -50,7 +51,8 @@ class LocalExecutor:
 
     def __enter__(self) -> "LocalExecutor":
         context = multiprocessing.get_context("spawn")
-        with _environment(worker_environment(self._threads)):  # OpenMP and the C library read it as a process starts
+        resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
+        with _inherited(worker_environment(self._threads)):
             for _ in range(self.workers):
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there, os.getpid(), self._imports))
@@ -132,13 +134,16 @@ def _ready(connections: Iterable[Connection], timeout_s: float | None = None) ->
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Within the block, processes that are started have these variables; this one has its own again after it."""
+def _inherited(variables: dict[str, str]) -> Iterator[None]:
+    """Within the block, processes that are started have these variables, which OpenMP and the C library read before any
+    code of ours, and keep Ctrl-C waiting until they can ignore it; this process has its own again after it."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -178,6 +183,7 @@ def _serve(connection: Connection, parent: int, imports: Sequence[str]) -> None:
     pipe, left = _Pipe(connection), deque(imports)
     listen(pipe)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # it was kept waiting: see _inherited
     die_with_parent()
     if sys.platform != "linux":
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
