@@ -48,7 +48,12 @@ _VERSIONS = {"pretrain": 1, "export": 2, "evaluate": 2, "sft": 1, "grpo": 1}
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
 # what a stage imports that takes seconds
 _IMPORTS = {
-    "pretrain": ("tokentrial.pretrain.train", "tokentrial.evaluate.evaluate"),
+    "pretrain": (
+        "tokentrial.pretrain.train",
+        "tokentrial.evaluate.evaluate",
+        "transformers.tokenization_utils_tokenizers",  # of the probe
+        "torch._dynamo",  # of torch's optimizers, compiled or not
+    ),
     "export": ("tokentrial.pretrain.export", "transformers.models.gpt2.modeling_gpt2"),
     "sft": ("tokentrial.posttrain.sft", "trl.trainer.sft_trainer"),
     "grpo": ("tokentrial.posttrain.grpo", "trl.trainer.grpo_trainer"),
@@ -188,6 +193,10 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
     """Do the wanted stages of a cell, in a worker, on whatever machine; one call at a time works on a cell. What is
     done, here or in the storage, is skipped; weights that were pruned are fetched back as a stage reads them, or made
     again."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
     storage = Storage(trial)
     storage.fetch_state()
@@ -266,6 +275,9 @@ def _do(
     saved: Callable[[Path], None],
 ) -> None:
     """One stage into its folder."""
+    from tokentrial.evaluate.evaluate import evaluate
+    from tokentrial.pretrain.export import export
+
     trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
     source = plan.folder if stage == "pretrain" else cell.folder(trial, model_of(trial, stage))
     beside = [plan.folder / "drills", plan.patch_folder(cell.arm)] if stage == "pretrain" else []
@@ -278,14 +290,6 @@ def _do(
         else:
             pretrain_cell(plan, cell, folder, checkpoints, progress)
         return
-    # not before: pretraining does without transformers, whose import takes as long as that of torch
-    from transformers.utils import logging
-
-    from tokentrial.evaluate.evaluate import evaluate
-    from tokentrial.pretrain.export import export
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     if stage == "export":
         export(folder, source, arm, plan.vocabulary, trial.name, trial.tokenizer.rewrite)
         return

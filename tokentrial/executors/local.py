@@ -40,8 +40,8 @@ _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of a worker tha
 
 
 class LocalExecutor:
-    """`workers` processes of so many threads each, which import the modules named in `imports` while they wait for
-    calls. Use as a context manager; leaving it by Interrupted gives the calls at work time to save themselves, leaving
+    """Up to `workers` processes of so many threads each, started as calls need them; where `imports` names modules, all
+    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by Interrupted gives the calls at work time to save themselves, leaving
     it by another exception kills them."""
 
     def __init__(self, workers: int, threads: int = 1, imports: Sequence[str] = ()) -> None:
@@ -50,15 +50,8 @@ class LocalExecutor:
         self._at_work: dict[Connection, int] = {}  # the pipe of a worker -> number of its call
 
     def __enter__(self) -> "LocalExecutor":
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
-        with _inherited(worker_environment(self._threads)):
-            for _ in range(self.workers):
-                here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(there, os.getpid(), self._imports))
-                process.start()
-                there.close()
-                self._processes[here] = process
+        for _ in range(self.workers if self._imports else 0):
+            self._start()
         return self
 
     def __exit__(
@@ -81,13 +74,12 @@ class LocalExecutor:
         assert not self._at_work, "calls of an earlier run are still at work"
         waiting, results = deque(range(len(calls))), [None] * len(calls)
         while waiting or self._at_work:
-            for connection in self._processes:
-                if waiting and connection not in self._at_work:
-                    self._at_work[connection] = number = waiting.popleft()
-                    try:
-                        connection.send(calls[number])
-                    except BrokenPipeError:
-                        raise self._died(connection, calls[number]) from None
+            while waiting and (connection := self._free()):
+                self._at_work[connection] = number = waiting.popleft()
+                try:
+                    connection.send(calls[number])
+                except BrokenPipeError:
+                    raise self._died(connection, calls[number]) from None
             for connection in _ready(self._at_work):
                 call = calls[self._at_work[connection]]
                 try:
@@ -103,6 +95,24 @@ class LocalExecutor:
                 results[number] = message.result
                 on_report(Report(call.name, 1.0, "done"))
         return results
+
+    def _free(self) -> Connection | None:
+        """The pipe of a worker without a call, of a new one where there may be more; None where all are at work."""
+        idle = [connection for connection in self._processes if connection not in self._at_work]
+        if idle:
+            return idle[0]
+        return self._start() if len(self._processes) < self.workers else None
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
+        with _inherited(worker_environment(self._threads)):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, os.getpid(), self._imports))
+            process.start()
+        there.close()
+        self._processes[here] = process
+        return here
 
     def _died(self, connection: Connection, call: Call) -> TrialError:
         """The error for a worker whose pipe is closed."""
