@@ -24,7 +24,8 @@ from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores
-from tokentrial.opened import DECLARED, open_run
+from tokentrial.opened import DECLARED, open_run, seconds
+from tokentrial.plan.work import expected_seconds
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
@@ -108,7 +109,7 @@ def _run(
                         _cells(plan, "grpo", after, executor, progress, storage)
         report = None
         if chosen is None and wanted is None:
-            report = build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
+            report = build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED, seconds(trial))
         storage.send_state()
         storage.send_report()
     return report
@@ -171,7 +172,8 @@ def _cells(
     if any(stage.startswith("eval_") for _, pending in todo for stage in pending):
         declare(trial)
     storage.send_state()  # what is declared lasts before the first look
-    progress.start(phase, len(todo))
+    expected = expected_seconds(trial, {stage: took.values() for stage, took in seconds(trial).items()})
+    progress.start(phase, {cell.name: [expected[stage] for stage in pending] for cell, pending in todo})
     here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
     executor.run([Call(cell.name, run_cell, (here, cell, pending)) for cell, pending in todo], progress)
     exchange(plan, [cell for cell, _ in todo], storage)  # from the machines of the workers
@@ -208,11 +210,11 @@ def _corpus(plan: CorpusPlan, progress: Progress) -> None:
     with LocalExecutor(workers) as executor:
 
         def one(name: str, function: Callable[..., Any], *arguments: Any) -> None:
-            progress.start(name, 1)
+            progress.start(name, {name: [1.0]})
             executor.run([Call(name, function, arguments)], progress)
 
         def each(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
-            progress.start("patches", len(calls))
+            progress.start("patches", {name: [1.0] for name in calls})
             return executor.run([Call(name, function, arguments) for name, arguments in calls.items()], progress)
 
         one("text", prepare.prepare_text, plan, workers)
@@ -274,7 +276,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
-    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), folder / DECLARED)
+    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), folder / DECLARED, seconds(trial))
 
 
 def materialize(

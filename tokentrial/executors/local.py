@@ -41,8 +41,8 @@ _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of a worker tha
 
 class LocalExecutor:
     """Up to `workers` processes of so many threads each, started as calls need them; where `imports` names modules, all
-    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by Interrupted gives the calls at work time to save themselves, leaving
-    it by another exception kills them."""
+    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by Interrupted
+    gives the calls at work time to save themselves, leaving it by another exception kills them."""
 
     def __init__(self, workers: int, threads: int = 1, imports: Sequence[str] = ()) -> None:
         self.workers, self._threads, self._imports = workers, threads, tuple(imports)
