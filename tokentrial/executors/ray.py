@@ -77,7 +77,6 @@ class RayExecutor:
         self._environment = worker_environment(cpus)
         self._connection = connected(address, cores())
         self._at_work: dict[Any, int] = {}  # Ray's reference -> number of the call
-        self._begun: set[Any] = set()  # of these, what no longer waits for room
 
     def __enter__(self) -> "RayExecutor":
         self._ray = ray = self._connection.__enter__()
@@ -129,8 +128,6 @@ class RayExecutor:
             except SystemError as error:
                 # what a signal's handler raises while Ray waits: Cython loses it, and keeps it as the cause
                 raise error.__cause__ or error from None
-            begun = {told.name for told in reports}
-            self._begun |= {reference for reference, number in self._at_work.items() if calls[number].name in begun}
             for told in reports:
                 on_report(told)
             for reference in done:
@@ -157,9 +154,8 @@ class RayExecutor:
         return results
 
     def _cancel(self, gently: bool) -> None:
-        """End the calls at work, the gentle way with time to save themselves. Those that wait for room go first: they
-        would begin where the others end."""
-        at_work = sorted(self._at_work, key=lambda reference: reference in self._begun)
+        """End the calls at work, the gentle way with time to save themselves."""
+        at_work = list(self._at_work)
         if gently:
             for reference in at_work:
                 self._ray.cancel(reference)
