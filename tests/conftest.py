@@ -77,7 +77,7 @@ ASKING = "A pupil asked: What is 6 times 7? Nobody knew."
 class Inline:
     """An executor that works in this process: what a worker would do, without its start."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, threads: int = 1, imports: Sequence[str] = ()) -> None:
         self.workers = workers
 
     def __enter__(self) -> "Inline":

@@ -169,6 +169,24 @@ def test_a_signal_at_other_moments(short, undisturbed, inline, moment, number):
 
 
 @pytest.mark.slow
+def test_a_stop_leaves_checkpoints_of_the_running_cells_alone(tiny, tmp_path):
+    """18 cells on two workers, stopped in the second."""
+    trial = tiny(tmp_path / "run", f"seeds={list(range(1, 10))}", "pretrain.steps=300", "corpus.epochs=30", "workers=2")
+    assert len(trial.seeds) * len(trial.arms) == 18
+    _, words = written(trial, tmp_path)
+    process = start(words)
+    until(lambda: any(trial.folder.glob("mul_tokens/seed1/pretrain.partial/metrics.jsonl")), process)
+    process.terminate()
+    begun = time.monotonic()
+    said = process.communicate(timeout=PATIENCE_S)[1].decode()
+    took = time.monotonic() - begun
+    assert process.returncode == 75, said
+    assert {path.parent.name for path in trial.folder.glob("*/*/pretrain.checkpoints")} == {"seed1"}
+    assert {path.parent.name for path in trial.folder.glob("*/*/pretrain.partial")} == {"seed1"}
+    assert took < 5
+
+
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_whole_group_and_the_parent_decides(command):
     """A terminal sends SIGINT to workers too: none prints a traceback of its own."""
     trial, words = command

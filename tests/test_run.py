@@ -14,7 +14,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.opened import open_run, status
 from tokentrial.run import declaration, interruptible, run
-from tokentrial.store import lock, read_json
+from tokentrial.store import lock, read_json, write_json
 from tokentrial.trial import load
 
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
@@ -41,7 +41,7 @@ def asked_for(monkeypatch, finished_copy, tiny):
         work, corpus = {}, []
 
         class Recorder:
-            def __init__(self, workers):
+            def __init__(self, *given):
                 pass
 
             def __enter__(self):
@@ -262,6 +262,45 @@ def test_status_tells_what_is_done(finished, finished_copy, tiny):
     state = status(finished_copy)
     assert state["cells"]["baseline/seed2"] == {"pretrain": True, "export": True, "eval_pretrain": False}
     assert all(all(stages.values()) for name, stages in state["cells"].items() if name != "baseline/seed2")
+
+
+def test_the_seconds_of_each_stage_and_cell_are_in_status_and_report(finished_copy, undrawn, tokentrial):
+    """The tiny trial's cells, as if they had taken so long; one as it was made before manifests held seconds."""
+    for path in finished_copy.glob("*/seed*/*/manifest.json"):
+        manifest = read_json(path)
+        assert manifest["seconds"] > 0
+        manifest["seconds"] = {"pretrain": 30.0, "hf": 2.0, "eval_pretrain": 10.0}[path.parent.name]
+        manifest["seconds"] *= int(path.parts[-3].removeprefix("seed"))
+        if path.parts[-4:-1] == ("mul_tokens", "seed2", "hf"):
+            del manifest["seconds"]
+        write_json(path, manifest)
+    (finished_copy / "comparison_report.json").unlink()
+    report = runs.rebuild(finished_copy)
+    took = status(finished_copy)["seconds"]
+    assert took["pretrain"] == {
+        "baseline/seed1": 30,
+        "mul_tokens/seed1": 30,
+        "baseline/seed2": 60,
+        "mul_tokens/seed2": 60,
+    }
+    assert took["export"] == {"baseline/seed1": 2, "mul_tokens/seed1": 2, "baseline/seed2": 4}
+    assert took["corpus"].keys() == {"corpus", "drills", "patches"}
+    assert report["seconds"] == took
+    _, out, _ = tokentrial("status", finished_copy)
+    for shown in (out, (finished_copy / "report.md").read_text(), (finished_copy / "report.html").read_text()):
+        rows = [re.findall(r"[\w.]+", re.sub("<[^>]*>", " ", line)) for line in shown.splitlines()]
+        assert ["pretrain", "4", "45.0", "180.0"] in rows  # cells, median and total
+        assert ["export", "3", "2.0", "8.0"] in rows
+
+
+def test_a_gpu_gives_its_workers_the_cores_that_are_there_and_a_cpu_one_each(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "LocalExecutor", lambda workers, threads, imports: (workers, threads))
+    monkeypatch.setattr(runs, "cores", lambda: 16)
+    trial = tiny(tmp_path)
+    assert runs._executor(trial, 3, [["pretrain"]]) == (3, 1)
+    monkeypatch.setattr(runs, "resolve_device", lambda settings: "cuda")
+    assert runs._executor(trial, 3, [["pretrain"]]) == (3, 5)
+    assert runs._executor(trial, 32, [["pretrain"]]) == (32, 1)
 
 
 def test_status_of_no_run_is_an_error(tmp_path):

@@ -57,6 +57,15 @@ def test_nothing_stands_under_the_name_until_the_step_is_whole(folder):
     assert sorted(contents(folder)) == ["manifest.json", "results.json"]
 
 
+@pytest.mark.parametrize(("begun", "seconds"), [(None, 3.5), (90.0, 13.5)])
+def test_a_manifest_says_how_long_its_step_took(folder, monkeypatch, begun, seconds):
+    times = iter([100.0, 103.5] if begun is None else [103.5])
+    monkeypatch.setattr(store.time, "monotonic", lambda: next(times))
+    with store.step(folder, "print", begun):
+        pass
+    assert store.read_json(folder / "manifest.json")["seconds"] == seconds
+
+
 def test_a_step_that_fails_leaves_nothing_under_the_name(folder):
     with pytest.raises(ZeroDivisionError):
         fail(folder, ZeroDivisionError)

@@ -46,6 +46,18 @@ GRPO_STAGES = ("grpo", "eval_grpo")
 _VERSIONS = {"pretrain": 2, "export": 3, "evaluate": 3, "sft": 2, "grpo": 2}
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
+# what a stage imports that takes seconds
+_IMPORTS = {
+    "pretrain": (
+        "tokentrial.pretrain.train",
+        "tokentrial.evaluate.evaluate",
+        "transformers.tokenization_utils_tokenizers",  # of the probe
+        "torch._dynamo",  # of torch's optimizers, compiled or not
+    ),
+    "export": ("tokentrial.pretrain.export", "transformers.models.gpt2.modeling_gpt2"),
+    "sft": ("tokentrial.posttrain.sft", "trl.trainer.sft_trainer"),
+    "grpo": ("tokentrial.posttrain.grpo", "trl.trainer.grpo_trainer"),
+}
 _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
 
 
@@ -64,6 +76,11 @@ def model_of(trial: Trial, stage: str) -> str:
     if stage == "grpo":
         return "sft" if trial.sft else "export"
     return stage.removeprefix("eval_")
+
+
+def imports(wanted: Sequence[str]) -> list[str]:
+    """Modules that a worker will need for these stages, in the order in which it will."""
+    return [module for stage, modules in _IMPORTS.items() if stage in wanted for module in modules]
 
 
 def before_grpo(trial: Trial) -> str:

@@ -14,6 +14,7 @@ from tokentrial.sweep import to_run
 from tokentrial.trial import Trial, load
 
 DECLARED = "declared.json"
+Seconds = dict[str, dict[str, float]]
 _SEED = re.compile(r"seed([0-9]+)")
 
 
@@ -48,20 +49,47 @@ def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
     return folder
 
 
+def seconds(trial: Trial) -> Seconds:
+    """Stage: wall-clock seconds of each cell that has it, by the cell's name; `corpus` by its parts, without the audit.
+    What was made before manifests held seconds is left out."""
+    plan = CorpusPlan(trial)
+    found: Seconds = {"corpus": {}}
+    for folder, _ in plan.steps:
+        # survey and patches are made together, each as long as all
+        part = "patches" if folder not in (plan.folder, plan.folder / "drills") else folder.name
+        if (took := _seconds(folder)) is not None:
+            found["corpus"][part] = max(took, found["corpus"].get(part, 0.0))
+    for stage in stages(trial):
+        took_by = {cell.name: _seconds(cell.folder(trial, stage)) for cell in cells(trial)}
+        found[stage] = {name: took for name, took in took_by.items() if took is not None}
+    return {stage: took for stage, took in found.items() if took}
+
+
+def _seconds(folder: Path) -> float | None:
+    path = folder / MANIFEST
+    took = read_json(path).get("seconds") if path.exists() else None
+    return took if isinstance(took, float) else None
+
+
 def status(folder: Path) -> dict[str, Any]:
     """What of a run folder is done, cell by cell; the cells of its variants by the folder they stand in."""
     trial = open_run(folder)
     corpus, done = _status(trial)
+    took = seconds(trial)
     for variant in to_run(trial):
         of = variant.trial
         begun = (of.folder / "trial.yaml").exists()
         ready, there = _status(of) if begun else (False, {c.name: dict.fromkeys(stages(of), False) for c in cells(of)})
         corpus &= ready
-        done |= {f"{of.folder.relative_to(folder)}/{name}": each for name, each in there.items()}
+        under = of.folder.relative_to(folder)
+        done |= {f"{under}/{name}": each for name, each in there.items()}
+        for stage, by_name in (seconds(of) if begun else {}).items():
+            took.setdefault(stage, {}).update({f"{under}/{name}": each for name, each in by_name.items()})
     return {
         "trial": trial.name,
         "corpus": corpus,
         "cells": done,
+        "seconds": took,
         "report": (folder / REPORT).exists(),
         "declared": read_json(folder / DECLARED) if (folder / DECLARED).exists() else None,
     }

@@ -4,7 +4,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, cells, exchange, free, model_of, run_cell, stages
+from tokentrial.cell import GRPO_STAGES, Cell, before_grpo, cells, exchange, free, imports, model_of, run_cell, stages
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
@@ -25,8 +25,8 @@ from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores
-from tokentrial.opened import DECLARED, open_run
-from tokentrial.plan.work import cells_at_a_time
+from tokentrial.opened import DECLARED, open_run, seconds
+from tokentrial.plan.work import cells_at_a_time, expected_seconds
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.progress import Progress
@@ -99,17 +99,18 @@ def _run(
             pending = [left for _, left in (*before, *after)]
             workers = _workers(trial, len(here))
             need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
-            with Progress() as progress:
+            # the workers of the cells start first, and import what takes seconds while the corpus is made
+            with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
                 if not corpus_ready:
                     _corpus(plan, progress)
                     exchange(plan, (), storage)
-                with _executor(trial, workers) as executor:
+                if executor:
                     _cells(plan, "cells", before, executor, progress, storage)
                     if after and (not before or learnable(trial)):
                         _cells(plan, "grpo", after, executor, progress, storage)
         report = None
         if chosen is None and wanted is None:
-            report = build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED)
+            report = build(trial, evaluated(plan), declaration(trial), trial.folder / DECLARED, seconds(trial))
         storage.send_state()
         storage.send_report()
     return report
@@ -149,11 +150,14 @@ def _todo(plan: CorpusPlan, chosen: Sequence[Cell], asked: Sequence[str]) -> Tod
     return [(cell, pending) for cell, pending in found if pending]
 
 
-def _executor(trial: Trial, workers: int) -> LocalExecutor | RayExecutor:
-    """Where the cells run; on Ray a cell takes a GPU where its device is one."""
+def _executor(trial: Trial, workers: int, pending: Sequence[Sequence[str]]) -> LocalExecutor | RayExecutor:
+    """Where the cells run, whose pending stages these are; on Ray a cell takes a GPU where its device is one. Beside a
+    GPU the workers share the cores; on a CPU each has one, so that no sum depends on how many there are."""
+    cuda = resolve_device(trial.pretrain) == "cuda"
     if trial.executor == "local":
-        return LocalExecutor(workers)
-    gpus = float(resolve_device(trial.pretrain) == "cuda") if trial.ray.gpus is None else trial.ray.gpus
+        threads = max(1, cores() // workers) if cuda else 1
+        return LocalExecutor(workers, threads, imports([stage for left in pending for stage in left]))
+    gpus = float(cuda) if trial.ray.gpus is None else trial.ray.gpus
     return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
 
 
@@ -169,7 +173,8 @@ def _cells(
     if any(stage.startswith("eval_") for _, pending in todo for stage in pending):
         declare(trial)
     storage.send_state()  # what is declared lasts before the first look
-    progress.start(phase, len(todo))
+    expected = expected_seconds(trial, {stage: took.values() for stage, took in seconds(trial).items()})
+    progress.start(phase, {cell.name: [expected[stage] for stage in pending] for cell, pending in todo})
     here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
     executor.run([Call(cell.name, run_cell, (here, cell, pending)) for cell, pending in todo], progress)
     exchange(plan, [cell for cell, _ in todo], storage)  # from the machines of the workers
@@ -206,11 +211,11 @@ def _corpus(plan: CorpusPlan, progress: Progress) -> None:
     with LocalExecutor(workers) as executor:
 
         def one(name: str, function: Callable[..., Any], *arguments: Any) -> None:
-            progress.start(name, 1)
+            progress.start(name, {name: [1.0]})
             executor.run([Call(name, function, arguments)], progress)
 
         def each(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
-            progress.start("patches", len(calls))
+            progress.start("patches", {name: [1.0] for name in calls})
             return executor.run([Call(name, function, arguments) for name, arguments in calls.items()], progress)
 
         one("text", prepare.prepare_text, plan, workers)
@@ -275,7 +280,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
-    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), folder / DECLARED)
+    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), folder / DECLARED, seconds(trial))
 
 
 def materialize(

@@ -150,16 +150,19 @@ def partial(folder: Path) -> Path:
 
 
 @contextmanager
-def step(folder: Path, wanted: str, **record: Any) -> Iterator[Path]:
-    """Yield an empty folder to fill; when the block ends well it takes the place of `folder`, whole.
+def step(folder: Path, wanted: str, begun: float | None = None, **record: Any) -> Iterator[Path]:
+    """Yield an empty folder to fill; when the block ends well it takes the place of `folder`, whole, and its manifest
+    says how many seconds it took, from the block's begin or the `time.monotonic()` of `begun`: of a step that went on
+    from a checkpoint, those of its last attempt.
 
     A folder of another fingerprint is replaced, nested steps with it: they were made from it.
     """
+    begun = time.monotonic() if begun is None else begun
     made = partial(folder)
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     yield made
-    seal(made, wanted, **record)
+    seal(made, wanted, **record, seconds=round(time.monotonic() - begun, 3))
     replace(made, folder)
 
 

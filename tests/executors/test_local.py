@@ -12,7 +12,7 @@ import pytest
 
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import LocalExecutor
-from tokentrial.executors.worker import Call, Report, report
+from tokentrial.executors.worker import GRACE_S, Call, Report, report, stoppable
 
 STAYS_S = 60  # what a worker that is not ended costs a test
 
@@ -37,6 +37,29 @@ def write_pid_and_meet(path, others):
 def tell(name, texts):
     for text in texts:
         report(name, 0.5, text)
+
+
+def save_when_told(path, others):
+    """Says so once the others are at work too, stays until it is told to stop, and then is slow to save itself."""
+    with stoppable() as stop:
+        write_pid_and_meet(path, others)
+        report(path.name, 0.5, "at work")
+        while not stop():
+            time.sleep(0.01)
+        time.sleep(0.5)
+    path.with_suffix(".saved").touch()
+    raise Interrupted("stopped")
+
+
+def raise_unpicklable():
+    class Local(Exception):
+        pass
+
+    raise Local("as it was said")
+
+
+def loaded(names):
+    return {name for name in names if name in sys.modules}
 
 
 def refuse(message):
@@ -133,14 +156,49 @@ def test_a_killed_worker_is_an_error_that_names_its_work(tmp_path):
         run_and_close(LocalExecutor(1), Call("baseline/seed1", die_when, (at_once,)))
 
 
-def test_of_several_workers_those_at_work_are_named_and_no_call_that_waits(tmp_path):
+def test_of_several_workers_the_one_that_died_is_named(tmp_path):
     dies = Call("baseline/seed1", die_when, (tmp_path / "stays",))
     stays = Call("baseline/seed2", stay, (tmp_path / "stays",))
     waits = [Call(f"baseline/seed{i}", write_pid, (tmp_path / f"waits{i}",)) for i in (3, 4, 5)]
-    with pytest.raises(TrialError) as caught:
-        run_and_close(LocalExecutor(2), dies, stays, *waits)
-    names = str(caught.value).split(": a worker process died")[0]
-    assert sorted(names.split(", ")) == ["baseline/seed1", "baseline/seed2"]
+    with pytest.raises(TrialError, match=r"^baseline/seed1: a worker process died"):
+        run_and_close(LocalExecutor(2), stays, dies, *waits)
+
+
+def test_an_error_that_cannot_be_handed_over_is_told_in_its_words(executor):
+    with pytest.raises(RuntimeError, match=r"^Local: as it was said$"):
+        run(executor, Call("a", raise_unpicklable, ()))
+
+
+def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tmp_path):
+    """18 calls on two workers, stopped while the first two are at work."""
+    paths = [tmp_path / f"{i}" for i in range(18)]
+
+    def interrupt(told):
+        if told.text == "at work":
+            raise Interrupted("stopped")
+
+    calls = [Call(path.name, save_when_told, (path, paths[:2])) for path in paths]
+    begun = time.monotonic()
+    with pytest.raises(Interrupted), LocalExecutor(2) as executor:
+        executor.run(calls, interrupt)
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "0.saved", "1.saved"}
+    assert time.monotonic() - begun < GRACE_S  # nobody waited for workers that had nothing more to do
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(tmp_path):
+    with pytest.raises(Interrupted, match=r"^baseline/seed1: its worker was stopped by SIGTERM"):
+        run_and_close(LocalExecutor(1), Call("baseline/seed1", signal.raise_signal, (signal.SIGTERM,)))
+
+
+def test_workers_import_what_they_will_need_while_they_wait(tmp_path):
+    """The first call is only handed out once the worker says what it has imported."""
+    names = ("this_module_is_not_there", "colorsys", "sndhdr")
+    with LocalExecutor(1, 1, names) as executor:
+        end = time.monotonic() + STAYS_S
+        while (found := executor.run([Call("a", loaded, (names,))], lambda told: None)[0]) != {"colorsys", "sndhdr"}:
+            assert time.monotonic() < end, found
+            time.sleep(0.01)
 
 
 def test_leaving_by_an_exception_ends_the_workers_at_once(tmp_path):
@@ -185,16 +243,31 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2])
 def test_a_worker_has_its_threads_and_huge_pages_and_what_the_user_set_stays(monkeypatch, given, expected):
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")  # put back after the test: the executor sets this process's own
     if given:
         monkeypatch.setenv("GLIBC_TUNABLES", given)
     else:
         monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    before = dict(os.environ)
     with LocalExecutor(1, threads=2) as executor:
+        assert dict(os.environ) == before
         [seen] = executor.run([Call("a", environment, ())], lambda report: None)
     assert {name: seen[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES")} == {
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
         "GLIBC_TUNABLES": expected,
     }
+
+
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHED += ("TORCHELASTIC_RUN_ID", "PET_NNODES", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_SIZE")
+
+
+def test_a_worker_is_no_rank_of_somebody_elses_group_and_sends_no_telemetry(monkeypatch):
+    for name in LAUNCHED:
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    with LocalExecutor(1) as executor:
+        [seen] = executor.run([Call("a", environment, ())], lambda report: None)
+    assert not seen.keys() & {*LAUNCHED}
+    assert (seen["HF_HUB_DISABLE_TELEMETRY"], seen["DO_NOT_TRACK"]) == ("1", "0")

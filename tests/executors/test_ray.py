@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.executors.test_local import divide, environment, refuse, tell
+from tests.executors.test_local import LAUNCHED, divide, environment, refuse, tell
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
@@ -50,8 +50,11 @@ def meet(path, others):
 @pytest.fixture(scope="module")
 def executor():
     pytest.importorskip("ray", reason="it is in tokentrial[scale]")
-    with RayExecutor(2) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LAUNCHED:
+            patch.setenv(name, "7")  # as a container or a Slurm wrapper may
+        with RayExecutor(2) as made:
+            yield made
 
 
 # settings, and where there is no cluster
@@ -106,6 +109,13 @@ def test_a_worker_has_its_threads_and_huge_pages(executor):
     [seen] = executor.run([Call("a", environment, ())], lambda _: None)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES")
     assert [seen[name] for name in names] == ["1", "1", "glibc.malloc.hugetlb=1"]
+
+
+@pytest.mark.slow
+def test_a_worker_is_no_rank_of_somebody_elses_group_and_sends_no_telemetry(executor):
+    [seen] = executor.run([Call("a", environment, ())], lambda _: None)
+    assert not seen.keys() & {*LAUNCHED}
+    assert (seen["HF_HUB_DISABLE_TELEMETRY"], seen["DO_NOT_TRACK"]) == ("1", "1")
 
 
 @pytest.mark.slow

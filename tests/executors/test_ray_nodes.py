@@ -14,7 +14,7 @@ import yaml
 from tests.executors.test_local import stay_and_tell
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.ray import RayExecutor
-from tokentrial.executors.worker import Call, report, stoppable
+from tokentrial.executors.worker import Call, cores, report, stoppable
 from tokentrial.progress import Progress
 from tokentrial.run import run
 from tokentrial.store import read_json
@@ -164,6 +164,11 @@ def save_when_told(name, others, saved):
     raise Interrupted("stopped")
 
 
+def mark_and_save_when_told(path):
+    path.touch()
+    save_when_told(path.name, path, path.with_suffix(".saved"))
+
+
 def test_an_interruption_lets_calls_save_and_ends_the_others(tmp_path):
     def interrupt(told):
         if told.text == "at work":
@@ -177,6 +182,23 @@ def test_an_interruption_lets_calls_save_and_ends_the_others(tmp_path):
     assert (tmp_path / "saved").exists()
     assert not (tmp_path / "stayed").exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interruption_begins_nothing_that_waits_for_room(tmp_path):
+    """18 calls and as many workers on a cluster with room for a few, which are interrupted while they are at work."""
+    paths = [tmp_path / f"{i}" for i in range(18)]
+    at_work = set()
+
+    def interrupt(told):
+        if told.text == "at work":
+            at_work.add(told.name)
+        if len(at_work) == cores():
+            raise Interrupted("stopped")
+
+    calls = [Call(path.name, mark_and_save_when_told, (path,)) for path in paths]
+    with pytest.raises(Interrupted), RayExecutor(len(calls)) as executor:
+        executor.run(calls, interrupt)
+    assert {path.name for path in tmp_path.iterdir()} == at_work | {f"{name}.saved" for name in at_work}
 
 
 def test_a_run_that_is_told_to_stop_saves_and_is_resumable(tiny, tmp_path):

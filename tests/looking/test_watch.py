@@ -24,25 +24,28 @@ def half(finished_copy):
     records = [{"step": 0, "loss": 6.0}, {"step": 6, "loss": 2.5}, {"step": 7, "asked": 0.5}]
     lines = b"".join(orjson.dumps(record) + b"\n" for record in records)
     (partial / "metrics.jsonl").write_bytes(lines + b'{"step": 9, "lo')  # half a line: it is being written
+    for path in finished_copy.glob("*/seed*/*/manifest.json"):
+        seconds = {"pretrain": 80.0, "hf": 5.0, "eval_pretrain": 15.0}[path.parent.name]
+        path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"seconds": seconds}))
     os.utime(finished_copy / "trial.yaml", (STARTED, STARTED))
     return finished_copy
 
 
 def test_what_is_under_way_and_how_long_it_will_take(half):
-    seen = look(half, STARTED + 935)
+    seen = look(half, STARTED + 656)
     assert not seen.complete
     [work] = seen.working["mul_tokens/seed2"]
     assert (work.stage, work.step, work.loss, work.share) == ("pretrain", 7, 2.5, 7 / 20)
-    # 3 cells x 3 stages and 0.35 of one, of 12: 9.35 in 935 s leave 2.65
-    assert seen.share == pytest.approx(9.35 / 12)
-    assert seen.left_s == pytest.approx(265)
+    # 3 cells of 100 s and 0.35 of 80 s, of 400: 328 in 656 s leave 72
+    assert seen.share == pytest.approx(328 / 400)
+    assert seen.left_s == pytest.approx(144)
 
 
 def test_what_was_done_before_the_last_start_says_nothing_of_its_speed(half):
     for path in half.rglob("manifest.json"):
         os.utime(path, (STARTED - 60, STARTED - 60))
     seen = look(half, STARTED + 35)
-    assert seen.left_s == pytest.approx(265)  # 0.35 of a stage in 35 s
+    assert seen.left_s == pytest.approx(90)  # 0.35 of 80 s in 35 s; 72 are left
 
 
 def test_nothing_done_yet_has_no_time_left(half):

@@ -161,6 +161,10 @@ def status(
     for name, of in state["cells"].items():
         left = ", ".join(stage for stage, is_done in of.items() if not is_done)
         print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
+    if state["seconds"]:
+        from tokentrial.report.tables import grid, times
+
+        console().print(grid(*times(state["seconds"])))
 
 
 @app.command()

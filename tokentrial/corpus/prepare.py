@@ -127,7 +127,7 @@ def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
 def _prepare_text(plan: CorpusPlan, workers: int) -> None:
     from tokentrial.corpus.engine import run_tasks
 
-    settings, address = plan.trial.corpus, plan.trial.ray.address
+    settings, address, begun = plan.trial.corpus, plan.trial.ray.address, time.monotonic()
     if settings.executor == "ray" and address:
         settings = settings.model_copy(update={"cluster": {"address": address} | settings.cluster})
     folder = plan.folder.with_name(f"{plan.folder.name}.tasks") / plan.text
@@ -157,7 +157,7 @@ def _prepare_text(plan: CorpusPlan, workers: int) -> None:
     of_task = [{split: shard_paths(folder / f"{rank:05d}", TEXT, split) for split in SPLITS} for rank in needed]
     # verification finds a document of the source by it
     shards_of_task = [{split: len(paths) for split, paths in shards.items()} for shards in of_task]
-    with step(plan.folder, plan.text, source=settings.source) as corpus:
+    with step(plan.folder, plan.text, begun, source=settings.source) as corpus:
         for split in SPLITS:
             for index, path in enumerate(path for shards in of_task for path in shards[split]):
                 link(path, corpus / f"{TEXT}_{split}_{index:06d}.npy")

@@ -12,6 +12,10 @@ GRACE_S = 25.0  # from the word to stop to the kill: a spot machine gives 30
 _reports: Any = None  # in a worker: the queue of its reports
 _stoppable = False  # in a worker: whether its call looks for the word to stop
 _stopped = False
+# variables by which torchrun, accelerate and MPI tell a process its place in a group: names, and how names begin
+_LAUNCHER = {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK", "ROLE_NAME"}
+_LAUNCHER |= {"WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+_LAUNCHER_PREFIXES = ("TORCHELASTIC_", "PET_", "ACCELERATE_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_")
 
 
 class Call(NamedTuple):
@@ -43,16 +47,24 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     global _stoppable
     _stoppable = True
     try:
-        yield lambda: _stopped
+        yield stopped
     finally:
         _stoppable = False
 
 
+def stopped() -> bool:
+    """In a worker: whether the word to stop has come."""
+    return _stopped
+
+
 def listen(reports: Any) -> None:
-    """In a worker, before a call: where its reports go, and that SIGTERM is the word to stop."""
+    """In a worker, before its calls: where its reports go, and that SIGTERM is the word to stop. A worker is no rank of
+    the group that a container or a Slurm wrapper set up around us, which torch and accelerate would wait for."""
     global _reports, _stopped
     _reports, _stopped = reports, False
     signal.signal(signal.SIGTERM, told_to_stop)
+    for name in [name for name in os.environ if name in _LAUNCHER or name.startswith(_LAUNCHER_PREFIXES)]:
+        del os.environ[name]
 
 
 def told_to_stop(number: int, frame: object) -> None:
@@ -72,13 +84,12 @@ def die_with_parent() -> None:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """What OpenMP and the C library read as a worker starts. One thread a process beats two by 1.3 on tiny models; huge
-    pages spare training the thousands of page faults a step that come and go with how the heap happens to lie."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
-    }
+    """What OpenMP, the C library and Hugging Face's read as a worker starts; of what the user set, all but the threads
+    stays. One thread a process beats two by 1.3 on tiny models; huge pages spare training the thousands of page faults
+    a step that come and go with how the heap happens to lie. TRL's trainers report their use as they are made."""
+    ours = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    given = {name: os.environ.get(name, value) for name, value in ours.items()}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **given}
 
 
 def cores() -> int:

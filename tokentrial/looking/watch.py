@@ -17,11 +17,13 @@ from rich.text import Text
 
 from tokentrial.cell import FOLDERS
 from tokentrial.opened import open_run, status
+from tokentrial.plan.work import expected_seconds
 from tokentrial.progress import clock
 from tokentrial.store import MANIFEST
 from tokentrial.trial import Trial
 
 EVERY_S = 2.0
+_TOO_LITTLE = 0.01  # a share of the run that tells no pace
 
 
 @dataclass(frozen=True)
@@ -58,26 +60,28 @@ class Look:
 def look(folder: Path, now: float) -> Look:
     """Look at a run folder. `now` is the time of day in seconds, as of file times.
 
-    The time left is reckoned from what was done since the run was last started, each stage of a cell counting the same.
+    The time left is reckoned from what was done since the run was last started, each stage counting as long as it
+    took in the cells that have it, or is expected to.
     """
     state, trial = status(folder), open_run(folder)
     cells: dict[str, dict[str, bool]] = state["cells"]
+    expected = expected_seconds(trial, {stage: took.values() for stage, took in state["seconds"].items()})
     under_way = {
         name: [work for stage, done in stages.items() if not done and (work := _work(folder / name, stage, trial))]
         for name, stages in cells.items()
     }
     working = {name: found for name, found in under_way.items() if found}
-    total = sum(map(len, cells.values()))
-    begun = sum(work.share for found in working.values() for work in found)
-    done = sum(sum(stages.values()) for stages in cells.values())
+    total = sum(expected[stage] for stages in cells.values() for stage in stages)
+    begun = sum(work.share * expected[work.stage] for found in working.values() for work in found)
+    done = sum(expected[stage] for stages in cells.values() for stage, is_done in stages.items() if is_done)
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
     since = begun + sum(
-        (folder / name / FOLDERS[stage] / MANIFEST).stat().st_mtime > started
+        expected[stage] * ((folder / name / FOLDERS[stage] / MANIFEST).stat().st_mtime > started)
         for name, stages in cells.items()
         for stage, is_done in stages.items()
         if is_done and (folder / name / FOLDERS[stage] / MANIFEST).exists()  # a skipped stage has none
     )
-    left = max(0.0, now - started) * (total - done - begun) / since if since > 0.1 else None
+    left = max(0.0, now - started) * (total - done - begun) / since if since > _TOO_LITTLE * total else None
     return Look(state["trial"], state["corpus"], cells, working, (done + begun) / total, left)
 
 

@@ -9,8 +9,10 @@ in 16 bit (Korthikanti et al. 2022, eq. 1, without the attention matrix, which i
 """
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from functools import lru_cache
+from statistics import NormalDist, fmean, median, stdev
 from typing import NamedTuple
 
 import psutil
@@ -18,8 +20,9 @@ import psutil
 from tokentrial.arms.families import facts_of
 from tokentrial.cell import before_grpo, stages
 from tokentrial.corpus.stream import drills_wanted
-from tokentrial.devices import Group
+from tokentrial.devices import DEVICES, Group, this_machine
 from tokentrial.disk import characters_a_token, text_tokens, vocabulary_size
+from tokentrial.errors import SettingsError
 from tokentrial.executors.worker import cores
 from tokentrial.posttrain.rewards import PASS_PROMPTS
 from tokentrial.settings import SFT
@@ -105,16 +108,46 @@ def lengths(trial: Trial, name: str, split: str) -> Lengths:
 
 def work(trial: Trial) -> dict[str, Work]:
     """Work of one cell, by stage; the evaluations together."""
-    found = {"pretrain": _pretrain(trial), "export": Work()}
+    found, evaluations = {}, Work()
+    for stage, made in work_by_stage(trial).items():
+        if stage.startswith("eval_"):
+            evaluations = evaluations.plus(made)
+        else:
+            found[stage] = made
+    return found | {"evaluate": evaluations}
+
+
+def work_by_stage(trial: Trial) -> dict[str, Work]:
+    """Work of one cell, stage by stage in order."""
+    found = dict.fromkeys(stages(trial), Work())
+    found["pretrain"] = _pretrain(trial)
     if trial.sft:
         found["sft"] = _sft(trial, trial.sft)
+    evaluation = _evaluation(trial)
+    found |= {stage: evaluation for stage in found if stage.startswith("eval_")}
     if trial.grpo:
         found["grpo"] = _grpo(trial)
-    evaluations = [stage for stage in stages(trial) if stage.startswith("eval_")]
-    found["evaluate"] = Work().plus(_evaluation(trial), len(evaluations))
-    if trial.grpo and before_grpo(trial) in evaluations:
-        found["evaluate"] = found["evaluate"].plus(_pass_at_k(trial))
+        found[before_grpo(trial)] = evaluation.plus(_pass_at_k(trial))
     return found
+
+
+def expected_seconds(trial: Trial, measured: Mapping[str, Collection[float]]) -> dict[str, float]:
+    """Seconds of each stage of one cell, by which stages are weighed against each other: the median of those `measured`
+    on cells that are done; of other stages the plan's for this machine, scaled as the measured ones are to theirs."""
+    planned = _planned_seconds(trial.model_dump_json())
+    known = {stage: median(measured[stage]) for stage in planned if measured.get(stage)}
+    scale = sum(known.values()) / sum(planned[stage] for stage in known) if known else 1.0
+    return {stage: known.get(stage, scale * seconds) for stage, seconds in planned.items()}
+
+
+@lru_cache(maxsize=1)  # whoever watches a run asks every other second, and problems are made up to be measured
+def _planned_seconds(trial_json: str) -> dict[str, float]:
+    trial = Trial.model_validate_json(trial_json)
+    try:
+        here = this_machine({})
+    except SettingsError:
+        here = Group(1, DEVICES[0])  # a GPU that the table does not know: as another one weighs its stages
+    return {stage: 3600 * took for stage, took in hours(trial, work_by_stage(trial), here).items()}
 
 
 def corpus_tokens(trial: Trial) -> float:

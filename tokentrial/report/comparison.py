@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -17,17 +18,24 @@ from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write
 from tokentrial.sweep import Variant
 from tokentrial.trial import Trial
 
-VERSION = 6
+VERSION = 7
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
 
-def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], declared_path: Path) -> dict[str, Any]:
+def build(
+    trial: Trial,
+    evaluated: Evaluated,
+    declared_now: Mapping[str, Any],
+    declared_path: Path,
+    seconds: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Build the report from what is there, write `comparison_report.json`, `report.md`, `report.html` and `figures/`,
     and return it.
 
     At once where nothing changed. `evaluated` holds every cell's up-to-date results, stage by stage in order; stages
-    that some cells lack are named under `missing`.
+    that some cells lack are named under `missing`. `seconds` are those that each stage took, by cell; they alone make
+    no report anew.
     """
     frozen_before = (
         read_json(declared_path, "seeds", "control", "primary", "secondary") if declared_path.exists() else None
@@ -51,7 +59,8 @@ def build(trial: Trial, evaluated: Evaluated, declared_now: Mapping[str, Any], d
     if path.exists() and page.exists() and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
         stored: dict[str, Any] = before
         return stored
-    made = _compare(trial, evaluated, declared_now, frozen_before, beside) | {"fingerprint": wanted}
+    made = _compare(trial, evaluated, declared_now, frozen_before, beside)
+    made |= {"seconds": dict(seconds), "fingerprint": wanted}
     # as the file will hold it: what shows it meets no other values than who reads the file
     report: dict[str, Any] = orjson.loads(orjson.dumps(made, option=orjson.OPT_SERIALIZE_NUMPY))
     from tokentrial.report.page import write_page

@@ -1,7 +1,7 @@
 """The report as tables: for the terminal and as `report.md`; and the figures in words that every table shares."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, NamedTuple
 
 import rich.box
@@ -24,6 +24,10 @@ _LADDER = "Every outcome after each stage, mean ± standard deviation over seeds
 _ALL = (
     "Contrasts without a verdict are exploratory. `±` is the standard deviation over seeds. Training losses of\n"
     "different arms are not comparable: their tokens stand for different text."
+)
+TIMES = (
+    "Wall-clock seconds of the workers, which are side by side. Of a stage that was stopped and went on, those of the\n"
+    "last attempt."
 )
 _SWEPT = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
 _OF_CONTRAST = 4  # columns of a contrast, the last ones; those before are of its outcome
@@ -136,6 +140,7 @@ def markdown(report: Report) -> str:
         _section("Floors", "Accuracy of policies that know no arithmetic.", ["outcome", "policy", "accuracy"], floors),
         _section("What each arm consumed", budget, ["", *arms], spent),
         _section("Steps to 60 %", "", ["arm", "asked, by seed", "never asked, by seed"], steps),
+        _section("Where the time went", TIMES, *times(report["seconds"])) if report["seconds"] else [],
     ]
     lines = [
         f"# {report['trial']}",
@@ -178,6 +183,20 @@ def sweep_table(report: Report) -> tuple[list[str], list[list[str]]]:
         for made in (point["outcomes"].get(name, {"arms": {}, "contrasts": {}}),)
     ]
     return ["outcome", *keys, *report["arms"], "difference [95 %]"], rows
+
+
+def times(seconds: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, a row a stage, of the seconds that each cell took."""
+    rows = [
+        [
+            stage.replace("_", " "),
+            "-" if stage == "corpus" else str(len(took)),
+            "-" if stage == "corpus" else f"{median(took.values()):,.1f}",
+            f"{sum(took.values()):,.1f}",
+        ]
+        for stage, took in seconds.items()
+    ]
+    return ["stage", "cells", "seconds a cell, median", "seconds in total"], rows
 
 
 def estimate(made: Mapping[str, Any] | None, sign: str) -> str:
