@@ -92,6 +92,7 @@ _SIZES = {
 }
 # ways to draw the first weights
 DRAWN = ("gpt2", "zero_projections")
+_LONG = 1e15  # FLOPs of a training: 2.5 s at 40 % of an H100's peak, of a small model much longer
 _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr": 0.0, "warmup": 0.02}
 
 
@@ -130,7 +131,7 @@ class Pretrain(Settings):
     min_lr: Share = 0.1  # share of the peak rate at the end
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU, or fp16; fp32 on a CPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU, of a training that is long
     ranks: Count | Literal["auto"] = "auto"  # processes of one cell on a machine; auto: one a GPU, one on a CPU
     nodes: Count = 1  # machines of one cell; the others join by hand, see docs/scaling.md
     endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d+$")] | None = None  # HOST:PORT of the first of several nodes
@@ -194,6 +195,14 @@ class Pretrain(Settings):
         them, and 12 n_layer n_embd context for attention (Chowdhery et al. 2022, appendix B). Forward is a third."""
         matrices = 12 * self.n_layer * self.n_embd**2 + vocabulary * self.n_embd
         return 6.0 * matrices + 12.0 * self.n_layer * self.n_embd * self.context
+
+
+    def compiles(self, device: str, vocabulary: int) -> bool:
+        """Whether the step is compiled on `cpu` or `cuda`. Compiling takes 20 to 60 s, more than a small model trains
+        on a GPU; it pays back a third of what a large one computes."""
+        if self.compile == "auto":
+            return device == "cuda" and self.tokens * self.flops_per_token(vocabulary) > _LONG
+        return self.compile == "on"
 
 
 class WordProblems(Settings):

@@ -167,7 +167,8 @@ def hours(trial: Trial, made: dict[str, Work], where: Group) -> dict[str, float]
     for stage, part in made.items():
         waits = part.decoded * trial.pretrain.n_layer * device.decode
         seconds = computing(trial, part, where) + waits + device.start
-        found[stage] = (seconds + (0.0 if part.eager else device.compile)) / 3600
+        compiled = not part.eager and trial.pretrain.compiles("cuda", vocabulary_size(trial))
+        found[stage] = (seconds + (device.compile if compiled else 0.0)) / 3600
     return found
 
 

@@ -5,10 +5,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import stoppable
@@ -19,6 +20,9 @@ from tokentrial.store import MANIFEST, is_done, seal, verify
 Progress = Callable[[float, str], None]
 Saved = Callable[[Path], None]
 
+# what transformers 5.23 calls it, and 5.17
+_NAMES = {field.name for field in fields(TrainingArguments)}
+_CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _NAMES else "gradient_checkpointing"
 # Defaults of transformers and accelerate that shape a result, written down, so that a new release changes none. A
 # setting of the trial stands in none of these tables.
 _SHAPING: dict[str, Any] = {
@@ -54,7 +58,7 @@ _SHAPING: dict[str, Any] = {
     "label_smoothing_factor": 0.0,
     "neftune_noise_alpha": None,
     "router_aux_loss_coef": None,
-    "activation_checkpointing": False,
+    _CHECKPOINTING: False,
     "torch_compile": False,
     "use_liger_kernel": False,
     "full_determinism": False,

@@ -36,7 +36,10 @@ def measure(settings: Pretrain, vocabulary: int) -> Measured:
             return Batch(ids[:, :-1], ids[:, 1:], Position(0, 0, ""))
 
         config = Config(vocabulary, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
-        one_micro_batch = settings.model_copy(update={"batch_tokens": settings.micro_batch * settings.context})
+        compiled = "on" if settings.compiles(ranks.device.type, vocabulary) else "off"
+        one_micro_batch = settings.model_copy(
+            update={"batch_tokens": settings.micro_batch * settings.context, "compile": compiled}
+        )
         step = Step(GPT(config, 0).to(ranks.device), drawn, one_micro_batch, ranks)
         ends: list[float] = []
         while len(ends) < 2 or (len(ends) <= STEPS and ends[-1] - ends[0] < _SECONDS):

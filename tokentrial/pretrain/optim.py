@@ -89,9 +89,8 @@ class Step:
         self.position = Position(0, 0, "the beginning")
         self.rows, self.micro_batch = ranks.rows(settings.batch_tokens // settings.context, settings.micro_batch)
         device, dtype = ranks.device.type, resolve_dtype(settings)
-        compiled = settings.compile == "on" or (settings.compile == "auto" and device == "cuda")
         # the model itself stays as it is: validation and probes ask it with other shapes, each to be compiled anew
-        trained: Any = torch.compile(model) if compiled else model
+        trained: Any = torch.compile(model) if settings.compiles(device, model.config.vocab) else model
         self.model = ranks.wrap(trained)
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self.autocast = torch.autocast(device, kinds[dtype]) if dtype in kinds else nullcontext()
