@@ -117,7 +117,7 @@ class _Sampling:
 
 
 def _mixed(bits: Tensor) -> Tensor:
-    """32 bits of an int64 to 32 others, one to one: the hash lowbias32 (Wellons 2018). Products wrap; their low bits are
+    """32 bits of an int64 to 32 others, one to one: lowbias32 (Wellons 2018). Products wrap, and their low bits are
     those of unsigned numbers."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
