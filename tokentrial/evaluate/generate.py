@@ -80,7 +80,7 @@ def complete(
     done = [Completion("", 0, False)] * len(ids)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        pick: Pick = _likeliest if temperature is None else _Sampling(temperature, seed, chosen)
+        pick: Pick = _likeliest if temperature is None else _Sampling(temperature, seed, chosen, new_tokens, size)
         said = _continue(
             model, tokenizer, [ids[i] for i in chosen], [room[i] for i in chosen], muted.to(model.device), ends, pick
         )
@@ -99,19 +99,29 @@ def _likeliest(logits: Tensor, rows: Sequence[int]) -> Tensor:
 
 class _Sampling:
     """Draws an id of each row by the Gumbel-max trick (Maddison et al. 2014): the largest of logit / temperature minus
-    the log of an exponential. Each row has its own generator, on the CPU, so that neither the batch nor the device
-    changes what is drawn; and a rounded logit changes it only where two sums are tied."""
+    the log of an exponential. Where two sums are not tied, a logit's rounding, which differs by batch and device, then
+    changes nothing. The exponentials are a hash of seed, row, step and id: torch's own generator would draw other ones
+    in another batch or on another device."""
 
-    def __init__(self, temperature: float, seed: int, numbers: Sequence[int]) -> None:
-        self.temperature = temperature
-        states = [np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] for number in numbers]
-        self.generators = [torch.Generator().manual_seed(int(state)) for state in states]
+    def __init__(self, temperature: float, seed: int, numbers: Sequence[int], steps: int, size: int) -> None:
+        self.temperature, self.step = temperature, 0
+        states = [np.random.SeedSequence([seed, number]).generate_state(steps) for number in numbers]
+        self.keys = torch.from_numpy(np.array(states, np.int64))  # [rows, steps], of 32 bits
+        self.ids = _mixed(torch.arange(size))
 
     def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        drawn = torch.empty(logits.shape)
-        for noise, row in zip(drawn, rows, strict=True):
-            noise.exponential_(generator=self.generators[row])
-        return (logits / self.temperature - drawn.log().to(logits.device)).argmax(-1)
+        keys = self.keys[rows, self.step, None].to(logits.device)
+        uniform = (_mixed(self.ids.to(logits.device) ^ keys).double() + 0.5) / 2**32
+        self.step += 1
+        return (logits / self.temperature - (-uniform.log()).log()).argmax(-1)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """32 bits of an int64 to 32 others, one to one: lowbias32 (Wellons 2018). Products wrap, and their low bits are
+    those of unsigned numbers."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
+    return bits ^ (bits >> 16)
 
 
 def _continue(
