@@ -196,7 +196,6 @@ class Pretrain(Settings):
         matrices = 12 * self.n_layer * self.n_embd**2 + vocabulary * self.n_embd
         return 6.0 * matrices + 12.0 * self.n_layer * self.n_embd * self.context
 
-
     def compiles(self, device: str, vocabulary: int) -> bool:
         """Whether the step is compiled on `cpu` or `cuda`. Compiling takes 20 to 60 s, more than a small model trains
         on a GPU; it pays back a third of what a large one computes."""
