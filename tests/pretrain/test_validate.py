@@ -25,13 +25,14 @@ def model():
 
 @torch.no_grad()
 def nats_of(model, ids):
-    """Id by id: each is guessed from all that stands before it in its window; windows begin at every half context, and
+    """Id by id: each is guessed from all that stands before it in its window; windows overlap by a quarter of it, and
     an id belongs to the first that reaches it."""
-    half, of_window, total = CONTEXT // 2, {}, 0.0
+    overlap, of_window, total = CONTEXT // 4, {}, 0.0
+    stride = CONTEXT - overlap
     for position in range(1, len(ids)):
-        of_window.setdefault(half * max(0, math.ceil((position - CONTEXT) / half)), []).append(position)
+        of_window.setdefault(stride * max(0, math.ceil((position - CONTEXT) / stride)), []).append(position)
     for start, positions in of_window.items():
-        assert start == 0 or min(positions) - start >= half
+        assert start == 0 or min(positions) - start >= overlap
         before = model.logits(torch.tensor([ids[start : positions[-1]]]))[0, positions[0] - 1 - start :].double()
         said = before[range(len(positions)), [ids[position] for position in positions]]
         total += float((before.logsumexp(1) - said).sum())
@@ -39,7 +40,7 @@ def nats_of(model, ids):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
-def test_each_id_of_a_long_document_is_given_half_a_context(model, batch):
+def test_each_id_of_a_long_document_is_given_a_quarter_of_a_context(model, batch):
     generator = torch.Generator().manual_seed(0)
     lengths = [1, 2, 33, 64, 65, 66, 96, 97, 98, 7, 200, 129]
     documents = [torch.randint(621, (length,), generator=generator).numpy().astype("uint16") for length in lengths]

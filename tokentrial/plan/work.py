@@ -34,7 +34,7 @@ from tokentrial.trial import Trial
 CORPUS_RATE = 50e6 / 60
 _PROBES = 5  # beside the table
 _SPELLED = 2.2  # ids of an answer of the table in the tree of all spellings, 77 of the 36 products
-_OVERLAP = 2  # of the windows over held-out text
+_OVERLAP = 4 / 3  # of the windows over held-out text
 _STATE = 16
 _ACTIVATIONS = 34
 _LOGITS = 8  # bytes of a logit and its gradient, fp32

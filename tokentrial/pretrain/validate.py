@@ -53,22 +53,23 @@ def token_nats(model: Scored, rows: Sequence[Sequence[int]], batch: int) -> list
 
 
 def document_nats(model: Scored, documents: Sequence[Ids], batch: int) -> list[float]:
-    """Nats of each document's ids after its first (eos), each given all ids before it or at least half a context.
+    """Nats of each document's ids after its first (eos), each given all ids before it or at least a quarter of a
+    context.
 
-    A document longer than the context is read in windows that overlap by half of it, and only what is new in a window
-    is scored. In windows side by side the first ids of each would be guessed from nothing, and an arm whose text is
-    longer in ids would pay for more of them.
+    A document longer than the context is read in windows that overlap by a quarter of it, and only what is new in a
+    window is scored. In windows side by side the first ids of each would be guessed from nothing, and an arm whose text
+    is longer in ids would pay for more of them.
     """
-    half = model.context // 2
+    overlap = model.context // 4
     windows = [
         (index, start, ids[start : start + model.context + 1].tolist())
         for index, ids in enumerate(documents)
         # the last window is the first that reaches the document's end
-        for start in range(0, max(len(ids) - 1 - half, min(1, len(ids) - 1)), model.context - half)
+        for start in range(0, max(len(ids) - 1 - overlap, min(1, len(ids) - 1)), model.context - overlap)
     ]
     nats = [0.0] * len(documents)
     for (index, start, _), found in zip(windows, token_nats(model, [ids for *_, ids in windows], batch), strict=True):
-        nats[index] += float(found[half if start else 0 :].sum())
+        nats[index] += float(found[overlap if start else 0 :].sum())
     return nats
 
 
