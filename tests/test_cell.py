@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 from tokentrial.cell import Cell, run_cell, stages
 from tokentrial.corpus.prepare import CorpusPlan
@@ -28,6 +29,9 @@ def test_a_finished_cell_has_nothing_pending(tiny, finished):
         "pretrain.micro_batch=16",
         "pretrain.device=auto",
         "pretrain.dtype=fp32",  # what auto is on a CPU
+        "pretrain.log_every=3",
+        "pretrain.probes=5",
+        "pretrain.validations=3",
         "workers=1",
         "seeds=[1]",
         "seeds=[1,2,3]",
@@ -52,7 +56,15 @@ def test_other_paths_redo_nothing(tiny, finished, source, tmp_path):
     assert CELL.pending(CorpusPlan(tiny(tmp_path / "elsewhere", *moved))) == []
 
 
-@pytest.mark.parametrize("override", ["evaluate.probes_each=6", "evaluate.probe_seed=1", "evaluate.heldout_bytes=99"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluate.probes_each=6",
+        "evaluate.probe_seed=1",
+        "evaluate.heldout_bytes=99",
+        "evaluate.new_tokens=7",  # of the table asked during training too, which changes no weight
+    ],
+)
 def test_an_evaluation_setting_redoes_the_evaluation_alone(tiny, finished, override):
     assert stale(tiny, finished, override) == ["eval_pretrain"]
 
@@ -76,7 +88,6 @@ def test_the_trial_s_name_stands_on_the_model_card(tiny, finished):
         "corpus.drills.share=0.5",
         "corpus.drills.never_asked_folds=2",
         "tokenizer.merges=257",
-        "evaluate.new_tokens=7",  # the table is asked during training with as many
     ],
 )
 def test_what_bears_on_training_redoes_all(tiny, finished, override):
@@ -104,6 +115,48 @@ def test_a_damaged_result_is_redone(finished_copy, tiny, damage):
     else:
         weights.unlink()
     assert CELL.pending(plan) == ["export"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"), [(".", "fineweb_train_*.npy"), ("drills", "*_train_*.npy"), ("patches/mul_tokens", "*.npz")]
+)
+def test_a_flipped_byte_of_what_pretraining_reads_is_named_before_it_begins(
+    finished_copy, tiny, monkeypatch, folder, kind
+):
+    """A patch or a shard that another machine's disk has damaged keeps its size: only its hash tells."""
+    trial = tiny(finished_copy)
+    monkeypatch.setattr("tokentrial.cell.pretrain_cell", lambda *given: pytest.fail("it was read"))
+    shutil.rmtree(CELL.folder(trial, "pretrain"))
+    damaged = sorted((CorpusPlan(trial).folder / folder).glob(kind))[-1]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(TrialError, match=rf"{damaged.name}: its bytes differ from its manifest"):
+        run_cell(trial, CELL, ["pretrain"])
+
+
+def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(finished_copy, tiny, monkeypatch):
+    """The GPU is pretended: what is asked for is the global switch of TF32, by stage and after the last one."""
+    trial, seen = tiny(finished_copy), {}
+    for stage in ("pretrain", "eval_pretrain"):
+        shutil.rmtree(CELL.folder(trial, stage))
+
+    def records(stage):
+        return lambda *given: seen.setdefault(stage, torch.get_float32_matmul_precision())
+
+    for room in ("cell", "pretrain.ranks"):
+        monkeypatch.setattr(f"tokentrial.{room}.resolve_device", lambda settings: "cuda")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr("tokentrial.pretrain.train.pretrain", records("pretrain"))
+    monkeypatch.setattr("tokentrial.evaluate.evaluate.load", lambda *given: (None, None))
+    monkeypatch.setattr("tokentrial.evaluate.evaluate.evaluate", records("eval_pretrain"))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")  # what neither stage sets
+    try:
+        run_cell(trial, CELL, ["pretrain", "eval_pretrain"])
+        assert seen == {"pretrain": "high", "eval_pretrain": "highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_each_stage_has_its_folder_and_says_what_made_it(finished):

@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import fsspec
 import pytest
@@ -183,6 +186,30 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, ther
     fresh = tiny(tmp_path / "fresh", f"storage={there}")
     Storage(fresh).fetch_checkpoints(fresh.folder / "a.checkpoints")
     assert weights(fresh.folder) == ["a.checkpoints/step_2/model.safetensors", "a.checkpoints/step_3/model.safetensors"]
+
+
+def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, there, monkeypatch):
+    """As two cells of one machine that read the same corpus: both would write one partial folder."""
+    trial = tiny(tmp_path / "run", f"storage={there}")
+    with step(trial.folder / "a", "made") as partial:
+        (partial / "x").write_text("whole")
+    Storage(trial).send(trial.folder / "a")
+    fresh = tiny(tmp_path / "fresh", f"storage={there}")
+    system, fetched, together = type(Storage(fresh).system), [], Barrier(2)
+    get = system.get_file
+
+    def slow(self, *given, **more):
+        fetched.append(given)
+        with suppress(BrokenBarrierError):
+            together.wait(0.5)  # for another that fetches meanwhile
+        return get(self, *given, **more)
+
+    monkeypatch.setattr(system, "get_file", slow)
+    with ThreadPoolExecutor(2) as pool:
+        came = [pool.submit(Storage(fresh).fetch, fresh.folder / "a", "made") for _ in range(2)]
+        assert [each.result() for each in came] == [True, True]
+    assert len(fetched) == 1
+    assert (fresh.folder / "a" / "x").read_text() == "whole"
 
 
 # a storage that fails, and one that is not ours

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus.shards import open_shard, shard_paths, text_of
+from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.corpus.look import look_through
+from tokentrial.corpus.shards import ShardWriter, open_shard, shard_paths, text_of
 from tokentrial.corpus.stream import Stream, drills_name, heldout
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
 from tokentrial.store import read_json
+from tokentrial.tokenizer.vocabulary import Vocabulary
 
 
 def stream_of(plan, arm="baseline", seed=1, **changed):
@@ -177,3 +180,27 @@ def test_a_spelling_that_plain_does_not_give_back_is_marked_lossy(plan):
         canonical = texts[name].replace("7 × 8 = 56", "7*8=56").replace("3x4=12", "3*4=12")
         assert document.lossy == (canonical != texts[name])
     assert not any(document.lossy for document in held(plan, "mul_append", limit=10**6))
+
+
+@pytest.mark.parametrize(("name", "folder"), [("fineweb", "."), ("drills1", "drills")])
+def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path, name, folder):
+    vocabulary, arm = Vocabulary(256, 45), arms.find("mul_tokens")
+    texts = ["A shard is filled with this."] * 6 + ["It is said that 6*9=54."] + ["And with this at the end."] * 3
+    patches = tmp_path / "patches" / arm.name
+    patches.mkdir(parents=True)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    writer = ShardWriter(tmp_path / folder, name, "val", 60, vocabulary.eos)
+    for text in texts:
+        writer.add(vocabulary.encode(text))
+    writer.close()
+    for path in shard_paths(tmp_path / folder, name, "val"):
+        look_through(path, None, {arm.name: patches / f"{path.stem}.npz"}, vocabulary, TIMES_TABLE)
+    [patch] = patches.iterdir()
+    measured = list(heldout(tmp_path, name, vocabulary, arm, 10**6))
+    [rewritten] = [document for document in measured if document.rewritten]
+    assert rewritten.name.startswith(f"{patch.stem}:")
+    assert not patch.stem.endswith("_000000")
+    token = vocabulary.base + list(TIMES_TABLE).index(TIMES_TABLE.of(6, 9))
+    before, after = vocabulary.encode("It is said that "), vocabulary.encode(".")
+    assert rewritten.ids.tolist() == [vocabulary.eos, *before, token, *after]
+    assert [text for text, document in zip(texts, measured, strict=True) if document.rewritten] == [texts[6]]

@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tokentrial.errors import SettingsError
-from tokentrial.pretrain.ranks import Ranks
+from tokentrial.pretrain.ranks import Ranks, joined
+from tokentrial.settings import Pretrain
 
 GENTLE = (
     "seeds=[1]",
@@ -134,3 +137,17 @@ def test_one_rank_is_no_group():
     assert alone.mean(torch.tensor(3.0)) == 3.0
     alone.wait()
     assert os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def test_ranks_wait_for_the_first_one_s_probes_and_uploads_and_leave_the_group(monkeypatch):
+    """torch's own ten minutes would end a run that is only uploading."""
+    calls = []
+    monkeypatch.setattr(dist, "init_process_group", lambda kind, timeout: calls.append((kind, timeout)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with joined(Pretrain(device="cpu")) as ranks:
+        assert (ranks.rank, ranks.world) == (1, 2)
+    [(kind, timeout), left] = calls
+    assert (kind, left) == ("gloo", "left")
+    assert timeout >= timedelta(hours=1)

@@ -10,7 +10,9 @@ from scipy import stats
 
 from tokentrial.errors import TrialError
 from tokentrial.opened import DECLARED
+from tokentrial.report.canvas import WIDE
 from tokentrial.report.comparison import build
+from tokentrial.report.forest import forest
 from tokentrial.run import declaration, rebuild
 from tokentrial.store import read_json, write_json
 
@@ -18,6 +20,11 @@ NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"
 BITS = "pretrain/heldout_text/untouched/bits_per_byte"
 TOKENS, APPEND = "mul_tokens - baseline", "mul_append - baseline"
+# declared pairs with one of two treatments, the later arm first
+AMONG = (
+    f"verdict.secondary=[{{outcome: {NEVER}, contrast: mul_append - mul_tokens}},"
+    f" {{outcome: {ASKED}, contrast: {APPEND}}}, {{outcome: {BITS}, contrast: {TOKENS}}}]"
+)
 CONTRAST = {
     *("difference", "ci95", "ci90", "p", "test", "p_sign_flip", "p_holm", "p_tost"),
     *("margin", "mde80", "n_seeds", "verdict"),
@@ -26,6 +33,23 @@ CONTRAST = {
 
 def accuracy(made_up, arm):
     return np.array(made_up.knows[arm]) / 12
+
+
+def scattered(trial):
+    """The trial's results with figures at random in every cell."""
+    for number, (arm, seed) in enumerate(product(trial.arms, trial.seeds)):
+        folder, rng = trial.folder / arm / f"seed{seed}" / "eval_pretrain", np.random.default_rng(number)
+        rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["correct"] = bool(rng.random() < (number + 1) / 20)
+            if "choice_logprob" in row:
+                row["choice_logprob"] = -rng.random()
+        (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        held = read_json(folder / "heldout_text.json")
+        for document in held["documents"]:
+            document["bits"] *= 1 + rng.random()
+        write_json(folder / "heldout_text.json", held)
+    return trial
 
 
 def read(trial):
@@ -92,6 +116,39 @@ def test_the_contrast_is_the_paired_t_of_scipy(made_up, compared, contrast):
     assert made["margin"] == 0.1
     d = treatment - accuracy(made_up, "baseline")
     assert made["mde80"] == pytest.approx(1.435 * d.std(ddof=1), rel=1e-3)  # FACTS, section 4, at n = 6
+
+
+def test_every_difference_is_treatment_minus_control_seed_by_seed(made_up, compared):
+    """Of every outcome and every pair, of two treatments too; all cells are given other figures, so that none is 0."""
+    report = compared(scattered(made_up(AMONG)))
+    made = {(name, pair): m for name, o in report["outcomes"].items() for pair, m in o["contrasts"].items()}
+    assert {pair for _, pair in made} == {TOKENS, APPEND, "mul_append - mul_tokens"}
+    assert {name.rsplit("/")[-1] for name, _ in made} == {"accuracy", "choice_logprob", "bits_per_byte"}
+    assert len(made) == 3 * len(report["outcomes"])
+    for (name, pair), figures in made.items():
+        treatment, control = (np.array(report["outcomes"][name]["per_seed"][arm]) for arm in pair.split(" - "))
+        differences = treatment - control
+        assert figures["difference"] == pytest.approx(differences.mean()), (name, pair)
+        assert figures["ci95"] == pytest.approx(
+            stats.t.interval(0.95, 5, differences.mean(), stats.sem(differences))
+        ), (name, pair)
+        assert differences.mean() != 0
+
+
+def test_the_dots_of_the_forest_are_the_seeds_differences(made_up, compared):
+    report = compared(scattered(made_up(AMONG)))
+    declared = [report["declared"]["primary"], *report["declared"]["secondary"]]
+    drawn = {}
+    for axis in forest(report, WIDE).axes:
+        for line in axis.lines:
+            if (marker := line.get_marker()) in ("o", "D"):
+                drawn.setdefault(marker, []).append(list(line.get_xdata()))
+    assert len(drawn["o"]) == len(declared) == 4
+    for pair, dots, [diamond] in zip(declared, drawn["o"], drawn["D"], strict=True):
+        outcome = report["outcomes"][pair["outcome"]]
+        treatment, control = (np.array(outcome["per_seed"][arm]) for arm in pair["contrast"].split(" - "))
+        assert dots == pytest.approx(treatment - control)
+        assert np.mean(dots) == pytest.approx(diamond) == outcome["contrasts"][pair["contrast"]]["difference"]
 
 
 def test_seeds_are_paired_not_pooled(made_up, compared):
