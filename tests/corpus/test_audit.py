@@ -334,7 +334,6 @@ ROWS = "sft={stages: [{sources: [{source: word_problems}]}]}"
         "tasks.word_problems.rows=50",
         "sft={stages: [{sources: [{source: word_problems, weight: 0.5}]}]}",
         "sft={stages: [{sources: [{source: 'jsonl:ROWS'}]}]}",
-        "grpo={task: 'jsonl:ROWS'}",
     ],
 )
 def test_whatever_the_audit_looked_at_is_audited_anew(plan, tiny, tmp_path, changed):

@@ -138,7 +138,7 @@ def test_several_gpus_share_pretraining_alone_and_are_all_paid_for():
 def test_a_small_model_waits_for_its_launches_however_fast_the_gpu():
     trial = load("pilot")
     groups = [group(name, {}) for name in ("A40", "H200")]
-    slow, fast = (hours(trial, work(trial), one)["pretrain"] * 3600 - one.device.compile for one in groups)
+    slow, fast = (hours(trial, work(trial), one)["pretrain"] * 3600 for one in groups)
     assert slow == pytest.approx(fast, rel=0.05)
 
 
@@ -210,7 +210,7 @@ def test_the_seeds_needed_are_the_fewest_that_find_the_declared_effect():
     sd = 1.46 * 0.25
     assert found["smallest_effect"] == 0.10
     assert power(0.10, sd, found["needed"]) >= 0.8 > power(0.10, sd, found["needed"] - 1)
-    assert found["mde80"] == pytest.approx(mde(sd, 6))
+    assert found["mde80"] == pytest.approx(mde(sd, 8))
 
 
 def test_the_noise_of_a_pilot_is_the_sd_of_its_paired_differences(finished):

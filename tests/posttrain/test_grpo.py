@@ -435,7 +435,8 @@ def measured(tiny, tuned, tmp_path, monkeypatch):
     def make(says, override=None, arm="baseline"):
         given = []
 
-        def complete(model, tokenizer, asked, new_tokens, batch, line, temperature):
+        def complete(model, tokenizer, asked, new_tokens, batch, line, temperature, seed):
+            assert seed == 1  # the cell's
             given.append((list(asked), new_tokens, line, temperature))
             return [Completion(says(prompt, number), 1, True) for number, prompt in enumerate(asked)]
 
