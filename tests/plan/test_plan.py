@@ -210,7 +210,7 @@ def test_the_seeds_needed_are_the_fewest_that_find_the_declared_effect():
     sd = 1.46 * 0.25
     assert found["smallest_effect"] == 0.10
     assert power(0.10, sd, found["needed"]) >= 0.8 > power(0.10, sd, found["needed"] - 1)
-    assert found["mde80"] == pytest.approx(mde(sd, 8))
+    assert found["mde80"] == pytest.approx(mde(sd, len(load("pilot").seeds)))
 
 
 def test_the_noise_of_a_pilot_is_the_sd_of_its_paired_differences(finished):
