@@ -1,6 +1,7 @@
 """GRPO: the answer travels with the row, the prompts are the same in every arm, a stop changes nothing."""
 
 import copy
+import itertools
 import math
 import random
 import shutil
@@ -23,6 +24,7 @@ from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
 from tokentrial.posttrain.trainer import Watch, last_complete
 from tokentrial.run import learnable
+from tokentrial.settings import GRPO
 from tokentrial.store import read_json, seal, write_json
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
@@ -68,28 +70,23 @@ def answers(seed=1):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """`scripted(say)`: every GRPOTrainer generates `say(prompt, number)`, its number among all; (prompt, completion,
-    reward) of every call of the reward, as the trainer sees them."""
-    calls = []
+    """`scripted(say)`: GRPO samples `say(prompt, number)`, its number among all; (prompt, completion, reward) of every
+    call of the reward, as the trainer sees them."""
+    calls, numbers = [], itertools.count()
 
     def make(say):
+        def continue_ids(model, tokenizer, prompt_ids, *rest):
+            texts = [say(tokenizer.decode(ids), next(numbers)) for ids in prompt_ids]
+            return [[*tokenizer(text)["input_ids"], VOCABULARY.eos] for text in texts]
+
         class Scripted(trl.GRPOTrainer):
-            said = 0
-
-            def _generate_single_turn(self, prompt_ids, *rest, **named):
-                completions = []
-                for ids in prompt_ids:
-                    text = say(self.processing_class.decode(ids), Scripted.said)
-                    completions.append([*self.processing_class(text)["input_ids"], VOCABULARY.eos])
-                    Scripted.said += 1
-                return completions, None
-
             def _calculate_rewards(self, inputs, prompts, completions, completion_ids):
                 rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
                 calls.append(list(zip(prompts, completions, rewards[:, 0].tolist(), strict=True)))
                 return rewards
 
         monkeypatch.setattr(trl, "GRPOTrainer", Scripted)
+        monkeypatch.setattr(grpos, "continue_ids", continue_ids)
         return calls
 
     return make
@@ -362,6 +359,28 @@ def test_a_prompt_that_states_a_fact_arrives_as_it_is(tiny, untrained, tmp_path,
     calls = scripted(lambda prompt, number: generated.append(prompt) or " 6")
     grpo(tmp_path, tmp_path / "c", trial, trial.grpo, arms.find(arm), 1, untrained(arm), quiet)
     assert sorted(generated[::2]) == sorted(prompt for prompt, _, _ in calls[0][::2]) == stated
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_what_grpo_samples_depends_on_seed_step_and_row_and_not_on_the_batch(untrained, together):
+    model, tokenizer = load(untrained("mul_tokens"))
+    prompts = ["User: What is 6 times 9?", "A <|endoftext|> is text.", "8", "a b", "c"]
+    chosen = GRPO(new_tokens=12, temperature=1.0)
+
+    def sampled(of, seed, step):
+        trainer = SimpleNamespace(
+            accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+            model=model,
+            state=SimpleNamespace(global_step=step),
+        )
+        return grpos._rollouts(tokenizer, chosen, seed)(of, trainer)
+
+    whole = sampled(prompts, 1, 3)
+    part = sampled(prompts[:together], 1, 3)
+    assert part["completion_ids"] == whole["completion_ids"][:together]
+    assert tokenizer.eos_token_id not in whole["prompt_ids"][1]  # a text like any other
+    for seed, step in ((1, 4), (2, 3)):
+        assert sampled(prompts, seed, step)["completion_ids"] != whole["completion_ids"]
 
 
 # stopped, and gone on

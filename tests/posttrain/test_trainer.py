@@ -68,6 +68,7 @@ OF_GRPO = {
         vllm_importance_sampling_mode='sequence_mask' vllm_importance_sampling_clip_max=3.0
         vllm_importance_sampling_clip_min=None vllm_importance_sampling_cap=None
         transformers_continuous_batching_config=None use_transformers_paged=False""",
+    "of TRL's own sampling, in whose place is ours": "generation_kwargs=None",
     "of other losses, and of what is switched off": """sapo_temperature_neg=1.05 sapo_temperature_pos=1.0
         vespo_k_pos=2.0 vespo_lambda_pos=3.0 vespo_k_neg=3.0 vespo_lambda_neg=2.0 ref_model_mixup_alpha=0.6
         ref_model_sync_steps=512 entropy_coef_min=0.0 entropy_coef_max=1.0 entropy_coef_delta=0.005
@@ -75,18 +76,11 @@ OF_GRPO = {
 }
 
 
-class Silent:
-    """A tokenizer in which every id stands for something."""
-
-    def get_vocab(self):
-        return {}
-
-
 def given(trial, kind):
     shared = trainers.shared_arguments(Path("there"), trial.pretrain, 1, 5)
     if kind is trl.SFTConfig:
         return shared | sfts.arguments(trial.sft, trial.sft.stages[0], 10)
-    return shared | grpos.arguments(trial.grpo, Silent())
+    return shared | grpos.arguments(trial.grpo)
 
 
 @pytest.mark.parametrize(("kind", "own"), [(trl.SFTConfig, OF_SFT), (trl.GRPOConfig, OF_GRPO)])

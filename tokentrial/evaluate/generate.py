@@ -66,31 +66,49 @@ def complete(
     No text depends on the batch, up to ties of two logits: a row has its own room, and what is drawn depends on the
     seed, the prompt's place in `prompts` and the position alone.
     """
-    ids, eos = encode_prompts(tokenizer, prompts), tokenizer.eos_token_id
-    vocab, size = tokenizer.get_vocab(), model.config.vocab_size
-    muted = torch.zeros(size)
-    muted[unsayable(tokenizer)] = -torch.inf
+    ids, eos, vocab = encode_prompts(tokenizer, prompts), tokenizer.eos_token_id, tokenizer.get_vocab()
     newlines = [i for token, i in vocab.items() if _NEWLINE in token] if line else []
-    alone = torch.zeros(size, dtype=torch.bool)
-    alone[[eos, *newlines]] = True
     turn = frozenset() if line else frozenset(i for token, i in vocab.items() if TURN[-1] in token)
+    completions = []
+    for row in continue_ids(model, tokenizer, ids, new_tokens, batch, temperature, seed, newlines, turn):
+        ended = row[-1:] == [eos]
+        text, mark, _ = tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True).partition(
+            "\n" if line else TURN
+        )
+        completions.append(Completion(text, len(row), ended or bool(mark)))
+    return completions
+
+
+@torch.no_grad()
+def continue_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    batch: int,
+    temperature: float | None,
+    seed: int,
+    newlines: Sequence[int] = (),
+    turn: frozenset[int] = frozenset(),
+) -> list[list[int]]:
+    """Ids that follow each prompt's, with the eos or the one of `newlines` that ends them; none where a prompt leaves
+    no room. After an id of `turn` they end, too, where their text holds `User:`. See `complete`."""
+    size, context = model.config.vocab_size, model.config.max_position_embeddings
+    muted, alone = torch.zeros(size), torch.zeros(size, dtype=torch.bool)
+    muted[unsayable(tokenizer)] = -torch.inf
+    alone[[tokenizer.eos_token_id, *newlines]] = True
     ends = _Ends(alone.to(model.device), turn)
-    room = [min(new_tokens, model.config.max_position_embeddings - len(prompt)) for prompt in ids]
-    order = sorted((i for i in range(len(ids)) if room[i] > 0), key=lambda i: len(ids[i]))
-    done = [Completion("", 0, False)] * len(ids)
+    room = [min(new_tokens, context - len(prompt)) for prompt in prompts]
+    order = sorted((i for i in range(len(prompts)) if room[i] > 0), key=lambda i: len(prompts[i]))
+    found: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         pick: Pick = _likeliest if temperature is None else _Sampling(temperature, seed, chosen, new_tokens, size)
-        said = _continue(
-            model, tokenizer, [ids[i] for i in chosen], [room[i] for i in chosen], muted.to(model.device), ends, pick
-        )
-        for i, row in zip(chosen, said, strict=True):
-            ended = row[-1] == eos
-            text, mark, _ = tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True).partition(
-                "\n" if line else TURN
-            )
-            done[i] = Completion(text, len(row), ended or bool(mark))
-    return done
+        of_chosen, rooms = [prompts[i] for i in chosen], [room[i] for i in chosen]
+        rows = _continue(model, tokenizer, of_chosen, rooms, muted.to(model.device), ends, pick)
+        for i, row in zip(chosen, rows, strict=True):
+            found[i] = row
+    return found
 
 
 def _likeliest(logits: Tensor, rows: Sequence[int]) -> Tensor:

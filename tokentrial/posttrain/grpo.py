@@ -11,7 +11,8 @@ from. What then happens, `grpo.on_zero`, is decided once for the whole trial.
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tokentrial.arms.arm import Arm
 from tokentrial.arms.families import facts_of
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
-from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
+from tokentrial.evaluate.generate import complete, continue_ids, encode_prompts
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
 from tokentrial.settings import GRPO
@@ -138,9 +139,9 @@ def grpo(
     if len(examples) < settings.batch:
         raise TrialError(f"grpo.batch: {settings.batch} prompts a step, and {len(examples)} are there; give fewer")
     every = settings.checkpoint_every * settings.num_iterations
-    given = shared_arguments(checkpoints, trial.pretrain, seed, every) | arguments(settings, tokenizer)
+    given = shared_arguments(checkpoints, trial.pretrain, seed, every) | arguments(settings)
     with alone(trial.pretrain), tiles(model.config.vocab_size):
-        trainer = _trainer(model, tokenizer, settings, given, arm, examples)
+        trainer = _trainer(model, tokenizer, settings, given, arm, examples, seed)
         log = [record for record in train(trainer, checkpoints, progress, "grpo", saved) if "reward" in record]
     model.save_pretrained(folder)
     copy_tokenizer(source, folder)
@@ -162,15 +163,13 @@ def grpo(
     )
 
 
-def arguments(settings: GRPO, tokenizer: Any) -> dict[str, Any]:
+def arguments(settings: GRPO) -> dict[str, Any]:
     """Arguments of GRPO, beside the shared ones."""
-    silent = unsayable(tokenizer)
     return _SHAPING | {
         "per_device_train_batch_size": settings.batch * settings.generations,
         "num_generations": settings.generations,
         "max_completion_length": settings.new_tokens,
         "temperature": settings.temperature,
-        "generation_kwargs": {"suppress_tokens": silent} if silent else None,
         "learning_rate": settings.lr,
         "beta": settings.kl,
         "loss_type": settings.loss_type,
@@ -209,8 +208,30 @@ def _with_positions(model: Any) -> None:
     model.register_forward_pre_hook(add, with_kwargs=True)
 
 
+def _rollouts(tokenizer: Any, settings: GRPO, seed: int) -> Callable[[list[str], Any], dict[str, Any]]:
+    """What TRL asks for completions in place of its own sampling: the sampler of evaluation and pass@k. TRL's draws
+    from one global generator, so that a text depends on what is sampled beside it and on the device, and encodes a
+    literal `<|endoftext|>` of a prompt as the id."""
+
+    def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        ids = encode_prompts(tokenizer, prompts)
+        # a step has draws of its own, and a run that goes on draws as one that was never stopped
+        draws = (seed << 32) + trainer.state.global_step
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        said = continue_ids(model, tokenizer, ids, settings.new_tokens, len(ids), settings.temperature, draws)
+        return {"prompt_ids": ids, "completion_ids": said, "logprobs": None}
+
+    return sample
+
+
 def _trainer(
-    model: Any, tokenizer: Any, settings: GRPO, given: dict[str, Any], arm: Arm, examples: Sequence[Example]
+    model: Any,
+    tokenizer: Any,
+    settings: GRPO,
+    given: dict[str, Any],
+    arm: Arm,
+    examples: Sequence[Example],
+    seed: int,
 ) -> Any:
     """TRL's trainer, in which the model is trained in place."""
     from datasets import Dataset
@@ -221,13 +242,18 @@ def _trainer(
         log_metric("fact_tokens", sum(said) / len(said))
         return [reward(text, right, arm, settings) for text, right in zip(completions, answer, strict=True)]
 
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=exact_match,
-        args=on_one_device(GRPOConfig(**given)),
-        train_dataset=Dataset.from_list([{"prompt": e.prompt, "answer": e.answer} for e in examples]),
-        processing_class=tokenizer,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*rollout_func"
+        )  # TRL calls it experimental; tests hold what it does
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=exact_match,
+            args=on_one_device(GRPOConfig(**given)),
+            train_dataset=Dataset.from_list([{"prompt": e.prompt, "answer": e.answer} for e in examples]),
+            processing_class=tokenizer,
+            rollout_func=_rollouts(tokenizer, settings, seed),
+        )
     for part in (model, trainer.ref_model):
         if part is not None:
             _with_positions(part)
