@@ -63,8 +63,13 @@ def listen(reports: Any) -> None:
     global _reports, _stopped
     _reports, _stopped = reports, False
     signal.signal(signal.SIGTERM, told_to_stop)
-    for name in [name for name in os.environ if name in _LAUNCHER or name.startswith(_LAUNCHER_PREFIXES)]:
+    for name in launcher_variables():
         del os.environ[name]
+
+
+def launcher_variables() -> list[str]:
+    """Names in the environment by which a launcher tells a process its place in a group."""
+    return [name for name in os.environ if name in _LAUNCHER or name.startswith(_LAUNCHER_PREFIXES)]
 
 
 def told_to_stop(number: int, frame: object) -> None:

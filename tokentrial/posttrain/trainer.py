@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from tokentrial.errors import Interrupted
-from tokentrial.executors.worker import stoppable
+from tokentrial.executors.worker import launcher_variables, stoppable
 from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
 from tokentrial.settings import Pretrain
 from tokentrial.store import MANIFEST, is_done, seal, verify
@@ -85,9 +85,6 @@ _PLACE = frozenset(
         "dataloader_pin_memory",
     }
 )
-# by these names a launcher tells its processes which of them they are: torchrun, accelerate and three kinds of MPI
-_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-_LAUNCHER_FAMILIES = ("TORCHELASTIC_", "ACCELERATE_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 
 def shared_arguments(output: Path, settings: Pretrain, seed: int, save_steps: int) -> dict[str, Any]:
@@ -131,8 +128,7 @@ def recorded(arguments: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def alone(settings: Pretrain) -> Iterator[None]:
     """Within the block the Trainer is one process, whatever a launcher has left in the environment: accelerate would
     wait for ranks that never come. Products of matrices are as exact as in pretraining."""
-    names = [name for name in os.environ if name in _LAUNCHERS or name.startswith(_LAUNCHER_FAMILIES)]
-    taken = {name: os.environ.pop(name) for name in names}
+    taken = {name: os.environ.pop(name) for name in launcher_variables()}
     try:
         with precision(tf32=resolve_device(settings) == "cuda"):
             yield
