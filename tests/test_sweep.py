@@ -11,12 +11,12 @@ from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.opened import status
-from tokentrial.report.family import reports, shown
+from tokentrial.report.variants import summarize_variants, variant_reports
 from tokentrial.report.forest import forest_alt
-from tokentrial.report.meaning import declared_rows
+from tokentrial.report.narrative import declared_rows
 from tokentrial.report.page import page
-from tokentrial.report.sweep import _panels, swept_outcomes
-from tokentrial.report.tables import markdown, over_budgets, sweep_table
+from tokentrial.report.sweep_curves import sweep_panels, swept_outcomes
+from tokentrial.report.tables import budget_verdicts, markdown, sweep_table
 from tokentrial.run import check, declaration, rebuild, run
 from tokentrial.store import read_json
 from tokentrial.sweep import Variant, to_run, variants
@@ -109,7 +109,7 @@ def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_va
     point = {"floor": None, "arms": {"baseline": {"mean": 0.5, "ci95": None, "n": 1}}, "contrasts": {}}
     grid = [{"a": a, "b": b} for a in (0, 1) for b in (5, 6, 7)]
     points = [{"settings": each, "outcomes": {"x": point}} for each in grid if each != {"a": 1, "b": 7}]
-    panels = _panels({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
+    panels = sweep_panels({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
     assert [(panel.key, panel.held, panel.values) for panel in panels] == [
         ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no panel
         ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
@@ -128,15 +128,15 @@ def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_va
 def test_two_budgets_come_to_one_verdict(tiny, tmp_path, change, own, again, together):
     trial = tiny(tmp_path)
     made = {"outcomes": {}, "primary": {"verdict": again}}
-    found = shown(trial, [(Variant("also", change, trial, False), made)], declaration(trial), {}, own)
+    found = summarize_variants(trial, [(Variant("also", change, trial, False), made)], declaration(trial), {}, own)
     assert [each["over_budgets"] for each in found["also"]] == [together]
-    assert over_budgets(found) == ([f"With budget.match=bytes as well: {together}."] if together else [])
+    assert budget_verdicts(found) == ([f"With budget.match=bytes as well: {together}."] if together else [])
 
 
 def test_a_rerun_that_is_not_there_yet_comes_to_nothing(tiny, tmp_path):
     trial = tiny(tmp_path)
     there = [(Variant("also", {"budget.match": "bytes"}, trial, False), None)]
-    assert shown(trial, there, declaration(trial), {}, "helps")["also"][0]["over_budgets"] is None
+    assert summarize_variants(trial, there, declaration(trial), {}, "helps")["also"][0]["over_budgets"] is None
 
 
 # a whole family
@@ -249,7 +249,7 @@ def test_the_page_shows_the_sweep_outcome_by_outcome(family, report):
                                                                *family.verdict.model_dump()["secondary"])))  # fmt: skip
     assert swept_outcomes(report) == outcomes
     html = (family.folder / "report.html").read_text()
-    assert html.count('aria-label="Curves of') == 2 * len(outcomes)  # wide and narrow
+    assert html.count('aria-label="Curves of') == len(outcomes)
     assert 'href="#sweep"' in html
     assert {f"sweep{n}.svg" for n in (1, 2)} <= {path.name for path in (family.folder / "figures").iterdir()}
 
@@ -295,7 +295,7 @@ def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, ti
 
 @pytest.mark.slow
 def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
-    there = [made for _, made in reports(family, "comparison_report.json")]
+    there = [made for _, made in variant_reports(family, "comparison_report.json")]
     assert [made is None for made in there] == [True, False, False]  # the first is the trial itself
     longer = family.model_copy(update={"pretrain": family.pretrain.model_copy(update={"steps": 24})})
     assert not any(made for _, made in reports(longer, "comparison_report.json"))

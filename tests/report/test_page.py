@@ -11,7 +11,7 @@ from tokentrial.report import comparison, figures
 from tokentrial.report.canvas import WIDE
 from tokentrial.report.figures import draw
 from tokentrial.report.forest import forest
-from tokentrial.report.meaning import headline, in_words, limits, next_steps, not_shown
+from tokentrial.report.narrative import headline, in_words, limits, next_steps, not_shown
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
 from tokentrial.report.page import page
 from tokentrial.run import rebuild

@@ -11,7 +11,7 @@ import pytest
 from tokentrial.compare import contrasts, read
 from tokentrial.compare.bundles import opened
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.report.paper import escaped, latex_table, methods
+from tokentrial.report.paper import escape_latex, latex_table, methods
 from tokentrial.sharing.bundle import bundle
 from tokentrial.store import read_json
 
@@ -152,8 +152,10 @@ def test_a_difference_is_set_as_maths_so_that_its_sign_is_a_minus(report):
 
 @pytest.mark.parametrize("special", list("&%$#_{}"))
 def test_what_latex_reads_as_its_own_is_escaped(special):
-    assert escaped(f"a{special}b") == f"a\\{special}b"
+    assert escape_latex(f"a{special}b") == f"a\\{special}b"
 
 
 def test_no_name_breaks_out_of_the_table():
-    assert escaped("\\input{x}\n% ~^±") == r"\textbackslash{}input\{x\} \% \textasciitilde{}\textasciicircum{}$\pm$"
+    assert (
+        escape_latex("\\input{x}\n% ~^±") == r"\textbackslash{}input\{x\} \% \textasciitilde{}\textasciicircum{}$\pm$"
+    )

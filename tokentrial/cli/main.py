@@ -162,9 +162,9 @@ def status(
         left = ", ".join(stage for stage, is_done in of.items() if not is_done)
         print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
     if state["seconds"]:
-        from tokentrial.report.tables import grid, times
+        from tokentrial.report.tables import stage_times, terminal_table
 
-        console().print(grid(*times(state["seconds"])))
+        console().print(terminal_table(*stage_times(state["seconds"])))
 
 
 @app.command()

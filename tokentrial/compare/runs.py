@@ -11,7 +11,7 @@ from pydantic import Field
 from tokentrial.compare.files import Fields, checked, json_file, json_lines, refuse
 from tokentrial.compare.system import Items, Model, System
 from tokentrial.report.comparison import REPORT
-from tokentrial.report.outcomes import CellResults, floors, read_stage, untouched_documents
+from tokentrial.report.outcomes import CellResults, floor_accuracies, read_evaluation, untouched_documents
 from tokentrial.report.tables import one_line
 from tokentrial.settings import Gate
 from tokentrial.store import fingerprint
@@ -151,7 +151,7 @@ def _model(stages: dict[str, Path], untouched: set[str], held_out: str) -> Model
             checked(path, Row, row, f"line {number}: ")
             rows.append(row)
         try:
-            read_stage(results, stage, folder, untouched, None)
+            read_evaluation(results, stage, folder, untouched, None)
             items |= {f"{stage}/{name}".removeprefix("/"): made for name, made in _items(rows).items()}
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise refuse(path, f"not what an evaluation writes ({error!r}); evaluate this cell again") from None
@@ -173,5 +173,5 @@ def _items(rows: Sequence[dict[str, Any]]) -> dict[str, Items]:
     for name, part in chosen.items():
         facts = {row["question"]: row["fact"] for row in part if row["fact"]}
         answers = ((row["question"], row["correct"]) for row in part)
-        found[f"{name}/accuracy"] = Items.of(answers, facts=facts, floors=floors(part, False, None))
+        found[f"{name}/accuracy"] = Items.of(answers, facts=facts, floors=floor_accuracies(part, False, None))
     return found

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from tokentrial.compare.contrasts import Comparison
 from tokentrial.compare.lines import Line
-from tokentrial.report.tables import grid, interval, number, one_line
+from tokentrial.report.tables import format_interval, format_number, one_line, terminal_table
 
 _PAIR = ("a", "b")
 _HEADER = ("outcome", "value a", "value b", "n", "a - b [95 %]", "p", "test", "MDE 80 %", "verdict")
@@ -27,7 +27,7 @@ def print_comparison(comparison: Comparison, console: Console, whole: bool = Fal
         pairs = set()
     rows = [[str(row), *((line.a, line.b) if pairs else ()), *_cells(line)] for row, line in enumerate(tested, 1)]
     if rows:
-        console.print(grid(("", *(_PAIR if pairs else ()), *_HEADER), rows))
+        console.print(terminal_table(("", *(_PAIR if pairs else ()), *_HEADER), rows))
     said: dict[str, list[int]] = {}
     for row, line in enumerate(tested, 1):
         for note in filter(None, line.note.split("; ")):
@@ -53,10 +53,10 @@ def _cells(line: Line) -> list[str]:
         f"{line.value_a:.3f}",
         f"{line.value_b:.3f}",
         f"1 seed, {units} items" if line.unit == "items" else f"{units} seeds",
-        f"{line.difference:+.3f} {interval(line.ci95)}",
-        number(line.p) + (f" (Holm {number(line.p_holm)})" if line.p_holm not in (None, line.p) else ""),
+        f"{line.difference:+.3f} {format_interval(line.ci95)}",
+        format_number(line.p) + (f" (Holm {format_number(line.p_holm)})" if line.p_holm not in (None, line.p) else ""),
         line.test,
-        number(line.mde80),
+        format_number(line.mde80),
         line.verdict or "",
     ]
 

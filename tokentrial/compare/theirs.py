@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tokentrial.compare.files import Count, Fields, checked, json_file, json_lines, refuse
 from tokentrial.compare.system import Items, System, single
-from tokentrial.report.outcomes import floors
+from tokentrial.report.outcomes import floor_accuracies
 from tokentrial.tasks.arithmetic import Arithmetic
 
 Read = tuple[dict[str, Items], list[str]]  # items by outcome, and notes of what a file has not
@@ -86,7 +86,7 @@ def read_results(path: Path) -> Read:
 def _of_examples(path: Path, examples: Sequence[Answered]) -> Items:
     rows = [{"question": e.question, "answer": e.true_answer, "fact": ""} for e in examples]
     try:
-        known = floors(rows, False, None) if rows else {}
+        known = floor_accuracies(rows, False, None) if rows else {}
     except ValueError as error:  # a number of thousands of digits
         raise refuse(path, f"examples: {error}; expected questions with numbers") from None
     return Items.of(((e.question, e.is_correct) for e in examples), floors=known)
@@ -99,7 +99,7 @@ def table(correct: int, total: int) -> Items | None:
         return None
     rows = [{"question": e.question, "answer": e.answer, "fact": ""} for e in examples]
     facts = {e.question: e.fact.equation for e in examples if e.fact}
-    return Items(correct, total, facts=facts, floors=floors(rows, False, None), known_set=TABLE)
+    return Items(correct, total, facts=facts, floors=floor_accuracies(rows, False, None), known_set=TABLE)
 
 
 # lm-eval 0.4: `results_*.json` (totals) and `samples_<task>_*.jsonl` (every item)

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from tokentrial.plan.power import POWERS, SeedPlan
-from tokentrial.report.tables import grid, number
+from tokentrial.report.tables import format_number, terminal_table
 from tokentrial.statistics.power import PLANNING_FACTOR
 
 _LEFT = {"device", "variant", "stage", "option", "size", "arms", "the seed report"}
@@ -129,7 +129,7 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
         rows.append([f"{row.effect:.3g}", *(without if n is None else str(n) for n in seeds)])
     header = ("effect", *(f"{100 * power:g} % power" for power in POWERS), "80 %, were the sd as measured")
     _table(console, f"seeds needed, alpha {plan.alpha:g}", header, rows)
-    detectable = [(size, number(effect)) for size, effect in plan.mde80.items()]
+    detectable = [(size, format_number(effect)) for size, effect in plan.mde80.items()]
     _table(console, "smallest effect found with 80 % power", ("seeds", "effect"), detectable)
 
 
@@ -162,7 +162,7 @@ def _seeds(found: Mapping[str, Any]) -> str:
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = grid(header, rows, title)
+    table = terminal_table(header, rows, title)
     table.title_justify = "left"
     for column in table.columns:
         column.justify = "left" if column.header in _LEFT else "right"

@@ -10,12 +10,11 @@ import orjson
 
 from tokentrial.arms.arm import find, names
 from tokentrial.arms.families import facts_of
-from tokentrial.report import family as families
-from tokentrial.report import record
-from tokentrial.report.evidence import Evaluated, Evidence
-from tokentrial.report.outcomes import CellResults, favourite_answer, read_stage, untouched_documents
+from tokentrial.report import run_summary
+from tokentrial.report.items import EvaluationFolders, ItemSummary
+from tokentrial.report.outcomes import CellResults, most_asked_answer, read_evaluation, untouched_documents
+from tokentrial.report.variants import VariantReport, summarize_variants, variant_reports
 from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
-from tokentrial.sweep import Variant
 from tokentrial.trial import Trial
 
 VERSION = 7
@@ -25,7 +24,7 @@ PAGE = "report.html"
 
 def build(
     trial: Trial,
-    evaluated: Evaluated,
+    evaluations: EvaluationFolders,
     declared_now: Mapping[str, Any],
     declared_path: Path,
     seconds: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
@@ -33,36 +32,36 @@ def build(
     """Build the report from what is there, write `comparison_report.json`, `report.md`, `report.html` and `figures/`,
     and return it.
 
-    At once where nothing changed. `evaluated` holds every cell's up-to-date results, stage by stage in order; stages
+    At once where nothing changed. `evaluations` holds every cell's up-to-date results, stage by stage in order; stages
     that some cells lack are named under `missing`. `seconds` are those that each stage took, by cell; they alone make
     no report anew.
     """
     frozen_before = (
         read_json(declared_path, "seeds", "control", "primary", "secondary") if declared_path.exists() else None
     )
-    beside = families.reports(trial, REPORT)
+    reports = variant_reports(trial, REPORT)
     wanted = fingerprint(
         "report",
         VERSION,
         cells={
             f"{arm}/{seed}/{stage}": read_json(folder / MANIFEST)["fingerprint"]
-            for (arm, seed), by_stage in evaluated.items()
+            for (arm, seed), by_stage in evaluations.items()
             for stage, folder in by_stage.items()
         },
         declared=[declared_now, frozen_before],
         arms=trial.arms,
         seeds=trial.seeds,
         grpo=_grpo(trial),
-        beside=[[variant.kind, variant.name, made and made["fingerprint"]] for variant, made in beside],
+        beside=[[variant.kind, variant.name, report and report["fingerprint"]] for variant, report in reports],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
     if path.exists() and page.exists() and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
         stored: dict[str, Any] = before
         return stored
-    made = _compare(trial, evaluated, declared_now, frozen_before, beside)
-    made |= {"seconds": dict(seconds), "fingerprint": wanted}
-    # as the file will hold it: what shows it meets no other values than who reads the file
-    report: dict[str, Any] = orjson.loads(orjson.dumps(made, option=orjson.OPT_SERIALIZE_NUMPY))
+    content = _report(trial, evaluations, declared_now, frozen_before, reports)
+    content |= {"seconds": dict(seconds), "fingerprint": wanted}
+    # as the file will hold it, NaN as null and numpy as lists: page and tables show what a reader of the file gets
+    report: dict[str, Any] = orjson.loads(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
     from tokentrial.report.page import write_page
     from tokentrial.report.tables import markdown
 
@@ -73,27 +72,27 @@ def build(
     return report
 
 
-def _compare(
+def _report(
     trial: Trial,
-    evaluated: Evaluated,
+    evaluations: EvaluationFolders,
     declared_now: Mapping[str, Any],
     frozen_before: Mapping[str, Any] | None,
-    beside: Sequence[tuple[Variant, Mapping[str, Any] | None]],
+    reports: Sequence[VariantReport],
 ) -> dict[str, Any]:
-    from tokentrial.report.compared import compare
+    from tokentrial.report.contrasts import contrast_arms
     from tokentrial.statistics.verdict import freeze
 
     facts = facts_of(trial.facts)
     choice_floor = -math.log(len(facts.answers))  # every answer of the table as likely as the others
     frozen, changes = freeze(declared_now, frozen_before)
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
-    results, evidence = _read(trial, evaluated, exposure)
+    results, items = _read(trial, evaluations, exposure)
     trained = {
         (arm, seed): read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json")
         for arm, seed in results
     }
-    compared = compare(trial, results, frozen, facts.table, choice_floor)
-    stages = list(dict.fromkeys(stage for by_stage in evaluated.values() for stage in by_stage))
+    contrasts = contrast_arms(trial, results, frozen, facts.table, choice_floor)
+    stages = list(dict.fromkeys(stage for by_stage in evaluations.values() for stage in by_stage))
     return {
         "trial": trial.name,
         "arms": trial.arms,
@@ -102,26 +101,26 @@ def _compare(
         "stages": stages,
         "declared": frozen,
         "extended": changes,
-        **compared,
-        **families.shown(trial, beside, frozen, compared["outcomes"], compared["primary"]["verdict"]),
-        "curves": record.curves(trained),
-        "consumed": record.consumed(trial, exposure, evaluated, trained),
+        **contrasts,
+        **summarize_variants(trial, reports, frozen, contrasts["outcomes"], contrasts["primary"]["verdict"]),
+        "curves": run_summary.learning_curves(trained),
+        "consumed": run_summary.consumed(trial, exposure, evaluations, trained),
         "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},
-        "tables": evidence.tables(),
-        "checks": evidence.checks(),
-        "corpus": record.corpus_checks(trial.folder / "corpus", trial.arms),
-        "dose": record.dose(exposure, trial.arms, trial.seeds),
-        "mechanism": record.inside(trial.arms, trial.seeds, evaluated),
-        "samples": evidence.samples(),
-        "ran": record.ran(trial, trained, declared_now, frozen),
+        "tables": items.tables(),
+        "checks": items.checks(),
+        "corpus": run_summary.corpus_checks(trial.folder / "corpus", trial.arms),
+        "dose": run_summary.dose(exposure, trial.arms, trial.seeds),
+        "mechanism": run_summary.mechanism(trial.arms, trial.seeds, evaluations),
+        "samples": items.samples(),
+        "ran": run_summary.declared_and_ran(trial, trained, declared_now, frozen),
         "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
-        "made_by": record.made_by(trial, evaluated),
+        "made_by": run_summary.made_by(trial, evaluations),
         "provenance": provenance(),
         "missing": [
             f"{arm}/seed{seed} {stage}"
-            for (arm, seed), by_stage in evaluated.items()
+            for (arm, seed), by_stage in evaluations.items()
             for stage in stages or ["pretrain"]
             if stage not in by_stage
         ],
@@ -129,18 +128,18 @@ def _compare(
 
 
 def _read(
-    trial: Trial, evaluated: Evaluated, exposure: Mapping[str, Any]
-) -> tuple[dict[tuple[str, int], CellResults], Evidence]:
-    """What every cell showed, each file of samples read once."""
-    untouched = untouched_documents([folder for by_stage in evaluated.values() for folder in by_stage.values()])
+    trial: Trial, evaluations: EvaluationFolders, exposure: Mapping[str, Any]
+) -> tuple[dict[tuple[str, int], CellResults], ItemSummary]:
+    """What every cell scored and answered, each file of samples read once."""
+    untouched = untouched_documents([folder for by_stage in evaluations.values() for folder in by_stage.values()])
     results: dict[tuple[str, int], CellResults] = {}
-    evidence = Evidence(trial, evaluated)
-    for (arm, seed), by_stage in evaluated.items():
+    items = ItemSummary(trial, evaluations)
+    for (arm, seed), by_stage in evaluations.items():
         for stage, folder in by_stage.items():
             cell = results.setdefault((arm, seed), CellResults())
-            favourite = favourite_answer(exposure, arm, seed)
-            evidence.add(arm, seed, stage, read_stage(cell, stage, folder, untouched, favourite))
-    return results, evidence
+            drill_answer = most_asked_answer(exposure, arm, seed)
+            items.add(arm, seed, stage, read_evaluation(cell, stage, folder, untouched, drill_answer))
+    return results, items
 
 
 def _grpo(trial: Trial) -> dict[str, Any] | None:

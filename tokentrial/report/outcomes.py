@@ -27,7 +27,7 @@ class Metric(NamedTuple):
 
     higher_is_better: bool
     ceiling: float | None
-    words: str = ""  # for a reader
+    label: str = ""  # for a reader
 
 
 METRICS = {
@@ -42,84 +42,99 @@ METRICS = {
 
 @dataclass
 class CellResults:
-    """What one cell showed: values by outcome, and by outcome and fact where items have facts."""
+    """What one cell scored: by outcome, and by outcome and fact where items have facts; and the floors, by policy."""
 
     values: dict[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def read_stage(
-    results: CellResults, stage: str, folder: Path, untouched: set[str], favourite: str | None
+def read_evaluation(
+    results: CellResults, stage: str, folder: Path, untouched: set[str], drill_answer: str | None
 ) -> Sequence[Row]:
     """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `untouched` names the held-out
-    documents that no arm rewrites, `favourite` is the answer most often asked for in the cell's drills."""
+    documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills."""
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
-    for part, chosen in parts(rows).items():
-        name, table = f"{stage}/{part}", of_table(chosen[0])
-        over_facts = table and not part.endswith("/all")
-        measured = {"accuracy": "correct"} | ({"choice_logprob": "choice_logprob"} if table else {})
-        for metric, key in measured.items():
-            facts = by_fact(chosen, key) if over_facts else {}
-            results.values[f"{name}/{metric}"] = mean_of([*facts.values()] or [row[key] for row in chosen])
-            if facts:
-                results.facts[f"{name}/{metric}"] = facts
-        results.floors[f"{name}/accuracy"] = floors(chosen, over_facts, favourite)
-        if not table and "gold_nats_per_byte" in chosen[0]:
-            _read_solutions(results.values, f"{stage}/{chosen[0]['task']}", chosen)
-    held_out = read_json(folder / "heldout_text.json")
-    documents: dict[str, list[Row]] = {"untouched": [], "rewritten": [], "drills": []}
-    for document in held_out["documents"]:
-        kept = "untouched" if document["name"] in untouched else "rewritten"
-        documents["drills" if document["set"] == "drills" else kept].append(document)
-    for subset, held in documents.items():
-        if held and (subset == "untouched" or held_out["keeps_content"]):
-            bits, size = sum(d["bits"] for d in held), sum(d["bytes"] for d in held)
-            results.values[f"{stage}/heldout_text/{subset}/bits_per_byte"] = bits / size
+    for subset, items in rows_by_subset(rows).items():
+        name, is_table = f"{stage}/{subset}", of_table(items[0])
+        over_facts = is_table and not subset.endswith("/all")
+        keys = {"accuracy": "correct"} | ({"choice_logprob": "choice_logprob"} if is_table else {})
+        for metric, key in keys.items():
+            if over_facts:
+                results.facts[f"{name}/{metric}"] = by_fact(items, key)
+            results.values[f"{name}/{metric}"] = _mean_score(items, key, over_facts)
+        results.floors[f"{name}/accuracy"] = floor_accuracies(items, over_facts, drill_answer)
+        if not is_table and "gold_nats_per_byte" in items[0]:
+            results.values |= _solution_scores(f"{stage}/{items[0]['task']}", items)
+    results.values |= _bits_per_byte(f"{stage}/heldout_text", read_json(folder / "heldout_text.json"), untouched)
     return rows
 
 
-def parts(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def rows_by_subset(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by `task/subset`: the subsets of the table that have any, then the other tasks whole."""
-    found = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
+    subsets = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
     for row in rows:
         if not of_table(row):
-            found.setdefault(f"{row['task']}/all", []).append(row)
-    return found
+            subsets.setdefault(f"{row['task']}/all", []).append(row)
+    return subsets
 
 
-def _read_solutions(values: dict[str, float], name: str, rows: Sequence[Row]) -> None:
+def _mean_score(rows: Sequence[Row], key: str, over_facts: bool) -> float:
+    return mean_of([*by_fact(rows, key).values()] if over_facts else [row[key] for row in rows])
+
+
+def _solution_scores(name: str, rows: Sequence[Row]) -> dict[str, float]:
     """Of worked solutions: the flexible score, fact tokens a response, and the gold solution's nats per original byte,
     rows whose solution states a fact apart from the others."""
-    values[f"{name}/all/accuracy_flexible"] = mean_of([row["correct_flexible"] for row in rows])
-    values[f"{name}/all/fact_tokens"] = mean_of([row["fact_tokens"] for row in rows])
+    values = {
+        f"{name}/all/accuracy_flexible": mean_of([row["correct_flexible"] for row in rows]),
+        f"{name}/all/fact_tokens": mean_of([row["fact_tokens"] for row in rows]),
+    }
     for subset, sites in (("all", (True, False)), ("with_site", (True,)), ("without_site", (False,))):
-        chosen = [row["gold_nats_per_byte"] for row in rows if bool(row["site"]) in sites]
-        if nats := [each for each in chosen if each is not None]:
-            values[f"{name}/{subset}/gold_nats_per_byte"] = mean_of(nats)
+        nats = [row["gold_nats_per_byte"] for row in rows if bool(row["site"]) in sites]
+        if measured := [value for value in nats if value is not None]:
+            values[f"{name}/{subset}/gold_nats_per_byte"] = mean_of(measured)
+    return values
+
+
+def _bits_per_byte(name: str, held_out: Mapping[str, Any], untouched: set[str]) -> dict[str, float]:
+    """Over all bytes of a subset's documents. An arm that drops content saves the bits of what it dropped: it is
+    measured on untouched text alone."""
+    documents: dict[str, list[Row]] = {"untouched": [], "rewritten": [], "drills": []}
+    for document in held_out["documents"]:
+        text = "untouched" if document["name"] in untouched else "rewritten"
+        documents["drills" if document["set"] == "drills" else text].append(document)
+    return {
+        f"{name}/{subset}/bits_per_byte": sum(d["bits"] for d in part) / sum(d["bytes"] for d in part)
+        for subset, part in documents.items()
+        if part and (subset == "untouched" or held_out["keeps_content"])
+    }
 
 
 def mean_of(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def floors(rows: Sequence[Row], over_facts: bool, favourite: str | None) -> dict[str, float]:
+def floor_accuracies(rows: Sequence[Row], over_facts: bool, drill_answer: str | None) -> dict[str, float]:
     """Accuracy of policies that know no arithmetic: the best constant, an operand's echo, the drills' most frequent
     answer. FACTS for the whole table: 4/81, 9/81 and 17/81 for the larger operand."""
     constant = Counter(row["answer"] for row in rows).most_common(1)[0][0]
     operands = [row.get("operands") or [int(n) for n in _NUMBER.findall(row["question"])] or [0] for row in rows]
     policies = {
         "constant": [constant] * len(rows),
-        "echo_operand": [str(of[0]) for of in operands],
-        "echo_larger_operand": [str(max(of)) for of in operands],
+        "echo_operand": [str(numbers[0]) for numbers in operands],
+        "echo_larger_operand": [str(max(numbers)) for numbers in operands],
     }
-    if favourite is not None:
-        policies["drill_unigram"] = [favourite] * len(rows)
-    scored = {}
-    for policy, answers in policies.items():
-        hits = [{"fact": r["fact"], "hit": answer == r["answer"]} for r, answer in zip(rows, answers, strict=True)]
-        scored[policy] = mean_of([*by_fact(hits, "hit").values()] if over_facts else [each["hit"] for each in hits])
-    return scored
+    if drill_answer is not None:
+        policies["drill_unigram"] = [drill_answer] * len(rows)
+    return {
+        policy: _mean_score(
+            [{"fact": row["fact"], "hit": answer == row["answer"]} for row, answer in zip(rows, answers, strict=True)],
+            "hit",
+            over_facts,
+        )
+        for policy, answers in policies.items()
+    }
 
 
 def untouched_documents(folders: Sequence[Path]) -> set[str]:
@@ -128,7 +143,7 @@ def untouched_documents(folders: Sequence[Path]) -> set[str]:
     return set.intersection(*kept) if kept else set()
 
 
-def favourite_answer(exposure: Mapping[str, Any], arm: str, seed: int) -> str | None:
+def most_asked_answer(exposure: Mapping[str, Any], arm: str, seed: int) -> str | None:
     """The answer most often asked for in the drills that a cell was served; None without drills."""
     asked: Counter[str] = Counter()
     for equation, forms in exposure["served"][arm][str(seed)]["facts"].items():

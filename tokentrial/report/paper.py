@@ -3,8 +3,8 @@
 
 from typing import Any
 
-from tokentrial.report.meaning import declared_rows, in_words
-from tokentrial.report.tables import Report, one_line, sentence
+from tokentrial.report.narrative import declared_rows, outcome_label
+from tokentrial.report.tables import Report, one_line, verdict_sentence
 from tokentrial.settings import DRAWN
 
 _TESTS = {"paired_t": "paired t test"}
@@ -30,7 +30,7 @@ _HEADS = {
     "p_holm": "Holm",
     "verdict": "Verdict",
 }
-_MATHS = ("difference", "interval", "p", "p_holm")  # where a hyphen is a minus
+_MATH_COLUMNS = ("difference", "interval", "p", "p_holm")  # where a hyphen is a minus
 
 
 def latex_table(report: Report) -> str:
@@ -38,8 +38,8 @@ def latex_table(report: Report) -> str:
     rows = []
     for row in declared_rows(report):
         # a figure in maths, so that its sign is a minus; words such as `n/a` as they are
-        maths = [key for key in _MATHS if any(character.isdigit() for character in row[key])]
-        rows.append(" & ".join(f"${row[key]}$" if key in maths else escaped(row[key]) for key in _HEADS) + r" \\")
+        maths = [key for key in _MATH_COLUMNS if any(character.isdigit() for character in row[key])]
+        rows.append(" & ".join(f"${row[key]}$" if key in maths else escape_latex(row[key]) for key in _HEADS) + r" \\")
         if row["role"] == "primary" and report["declared"]["secondary"]:
             rows.append(r"\midrule")
     return "\n".join(
@@ -57,7 +57,7 @@ def latex_table(report: Report) -> str:
     )
 
 
-def escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
     """A text whose every character LaTeX prints as it stands."""
     return "".join(_ESCAPES.get(character, character) for character in one_line(text))
 
@@ -65,21 +65,21 @@ def escaped(text: str) -> str:
 def methods(report: Report) -> str:
     """Arms, seeds, budget, outcome, test, gate and verdict, as the report has them."""
     declared, versions = report["declared"], report["provenance"]["versions"]
-    others = " and ".join(arm for arm in report["arms"] if arm != report["control"])
+    treatments = " and ".join(arm for arm in report["arms"] if arm != report["control"])
     count = len(declared["secondary"])
     family = f"{count} secondary comparison{'s' if count > 1 else ''}, Holm-adjusted"
     sentences = [
-        f"We held {others or 'no treatment'} against the control {report['control']} in the trial {report['trial']}, "
+        f"We held {treatments or 'no treatment'} against the control {report['control']} in the trial {report['trial']}, "
         f"on {len(declared['seeds'])} seeds ({', '.join(map(str, declared['seeds']))}); within a seed all arms start "
         "from the same weights and read the same documents in the same order.",
         *(_training(report["settings"], report["consumed"]) if report["consumed"] else ()),
-        f"Declared before the first evaluation were the primary outcome, {in_words(declared['primary']['outcome'])}, "
+        f"Declared before the first evaluation were the primary outcome, {outcome_label(declared['primary']['outcome'])}, "
         f"for the contrast {declared['primary']['contrast']}, and {family if count else 'no secondary comparison'}.",
         f"The unit of replication is the seed: the difference of each seed enters a two-sided "
         f"{_TESTS.get(declared['test'], declared['test'])} at alpha {declared['alpha']:g}; the smallest effect that "
         f"matters was set to {declared['smallest_effect']:g}.",
         _gate(declared["gate"], report["gate"]),
-        f"Result: {sentence(report)}",
+        f"Result: {verdict_sentence(report)}",
         *(f"{change}." for change in report["extended"]),
         f"Made by tokentrial {versions['tokentrial']} with PyTorch {versions['torch']}.",
     ]
@@ -87,25 +87,25 @@ def methods(report: Report) -> str:
 
 
 def _training(settings: dict[str, Any], consumed: dict[str, Any]) -> list[str]:
-    shape, first = settings["pretrain"], next(iter(consumed.values()))
-    start = "trained from scratch" if shape["init"] in DRAWN else f"continued from {shape['init']}"
-    spent = [f"{arm} {of['tokens']:,.0f} tokens and {of['bytes']:,.0f} original bytes" for arm, of in consumed.items()]
+    model, first = settings["pretrain"], next(iter(consumed.values()))
+    start = "trained from scratch" if model["init"] in DRAWN else f"continued from {model['init']}"
+    read = [f"{arm} {m['tokens']:,.0f} tokens and {m['bytes']:,.0f} original bytes" for arm, m in consumed.items()]
     return [
-        f"Each cell is a GPT-2 of {first['parameters']:,} parameters ({shape['n_layer']} layers, width "
-        f"{shape['n_embd']}, context {shape['context']}, GPT-2's first {settings['tokenizer']['merges']:,} merges), "
+        f"Each cell is a GPT-2 of {first['parameters']:,} parameters ({model['n_layer']} layers, width "
+        f"{model['n_embd']}, context {model['context']}, GPT-2's first {settings['tokenizer']['merges']:,} merges), "
         f"{start}.",
         f"The budget was the same {settings['budget']['match']} in every arm; consumed were, on average over seeds, "
-        f"{', '.join(spent)}.",
+        f"{', '.join(read)}.",
     ]
 
 
 def _gate(needed: dict[str, Any] | None, gate: dict[str, Any] | None) -> str:
     if needed is None:
         return "No gate was declared."
-    held = f"mean accuracy of at least {needed['asked']:g} on asked facts"
-    held += f" and {needed['never_asked']:g} on never-asked ones"
+    criterion = f"mean accuracy of at least {needed['asked']:g} on asked facts"
+    criterion += f" and {needed['never_asked']:g} on never-asked ones"
     if gate is None:
-        return f"The gate, the control's {held}, was not measured."
+        return f"The gate, the control's {criterion}, was not measured."
     reached = f"{gate['asked']:.3f}" + ("" if gate["never_asked"] is None else f" and {gate['never_asked']:.3f}")
     verdict = "was passed" if gate["failed"] is None else f"was not passed: {gate['failed']}"
-    return f"A gate came first, the control's {held}: it reached {reached} and {verdict}."
+    return f"A gate came first, the control's {criterion}: it reached {reached} and {verdict}."

@@ -15,7 +15,7 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import answered
 from tokentrial.opened import model_folder, open_cell
 from tokentrial.report.comparison import REPORT
-from tokentrial.report.tables import one_line, sentence
+from tokentrial.report.tables import one_line, verdict_sentence
 from tokentrial.store import intact, partial, read_json
 from tokentrial.trial import Trial
 
@@ -77,7 +77,7 @@ def model_card(trial: Trial, cell: Cell, stage: str, described: str) -> str:
     head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tokentrial"]}
     settings = _without_paths(trial.model_dump(mode="json", exclude={"output", "workers", "disk_reserve_gb"}))
     path = trial.folder / REPORT
-    said = f"**{sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
+    said = f"**{verdict_sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).rstrip()}
 ---

@@ -1,4 +1,5 @@
-"""Outcomes compared: every arm's values by seed with their floors, the contrasts, the control's gate, the verdicts."""
+"""Outcomes of arms against each other: values by seed with their floors, the contrasts, the control's gate, the
+verdicts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,30 +17,29 @@ Results = Mapping[tuple[str, int], CellResults]  # by arm and seed
 Key = tuple[str, str]  # an outcome's name and a contrast, `treatment - control`
 
 
-def compare(
+def contrast_arms(
     trial: Trial, results: Results, frozen: Mapping[str, Any], table: str, choice_floor: float
 ) -> dict[str, Any]:
     """`primary`, `gate` and `outcomes` of the report. Only seeds that were declared, with all of their arms, count."""
-    measured = list(dict.fromkeys(name for cell in results.values() for name in cell.values))
+    outcomes = list(dict.fromkeys(name for cell in results.values() for name in cell.values))
+    floors = {name: _floor(results, name, choice_floor) for name in outcomes}
     declared: list[Key] = [(pair["outcome"], pair["contrast"]) for pair in (frozen["primary"], *frozen["secondary"])]
-    of_control = [f"{arm} - {trial.control}" for arm in trial.arms if arm != trial.control]
-    pairs = list(dict.fromkeys([*of_control, *(pair for _, pair in declared)]))
+    against_control = [f"{arm} - {trial.control}" for arm in trial.arms if arm != trial.control]
+    pairs = list(dict.fromkeys([*against_control, *(pair for _, pair in declared)]))
     seeds = [seed for seed in frozen["seeds"] if all((arm, seed) in results for arm in trial.arms)]
-    floor = {name: _floor(results, name, choice_floor) for name in measured}
-    contrasts = {
-        (name, pair): made
-        for name in measured
-        for pair in pairs
-        if (made := _contrast(results, (name, pair), seeds, frozen, (name, pair) in declared, floor[name]))
-    }
     gate = _gate(results, table, seeds, frozen)
-    contrasts |= _decided(contrasts, declared, frozen["alpha"], gate)
-    absent = [seed for seed in frozen["seeds"] if seed not in seeds]
-    if absent or (gate is None and frozen["gate"]):
-        reason = f"seeds {absent} are declared and not there" if absent else "the gate is not measured"
-        contrasts = {
-            key: replace(made, verdict=None, note=f"no verdict yet: {reason}") for key, made in contrasts.items()
-        }
+    contrasts = {
+        (name, pair): contrast
+        for name in outcomes
+        for pair in pairs
+        if (contrast := _contrast(results, (name, pair), seeds, frozen, (name, pair) in declared, floors[name]))
+    }
+    contrasts |= _verdicts(contrasts, declared, frozen["alpha"], gate)
+    missing = [seed for seed in frozen["seeds"] if seed not in seeds]
+    if missing or (gate is None and frozen["gate"]):
+        # a verdict on the seeds that happen to be done would be a look that nobody declared
+        reason = f"seeds {missing} are declared and not there" if missing else "the gate is not measured"
+        contrasts = {key: replace(c, verdict=None, note=f"no verdict yet: {reason}") for key, c in contrasts.items()}
     primary = contrasts.get(declared[0])
     return {
         "primary": {
@@ -50,12 +50,12 @@ def compare(
         "gate": gate,
         "outcomes": {
             name: {
-                "floor": floor[name],
-                "floors": _floors(results, name, trial.control),
+                "floor": floors[name],
+                "floors": _floors_by_policy(results, name, trial.control),
                 "per_seed": {arm: [_value(results, arm, seed, name) for seed in trial.seeds] for arm in trial.arms},
                 "contrasts": {pair: asdict(contrasts[name, pair]) for pair in pairs if (name, pair) in contrasts},
             }
-            for name in measured
+            for name in outcomes
         },
     }
 
@@ -69,42 +69,44 @@ def _contrast(
 ) -> Contrast | None:
     """A pair of arms on an outcome; None where a seed lacks one, such as of an arm left out after a look."""
     name, pair = key
-    a, b = ([value for s in seeds if (value := _value(results, arm, s, name)) is not None] for arm in pair.split(" - "))
-    if not seeds or not len(a) == len(b) == len(seeds):
+    treatment, control = ([_value(results, arm, seed, name) for seed in seeds] for arm in pair.split(" - "))
+    values_a, values_b = ([value for value in values if value is not None] for values in (treatment, control))
+    if not seeds or not len(values_a) == len(values_b) == len(seeds):
         return None
-    treatment, control = ([results[arm, seed].facts.get(name, {}) for seed in seeds] for arm in pair.split(" - "))
-    facts = sorted({fact for known in treatment for fact in known})
-    by_fact = [
-        [of_a[fact] - of_b[fact] if fact in of_a else math.nan for fact in facts]
-        for of_a, of_b in zip(treatment, control, strict=True)
+    facts_a, facts_b = ([results[arm, seed].facts.get(name, {}) for seed in seeds] for arm in pair.split(" - "))
+    facts = sorted({fact for by_fact in facts_a for fact in by_fact})
+    differences_by_fact = [  # (seeds, facts)
+        [a[fact] - b[fact] if fact in a else math.nan for fact in facts] for a, b in zip(facts_a, facts_b, strict=True)
     ]
     metric = METRICS[name.rsplit("/", 1)[1]]
     return verdict.contrast(
-        a,
-        b,
+        values_a,
+        values_b,
         margin=frozen["smallest_effect"] if name.endswith("/accuracy") else None,
         alpha=frozen["alpha"],
         declared=declared,
         floor=floor,
         ceiling=metric.ceiling,
         higher_is_better=metric.higher_is_better,
-        by_fact=by_fact if facts and len(seeds) > 1 else None,
+        by_fact=differences_by_fact if facts and len(seeds) > 1 else None,
         rng=np.random.default_rng(0),
     )
 
 
-def _decided(
+def _verdicts(
     contrasts: Mapping[Key, Contrast], declared: Sequence[Key], alpha: float, gate: Mapping[str, Any] | None
 ) -> dict[Key, Contrast]:
     """The declared contrasts with their final verdicts; none before the primary is there."""
-    first, family = declared[0], [key for key in declared[1:] if key in contrasts]
-    if first not in contrasts:
+    primary, family = declared[0], [key for key in declared[1:] if key in contrasts]
+    if primary not in contrasts:
         return {}
-    secondary = [contrasts[key] for key in family]
-    primary, judged = verdict.decide(
-        contrasts[first], secondary, alpha=alpha, not_learnt=gate["failed"] if gate else None
+    decided, secondary = verdict.decide(
+        contrasts[primary],
+        [contrasts[key] for key in family],
+        alpha=alpha,
+        not_learnt=gate["failed"] if gate else None,
     )
-    return {first: primary, **dict(zip(family, judged, strict=True))}
+    return {primary: decided, **dict(zip(family, secondary, strict=True))}
 
 
 def _gate(results: Results, table: str, seeds: Sequence[int], frozen: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -112,29 +114,30 @@ def _gate(results: Results, table: str, seeds: Sequence[int], frozen: Mapping[st
     control, needed = frozen["control"], frozen["gate"]
     if needed is None or not seeds or (control, seeds[0]) not in results:
         return None
-    of_control = [results[control, seed].values for seed in seeds]
     names = [f"pretrain/{table}/{group}/accuracy" for group in GROUPS]
-    asked, never = ([values[name] for values in of_control if name in values] for name in names)
+    values = [[_value(results, control, seed, name) for seed in seeds] for name in names]
+    asked, never = ([value for value in by_seed if value is not None] for by_seed in values)
     if len(asked) < len(seeds):
         return None  # evaluated after later stages alone
-    unasked = never if len(never) == len(seeds) else None
+    never_asked = never if len(never) == len(seeds) else None
     return {
         "asked": mean_of(asked),
-        "never_asked": None if unasked is None else mean_of(unasked),
+        "never_asked": None if never_asked is None else mean_of(never_asked),
         "needed": needed,
-        "failed": verdict.gate(asked, unasked, needed["asked"], needed["never_asked"]),
+        "failed": verdict.gate(asked, never_asked, needed["asked"], needed["never_asked"]),
     }
 
 
-def _floors(results: Results, name: str, control: str) -> dict[str, float]:
+def _floors_by_policy(results: Results, name: str, control: str) -> dict[str, float]:
     """Each floor's mean over the control's seeds; the items are the same in every arm."""
-    found = [cell.floors[name] for (arm, _), cell in results.items() if arm == control and name in cell.floors]
-    policies = found[0] if found else ()
-    return {policy: mean_of([floor[policy] for floor in found if policy in floor]) for policy in policies}
+    floors = [cell.floors[name] for (arm, _), cell in results.items() if arm == control and name in cell.floors]
+    policies = floors[0] if floors else ()
+    return {policy: mean_of([by_policy[policy] for by_policy in floors if policy in by_policy]) for policy in policies}
 
 
 def _floor(results: Results, name: str, choice_floor: float) -> float | None:
+    """The mean over cells of the best policy's accuracy."""
     if name.endswith("/choice_logprob"):
         return choice_floor
-    found = [max(cell.floors[name].values()) for cell in results.values() if name in cell.floors]
-    return mean_of(found) if found else None
+    highest = [max(cell.floors[name].values()) for cell in results.values() if name in cell.floors]
+    return mean_of(highest) if highest else None

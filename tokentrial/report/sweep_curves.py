@@ -1,0 +1,90 @@
+"""Curves over what was swept: dose and response, size, or whatever a trial's `sweep` names."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tokentrial.report.narrative import outcome_label
+from tokentrial.report.style import INK, arm_style, legend, new_figure
+from tokentrial.report.tables import Report, format_estimate
+
+
+class SweepPanel(NamedTuple):
+    """A panel: one key on the x axis, the others fixed, and the points that have this outcome."""
+
+    key: str
+    fixed: str
+    values: list[Any]
+    points: list[Mapping[str, Any]]
+
+
+def swept_outcomes(report: Report) -> list[str]:
+    """The declared outcomes that a curve can be drawn of, the primary first."""
+    names = dict.fromkeys(name for point in report["sweep"]["points"] for name in point["outcomes"])
+    return [name for name in names if sweep_panels(report, name)]
+
+
+def sweep_panels(report: Report, name: str) -> list[SweepPanel]:
+    """A panel for each key and each combination of the others' values, where at least two points are there."""
+    keys, panels = report["sweep"]["keys"], []
+    points = [point for point in report["sweep"]["points"] if name in point["outcomes"]]
+    for key, values in keys.items():
+        others = [other for other in keys if other != key]
+        for combination in product(*(keys[other] for other in others)):
+            fixed = dict(zip(others, combination, strict=True))
+            settings = [fixed | {key: value} for value in values]
+            line = [(s[key], p["outcomes"][name]) for s in settings for p in points if p["settings"] == s]
+            if len(line) > 1:
+                label = ", ".join(f"{other}={value}" for other, value in fixed.items())
+                panels.append(SweepPanel(key, label, [x for x, _ in line], [point for _, point in line]))
+    return panels
+
+
+def sweep(report: Report, name: str) -> Figure:
+    """Left each arm's mean, right the declared contrasts, with 95 % t intervals, a row a key and what is fixed."""
+    panels = sweep_panels(report, name)
+    figure, axes = new_figure(2.3 * len(panels) + 0.6, nrows=len(panels), ncols=2)
+    for panel, (left, right) in zip(panels, axes, strict=True):
+        for arm in report["arms"]:
+            _curve(left, panel, [point["arms"].get(arm) for point in panel.points], *arm_style(report, arm))
+        for pair in dict.fromkeys(pair for point in panel.points for pair in point["contrasts"]):
+            estimates = [point["contrasts"].get(pair) for point in panel.points]
+            _curve(right, panel, estimates, *arm_style(report, pair.split(" - ")[0]))
+        right.axhline(0, color=INK, linewidth=1)
+        left.set_title("\n".join(wrap(outcome_label(name), 44)))
+        right.set_title("difference, the declared contrasts")
+        for axis in (left, right):
+            axis.set_xlabel("\n".join(filter(None, [panel.key, panel.fixed])))
+            axis.grid(axis="y")
+    legend(figure, report)
+    return figure
+
+
+def _curve(
+    axis: Axes, panel: SweepPanel, estimates: Sequence[Mapping[str, Any] | None], colour: str, marker: str
+) -> None:
+    """Means with their intervals: on the scale of the values where they are numbers, else one after the other."""
+    is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in panel.values)
+    ticks: list[float] = panel.values if is_numeric else [*range(len(panel.values))]
+    measured = sorted(((x, e) for x, e in zip(ticks, estimates, strict=True) if e), key=lambda point: point[0])
+    means = np.array([e["mean"] for _, e in measured])
+    ends = np.array([e["ci95"] or (e["mean"],) * 2 for _, e in measured])
+    axis.errorbar([x for x, _ in measured], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
+                  linewidth=1.6, elinewidth=1.1, capsize=3)  # fmt: skip
+    axis.set_xticks(ticks, [str(value) for value in panel.values])
+
+
+def sweep_alt(report: Report, name: str) -> str:
+    """The same in words."""
+    sentences = [
+        f"{panel.key}={value}{f', {panel.fixed}' if panel.fixed else ''}: "
+        + ", ".join(f"{arm} {format_estimate(estimate, '')}" for arm, estimate in point["arms"].items())
+        for panel in sweep_panels(report, name)
+        for value, point in zip(panel.values, panel.points, strict=True)
+    ]
+    return f"Curves of {outcome_label(name)} over what was swept. {'; '.join(sentences)}."
