@@ -1,6 +1,7 @@
-"""Made-up results of a trial, written as its cells would write them: which facts each arm knows is chosen by a test."""
+"""Synthetic results of a trial, written as its cells would write them: a test chooses which facts each arm knows."""
 
 import math
+from copy import deepcopy
 
 import orjson
 import pytest
@@ -10,7 +11,7 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.opened import DECLARED
 from tokentrial.report.comparison import build
 from tokentrial.run import declaration, declare
-from tokentrial.store import write_bytes, write_json
+from tokentrial.store import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 # of the 12 never-asked facts, how many each arm knows, by seed
@@ -19,7 +20,7 @@ KNOWS = {
     "mul_tokens": (1, 0, 2, 1, 1, 0),
     "mul_append": (10, 12, 11, 11, 12, 12),
 }
-# what a model may say, to be shown and not to be run
+# a completion that must be shown and not run
 HOSTILE = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">{{ 7 * 7 }}\x00 &lt;"
 OVERRIDES = (
     "arms=[baseline,mul_tokens,mul_append]",
@@ -33,35 +34,36 @@ OVERRIDES = (
 )
 
 
-def known(arm, seed, never_known):
-    """The facts a made-up model knows: all that are asked, and the first so many of its never-asked ones."""
+def known_facts(seed, never_known):
+    """The facts a synthetic model knows: all that are asked, and the first so many of its never-asked ones."""
     never = sorted(TIMES_TABLE.never_asked(seed, 3))
     return (set(TIMES_TABLE) - set(never)) | set(never[:never_known])
 
 
-def write_cell(trial, arm, seed, knows, completion=" 54."):
-    """The result files of one cell that knows these facts."""
-    folder, never = trial.folder / arm / f"seed{seed}", TIMES_TABLE.never_asked(seed, 3)
-    rows = []
+def table_rows(seed, known, completion):
+    """Answers to the probes of a model that knows these facts; of the other tasks every fourth item is right."""
+    never = TIMES_TABLE.never_asked(seed, 3)
     for number, example in enumerate(Arithmetic(5).examples()):
-        row = {
-            "task": example.task,
-            "question": example.question,
-            "operands": example.operands,
-            "answer": example.answer,
-            "completion": completion,
-            "plain": completion,
-            "read": "54",
-            "correct": example.fact in knows if example.fact else number % 4 == 0,
-            "fact": example.fact.equation if example.fact else None,
-            "asked": example.fact not in never if example.fact and example.fact.operands[0] >= 2 else None,
-            "fact_tokens": 0,
-        }
-        if example.fact:
-            row["choice_logprob"] = -0.1 if example.fact in knows else -math.log(36)
-        rows.append(row)
-    write_bytes(folder / "eval_pretrain" / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    # three documents of text, of which the second is rewritten by the arms with tokens, and one of drills
+        fact, row = example.fact, {"completion": completion, "plain": completion, "read": "54", "fact_tokens": 0}
+        row |= {"task": example.task, "question": example.question, "operands": example.operands}
+        row |= {"answer": example.answer, "correct": fact in known if fact else number % 4 == 0}
+        row["fact"] = fact.equation if fact else None
+        row["asked"] = fact not in never if fact and fact.operands[0] >= 2 else None
+        yield row | ({"choice_logprob": -0.1 if fact in known else -math.log(36)} if fact else {})
+
+
+def solved_rows(completion):
+    """Ten word problems, of which the model solves half; one solution in ten is cut off, one in two states a fact."""
+    for i in range(10):
+        row = {"task": "word_problems", "question": f"{i} and 5?", "answer": str(i + 5), "completion": completion}
+        row |= {"plain": completion, "read": None, "correct": i % 2 == 0, "correct_flexible": True, "fact": None}
+        yield row | {"stopped": i > 0, "site": i % 2 == 0, "fact_tokens": 1, "gold_nats_per_byte": 1.0 + i % 2}
+
+
+def write_evaluation(folder, arm, seed, rows):
+    """A cell's `eval_<stage>`: answers, and three documents of text, the second rewritten by arms with tokens, and one
+    of drills."""
+    write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
     rewritten = arm != "baseline"
     documents = [
         {"set": "text", "name": "v:0", "bytes": 100, "bits": 200.0 + seed, "rewritten": False, "lossy": False},
@@ -69,31 +71,32 @@ def write_cell(trial, arm, seed, knows, completion=" 54."):
         {"set": "text", "name": "v:2", "bytes": 300, "bits": 500.0 + rewritten, "rewritten": False, "lossy": False},
         {"set": "drills", "name": "d:0", "bytes": 40, "bits": 30.0, "rewritten": rewritten, "lossy": rewritten},
     ]
-    keeps = arm not in ("one_slot", "append_slot")
-    write_json(folder / "eval_pretrain" / "heldout_text.json", {"keeps_content": keeps, "documents": documents})
-    write_json(folder / "eval_pretrain" / "mechanism.json", inside(arm, seed))
-    write_json(folder / "eval_pretrain" / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 2.5}})
+    write_json(folder / "heldout_text.json", {"keeps_content": True, "documents": documents})
+    write_json(folder / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 2.5}})
     provenance = {"time": f"2026-01-0{seed}T00:00:00+00:00", "python": "3.11.7", "machine": "Linux, 2 cores"}
     provenance |= {"processor": "made up", "versions": {"torch": "2.13.0"}, "commit": "abc"}
-    made = {"fingerprint": f"{arm} {seed} {sorted(knows)}", "provenance": provenance}
-    write_json(folder / "eval_pretrain" / "manifest.json", made)
+    correct = [row["correct"] for row in rows]
+    write_json(folder / "manifest.json", {"fingerprint": f"{arm} {seed} {correct}", "provenance": provenance})
+
+
+def write_cell(trial, arm, seed, known, completion, stages):
+    """The result files of one cell that knows these facts."""
+    folder, table = trial.folder / arm / f"seed{seed}", list(table_rows(seed, known, completion))
+    for stage in stages:
+        rows = table if stage == "pretrain" else [*table, *solved_rows(completion)]
+        write_evaluation(folder / f"eval_{stage}", arm, seed, rows)
+        write_json(folder / stage / f"{stage}_results.json", {"seconds": 60.0})
+    write_json(folder / "eval_pretrain" / "mechanism.json", mechanism(arm, seed))
     curve = [
         {"step": 10, "tokens": 40960, "asked": 0.5, "never_asked": 0.0},
         {"step": 20, "tokens": 81920, "asked": 0.6, "never_asked": 0.59},
     ]
-    trained = {
-        "curve": curve,
-        "seconds": 10.0 * seed,
-        "num_params": 12345,
-        "vocab_size": 1000,
-        "total_steps": 20,
-        "device": "cpu",
-    }
-    trained |= {"dtype": "fp32", "ranks": 1, "config": {"batch_tokens": trial.pretrain.batch_tokens}}
+    trained = {"curve": curve, "seconds": 10.0 * seed, "num_params": 12345, "vocab_size": 1000, "total_steps": 20}
+    trained |= {"device": "cpu", "dtype": "fp32", "ranks": 1, "config": {"batch_tokens": trial.pretrain.batch_tokens}}
     write_json(folder / "pretrain" / "results.json", trained)
 
 
-def inside(arm, seed):
+def mechanism(arm, seed):
     """What a cell's mechanism.json would hold: of 45 tokens the first was never served and looks hardly trained."""
     probe = {
         target: {"r2": r2 + seed / 100, "shuffled_r2": 0.1}
@@ -139,28 +142,24 @@ def write_exposure(trial):
 class MadeUp:
     """`made_up(*overrides)`: a trial whose results are written and declared. Files are as its cells write them."""
 
-    knows = KNOWS
-
     def __init__(self, tiny, folder):
         self.tiny, self.folder = tiny, folder
 
     def trial(self, *overrides):
         return self.tiny(self.folder, *OVERRIDES, *overrides)
 
-    def __call__(self, *overrides, knows=KNOWS, leave_out=(), completion=" 54.", learnt=True):
+    def __call__(self, *overrides, knows=KNOWS, completion=" 54.", stages=("pretrain",)):
         trial = self.trial(*overrides)
         declare(trial)
-        self.write(trial, knows, leave_out, completion, learnt)
+        self.write(trial, knows, completion, stages)
         return trial
 
-    def write(self, trial, knows=KNOWS, leave_out=(), completion=" 54.", learnt=True):
+    def write(self, trial, knows=KNOWS, completion=" 54.", stages=("pretrain",)):
         write_exposure(trial)
         for arm in trial.arms:
-            counts = knows.get(arm, KNOWS["baseline"])
             for number, seed in enumerate(trial.seeds):
-                if (arm, seed) not in leave_out:
-                    facts = known(arm, seed, counts[number % len(counts)]) if learnt else set()
-                    write_cell(trial, arm, seed, facts, completion)
+                facts = known_facts(seed, knows[arm][number])
+                write_cell(trial, arm, seed, facts, completion, stages)
 
 
 @pytest.fixture
@@ -168,26 +167,38 @@ def made_up(tiny, tmp_path):
     return MadeUp(tiny, tmp_path / "run")
 
 
-def compare(trial):
+def build_report(trial):
     """A trial's report, built from its files."""
-    evaluated = {(arm, seed): {} for arm in trial.arms for seed in trial.seeds}
-    for arm, seed in evaluated:
-        folder = trial.folder / arm / f"seed{seed}" / "eval_pretrain"
-        if folder.exists():
-            evaluated[arm, seed]["pretrain"] = folder
-    return build(trial, evaluated, declaration(trial), trial.folder / DECLARED)
+    evaluations = {(arm, seed): {} for arm in trial.arms for seed in trial.seeds}
+    for arm, seed in evaluations:
+        for stage in ("pretrain", "sft"):
+            if (folder := trial.folder / arm / f"seed{seed}" / f"eval_{stage}").exists():
+                evaluations[arm, seed][stage] = folder
+    return build(trial, evaluations, declaration(trial), trial.folder / DECLARED)
 
 
 @pytest.fixture
-def compared(undrawn):
-    """`compared(trial)`: its report, without figures."""
-    return compare
+def build_undrawn(undrawn):
+    """`build_undrawn(trial)`: its report, without figures, which take seconds."""
+    return build_report
 
 
 @pytest.fixture(scope="session")
 def published(tiny, tmp_path_factory):
-    """Folder of the made-up run with its page and figures; its completions are hostile. Not to be changed."""
+    """Folder of the synthetic run, after pretraining and SFT, with its page and figures; its completions are hostile.
+    Not to be changed."""
     with shared("published", tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
-            compare(MadeUp(tiny, folder / "run")(completion=HOSTILE))
+            build_report(MadeUp(tiny, folder / "run")(completion=HOSTILE, stages=("pretrain", "sft")))
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def published_report(published):
+    return read_json(published / "comparison_report.json")
+
+
+@pytest.fixture
+def report(published_report):
+    """The report of the published run, a copy that a test may change."""
+    return deepcopy(published_report)

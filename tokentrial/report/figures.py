@@ -61,8 +61,9 @@ def draw(report: Report) -> dict[str, Drawing]:
             # ids of an SVG come from the salt; nothing in either file tells when it was drawn, or with what
             with mpl.rc_context(RC_PARAMS | {"svg.hashsalt": name}):
                 figure, svg, png = plot(report), io.BytesIO(), io.BytesIO()
-                figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")))
                 figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+                figure.set_layout_engine("none")  # laid out a second time, axes of equal aspect would move
+                figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")))
             drawings[name] = Drawing(svg.getvalue().decode(), png.getvalue(), alts[name])
     return drawings
 
