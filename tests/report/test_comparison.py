@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.report.conftest import KNOWS
 from tokentrial.errors import TrialError
 from tokentrial.report import comparison
 from tokentrial.run import rebuild
-from tokentrial.store import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
@@ -196,4 +196,7 @@ def test_a_run_that_has_nothing_yet_has_a_report_of_nothing_or_says_what_it_lack
     assert report["missing"] == [f"{arm}/seed1 pretrain" for arm in trial.arms]
     assert report["outcomes"] == {}
     assert report["primary"] == {"outcome": NEVER, "contrast": TOKENS, "verdict": None, "note": "not measured yet"}
-    assert read_json(trial.folder / "comparison_report.json")["missing"] == report["missing"]
+    (trial.folder / "trial.yaml").write_text(yaml.safe_dump(trial.model_dump(mode="json")))
+    (trial.folder / "corpus" / "exposure.json").unlink()
+    with pytest.raises(TrialError, match="no corpus yet"):
+        rebuild(trial.folder)

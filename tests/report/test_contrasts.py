@@ -39,9 +39,7 @@ def contrast(trial, results):
 
 
 def verdicts(report):
-    return {
-        (name, pair): c["verdict"] for name, o in report["outcomes"].items() for pair, c in o["contrasts"].items()
-    }
+    return {(name, pair): c["verdict"] for name, o in report["outcomes"].items() for pair, c in o["contrasts"].items()}
 
 
 @pytest.mark.parametrize("pair", [TOKENS, APPEND])

@@ -4,8 +4,15 @@ import math
 
 import pytest
 
+from tests.report.conftest import known_facts, solved_rows, table_rows, write_evaluation
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.report.outcomes import CellResults, favourite_answer, floors, read_stage, untouched_documents
+from tokentrial.report.outcomes import (
+    CellResults,
+    floor_accuracies,
+    most_asked_answer,
+    read_evaluation,
+    untouched_documents,
+)
 from tokentrial.store import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets
 
@@ -27,24 +34,19 @@ def table(never=frozenset()):
 
 
 def test_the_floors_of_the_whole_table():
-    """TIMES_TABLE, section 3: constant 4/81, echo operand 9/81, echo larger operand 17/81."""
-    found = floors(table(), False, None)
-    assert found == pytest.approx({"constant": 4 / 81, "echo_operand": 9 / 81, "echo_larger_operand": 17 / 81})
+    """FACTS, section 3: constant 4/81, echo operand 9/81, echo larger operand 17/81; 24 is 3*8, 8*3, 4*6 and 6*4."""
+    floors = {"constant": 4 / 81, "echo_operand": 9 / 81, "echo_larger_operand": 17 / 81}
+    assert floor_accuracies(table(), False, None) == pytest.approx(floors)
+    assert floor_accuracies(table(), False, "24") == pytest.approx(floors | {"drill_unigram": 4 / 81})
 
 
 def test_without_the_rows_of_one_an_echo_is_worth_nothing():
     rows = table_subsets(table())["from_2"]
     assert len(rows) == 64
-    found = floors(rows, True, None)
+    found = floor_accuracies(rows, True, None)
     assert (found["echo_operand"], found["echo_larger_operand"]) == (0, 0)
     # 36 unordered facts: 12, 18 and 24 are each the product of two of them
     assert found["constant"] == pytest.approx(2 / 36)
-
-
-def test_the_drills_most_frequent_answer_is_a_floor_too():
-    found = floors(table(), False, "24")
-    assert found["drill_unigram"] == pytest.approx(4 / 81)  # 3*8, 8*3, 4*6, 6*4
-    assert floors(table(), False, "81")["drill_unigram"] == pytest.approx(1 / 81)
 
 
 @pytest.mark.parametrize("fold", [0, 1, 2])
@@ -52,51 +54,52 @@ def test_the_floor_of_never_asked_facts_counts_facts_not_orders(fold):
     never = TIMES_TABLE.never_asked(fold, 3)
     rows = table_subsets(table(never))["never_asked"]
     products = [int(fact.answer) for fact in never]
-    assert floors(rows, True, None)["constant"] == pytest.approx(max(map(products.count, products)) / 12)
+    assert floor_accuracies(rows, True, None)["constant"] == pytest.approx(max(map(products.count, products)) / 12)
 
 
-def test_the_favourite_is_of_the_questions_not_of_the_equations():
-    forms = {"equation": 0, "question": 1, "statement": 0}
-    facts = {fact.equation: dict(forms) for fact in TIMES_TABLE}
-    facts["9*9=81"]["equation"] = 100
-    facts["5*5=25"]["question"] = 3
-    facts["7*7=49"]["statement"] = 4
+@pytest.mark.parametrize(
+    ("stated", "answer"),
+    [
+        ({"9*9=81": {"equation": 100}, "5*5=25": {"question": 3}, "7*7=49": {"statement": 5}}, "49"),
+        # 4, 6, 8, 9, 12, 16, 18, 24 and 36 have two facts each, so four questions: of equals the smallest is taken
+        ({"7*7=49": {"question": 3}}, "4"),
+        (None, None),  # no drills
+    ],
+)
+def test_the_answer_of_the_drills_is_that_most_often_asked_for_not_stated_in_equations(stated, answer):
+    asked = {"equation": 0, "question": 0 if stated is None else 2, "statement": 0}
+    facts = {fact.equation: asked | (stated or {}).get(fact.equation, {}) for fact in TIMES_TABLE}
     exposure = {"served": {"baseline": {"1": {"facts": facts}}}}
-    assert favourite_answer(exposure, "baseline", 1) == "49"
-    for stated in facts.values():
-        stated.update(question=0, statement=0)
-    assert favourite_answer(exposure, "baseline", 1) is None
-
-
-def test_answers_of_several_facts_are_counted_together():
-    facts = {fact.equation: {"question": 2, "statement": 0} for fact in TIMES_TABLE}
-    facts["7*7=49"]["question"] = 3
-    exposure = {"served": {"baseline": {"1": {"facts": facts}}}}
-    # 4, 6, 8, 9, 12, 16, 18, 24 and 36 each have two facts: four questions; of equals the smallest is taken
-    assert favourite_answer(exposure, "baseline", 1) == "4"
+    assert most_asked_answer(exposure, "baseline", 1) == answer
 
 
 # a cell
 
 
 @pytest.fixture
-def cell(made_up):
-    trial = made_up(knows={"baseline": (5,)})
-    return trial.folder / "baseline" / "seed1" / "eval_pretrain"
+def rows():
+    """A cell of seed 1 that knows all but 7 of its 12 never-asked facts."""
+    return [*table_rows(1, known_facts(1, 5), " 54."), *solved_rows("")]
 
 
-def read(folder, untouched, keeps_content=True):
-    record = read_json(folder / "heldout_text.json")
-    write_json(folder / "heldout_text.json", record | {"keeps_content": keeps_content})
-    results = CellResults()
-    read_stage(results, "pretrain", folder, untouched, None)
-    return results
+@pytest.fixture
+def read(rows, tmp_path):
+    """`read(keeps_content)`: the results of the cell, whose second document is rewritten by some arm."""
+
+    def read_cell(keeps_content=True):
+        write_evaluation(tmp_path, "baseline", 1, rows)
+        held_out = read_json(tmp_path / "heldout_text.json") | {"keeps_content": keeps_content}
+        write_json(tmp_path / "heldout_text.json", held_out)
+        results = CellResults()
+        read_evaluation(results, "pretrain", tmp_path, {"v:0", "v:2"}, None)
+        return results
+
+    return read_cell
 
 
-def test_of_the_table_the_whole_is_over_items_and_the_parts_over_facts(cell):
-    values = read(cell, {"v:0", "v:2"}).values
-    never = sorted(TIMES_TABLE.never_asked(1, 3))
-    missed = never[5:]
+def test_of_the_table_the_whole_is_over_items_and_the_parts_over_facts(read):
+    values = read().values
+    missed = sorted(TIMES_TABLE.never_asked(1, 3))[5:]
     items = sum(1 if fact.operands[0] == fact.operands[1] else 2 for fact in missed)
     assert values["pretrain/mul_table/all/accuracy"] == pytest.approx((81 - items) / 81)
     assert values["pretrain/mul_table/from_2/accuracy"] == pytest.approx((36 - 7) / 36)
@@ -106,43 +109,36 @@ def test_of_the_table_the_whole_is_over_items_and_the_parts_over_facts(cell):
     assert values["pretrain/mul_table/never_asked/choice_logprob"] == pytest.approx(expected)
 
 
-def test_half_a_fact_is_half(cell):
-    """A fact known in one order only counts one half, squares are known or not."""
-    lines = (cell / "samples.jsonl").read_text().splitlines()
-    kept = [line.replace('"correct":true', '"correct":false') if '"operands":[9,8]' in line else line for line in lines]
-    assert kept != lines
-    (cell / "samples.jsonl").write_text("\n".join(kept) + "\n")
-    results = read(cell, set())
+def test_a_fact_known_in_one_order_only_counts_half(read, rows):
+    [row] = [row for row in rows if row.get("operands") == (9, 8) and row["task"] == "mul_table"]
+    row["correct"] = False
     subset = "never_asked" if TIMES_TABLE.of(8, 9) in TIMES_TABLE.never_asked(1, 3) else "asked"
-    assert results.facts[f"pretrain/mul_table/{subset}/accuracy"]["8*9=72"] == 0.5
+    assert read().facts[f"pretrain/mul_table/{subset}/accuracy"]["8*9=72"] == 0.5
 
 
-def test_the_other_probes_are_over_items(cell):
-    values = read(cell, set()).values
-    rows = Arithmetic(5).examples()
+def test_the_other_tasks_are_over_items(read):
+    values = read().values
     for task in ("addition", "division", "two_step"):
-        right = [number % 4 == 0 for number, example in enumerate(rows) if example.task == task]
+        right = [i % 4 == 0 for i, example in enumerate(Arithmetic(5).examples()) if example.task == task]
         assert values[f"pretrain/{task}/all/accuracy"] == sum(right) / 5
+    expected = {"all/accuracy": 0.5, "all/accuracy_flexible": 1, "all/fact_tokens": 1, "all/gold_nats_per_byte": 1.5}
+    expected |= {"with_site/gold_nats_per_byte": 1, "without_site/gold_nats_per_byte": 2}
+    assert {k.partition("word_problems/")[2]: v for k, v in values.items() if "word_problems" in k} == expected
 
 
-def test_bits_per_byte_are_over_all_bytes_of_the_documents(cell):
-    """Untouched, rewritten and drilled documents apart; long documents weigh more."""
-    values = read(cell, {"v:0", "v:2"}).values
-    assert values["pretrain/heldout_text/untouched/bits_per_byte"] == pytest.approx((201 + 500) / 400)
-    assert values["pretrain/heldout_text/rewritten/bits_per_byte"] == pytest.approx(150 / 50)
-    assert values["pretrain/heldout_text/drills/bits_per_byte"] == pytest.approx(30 / 40)
+def test_bits_per_byte_are_over_all_bytes_of_the_documents(read):
+    """Untouched, rewritten and drilled documents apart; long documents weigh more. An arm that drops the content is not
+    measured on what it rewrote."""
+    untouched = {"untouched": (201 + 500) / 400}
+    for keeps_content, more in ((True, {"rewritten": 150 / 50, "drills": 30 / 40}), (False, {})):
+        values = {k: v for k, v in read(keeps_content).values.items() if k.endswith("/bits_per_byte")}
+        expected = {f"pretrain/heldout_text/{subset}/bits_per_byte": v for subset, v in (untouched | more).items()}
+        assert values == pytest.approx(expected)
 
 
-def test_an_arm_that_drops_the_content_is_not_measured_on_what_it_rewrote(cell):
-    values = read(cell, {"v:0", "v:2"}, keeps_content=False).values
-    assert "pretrain/heldout_text/untouched/bits_per_byte" in values
-    assert "pretrain/heldout_text/rewritten/bits_per_byte" not in values
-    assert "pretrain/heldout_text/drills/bits_per_byte" not in values
-
-
-def test_untouched_is_what_no_arm_rewrites(made_up):
-    trial = made_up()
-    folders = {arm: trial.folder / arm / "seed1" / "eval_pretrain" for arm in trial.arms}
-    assert untouched_documents([folders["baseline"]]) == {"v:0", "v:1", "v:2", "d:0"}
-    assert untouched_documents([*folders.values()]) == {"v:0", "v:2"}
+def test_untouched_is_what_no_arm_rewrites(tmp_path):
+    for arm in ("baseline", "mul_tokens"):
+        write_evaluation(tmp_path / arm, arm, 1, [])
+    assert untouched_documents([tmp_path / "baseline"]) == {"v:0", "v:1", "v:2", "d:0"}
+    assert untouched_documents([tmp_path / "baseline", tmp_path / "mul_tokens"]) == {"v:0", "v:2"}
     assert untouched_documents([]) == set()
