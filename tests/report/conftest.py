@@ -87,10 +87,8 @@ def write_cell(trial, arm, seed, known, completion, stages):
         write_evaluation(folder / f"eval_{stage}", arm, seed, rows)
         write_json(folder / stage / f"{stage}_results.json", {"seconds": 60.0})
     write_json(folder / "eval_pretrain" / "mechanism.json", mechanism(arm, seed))
-    curve = [
-        {"step": 10, "tokens": 40960, "asked": 0.5, "never_asked": 0.0},
-        {"step": 20, "tokens": 81920, "asked": 0.6, "never_asked": 0.59},
-    ]
+    points = ((10, 40960, 0.5, 0.0), (20, 81920, 0.6, 0.59))
+    curve = [dict(zip(("step", "tokens", "asked", "never_asked"), point, strict=True)) for point in points]
     trained = {"curve": curve, "seconds": 10.0 * seed, "num_params": 12345, "vocab_size": 1000, "total_steps": 20}
     trained |= {"device": "cpu", "dtype": "fp32", "ranks": 1, "config": {"batch_tokens": trial.pretrain.batch_tokens}}
     write_json(folder / "pretrain" / "results.json", trained)
@@ -115,16 +113,9 @@ def mechanism(arm, seed):
 
 def write_exposure(trial):
     forms = {"equation": 5, "question": 2, "statement": 1, "boxes": 1}
-    record = {
-        "tokens": 1000,
-        "documents": {"text": 3, "drills": 4},
-        "drill_share": 0.6,
-        "fact_tokens": 7,
-        "bytes": 5000,
-        "questions": 135,
-        "facts": {fact.equation: dict(forms) for fact in TIMES_TABLE},
-    }
-    record["facts"][TIMES_TABLE.of(1, 7).equation]["question"] = 50  # the drills' favourite answer is 7
+    record = {"tokens": 1000, "bytes": 5000, "documents": {"text": 3, "drills": 4}, "drill_share": 0.6}
+    record |= {"fact_tokens": 7, "questions": 135, "facts": {fact.equation: dict(forms) for fact in TIMES_TABLE}}
+    record["facts"][TIMES_TABLE.of(1, 7).equation]["question"] = 50  # the drills' most frequent answer is 7
     served = {arm: {str(seed): record for seed in trial.seeds} for arm in trial.arms}
     after = {"rows": 100, "stated": {"6*9=54": 3}, "asked": {}}
     exposure = {"forms": [*forms], "served": served}
@@ -139,8 +130,8 @@ def write_exposure(trial):
     write_json(trial.folder / "corpus" / "manifest.json", manifest)
 
 
-class MadeUp:
-    """`made_up(*overrides)`: a trial whose results are written and declared. Files are as its cells write them."""
+class SyntheticRun:
+    """`synthetic_run(*overrides)`: a declared trial with its results, in files as its cells write them."""
 
     def __init__(self, tiny, folder):
         self.tiny, self.folder = tiny, folder
@@ -163,8 +154,8 @@ class MadeUp:
 
 
 @pytest.fixture
-def made_up(tiny, tmp_path):
-    return MadeUp(tiny, tmp_path / "run")
+def synthetic_run(tiny, tmp_path):
+    return SyntheticRun(tiny, tmp_path / "run")
 
 
 def build_report(trial):
@@ -189,7 +180,7 @@ def published(tiny, tmp_path_factory):
     Not to be changed."""
     with shared("published", tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
-            build_report(MadeUp(tiny, folder / "run")(completion=HOSTILE, stages=("pretrain", "sft")))
+            build_report(SyntheticRun(tiny, folder / "run")(completion=HOSTILE, stages=("pretrain", "sft")))
     return folder / "run"
 
 

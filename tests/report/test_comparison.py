@@ -1,6 +1,7 @@
-"""`comparison_report.json`: what it holds of the result files, what may not be changed after a look, when it is built."""
+"""`comparison_report.json`: what it holds of the result files, what stands after a look, when it is built."""
 
 import math
+import re
 import shutil
 
 import numpy as np
@@ -25,10 +26,10 @@ EXTENDED = "extended after a look: exploratory"
 
 
 @pytest.fixture
-def published_again(made_up, published):
+def published_again(synthetic_run, published):
     """`published_again(*overrides)`: the published run, which was declared, with its settings changed after a look."""
-    shutil.copytree(published, made_up.folder)
-    return made_up.trial
+    shutil.copytree(published, synthetic_run.folder)
+    return synthetic_run.trial
 
 
 # what it holds
@@ -36,9 +37,7 @@ def published_again(made_up, published):
 
 def test_the_schema(published, report):
     assert "NaN" not in (published / "comparison_report.json").read_text()
-    assert report["trial"] == "smoke"
-    assert report["arms"] == ["baseline", "mul_tokens", "mul_append"]
-    assert report["seeds"] == [1, 2, 3, 4, 5, 6]
+    assert (report["trial"], report["arms"], report["seeds"]) == ("smoke", [*KNOWS], [1, 2, 3, 4, 5, 6])
     assert {"outcome": NEVER, "contrast": TOKENS, "verdict": "hurts"}.items() <= report["primary"].items()
     assert {NEVER, ASKED, BITS, NEVER.replace("accuracy", "choice_logprob")} <= set(report["outcomes"])
     for name, outcome in report["outcomes"].items():
@@ -49,14 +48,11 @@ def test_the_schema(published, report):
         assert all(set(contrast) >= CONTRAST for contrast in outcome["contrasts"].values())
 
 
-def test_each_arm_s_values_stand_in_the_order_of_the_seeds(report):
-    for arm, counts in KNOWS.items():
-        assert report["outcomes"][NEVER]["per_seed"][arm] == pytest.approx(np.array(counts) / 12)
-        assert report["outcomes"][ASKED]["per_seed"][arm] == [1.0] * 6
-
-
-def test_every_outcome_has_its_floor(report):
+def test_values_stand_in_the_order_of_the_seeds_with_their_floor(report):
     outcomes = report["outcomes"]
+    for arm, counts in KNOWS.items():
+        assert outcomes[NEVER]["per_seed"][arm] == pytest.approx(np.array(counts) / 12)
+        assert outcomes[ASKED]["per_seed"][arm] == [1.0] * 6
     whole = outcomes["pretrain/mul_table/all/accuracy"]
     assert whole["floors"] == pytest.approx(
         {"constant": 4 / 81, "echo_operand": 9 / 81, "echo_larger_operand": 17 / 81, "drill_unigram": 2 / 81}
@@ -99,8 +95,7 @@ def test_the_table_keeps_asked_and_never_asked_apart(report):
     assert never[0] == [None] * 9
     assert [row[0] for row in never] == [None] * 9
     values = [value for row in never[1:] for value in row[1:]]
-    # 10, 12, 11, 11, 12 and 12 of 12 facts; the mean over items weighs squares half as much, all others alike
-    assert set(values) <= {0.0, 0.5, 1.0}
+    # 10, 12, 11, 11, 12 and 12 of 12 facts; over items a square weighs half as much as another fact
     assert np.mean(values) == pytest.approx(68 / 72, abs=0.03)
 
 
@@ -137,10 +132,10 @@ def test_what_decides_cannot_be_changed_after_a_look(published_again, report, bu
     )
 
 
-def test_a_seed_added_after_a_look_does_not_enter_the_verdict(made_up, published_again, report, build_undrawn):
+def test_a_seed_added_after_a_look_does_not_enter_the_verdict(synthetic_run, published_again, report, build_undrawn):
     trial = published_again("seeds=[1,2,3,4,5,6,7]")
     more = {arm: (*counts, 12) for arm, counts in KNOWS.items()}
-    made_up.write(trial, more, stages=("pretrain", "sft"))
+    synthetic_run.write(trial, more, stages=("pretrain", "sft"))
     after = build_undrawn(trial)
     assert after["extended"] == [f"{EXTENDED} (seeds: 7 added)"]
     assert after["outcomes"][NEVER]["contrasts"] == report["outcomes"][NEVER]["contrasts"]
@@ -157,9 +152,7 @@ def test_seeds_and_arms_left_out_after_a_look_are_named_and_a_seed_takes_the_ver
     report = build_undrawn(fewer)
     assert report["primary"]["verdict"] == "hurts"
     assert set(report["outcomes"][NEVER]["contrasts"]) == {TOKENS}
-    [change] = report["extended"]
-    assert APPEND in change
-    assert "left out" in change
+    assert re.search(rf"{APPEND}.* left out", *report["extended"])
     report = build_undrawn(published_again("seeds=[1,2,3,4,5]"))
     assert report["primary"]["verdict"] is None
     assert report["extended"] == [f"{EXTENDED} (seeds: 6 left out)"]
@@ -168,9 +161,9 @@ def test_seeds_and_arms_left_out_after_a_look_are_named_and_a_seed_takes_the_ver
 # when it is built
 
 
-def test_it_is_built_again_only_where_results_changed_or_the_page_is_gone(made_up, build_undrawn, monkeypatch):
+def test_it_is_built_again_only_where_results_changed_or_the_page_is_gone(synthetic_run, build_undrawn, monkeypatch):
     knows = {"baseline": (5,), "mul_tokens": (1,), "mul_append": (9,)}
-    trial = made_up("seeds=[1]", knows=knows)
+    trial = synthetic_run("seeds=[1]", knows=knows)
     before = build_undrawn(trial)
     path, page = (trial.folder / name for name in ("comparison_report.json", "report.html"))
     with monkeypatch.context() as patch:
@@ -179,17 +172,17 @@ def test_it_is_built_again_only_where_results_changed_or_the_page_is_gone(made_u
     page.unlink()
     assert build_undrawn(trial)["outcomes"] == before["outcomes"]
     assert page.exists()
-    made_up.write(trial, knows | {"mul_tokens": (2,)})
+    synthetic_run.write(trial, knows | {"mul_tokens": (2,)})
     assert build_undrawn(trial)["outcomes"][NEVER]["per_seed"]["mul_tokens"] == [pytest.approx(2 / 12)]
     path.write_text('{"trial":')
     with pytest.raises(TrialError, match=r"comparison_report\.json: not valid JSON.*delete it and run again"):
         build_undrawn(trial)
 
 
-def test_a_run_that_has_nothing_yet_has_a_report_of_nothing_or_says_what_it_lacks(made_up, build_undrawn, tmp_path):
+def test_a_run_that_has_nothing_yet_says_what_it_lacks(synthetic_run, build_undrawn, tmp_path):
     with pytest.raises(TrialError, match=r"no trial\.yaml there"):
         rebuild(tmp_path)
-    trial = made_up("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))
+    trial = synthetic_run("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))
     for arm in trial.arms:
         shutil.rmtree(trial.folder / arm)
     report = build_undrawn(trial)

@@ -6,28 +6,13 @@ import pytest
 
 from tests.report.conftest import known_facts, solved_rows, table_rows, write_evaluation
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.report.outcomes import (
-    CellResults,
-    floor_accuracies,
-    most_asked_answer,
-    read_evaluation,
-    untouched_documents,
-)
+from tokentrial.report import outcomes
 from tokentrial.store import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets
 
 
-def table(never=frozenset()):
-    return [
-        {
-            "task": "mul_table",
-            "operands": example.operands,
-            "answer": example.answer,
-            "fact": example.fact.equation,
-            "asked": example.fact not in never if example.fact.operands[0] >= 2 else None,
-        }
-        for example in Arithmetic().table()
-    ]
+def table(seed=0):
+    return table_subsets([*table_rows(seed, (), "")])
 
 
 # floors
@@ -36,14 +21,14 @@ def table(never=frozenset()):
 def test_the_floors_of_the_whole_table():
     """FACTS, section 3: constant 4/81, echo operand 9/81, echo larger operand 17/81; 24 is 3*8, 8*3, 4*6 and 6*4."""
     floors = {"constant": 4 / 81, "echo_operand": 9 / 81, "echo_larger_operand": 17 / 81}
-    assert floor_accuracies(table(), False, None) == pytest.approx(floors)
-    assert floor_accuracies(table(), False, "24") == pytest.approx(floors | {"drill_unigram": 4 / 81})
+    assert outcomes.floor_accuracies(table()["all"], False, None) == pytest.approx(floors)
+    assert outcomes.floor_accuracies(table()["all"], False, "24") == pytest.approx(floors | {"drill_unigram": 4 / 81})
 
 
 def test_without_the_rows_of_one_an_echo_is_worth_nothing():
-    rows = table_subsets(table())["from_2"]
+    rows = table()["from_2"]
     assert len(rows) == 64
-    found = floor_accuracies(rows, True, None)
+    found = outcomes.floor_accuracies(rows, True, None)
     assert (found["echo_operand"], found["echo_larger_operand"]) == (0, 0)
     # 36 unordered facts: 12, 18 and 24 are each the product of two of them
     assert found["constant"] == pytest.approx(2 / 36)
@@ -52,9 +37,11 @@ def test_without_the_rows_of_one_an_echo_is_worth_nothing():
 @pytest.mark.parametrize("fold", [0, 1, 2])
 def test_the_floor_of_never_asked_facts_counts_facts_not_orders(fold):
     never = TIMES_TABLE.never_asked(fold, 3)
-    rows = table_subsets(table(never))["never_asked"]
+    rows = table(fold)["never_asked"]
     products = [int(fact.answer) for fact in never]
-    assert floor_accuracies(rows, True, None)["constant"] == pytest.approx(max(map(products.count, products)) / 12)
+    assert outcomes.floor_accuracies(rows, True, None)["constant"] == pytest.approx(
+        max(map(products.count, products)) / 12
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +57,7 @@ def test_the_answer_of_the_drills_is_that_most_often_asked_for_not_stated_in_equ
     asked = {"equation": 0, "question": 0 if stated is None else 2, "statement": 0}
     facts = {fact.equation: asked | (stated or {}).get(fact.equation, {}) for fact in TIMES_TABLE}
     exposure = {"served": {"baseline": {"1": {"facts": facts}}}}
-    assert most_asked_answer(exposure, "baseline", 1) == answer
+    assert outcomes.most_asked_answer(exposure, "baseline", 1) == answer
 
 
 # a cell
@@ -90,8 +77,8 @@ def read(rows, tmp_path):
         write_evaluation(tmp_path, "baseline", 1, rows)
         held_out = read_json(tmp_path / "heldout_text.json") | {"keeps_content": keeps_content}
         write_json(tmp_path / "heldout_text.json", held_out)
-        results = CellResults()
-        read_evaluation(results, "pretrain", tmp_path, {"v:0", "v:2"}, None)
+        results = outcomes.CellResults()
+        outcomes.read_evaluation(results, "pretrain", tmp_path, {"v:0", "v:2"}, None)
         return results
 
     return read_cell
@@ -139,6 +126,6 @@ def test_bits_per_byte_are_over_all_bytes_of_the_documents(read):
 def test_untouched_is_what_no_arm_rewrites(tmp_path):
     for arm in ("baseline", "mul_tokens"):
         write_evaluation(tmp_path / arm, arm, 1, [])
-    assert untouched_documents([tmp_path / "baseline"]) == {"v:0", "v:1", "v:2", "d:0"}
-    assert untouched_documents([tmp_path / "baseline", tmp_path / "mul_tokens"]) == {"v:0", "v:2"}
-    assert untouched_documents([]) == set()
+    assert outcomes.untouched_documents([tmp_path / "baseline"]) == {"v:0", "v:1", "v:2", "d:0"}
+    assert outcomes.untouched_documents([tmp_path / "baseline", tmp_path / "mul_tokens"]) == {"v:0", "v:2"}
+    assert outcomes.untouched_documents([]) == set()

@@ -8,12 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.report.conftest import KNOWS
 from tokentrial.report import figures
 from tokentrial.report.figures import draw
 from tokentrial.report.forest import forest
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
-from tokentrial.report.narrative import headline, limits, next_steps, not_shown, outcome_label
+from tokentrial.report.narrative import headline, limits, next_steps, not_shown
 from tokentrial.report.page import page
 from tokentrial.statistics.power import seeds_needed
 
@@ -23,7 +22,7 @@ SECTIONS = [
     *("meaning", "forest", "ladder", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
     *("provenance", "completions", "limits"),
 ]
-FIGURES = {"forest", "ladder", "heatmap", "curves", "dose", "probes", "lens", "rows"}
+FIGURES, FORMATS = {"forest", "ladder", "heatmap", "curves", "dose", "probes", "lens", "rows"}, ("svg", "png")
 
 
 @pytest.fixture(scope="session")
@@ -47,21 +46,14 @@ def test_the_verdict_is_the_heading_and_the_sections_stand_in_their_order(html, 
     assert text_of(re.search(r"<h1>(.*?)</h1>", html)[1]) == headline(report)
     # 5 + 6 + 7 + 5 + 6 + 8 of 12 in six seeds, and 1 + 0 + 2 + 1 + 1 + 0
     assert headline(report).startswith("mul_tokens hurts: 0.07 against 0.51 of baseline, accuracy on never-asked facts")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "stated"),
-    [
-        ("helps", "mul_tokens helps:"),
-        ("no difference shown", "No difference shown:"),
-        ("equivalent within 0.1", "mul_tokens and baseline are equivalent within 0.1:"),
-        ("baseline has not learnt", "No verdict: baseline has not learnt"),
-        (None, "No verdict yet"),
-    ],
-)
-def test_every_verdict_has_a_heading_of_its_own(report, verdict, stated):
-    report["primary"]["verdict"] = verdict
-    assert headline(report).startswith(stated)
+    starts = {"helps": "mul_tokens helps:", "no difference shown": "No difference shown:", None: "No verdict yet"}
+    starts |= {
+        "equivalent within 0.1": "mul_tokens and baseline are equivalent",
+        "baseline has not learnt": "No verdict:",
+    }
+    for verdict, start in starts.items():
+        report["primary"]["verdict"] = verdict
+        assert headline(report).startswith(start)
 
 
 def test_the_heading_s_p_is_of_the_test_that_decides(html, report):
@@ -73,14 +65,10 @@ def test_the_heading_s_p_is_of_the_test_that_decides(html, report):
 
 
 def test_each_arm_is_judged_and_what_is_open_is_named(html, report):
-    meaning = section(html, "meaning")
-    assert (
-        "mul_append : 0.944 ± 0.068 in accuracy on never-asked facts: helps (accuracy on never-asked facts)." in meaning
-    )
-    assert "It got 1.000 and 0.514: passed." in meaning
+    assert "mul_append : 0.944 ± 0.068 in accuracy on never-asked facts: helps" in section(html, "meaning")
+    assert "It got 1.000 and 0.514: passed." in section(html, "meaning")
     report["outcomes"][NEVER]["contrasts"][TOKENS]["verdict"] = "no difference shown"
-    start = f"{TOKENS} on accuracy on never-asked facts after pretraining: a difference of"
-    assert not_shown(report)[0].startswith(start)
+    assert not_shown(report)[0].startswith(f"{TOKENS} on accuracy on never-asked facts after pretraining: a difference")
 
 
 def test_the_next_command_has_the_seeds_that_power_asks_for_and_its_cost(report):
@@ -107,24 +95,8 @@ def test_the_limits_are_of_this_run(report):
     assert "mul_append" not in found.partition("Controls that did not run")[2].partition("%")[0]
 
 
-@pytest.mark.parametrize(
-    ("outcome", "label"),
-    [
-        (NEVER, "accuracy on never-asked facts after pretraining"),
-        ("sft/word_problems/all/accuracy", "accuracy on word problems after SFT"),
-        (
-            "grpo/mul_table/all/choice_logprob",
-            "log-probability of the right answer on the whole times table after GRPO",
-        ),
-        ("pretrain/new_task/new/x_y", "x y on new new task after pretraining"),
-    ],
-)
-def test_outcomes_have_labels(outcome, label):
-    assert outcome_label(outcome) == label
-
-
-def test_what_was_declared_and_what_ran_where_cells_are_missing(made_up, build_undrawn):
-    trial = made_up("seeds=[1,2]")
+def test_what_was_declared_and_what_ran_where_cells_are_missing(synthetic_run, build_undrawn):
+    trial = synthetic_run("seeds=[1,2]")
     (trial.folder / "mul_append" / "seed2" / "eval_pretrain").rename(trial.folder / "gone")
     report = build_undrawn(trial)
     rows = {row["setting"]: row for row in report["ran"]}
@@ -146,21 +118,13 @@ def test_a_page_of_nothing_renders(report):
     assert [name for name, (_, alt) in figures._FIGURES.items() if alt(report | nothing)] == ["dose"]
 
 
-@pytest.mark.parametrize(("right", "reason"), [(0.5, "as some cell's samples were right"), (0.0, "although no sample")])
-def test_why_grpo_went_on_is_shown(report, right, reason):
-    report["grpo"] = {"pass_at_k": {"a": 0.0, "b": right}, "go_on": True, "mul_bonus": 0.0}
-    assert f"GRPO went on{', ' if right else ' '}{reason}" in section(page(report, {}), "ladder")
-
-
 # inside the models
 
 
 def test_what_stands_inside_is_put_in_sentences_without_a_verdict(html, report):
     """Seeds 1 to 6 of the synthetic cells: 0.8 + 0.035 of the product, 0.1 mean of the last layer's s/10."""
     found = section(html, "inside")
-    assert found.startswith(
-        "Inside the models Exploratory: nothing here was declared, and nothing of it gets a verdict."
-    )
+    assert found.startswith("Inside the models Exploratory:")
     assert "end baseline 0.84 and -2.96, mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96." in probes_alt(report)
     assert "on never-asked facts baseline -9.00 to -1.35" in lens_alt(report)
     assert "mul_tokens's 45 were served 0 to 440 times, are 0.50 long, and 1 look hardly trained;" in rows_alt(report)
@@ -219,12 +183,9 @@ def test_the_learning_curve_is_accuracy_over_tokens_with_the_t_interval_of_its_m
 
 
 def test_figures_are_files_and_on_the_page_in_its_colours(published, html):
-    assert {path.stem for path in (published / "figures").glob("*.svg")} == FIGURES
-    for name in FIGURES:
-        svg = (published / "figures" / f"{name}.svg").read_text()
-        assert "#fdfcfa" in svg  # an opaque ground: it is looked at on dark pages too
-        assert "<dc:date>" not in svg
-        assert (published / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (published / "figures").iterdir()} == {f"{n}.{e}" for n in FIGURES for e in FORMATS}
+    for path in (published / "figures").glob("*.svg"):
+        assert "#fdfcfa" in path.read_text()  # an opaque ground: it is looked at on dark pages too
     svgs = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(svgs) == len(FIGURES)
     for svg in svgs:
@@ -234,7 +195,7 @@ def test_figures_are_files_and_on_the_page_in_its_colours(published, html):
 
 
 def test_the_same_report_gives_the_same_bytes(published, html, report, only):
-    only("forest", "heatmap", "rows")
+    only("curves")
     for name, drawing in draw(report).items():
         assert (published / "figures" / f"{name}.svg").read_text() == drawing.svg
         assert (published / "figures" / f"{name}.png").read_bytes() == drawing.png

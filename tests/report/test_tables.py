@@ -4,7 +4,6 @@ import io
 import re
 from statistics import mean, stdev
 
-import pytest
 from rich.console import Console
 
 from tests.report.conftest import KNOWS

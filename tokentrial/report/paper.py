@@ -69,12 +69,12 @@ def methods(report: Report) -> str:
     count = len(declared["secondary"])
     family = f"{count} secondary comparison{'s' if count > 1 else ''}, Holm-adjusted"
     sentences = [
-        f"We held {treatments or 'no treatment'} against the control {report['control']} in the trial {report['trial']}, "
-        f"on {len(declared['seeds'])} seeds ({', '.join(map(str, declared['seeds']))}); within a seed all arms start "
+        f"We held {treatments or 'no treatment'} against the control {report['control']} in the trial "
+        f"{report['trial']}, on {len(declared['seeds'])} seeds ({', '.join(map(str, declared['seeds']))}); within a seed all arms start "
         "from the same weights and read the same documents in the same order.",
         *(_training(report["settings"], report["consumed"]) if report["consumed"] else ()),
-        f"Declared before the first evaluation were the primary outcome, {outcome_label(declared['primary']['outcome'])}, "
-        f"for the contrast {declared['primary']['contrast']}, and {family if count else 'no secondary comparison'}.",
+        "Declared before the first evaluation were the primary outcome, "
+        f"{outcome_label(declared['primary']['outcome'])}, for the contrast {declared['primary']['contrast']}, and {family if count else 'no secondary comparison'}.",
         f"The unit of replication is the seed: the difference of each seed enters a two-sided "
         f"{_TESTS.get(declared['test'], declared['test'])} at alpha {declared['alpha']:g}; the smallest effect that "
         f"matters was set to {declared['smallest_effect']:g}.",
