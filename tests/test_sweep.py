@@ -11,12 +11,12 @@ from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.opened import status
-from tokentrial.report.variants import summarize_variants, variant_reports
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.narrative import declared_rows
 from tokentrial.report.page import page
 from tokentrial.report.sweep_curves import sweep_panels, swept_outcomes
 from tokentrial.report.tables import budget_verdicts, markdown, sweep_table
+from tokentrial.report.variants import summarize_variants, variant_reports
 from tokentrial.run import check, declaration, rebuild, run
 from tokentrial.store import read_json
 from tokentrial.sweep import Variant, to_run, variants
@@ -298,9 +298,9 @@ def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
     there = [made for _, made in variant_reports(family, "comparison_report.json")]
     assert [made is None for made in there] == [True, False, False]  # the first is the trial itself
     longer = family.model_copy(update={"pretrain": family.pretrain.model_copy(update={"steps": 24})})
-    assert not any(made for _, made in reports(longer, "comparison_report.json"))
+    assert not any(made for _, made in variant_reports(longer, "comparison_report.json"))
     elsewhere = family.model_copy(update={"workers": 3})
-    assert [made for _, made in reports(elsewhere, "comparison_report.json")] == there
+    assert [made for _, made in variant_reports(elsewhere, "comparison_report.json")] == there
 
 
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):

@@ -45,12 +45,9 @@ def test_the_verdict_is_the_heading_and_the_sections_stand_in_their_order(html, 
     assert re.findall(r'<section id="(\w+)">', html) == SECTIONS
     assert text_of(re.search(r"<h1>(.*?)</h1>", html)[1]) == headline(report)
     # 5 + 6 + 7 + 5 + 6 + 8 of 12 in six seeds, and 1 + 0 + 2 + 1 + 1 + 0
-    assert headline(report).startswith("mul_tokens hurts: 0.07 against 0.51 of baseline, accuracy on never-asked facts")
+    assert headline(report).startswith("mul_tokens hurts: 0.07 against 0.51 of baseline, accuracy on never-asked")
     starts = {"helps": "mul_tokens helps:", "no difference shown": "No difference shown:", None: "No verdict yet"}
-    starts |= {
-        "equivalent within 0.1": "mul_tokens and baseline are equivalent",
-        "baseline has not learnt": "No verdict:",
-    }
+    starts |= {"equivalent within 0.1": "mul_tokens and baseline are", "baseline has not learnt": "No verdict:"}
     for verdict, start in starts.items():
         report["primary"]["verdict"] = verdict
         assert headline(report).startswith(start)

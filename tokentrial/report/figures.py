@@ -173,7 +173,7 @@ def _heatmap(report: Report) -> Figure:
         bar = figure.colorbar(
             images[metric], ax=ax, location="bottom", shrink=0.7, aspect=30, fraction=0.05, pad=0.02, label=label
         )
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -66,15 +66,17 @@ def methods(report: Report) -> str:
     """Arms, seeds, budget, outcome, test, gate and verdict, as the report has them."""
     declared, versions = report["declared"], report["provenance"]["versions"]
     treatments = " and ".join(arm for arm in report["arms"] if arm != report["control"])
-    count = len(declared["secondary"])
+    primary, count = declared["primary"], len(declared["secondary"])
+    seeds = ", ".join(map(str, declared["seeds"]))
     family = f"{count} secondary comparison{'s' if count > 1 else ''}, Holm-adjusted"
     sentences = [
         f"We held {treatments or 'no treatment'} against the control {report['control']} in the trial "
-        f"{report['trial']}, on {len(declared['seeds'])} seeds ({', '.join(map(str, declared['seeds']))}); within a seed all arms start "
-        "from the same weights and read the same documents in the same order.",
+        f"{report['trial']}, on {len(declared['seeds'])} seeds ({seeds}); within a seed all arms start from the same "
+        "weights and read the same documents in the same order.",
         *(_training(report["settings"], report["consumed"]) if report["consumed"] else ()),
         "Declared before the first evaluation were the primary outcome, "
-        f"{outcome_label(declared['primary']['outcome'])}, for the contrast {declared['primary']['contrast']}, and {family if count else 'no secondary comparison'}.",
+        f"{outcome_label(primary['outcome'])}, for the contrast {primary['contrast']}, and "
+        f"{family if count else 'no secondary comparison'}.",
         f"The unit of replication is the seed: the difference of each seed enters a two-sided "
         f"{_TESTS.get(declared['test'], declared['test'])} at alpha {declared['alpha']:g}; the smallest effect that "
         f"matters was set to {declared['smallest_effect']:g}.",
