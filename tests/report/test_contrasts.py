@@ -77,13 +77,6 @@ def test_every_difference_is_treatment_minus_control_seed_by_seed(trial_of):
         assert found["ci95"] == pytest.approx([*stats.t.interval(0.95, 5, np.mean(a - b), stats.sem(a - b))])
 
 
-def test_what_is_undefined_is_none(trial_of):
-    trial = trial_of()
-    found = contrast(trial, cells(trial, dict.fromkeys(KNOWS, (6,) * 6)))["outcomes"][NEVER]["contrasts"][TOKENS]
-    assert (found["ci95"], found["ci90"], found["mde80"], found["p_tost"]) == (None, None, None, None)
-    assert (found["difference"], found["p"], found["test"]) == (0.0, 1.0, "sign_flip")
-
-
 def test_declared_contrasts_get_a_verdict_and_no_others_and_only_the_secondary_family_is_adjusted(trial_of):
     trial = trial_of()
     results = cells(trial)

@@ -18,23 +18,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from tokentrial.report import style
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
 from tokentrial.report.narrative import STAGE_LABELS, outcome_label
-from tokentrial.report.style import (
-    ARM_COLOURS,
-    CSS_VARIABLES,
-    DASHED,
-    DOTTED,
-    GROUP_LABELS,
-    INK,
-    MUTED,
-    PAPER,
-    RC_PARAMS,
-    arm_style,
-    legend,
-    new_figure,
-)
+from tokentrial.report.style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
 from tokentrial.report.sweep_curves import sweep, sweep_alt, swept_outcomes
 from tokentrial.report.tables import Report, declared_contrasts, format_mean_sd
 from tokentrial.statistics.paired import paired_t
@@ -101,7 +89,7 @@ def _ladder(report: Report) -> Figure:
             axis.plot(range(len(stages)), values.mean(axis=1), color=colour, marker=marker, markersize=5, linewidth=1.8)
         floor = next((outcome["floor"] for outcome in outcomes if outcome), None)
         if floor is not None:
-            axis.axhline(floor, color=MUTED, linewidth=0.9, linestyle=DOTTED)
+            axis.axhline(floor, color=style.MUTED, linewidth=0.9, linestyle=style.DOTTED)
         axis.set_title("\n".join(wrap(outcome_label(f"/{name}", with_stage=False), 30)))
         axis.set_xticks(range(len(stages)), stages)
         axis.set_xlim(-0.25, len(stages) - 0.75)
@@ -153,7 +141,7 @@ def _heatmap(report: Report) -> Figure:
             vmin=scales[metric][0],
             vmax=scales[metric][1],
             cmap="cividis",
-            edgecolors=PAPER,
+            edgecolors=style.PAPER,
             lw=0.4,
         )
         axis.set_xlim(0.5, last_column + 0.5)
@@ -216,7 +204,7 @@ def _curves(report: Report) -> Figure:
             axis.fill_between(
                 shared, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.12, linewidth=0
             )
-        axis.axhline(0.6, color=MUTED, linewidth=0.9, linestyle=DASHED)
+        axis.axhline(0.6, color=style.MUTED, linewidth=0.9, linestyle=style.DASHED)
         axis.set_title(GROUP_LABELS[group])
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("tokens of pretraining")
@@ -257,11 +245,11 @@ def _dose(report: Report) -> Figure:
     for number, form in enumerate(forms):
         counts = np.array([served[form] for served in by_arm.values()])
         alpha = 1 - 0.72 * number / max(1, len(forms) - 1)
-        axis.barh(rows, counts, left=start, height=0.62, color=ARM_COLOURS[2], alpha=alpha, edgecolor=PAPER,
+        axis.barh(rows, counts, left=start, height=0.62, color=style.ARM_COLOURS[2], alpha=alpha, edgecolor=style.PAPER,
                   linewidth=0.8, label=form.replace("_", " "))  # fmt: skip
         start += counts
     axis.set_yticks(rows, [*by_arm])
-    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.tick_params(axis="y", length=0, labelcolor=style.INK)
     axis.spines["left"].set_visible(False)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.locator_params(axis="x", nbins=6)
