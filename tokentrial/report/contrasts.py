@@ -52,7 +52,10 @@ def contrast_arms(
             name: {
                 "floor": floors[name],
                 "floors": _floors_by_policy(results, name, trial.control),
-                "per_seed": {arm: [_value(results, arm, seed, name) for seed in trial.seeds] for arm in trial.arms},
+                "per_seed": {
+                    arm: [results.get((arm, s), CellResults()).values.get(name) for s in trial.seeds]
+                    for arm in trial.arms
+                },
                 "contrasts": {pair: asdict(contrasts[name, pair]) for pair in pairs if (name, pair) in contrasts},
             }
             for name in outcomes
@@ -60,28 +63,23 @@ def contrast_arms(
     }
 
 
-def _value(results: Results, arm: str, seed: int, name: str) -> float | None:
-    return results[arm, seed].values.get(name) if (arm, seed) in results else None
-
-
 def _contrast(
     results: Results, key: Key, seeds: Sequence[int], frozen: Mapping[str, Any], declared: bool, floor: float | None
 ) -> Contrast | None:
     """A pair of arms on an outcome; None where a seed lacks one, such as of an arm left out after a look."""
     name, pair = key
-    treatment, control = ([_value(results, arm, seed, name) for seed in seeds] for arm in pair.split(" - "))
-    values_a, values_b = ([value for value in values if value is not None] for values in (treatment, control))
-    if not seeds or not len(values_a) == len(values_b) == len(seeds):
+    treatment, control = ([results.get((arm, s), CellResults()) for s in seeds] for arm in pair.split(" - "))
+    if not seeds or any(name not in cell.values for cell in (*treatment, *control)):
         return None
-    facts_a, facts_b = ([results[arm, seed].facts.get(name, {}) for seed in seeds] for arm in pair.split(" - "))
+    facts_a, facts_b = ([cell.facts.get(name, {}) for cell in cells] for cells in (treatment, control))
     facts = sorted({fact for by_fact in facts_a for fact in by_fact})
     differences_by_fact = [  # (seeds, facts)
         [a[fact] - b[fact] if fact in a else math.nan for fact in facts] for a, b in zip(facts_a, facts_b, strict=True)
     ]
     metric = METRICS[name.rsplit("/", 1)[1]]
     return verdict.contrast(
-        values_a,
-        values_b,
+        [cell.values[name] for cell in treatment],
+        [cell.values[name] for cell in control],
         margin=frozen["smallest_effect"] if name.endswith("/accuracy") else None,
         alpha=frozen["alpha"],
         declared=declared,
@@ -114,9 +112,9 @@ def _gate(results: Results, table: str, seeds: Sequence[int], frozen: Mapping[st
     control, needed = frozen["control"], frozen["gate"]
     if needed is None or not seeds or (control, seeds[0]) not in results:
         return None
+    cells = [results[control, seed].values for seed in seeds]
     names = [f"pretrain/{table}/{group}/accuracy" for group in GROUPS]
-    values = [[_value(results, control, seed, name) for seed in seeds] for name in names]
-    asked, never = ([value for value in by_seed if value is not None] for by_seed in values)
+    asked, never = ([values[name] for values in cells if name in values] for name in names)
     if len(asked) < len(seeds):
         return None  # evaluated after later stages alone
     never_asked = never if len(never) == len(seeds) else None

@@ -42,17 +42,16 @@ def draw(report: Report) -> dict[str, Drawing]:
         f"sweep{number}": (partial(sweep, name=name), partial(sweep_alt, name=name))
         for number, name in enumerate(swept_outcomes(report), 1)
     }
-    alts = {name: alt(report) for name, (_, alt) in (_FIGURES | swept).items()}
     drawings = {}
-    for name, (plot, _) in (_FIGURES | swept).items():
-        if alts[name]:
+    for name, (plot, alt) in (_FIGURES | swept).items():
+        if words := alt(report):
             # ids of an SVG come from the salt; nothing in either file tells when it was drawn, or with what
             with mpl.rc_context(RC_PARAMS | {"svg.hashsalt": name}):
                 figure, svg, png = plot(report), io.BytesIO(), io.BytesIO()
                 figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
                 figure.set_layout_engine("none")  # laid out a second time, axes of equal aspect would move
                 figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")))
-            drawings[name] = Drawing(svg.getvalue().decode(), png.getvalue(), alts[name])
+            drawings[name] = Drawing(svg.getvalue().decode(), png.getvalue(), words)
     return drawings
 
 
