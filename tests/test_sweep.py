@@ -110,7 +110,7 @@ def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_va
     grid = [{"a": a, "b": b} for a in (0, 1) for b in (5, 6, 7)]
     points = [{"settings": each, "outcomes": {"x": point}} for each in grid if each != {"a": 1, "b": 7}]
     panels = sweep_panels({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
-    assert [(panel.key, panel.held, panel.values) for panel in panels] == [
+    assert [(panel.key, panel.fixed, panel.values) for panel in panels] == [
         ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no panel
         ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
     ]  # fmt: skip

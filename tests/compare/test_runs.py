@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.report.conftest import compare as report_of
-from tests.report.conftest import known, write_cell, write_exposure
+from tests.report.conftest import build_report, known_facts, write_cell, write_exposure
 from tokentrial.opened import open_run
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
@@ -23,8 +22,8 @@ def reported(run_folder, undrawn):
     write_exposure(trial)
     for arm, of_arm in counts.items():
         for seed, count in zip(SEEDS, of_arm, strict=True):
-            write_cell(trial, arm, seed, known(arm, seed, count))
-    report_of(trial)
+            write_cell(trial, arm, seed, known_facts(seed, count))
+    build_report(trial)
     return trial.folder
 
 

@@ -79,7 +79,7 @@ def write_evaluation(folder, arm, seed, rows):
     write_json(folder / "manifest.json", {"fingerprint": f"{arm} {seed} {correct}", "provenance": provenance})
 
 
-def write_cell(trial, arm, seed, known, completion, stages):
+def write_cell(trial, arm, seed, known, completion=" 54.", stages=("pretrain",)):
     """The result files of one cell that knows these facts."""
     folder, table = trial.folder / arm / f"seed{seed}", list(table_rows(seed, known, completion))
     for stage in stages:
