@@ -9,12 +9,12 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom
 
-from tokentrial.statistics.paired import facts_like_these, paired_t, tost
+from tokentrial.statistics.paired import crossed_interval, paired_t, tost
 from tokentrial.statistics.power import mde
 from tokentrial.statistics.verdict import contrast, decide
 
 SEEDS, ITEMS, TRIALS = 6, 36, 2000
-NOISE = [(0.0, True), (0.3, True), (0.3, False), (0.6, True), (0.6, False)]
+NOISE = [(0.0, True), (0.6, True), (0.6, False)]
 
 
 def scores(rng, sd, shared, effect=0.0, trials=TRIALS):
@@ -37,16 +37,11 @@ def test_equal_arms_are_told_apart_in_about_5_percent_of_trials(sd, shared):
     assert 0.03 <= share_of_verdicts(*right.mean(axis=-1)) <= 0.07
 
 
-@pytest.mark.parametrize("learnt", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("learnt", [0.5, 0.95])
 def test_equal_arms_whose_seeds_learn_or_not_are_told_apart_in_at_most_7_percent(learnt):
     rng = np.random.default_rng(2)
     accuracy = np.where(rng.random((2, TRIALS, SEEDS)) < learnt, 0.95, 0.10)
     assert share_of_verdicts(*rng.binomial(ITEMS, accuracy) / ITEMS) <= 0.07
-
-
-def test_equal_arms_that_learn_all_or_nothing_exactly_are_no_exception():
-    rng = np.random.default_rng(3)
-    assert share_of_verdicts(*(rng.random((2, TRIALS, SEEDS)) < 0.5).astype(float)) <= 0.07
 
 
 @pytest.mark.parametrize(("sd", "shared"), NOISE)
@@ -105,14 +100,16 @@ def test_holm_keeps_the_false_alarms_of_the_whole_family_at_5_percent():
     # Uncorrected, six independent outcomes would raise an alarm in 1 - 0.95^6 = 26 % of trials.
 
 
+@pytest.mark.parametrize("sds", [(0.3, 0.3, 0.3), (0.0, 0.3, 0.3), (0, 0, 0.3)])
 @pytest.mark.parametrize(
-    "sds",
+    ("n", "facts", "folds"),
     [
-        *((0.3, 0.3, 0.3), (0.0, 0.3, 0.3), (0, 0, 0.3)),
-        *(pytest.param(sds, marks=pytest.mark.slow) for sds in ((0.1, 0.3, 0.5), (0.05, 0.5, 0.1))),
+        (6, 12, False),
+        (8, 18, True),
+        pytest.param(6, 36, True, marks=pytest.mark.slow),
+        pytest.param(10, 15, False, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize(("n", "facts", "folds"), [(6, 12, False), (6, 36, True), (10, 15, False), (8, 18, True)])
 def test_the_interval_over_seeds_and_facts_holds_the_true_mean(n, facts, folds, sds):
     rng, trials = np.random.default_rng(10), 500
     sd_seed, sd_fact, sd_residual = sds
@@ -120,12 +117,12 @@ def test_the_interval_over_seeds_and_facts_holds_the_true_mean(n, facts, folds, 
     cells = cells + sd_residual * rng.standard_normal((trials, n, facts))
     if folds:
         cells[:, np.arange(n)[:, None] % 3 != np.arange(facts) % 3] = np.nan
-    intervals = np.array([facts_like_these(matrix).ci95 for matrix in cells])
+    intervals = np.array([crossed_interval(matrix).ci95 for matrix in cells])
     covered = np.mean((intervals[:, 0] < 0) & (intervals[:, 1] > 0))
     assert 0.91 <= covered <= 0.99  # 94-97 %, widened by three standard errors of 500 trials
 
 
-def test_for_facts_like_these_the_interval_of_seeds_alone_is_far_too_narrow():
+def test_for_crossed_interval_the_interval_of_seeds_alone_is_far_too_narrow():
     rng = np.random.default_rng(11)
     cells = 0.3 * (rng.standard_normal((TRIALS, 1, 12)) + rng.standard_normal((TRIALS, SEEDS, 12)))
     intervals = np.array([paired_t(d).ci95 for d in cells.mean(axis=2)])

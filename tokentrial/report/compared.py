@@ -122,7 +122,7 @@ def _gate(results: Results, table: str, seeds: Sequence[int], frozen: Mapping[st
         "asked": mean_of(asked),
         "never_asked": None if unasked is None else mean_of(unasked),
         "needed": needed,
-        "failed": verdict.gate(asked, unasked, needed["asked"], needed["never_asked"]),
+        "failed": verdict.gate_failure(asked, unasked, needed["asked"], needed["never_asked"]),
     }
 
 
