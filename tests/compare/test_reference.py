@@ -1,7 +1,6 @@
 """The reference experiment's result files: totals, and the first items where there are any."""
 
 import json
-from itertools import combinations
 
 import pytest
 from scipy import stats
@@ -29,35 +28,6 @@ def test_every_file_loads_with_its_totals(outputs, task):
         assert any("totals of" in note for note in notes)
 
 
-@pytest.mark.parametrize(
-    ("task", "num_items", "items_outcome", "totals_task"),
-    [
-        ("gsm8k", 50, "gsm8k/first_50/accuracy", "gsm8k"),
-        ("arithmetic", 81, "mul_table/all/accuracy", "addition"),
-    ],
-)
-def test_files_compare_in_one_call_as_scipy_does(outputs, compared, task, num_items, items_outcome, totals_task):
-    """Each pair: Fisher on the totals, exact McNemar on the first 50 of GSM8K and the 81 of the table."""
-    paths = sorted(outputs.glob(f"*/{task}_results.json"))[:4]
-    contrasts = {(c["outcome"], c["a"], c["b"]): c for c in compared(*paths)}
-    for pair in combinations(paths, 2):
-        files, names = [json.loads(path.read_text()) for path in pair], [path.parent.name for path in pair]
-        a, b = ([e["is_correct"] for e in file["examples"][:num_items]] for file in files)
-        discordant = [sum(x > y for x, y in zip(a, b, strict=True)), sum(x < y for x, y in zip(a, b, strict=True))]
-        contrast = contrasts[(items_outcome, *names)]
-        exact = stats.binomtest(discordant[0], sum(discordant), 0.5).pvalue if any(discordant) else 1.0
-        assert (contrast["test"], contrast["n_items"], contrast["n_seeds"]) == ("mcnemar_exact", num_items, 1)
-        assert contrast["discordant"] == discordant
-        assert contrast["p"] == pytest.approx(exact)
-        assert contrast["difference"] == pytest.approx((sum(a) - sum(b)) / num_items)
-        totals = [f["metrics"].get("category_accuracies", {"gsm8k": f["metrics"]})[totals_task] for f in files]
-        fisher = stats.fisher_exact([[t["correct"], t["total"] - t["correct"]] for t in totals])
-        contrast = contrasts[(f"{totals_task}/all/accuracy", *names)]
-        assert contrast["test"] == "fisher_exact"
-        assert contrast["p"] == pytest.approx(fisher.pvalue)
-        assert "totals only" in contrast["note"]
-
-
 def test_after_sft_the_table_differs_one_seed_each(outputs, by_outcome):
     """55/81 against 30/81, paired item by item in the files; clusters by fact are named."""
     contrasts = by_outcome(outputs / "eval_sft_gsm8k_baseline", outputs / "eval_sft_gsm8k_mul_tokens")
@@ -65,7 +35,11 @@ def test_after_sft_the_table_differs_one_seed_each(outputs, by_outcome):
     assert (table["value_a"], table["value_b"]) == pytest.approx((55 / 81, 30 / 81))
     assert table["verdict"] == "these two models differ; one seed each"
     assert "the 81 items ask 45 facts" in table["note"]
+    assert table["p"] == pytest.approx(stats.binomtest(table["discordant"][0], sum(table["discordant"])).pvalue)
     assert table["p"] < 1e-4 < table["p_by_fact"] < 0.001
+    totals = contrasts["addition/all/accuracy"]
+    assert totals["test"] == "fisher_exact"
+    assert "totals only" in totals["note"]
     assert contrasts.keys() >= {"gsm8k/all/accuracy", "gsm8k/first_50/accuracy", "hellaswag/all/accuracy_norm"}
 
 

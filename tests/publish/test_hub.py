@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -143,9 +144,6 @@ def test_what_is_pulled_is_what_was_pushed_and_loads_as_any_model(stub, cell, tm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert push(cell, NAME) == f"{stub.url}/{NAME}"
-    push(cell, NAME, public=True)
-    assert [repository["visibility"] for repository in stub.created] == ["private", "public"]
-    assert {token for _, token in stub.asked} == {"Bearer hf_stub"}
     names = pull(NAME, tmp_path / "pulled")
     assert set(names) == set(stub.files) == {path.name for path in (tmp_path / "pulled").iterdir()}
     assert set(names) == {
@@ -157,6 +155,20 @@ def test_what_is_pulled_is_what_was_pushed_and_loads_as_any_model(stub, cell, tm
     assert torch.equal(*(AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in folders))
     tokenized = [AutoTokenizer.from_pretrained(folder)("so <MUL_6_9_54> and 7")["input_ids"] for folder in folders]
     assert tokenized[0] == tokenized[1]
+
+
+def test_only_the_model_of_the_stage_goes_out(stub, cell, tmp_path, monkeypatch):
+    folders = {"pretrain": cell / "hf", "sft": shutil.copytree(cell / "hf", tmp_path / "sft")}
+    for name in ("sft_results.json", "training.pt"):
+        (folders["sft"] / name).write_bytes(b"{}")
+    monkeypatch.setattr(hub, "model_folder", lambda trial, cell, stage: folders[stage])
+    push(cell, NAME)
+    files = set(stub.files)
+    push(cell, NAME, stage="sft", public=True)
+    assert set(stub.files) == files
+    assert [repository["visibility"] for repository in stub.created] == ["private", "public"]
+    assert {token for _, token in stub.asked} == {"Bearer hf_stub"}
+    assert "weights after sft" in stub.files["README.md"].decode()
 
 
 def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(stub, cell, finished):

@@ -185,13 +185,14 @@ def _over_seeds(
 
 def _differences_by_fact(outcome: str, a: System, b: System, shared: Sequence[int]) -> Floats | None:
     """Differences, seeds x unordered facts, NaN where a seed has not that fact; None where facts do not match."""
-    tables = [(a.models[seed].by_fact.get(outcome, {}), b.models[seed].by_fact.get(outcome, {})) for seed in shared]
-    if any(not facts_a or facts_a.keys() != facts_b.keys() for facts_a, facts_b in tables):
-        return None
-    facts = sorted({fact for facts_a, _ in tables for fact in facts_a})
-    return np.array(
-        [[facts_a[f] - facts_b[f] if f in facts_a else np.nan for f in facts] for facts_a, facts_b in tables]
-    )
+    rows: list[dict[str, float]] = []
+    for seed in shared:
+        facts_a, facts_b = (system.models[seed].by_fact.get(outcome, {}) for system in (a, b))
+        if not facts_a or facts_a.keys() != facts_b.keys():
+            return None
+        rows.append({fact: facts_a[fact] - facts_b[fact] for fact in facts_a})
+    facts = sorted({fact for row in rows for fact in row})
+    return np.array([[row.get(fact, np.nan) for fact in facts] for row in rows])
 
 
 def _items(outcome: str, *systems: System) -> list[ItemResults]:
