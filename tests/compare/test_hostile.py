@@ -127,7 +127,7 @@ keys = ("metrics", "results", "n-samples", "examples", "correct", "total", "cate
 shaped = st.dictionaries(st.sampled_from(keys), json_values | st.dictionaries(st.sampled_from(keys), json_values))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(shaped, st.sampled_from(["x_results.json", "samples_x.jsonl"]))
 def test_whatever_the_fields_hold_it_is_read_or_refused(tmp_path, value, name):
     path = tmp_path / name
