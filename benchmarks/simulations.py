@@ -13,7 +13,7 @@ import sys
 import numpy as np
 from scipy.special import expit
 
-from tokentrial.statistics.paired import facts_like_these, holm, paired_t, sign_flip, tost
+from tokentrial.statistics.paired import crossed_interval, holm, paired_t, sign_flip, tost
 from tokentrial.statistics.power import mde
 from tokentrial.statistics.proportions import mcnemar_exact
 from tokentrial.statistics.verdict import HELPS, HURTS, contrast
@@ -104,13 +104,13 @@ def others(trials: int) -> list[tuple[str, str, float]]:
     looks = [[(paired_t(d[:n]).p or 0) < ALPHA for n in (6, 8, 10)] for d in normal]
     families = [[paired_t(d).p for d in family] for family in rng.standard_normal((trials, 6, SEEDS))]
     shifted = rng.normal(mde(1.0, SEEDS) or 0, 1, (trials, SEEDS))
-    needs = tost([1.0, -1.0] * 3, 1).needs or 0  # in units of s, once divided by the s of these differences
+    needs = tost([1.0, -1.0] * 3, 1).margin_at_80_power or 0  # in units of s once divided by their s
     margin = needs / float(np.std([1.0, -1.0] * 3, ddof=1))
     crossed = [
         rng.standard_normal((SEEDS, 1)) + rng.standard_normal((1, 12)) + rng.standard_normal((SEEDS, 12))
         for _ in range(trials // 4)
     ]
-    wide = [facts_like_these(cells).ci95 for cells in crossed]
+    wide = [crossed_interval(cells).ci95 for cells in crossed]
     narrow = [paired_t(cells.mean(axis=1)).ci95 for cells in crossed]
     return [
         ("false alarms of one look at 6 seeds", "5 %", np.mean([p[0] for p in looks])),

@@ -1,60 +1,59 @@
-"""Run folders as evaluations write them, and the command line's answer as JSON."""
+"""Run folders as evaluations write them, and what `tokentrial compare` says of results."""
 
 import json
-import math
+import shutil
 
 import pytest
 import yaml
 
-from tokentrial.arms.families import TIMES_TABLE
+from tests.report.conftest import known, write_cell
 from tokentrial.run import declare
-from tokentrial.store import write_bytes, write_json
-from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.store import write_bytes
+
+LOW, HIGH = (5, 6, 7, 5, 6, 8), (10, 12, 11, 11, 12, 12)  # never-asked facts, of 12, that an arm knows by seed
+SEEDS = (1, 2, 3, 4, 5, 6)
+NEVER_ASKED = "pretrain/mul_table/never_asked/accuracy"
 
 
-def write_cell(folder, seed, known, bits=200.0):
-    """One evaluated cell that answers the first `known` of its never-asked facts, and all others, right."""
-    never = TIMES_TABLE.never_asked(seed, 3)
-    knows = (set(TIMES_TABLE) - set(never)) | set(sorted(never)[:known])
-    rows = []
-    for number, example in enumerate(Arithmetic(5).examples()):
-        row = {
-            "task": example.task,
-            "question": example.question,
-            "operands": example.operands,
-            "answer": example.answer,
-            "completion": " 54.",
-            "plain": " 54.",
-            "read": "54",
-            "fact_tokens": 0,
-            "correct": example.fact in knows if example.fact else number % 4 == 0,
-            "fact": example.fact.equation if example.fact else None,
-            "asked": example.fact not in never if example.fact in TIMES_TABLE.hard else None,
-        }
-        if example.fact:
-            row["choice_logprob"] = -0.1 if example.fact in knows else -math.log(36)
-        rows.append(json.dumps(row) + "\n")
-    write_bytes(folder / "samples.jsonl", "".join(rows).encode())
-    documents = [{"set": "text", "name": "v:0", "bytes": 100, "bits": bits + seed, "rewritten": False, "lossy": False}]
-    write_json(folder / "heldout_text.json", {"keeps_content": True, "documents": documents})
+@pytest.fixture(scope="session")
+def run_folder(tiny, tmp_path_factory):
+    """`run_folder(name, {arm: known facts by seed}, seeds)`: a run of which these arms are evaluated."""
 
-
-@pytest.fixture
-def run_folder(tiny, tmp_path):
-    """`run_folder(name, {arm: known by seed}, seeds)`: a run of which these arms are evaluated."""
-
-    def make(name, knows, seeds=(1, 2, 3, 4, 5, 6), *overrides):
-        listed = [f"seeds={[*seeds]}", "verdict.gate={asked: 0.6, never_asked: 0.4}", "verdict.smallest_effect=0.1"]
-        trial = tiny(tmp_path / name, *listed, *overrides)
+    def make(name, knows, seeds=SEEDS):
+        overrides = [f"seeds={[*seeds]}", "verdict.gate={asked: 0.6, never_asked: 0.4}", "verdict.smallest_effect=0.1"]
+        trial = tiny(tmp_path_factory.mktemp("runs") / name, *overrides)
         dumped = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
         write_bytes(trial.folder / "trial.yaml", dumped.encode())
         declare(trial)
         for arm, counts in knows.items():
-            for seed, known in zip(seeds, counts, strict=True):
-                write_cell(trial.folder / arm / f"seed{seed}" / "eval_pretrain", seed, known)
+            for seed, count in zip(seeds, counts, strict=True):
+                write_cell(trial, arm, seed, known(arm, seed, count))
         return trial.folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def low(run_folder):
+    """A run of the control alone. Not to be changed."""
+    return run_folder("low", {"baseline": LOW})
+
+
+@pytest.fixture(scope="session")
+def high(run_folder):
+    """Another one, whose control is better. Not to be changed."""
+    return run_folder("high", {"baseline": HIGH})
+
+
+@pytest.fixture(scope="session")
+def two_arms(run_folder):
+    """A run of two arms without its report. Not to be changed."""
+    return run_folder("two_arms", {"baseline": LOW, "mul_tokens": HIGH})
+
+
+@pytest.fixture
+def two_arms_copy(two_arms, tmp_path):
+    return shutil.copytree(two_arms, tmp_path / "copy")
 
 
 @pytest.fixture
@@ -70,11 +69,19 @@ def compared(tokentrial):
 
 
 @pytest.fixture
-def one(compared):
-    """The only contrast."""
+def by_outcome(compared):
+    """The contrasts of a single pair of systems, by outcome."""
+    return lambda *words: {contrast["outcome"]: contrast for contrast in compared(*words)}
+
+
+@pytest.fixture
+def refused(tokentrial):
+    """`refused(*paths)`: the one line with which `compare` ends, without a traceback."""
 
     def run(*words):
-        [contrast] = compared(*words)
-        return contrast
+        code, out, err = tokentrial("compare", *words)
+        assert (code in (1, 2), out, err.count("\n")) == (True, "", 1)
+        assert "Traceback" not in err
+        return err
 
     return run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokentrial.compare.read import read
+from tokentrial.compare.read import read_systems
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import run_harness
 from tokentrial.tasks.gsm8k import GSM8K
@@ -135,7 +135,7 @@ def test_what_it_writes_is_read_by_compare(tmp_path, monkeypatch):
     monkeypatch.setattr("lm_eval.models.huggingface.HFLM", lambda **of_model: None)
     monkeypatch.setattr("lm_eval.simple_evaluate", lambda **asked: made)
     assert run_harness(tmp_path, tmp_path, ["gsm8k"], 4) == results["results"]
-    [[system]] = read([tmp_path / "harness_results.json"])
+    [[system]] = read_systems([tmp_path / "harness_results.json"])
     assert [(items.correct, items.total) for items in system.models[0].items.values()] == [(3, 4)]
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.pretrain.test_ranks import prepared  # noqa: F401 - a fixture
-from tests.sharing.test_hub import cell, stub  # noqa: F401 - fixtures
+from tests.publish.test_hub import cell, stub  # noqa: F401 - fixtures
 from tokentrial.store import file_hash
 
 

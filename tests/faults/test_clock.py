@@ -7,7 +7,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from tokentrial.looking import watch
+from tokentrial.inspection import watch
 from tokentrial.run import run
 from tokentrial.store import read_json
 
@@ -34,9 +34,9 @@ def test_the_time_left_is_never_below_nothing(finished_copy):
     shutil.rmtree(finished_copy / "baseline" / "seed2" / "eval_pretrain")
     from_next_year(finished_copy)
     os.utime(finished_copy / "trial.yaml", (time.time() + YEAR_S / 2,) * 2)
-    seen = watch.look(finished_copy, time.time())
-    assert seen.left_s == 0
-    assert not seen.complete
+    progress = watch.read_progress(finished_copy, time.time())
+    assert progress.seconds_left == 0
+    assert not progress.complete
     shown = Console(file=StringIO())
-    shown.print(watch._table(seen))
+    shown.print(watch._table(progress))
     assert "-" not in shown.file.getvalue().splitlines()[0]

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tests.sharing.test_hub import NAME
+from tests.publish.test_hub import NAME
 from tokentrial import network
-from tokentrial.sharing.hub import pull, push
+from tokentrial.publish.hub import pull, push
 
 
 def refuses(status):

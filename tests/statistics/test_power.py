@@ -31,10 +31,6 @@ def test_power_is_statsmodels(effect, n):
     assert power(effect, 1.0, n) == pytest.approx(TTestPower().power(effect, n, 0.05), abs=1e-9)
 
 
-def test_power_without_an_effect_is_alpha():
-    assert power(0, 0.3, 6, 0.05) == pytest.approx(0.05)
-
-
 @given(st.floats(-1e9, 1e9), st.integers(2, 40))
 def test_power_is_a_chance_at_every_effect(effect, n):
     chance = power(effect, 1.0, n)
@@ -78,11 +74,8 @@ def test_the_planning_factor_is_the_upper_80_percent_bound_of_the_sd():
     [
         (lambda: mde(-0.1, 6), "-0.1"),
         (lambda: power(0.1, float("nan"), 6), "nan"),
-        (lambda: mde(float("inf"), 6), "inf"),
-        (lambda: mde(0.1, 6, alpha=5), "5"),
         (lambda: mde(0.1, 6, alpha=0), "0 and 0.8"),
         (lambda: mde(0.1, 6, power=1), "0.05 and 1"),
-        (lambda: mde(0.1, 6, power=1.5), "0.05 and 1.5"),
         (lambda: mde(0.1, 6, power=0.05), "0.05 and 0.05"),
         (lambda: seeds_needed(0.1, 0.2, power=80), "80"),
         (lambda: sd_interval(0.1, 6, level=95), "-94"),

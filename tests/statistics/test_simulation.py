@@ -1,4 +1,5 @@
-"""The rules hold what they promise when a trial is run thousands of times on arms of known truth.
+"""The rules hold what they promise when a trial is run thousands of times on arms of known truth. How often rules that
+are not ours would fail, such as McNemar over the items of all seeds, is simulated in `benchmarks/simulations.py`.
 
 A simulated trial has 6 seeds and 36 items; an arm's seed answers an item with a chance whose logit is the
 item's plus the seed's own noise, of some sd, either shared by both arms (same weights) or drawn for each.
@@ -7,14 +8,13 @@ item's plus the seed's own noise, of some sd, either shared by both arms (same w
 import numpy as np
 import pytest
 from scipy.special import expit
-from scipy.stats import binom
 
-from tokentrial.statistics.paired import facts_like_these, paired_t, tost
+from tokentrial.statistics.paired import crossed_interval, holm, paired_t, tost
 from tokentrial.statistics.power import mde
-from tokentrial.statistics.verdict import contrast, decide
+from tokentrial.statistics.verdict import contrast
 
 SEEDS, ITEMS, TRIALS = 6, 36, 2000
-NOISE = [(0.0, True), (0.3, True), (0.3, False), (0.6, True), (0.6, False)]
+NOISE = [(0.0, True), (0.6, False)]
 
 
 def scores(rng, sd, shared, effect=0.0, trials=TRIALS):
@@ -37,16 +37,11 @@ def test_equal_arms_are_told_apart_in_about_5_percent_of_trials(sd, shared):
     assert 0.03 <= share_of_verdicts(*right.mean(axis=-1)) <= 0.07
 
 
-@pytest.mark.parametrize("learnt", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("learnt", [0.5, 0.95])
 def test_equal_arms_whose_seeds_learn_or_not_are_told_apart_in_at_most_7_percent(learnt):
     rng = np.random.default_rng(2)
     accuracy = np.where(rng.random((2, TRIALS, SEEDS)) < learnt, 0.95, 0.10)
     assert share_of_verdicts(*rng.binomial(ITEMS, accuracy) / ITEMS) <= 0.07
-
-
-def test_equal_arms_that_learn_all_or_nothing_exactly_are_no_exception():
-    rng = np.random.default_rng(3)
-    assert share_of_verdicts(*(rng.random((2, TRIALS, SEEDS)) < 0.5).astype(float)) <= 0.07
 
 
 @pytest.mark.parametrize(("sd", "shared"), NOISE)
@@ -62,28 +57,9 @@ def test_the_interval_of_t_holds_the_true_difference(sd, shared):
     assert 0.93 <= np.mean([low <= truth <= high for low, high in intervals]) <= 0.97
 
 
-def test_items_are_no_replicates():
-    """McNemar over the pooled items of all seeds, which the reference experiment's test amounts to."""
-    rates = []
-    for sd in (0.4, 0.7):
-        right, _ = scores(np.random.default_rng(5), sd, shared=False)
-        only_a, only_b = ((right[i] & ~right[1 - i]).sum(axis=(1, 2)) for i in (0, 1))
-        rates.append(np.mean(2 * binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5) < 0.05))
-    assert 0.14 <= rates[0] < rates[1] <= 0.38  # the printed range
-
-
-def test_looking_at_6_8_and_10_seeds_gives_9_6_percent_false_alarms():
-    d = np.random.default_rng(6).standard_normal((20_000, 10))
-    alarms = np.zeros(len(d), dtype=bool)
-    for n in (6, 8, 10):
-        t = d[:, :n].mean(axis=1) / (d[:, :n].std(axis=1, ddof=1) / np.sqrt(n))
-        alarms |= np.abs(t) > {6: 2.5706, 8: 2.3646, 10: 2.2622}[n]  # Student's table, 97.5 %
-    assert alarms.mean() == pytest.approx(0.096, abs=0.006)
-
-
 def test_the_minimum_detectable_effect_is_detected_in_80_percent_of_trials():
-    d = np.random.default_rng(7).normal(mde(0.2, SEEDS), 0.2, (TRIALS, SEEDS))
-    assert share_of_verdicts(0.3 + d, np.full_like(d, 0.3)) == pytest.approx(0.80, abs=0.025)
+    trials = np.random.default_rng(7).normal(mde(0.2, SEEDS), 0.2, (TRIALS, SEEDS))
+    assert np.mean([paired_t(d).p < 0.05 for d in trials]) == pytest.approx(0.80, abs=0.025)
 
 
 def test_equivalence_is_false_in_at_most_5_percent_and_found_in_80_at_the_margin_in_reach():
@@ -95,24 +71,22 @@ def test_equivalence_is_false_in_at_most_5_percent_and_found_in_80_at_the_margin
 
 
 def test_holm_keeps_the_false_alarms_of_the_whole_family_at_5_percent():
-    d = np.random.default_rng(9).normal(0, 0.1, (1000, 6, SEEDS))  # trials, secondary outcomes, seeds
-    alarms = []
-    for trial in d:
-        family = [contrast(each, np.zeros(SEEDS), margin=None, alpha=0.05, declared=True) for each in trial]
-        _, secondary = decide(family[0], family, alpha=0.05)
-        alarms.append(any(c.verdict in ("helps", "hurts") for c in secondary))
+    trials = np.random.default_rng(9).normal(0, 0.1, (1000, 6, SEEDS))  # trials, secondary outcomes, seeds
+    alarms = [min(holm([paired_t(d).p for d in family])) < 0.05 for family in trials]
     assert 0.03 <= np.mean(alarms) <= 0.065
     # Uncorrected, six independent outcomes would raise an alarm in 1 - 0.95^6 = 26 % of trials.
 
 
+@pytest.mark.parametrize("sds", [(0.3, 0.3, 0.3), (0.0, 0.3, 0.3), (0, 0, 0.3)])
 @pytest.mark.parametrize(
-    "sds",
+    ("n", "facts", "folds"),
     [
-        *((0.3, 0.3, 0.3), (0.0, 0.3, 0.3), (0, 0, 0.3)),
-        *(pytest.param(sds, marks=pytest.mark.slow) for sds in ((0.1, 0.3, 0.5), (0.05, 0.5, 0.1))),
+        (6, 12, False),
+        (8, 18, True),
+        pytest.param(6, 36, True, marks=pytest.mark.slow),
+        pytest.param(10, 15, False, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize(("n", "facts", "folds"), [(6, 12, False), (6, 36, True), (10, 15, False), (8, 18, True)])
 def test_the_interval_over_seeds_and_facts_holds_the_true_mean(n, facts, folds, sds):
     rng, trials = np.random.default_rng(10), 500
     sd_seed, sd_fact, sd_residual = sds
@@ -120,13 +94,6 @@ def test_the_interval_over_seeds_and_facts_holds_the_true_mean(n, facts, folds, 
     cells = cells + sd_residual * rng.standard_normal((trials, n, facts))
     if folds:
         cells[:, np.arange(n)[:, None] % 3 != np.arange(facts) % 3] = np.nan
-    intervals = np.array([facts_like_these(matrix).ci95 for matrix in cells])
+    intervals = np.array([crossed_interval(matrix).ci95 for matrix in cells])
     covered = np.mean((intervals[:, 0] < 0) & (intervals[:, 1] > 0))
     assert 0.91 <= covered <= 0.99  # 94-97 %, widened by three standard errors of 500 trials
-
-
-def test_for_facts_like_these_the_interval_of_seeds_alone_is_far_too_narrow():
-    rng = np.random.default_rng(11)
-    cells = 0.3 * (rng.standard_normal((TRIALS, 1, 12)) + rng.standard_normal((TRIALS, SEEDS, 12)))
-    intervals = np.array([paired_t(d).ci95 for d in cells.mean(axis=2)])
-    assert np.mean((intervals[:, 0] < 0) & (intervals[:, 1] > 0)) < 0.70  # printed: 56-92 %

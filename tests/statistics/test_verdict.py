@@ -1,6 +1,6 @@
 """What a trial may say, and when: the rules from scores to words."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tokentrial.statistics.paired import facts_like_these, paired_t
+from tokentrial.statistics.paired import crossed_interval, paired_t
 from tokentrial.statistics.power import mde
-from tokentrial.statistics.verdict import Contrast, combine_budgets, contrast, decide, freeze, gate
+from tokentrial.statistics.verdict import combine_budgets, contrast, decide, freeze, gate_failure
 
 CONTROL = np.array([0.50, 0.57, 0.87, 0.61, 0.44, 0.70])
 HIGHER = CONTROL + np.array([0.30, 0.25, 0.10, 0.28, 0.33, 0.21])
@@ -32,11 +32,6 @@ def with_p(p):
 # one contrast
 
 
-def test_its_fields_are_the_keys_of_the_report():
-    keys = "difference ci95 ci90 p test p_sign_flip p_holm p_tost margin mde80 n_seeds verdict"
-    assert {field.name for field in fields(Contrast)} == {*keys.split(), "note", "facts_ci95", "correlation"}
-
-
 def test_helps_and_hurts_follow_the_paired_t():
     up, down = judged(HIGHER), judged(CONTROL, HIGHER)
     assert (up.verdict, down.verdict) == ("helps", "hurts")
@@ -45,60 +40,25 @@ def test_helps_and_hurts_follow_the_paired_t():
     assert up.difference == pytest.approx(0.245) == -down.difference
     assert up.mde80 == pytest.approx(mde(np.std(HIGHER - CONTROL, ddof=1), 6))
     assert up.correlation == pytest.approx(np.corrcoef(HIGHER, CONTROL)[0, 1])
-
-
-def test_bits_per_byte_help_by_falling():
-    assert judged(CONTROL, HIGHER, higher_is_better=False).verdict == "helps"
-    assert judged(HIGHER, higher_is_better=False).verdict == "hurts"
-    assert judged(HIGHER, higher_is_better=False).difference > 0  # the difference keeps its sign
-
-
-def test_no_difference_shown_says_what_margin_was_out_of_reach():
-    result = judged(SCATTERED)
-    assert result.verdict == "no difference shown"
-    assert "equivalence within 0.1 is out of reach" in result.note
-
-
-def test_equivalence_is_refused_in_one_sentence():
-    alike, low = judged(CONTROL), judged(CONTROL * 0.1, CONTROL * 0.1 + [0.01, -0.01, 0.02, 0, 0, 0], floor=0.0)
-    assert "equivalence not tested: no spread between the seeds (s = 0)" in alike.note.split("; ")
-    assert "equivalence not tested: both arms lie at the floor or ceiling" in low.note.split("; ")
-    assert (alike.p_tost, low.p_tost) == (None, None)
-
-
-def test_two_seeds_can_be_equivalent():
-    """Standard error 0.001: t = 0.1 / 0.001 with one degree of freedom, p = arctan(1 / 100) / pi."""
-    made = judged(np.array([0.501, 0.499]), np.array([0.5, 0.5]))
-    assert made.p_tost == pytest.approx(np.arctan(1 / 100) / np.pi)
-    assert made.verdict == "equivalent within 0.1"
-
-
-def test_seeds_that_agree_by_luck_are_equivalent_within_a_margin_out_of_reach():
-    d = np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1])
-    error = d.std(ddof=1) / np.sqrt(6)
-    enough, reached = stats.t.ppf(0.95, 5) * error, stats.t.ppf([0.95, 0.90], 5).sum() * error
-    made = judged(CONTROL + d, margin=(enough + reached) / 2)
-    assert made.verdict.startswith("equivalent within")
-    assert "out of reach" not in made.note
+    fallen = judged(CONTROL, HIGHER, higher_is_better=False)  # bits per byte help by falling
+    assert (fallen.verdict, fallen.difference) == ("helps", down.difference)  # the difference keeps its sign
+    exploratory = judged(HIGHER, declared=False)
+    assert (exploratory.verdict, exploratory.p, exploratory.note) == (None, up.p, "exploratory")
 
 
 def test_equivalent_names_its_margin():
+    without = judged(ALIKE, margin=None)
+    assert (without.verdict, without.p_tost, without.margin) == ("no difference shown", None, None)
+    out_of_reach = judged(SCATTERED)
+    assert out_of_reach.verdict == "no difference shown"
+    assert "equivalence within 0.1 is out of reach" in out_of_reach.note
     assert judged(ALIKE).verdict == "equivalent within 0.1"
     assert judged(ALIKE, margin=0.05).verdict == "equivalent within 0.05"
+    small = judged(CONTROL + np.array([0.02, 0.021, 0.018, 0.02, 0.022, 0.019]))
+    assert (small.verdict, small.note) == ("helps", "smaller than the smallest effect that matters, 0.1")
     widest = max(map(abs, judged(ALIKE).ci90))
     assert judged(ALIKE, margin=widest * 1.01).verdict.startswith("equivalent within")
     assert judged(ALIKE, margin=widest * 0.99).verdict == "no difference shown"
-
-
-def test_without_a_margin_nothing_is_equivalent():
-    result = judged(ALIKE, margin=None)
-    assert (result.verdict, result.p_tost, result.margin) == ("no difference shown", None, None)
-
-
-def test_a_difference_smaller_than_matters_is_still_a_difference_and_says_so():
-    result = judged(CONTROL + np.array([0.02, 0.021, 0.018, 0.02, 0.022, 0.019]))
-    assert result.verdict == "helps"
-    assert "smaller than the smallest effect that matters, 0.1" in result.note
 
 
 @pytest.mark.parametrize("bound", [{"floor": 0.02}, {"ceiling": 0.11}])
@@ -107,12 +67,9 @@ def test_at_floor_or_ceiling_nothing_is_equivalent(bound):
     assert judged(near, far, margin=0.08).verdict == "equivalent within 0.08"
     result = judged(near, far, margin=0.08, **bound)
     assert (result.verdict, result.p_tost) == ("no difference shown", None)
-    assert "floor or ceiling" in result.note
-
-
-def test_one_arm_off_the_floor_is_room_enough():
+    assert "equivalence not tested: both arms lie at the floor or ceiling" in result.note.split("; ")
     low, lifted = np.array([0.04, 0.05, 0.06, 0.05]), np.array([0.11, 0.13, 0.10, 0.14])
-    assert judged(lifted, low, margin=0.1, floor=0.01).p_tost is not None  # 0.12 > floor + margin
+    assert judged(lifted, low, margin=0.1, floor=0.01).p_tost is not None  # 0.12 > floor + margin: room enough
 
 
 def test_the_same_difference_at_every_seed_is_decided_by_the_sign_flip():
@@ -125,14 +82,10 @@ def test_the_same_difference_at_every_seed_is_decided_by_the_sign_flip():
     assert five.note == f"{decides}; equivalence not tested: no spread between the seeds (s = 0)"
 
 
-def test_equal_arms_show_no_difference():
-    result = judged(CONTROL)
-    assert (result.difference, result.p, result.verdict) == (0, 1, "no difference shown")
-
-
 def test_round_off_is_no_difference():
     assert judged(np.full(6, 0.1 + 0.2), np.full(6, 0.3)).verdict == "no difference shown"
     assert judged(np.full(6, 0.3 + 3e-9), np.full(6, 0.3)).verdict == "helps"  # small, and more than round-off
+    assert (judged(CONTROL).difference, judged(CONTROL).p) == (0, 1)
 
 
 def test_one_seed_an_arm_gets_no_verdict():
@@ -140,13 +93,6 @@ def test_one_seed_an_arm_gets_no_verdict():
     assert (result.verdict, result.p, result.ci95) == (None, None, None)
     assert result.note == "these two models differ; one seed each"
     assert judged([0.2], [0.2]).note == "one seed each"
-
-
-def test_an_exploratory_outcome_gets_no_verdict_whatever_it_shows():
-    result = judged(HIGHER, declared=False)
-    assert result.verdict is None
-    assert result.p < 0.05
-    assert result.note.startswith("exploratory")
 
 
 @given(st.lists(st.floats(0, 1, allow_subnormal=False), min_size=6, max_size=6))
@@ -172,7 +118,7 @@ def test_beyond_20_seeds_the_sign_flip_draws_from_the_rng_it_is_given():
 def test_the_interval_over_facts_stands_beside_the_one_over_seeds():
     by_fact = np.random.default_rng(0).normal(0.2, 0.3, (6, 12))
     result = judged(CONTROL + by_fact.mean(axis=1), by_fact=by_fact)
-    assert result.facts_ci95 == pytest.approx(facts_like_these(by_fact).ci95)
+    assert result.facts_ci95 == pytest.approx(crossed_interval(by_fact).ci95)
     refused = judged(CONTROL + 0.1, by_fact=np.full((6, 12), 0.1))
     assert refused.facts_ci95 is None
     assert "no interval over facts: no spread" in refused.note
@@ -183,9 +129,6 @@ def test_facts_of_another_outcome_are_refused():
         judged(HIGHER, by_fact=np.random.default_rng(0).normal(0.2, 0.3, (6, 12)))
     with pytest.raises(ValueError, match="by_fact"):
         judged(CONTROL + 0.1, by_fact=np.full((5, 12), 0.1))
-    with pytest.raises(ValueError, match="by_fact"):
-        judged(CONTROL + 0.5, by_fact=np.full((6, 12), 0.5 + 3e-6))
-    assert judged(CONTROL + 0.5, by_fact=np.full((6, 12), 0.5 + 5e-7)).difference == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +160,7 @@ def test_secondary_outcomes_answer_to_holm_and_the_primary_does_not():
     assert [c.verdict for c in secondary] == ["no difference shown", "helps", "no difference shown"]
     assert "not significant among 3 secondary outcomes (Holm p = 0.06)" in secondary[0].note
 
-
-def test_a_holm_p_of_alpha_itself_is_not_significant():
-    at = replace(with_p(0.025), p=0.025)
+    at = replace(with_p(0.025), p=0.025)  # a Holm p of alpha itself is not significant
     _, secondary = decide(with_p(0.04), [at, at], alpha=0.05)
     assert [(c.p_holm, c.verdict) for c in secondary] == [(0.05, "no difference shown")] * 2
 
@@ -233,7 +174,7 @@ def test_a_small_difference_lost_to_holm_may_still_be_equivalent():
 
 
 def test_a_baseline_that_has_not_learnt_overrules_every_verdict():
-    reason = gate([0.3] * 6, [0.2] * 6)
+    reason = gate_failure([0.3] * 6, [0.2] * 6)
     primary, secondary = decide(with_p(0.001), [with_p(0.001), judged(ALIKE)], alpha=0.05, not_learnt=reason)
     assert {c.verdict for c in (primary, *secondary)} == {"baseline has not learnt"}
     assert (primary.note, secondary[1].note) == (reason, f"{judged(ALIKE).note}; {reason}".removeprefix("; "))
@@ -243,21 +184,15 @@ def test_a_baseline_that_has_not_learnt_overrules_every_verdict():
 
 
 def test_the_gate_wants_the_mean_of_both_accuracies():
-    assert gate([1.0, 0.2, 0.6], [0.9, 0.0, 0.3]) is None
-    assert gate([0.6] * 6, [0.4] * 6) is None  # at least, whatever the round-off
-    assert "asked facts is 0.590, below 0.6" in gate([0.59] * 6, [0.9] * 6)
-    assert "never-asked facts is 0.390, below 0.4" in gate([0.9] * 6, [0.39] * 6)
-    assert gate([0.9], [0.39], never_asked=0.3) is None
-
-
-def test_a_trial_that_asks_every_fact_has_one_threshold():
-    assert gate([0.7] * 3, None) is None
-    assert gate([0.5] * 3, None) is not None
-
-
-def test_a_gate_without_scores_is_an_error():
+    assert gate_failure([1.0, 0.2, 0.6], [0.9, 0.0, 0.3]) is None
+    assert gate_failure([0.6] * 6, [0.4] * 6) is None  # at least, whatever the round-off
+    assert "asked facts is 0.590, below 0.6" in gate_failure([0.59] * 6, [0.9] * 6)
+    assert "never-asked facts is 0.390, below 0.4" in gate_failure([0.9] * 6, [0.39] * 6)
+    assert gate_failure([0.9], [0.39], never_asked=0.3) is None
+    assert gate_failure([0.7] * 3, None) is None  # a trial that asks every fact has one threshold
+    assert gate_failure([0.5] * 3, None) is not None
     with pytest.raises(ValueError, match="never-asked"):
-        gate([0.9], [])
+        gate_failure([0.9], [])
 
 
 # two budgets
@@ -267,13 +202,10 @@ def test_a_gate_without_scores_is_an_error():
     ("tokens", "in_bytes", "together"),
     [
         ("helps", "helps", "helps"),
-        ("hurts", "hurts", "hurts"),
         ("helps", "hurts", "depends on the budget rule"),
         ("helps", "no difference shown", "faster"),
         ("helps", "equivalent within 0.1", "faster"),
         ("hurts", "no difference shown", "slower"),
-        ("hurts", "equivalent within 0.1", "slower"),
-        ("no difference shown", "no difference shown", "no difference shown"),
         ("equivalent within 0.1", "equivalent within 0.1", "equivalent within 0.1"),
         ("equivalent within 0.1", "no difference shown", "no difference shown"),
         ("helps", "baseline has not learnt", "baseline has not learnt"),
@@ -308,10 +240,8 @@ def test_a_declaration_freezes_as_it_stands_and_asks_again_in_peace():
         ({"seeds": [1, 2, 3, 4, 5]}, ["seeds: 6 left out"]),
         ({"secondary": ["asked", "choice_logprob", "gsm8k"]}, ["secondary: gsm8k added"]),
         ({"alpha": 0.1}, ["alpha: 0.1 for 0.05"]),
-        ({"smallest_effect": 0.2}, ["smallest_effect: 0.2 for 0.1"]),
         ({"primary": {"outcome": "asked"}}, ["primary: {'outcome': 'asked'} for"]),
         ({"test": "sign_flip"}, ["test: sign_flip for None"]),
-        ({"also": ["budget.match=bytes"]}, ["also: ['budget.match=bytes'] for None"]),
     ],
 )
 def test_what_changes_after_a_look_is_exploratory_and_the_frozen_declaration_stands(change, named):
@@ -322,10 +252,3 @@ def test_what_changes_after_a_look_is_exploratory_and_the_frozen_declaration_sta
     for line, part in zip(departures, named, strict=True):
         assert line.startswith("extended after a look: exploratory")
         assert part in line
-
-
-def test_the_frozen_declaration_does_not_follow_later_edits():
-    seeds = [1, 2, 3]
-    frozen, _ = freeze({"seeds": seeds})
-    seeds.append(4)
-    assert frozen == {"seeds": [1, 2, 3]}

@@ -9,7 +9,7 @@ import typer
 from tokentrial.cli.words import JsonOption, console, print_json
 
 if TYPE_CHECKING:
-    from tokentrial.looking.side_by_side import Column
+    from tokentrial.inspection.side_by_side import Column
 
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="write it as a page, too")]
 
@@ -27,12 +27,12 @@ def inspect(
 
     Example: tokentrial inspect 'so 6*9=54.' --arm baseline
     """
-    from tokentrial.looking.inspect import column, inspect_text
+    from tokentrial.inspection.inspect import inspect_text, inspection_column
     from tokentrial.trial import load
 
     loaded = load(trial) if trial else None
     seen = [inspect_text(_typed(text), name, loaded) for name in dict.fromkeys(arm)]
-    _tell(seen, {of["arm"]: column(of) for of in seen}, html, json)
+    _tell(seen, {of["arm"]: inspection_column(of) for of in seen}, html, json)
 
 
 def sample(
@@ -54,13 +54,13 @@ def sample(
 
     Example: tokentrial sample outputs/pilot/baseline/seed1 'User: What is 6 times 9?\\nAssistant: The answer is'
     """
-    from tokentrial.looking.sample import column
-    from tokentrial.looking.sample import sample as ask
+    from tokentrial.inspection.sample import sample as ask
+    from tokentrial.inspection.sample import sample_column
 
     said = {
         str(cell): ask(cell, _typed(prompt), stage, new_tokens, temperature, seed, top) for cell in dict.fromkeys(cells)
     }
-    _tell([*said.values()], {cell: column(of) for cell, of in said.items()}, html, json)
+    _tell([*said.values()], {cell: sample_column(of) for cell, of in said.items()}, html, json)
 
 
 def _typed(text: str) -> str:
@@ -69,7 +69,7 @@ def _typed(text: str) -> str:
 
 def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:
     """To a page, where one is asked for, and to a machine or a person."""
-    from tokentrial.looking.side_by_side import html_page, print_columns
+    from tokentrial.inspection.side_by_side import html_page, print_columns
     from tokentrial.store import write_bytes
 
     if html is not None:

@@ -144,7 +144,7 @@ def status(
             raise SettingsError("status: give --watch, which is for a person, or --json, not both")
         from rich.console import Console
 
-        from tokentrial.looking.watch import watch as go_on
+        from tokentrial.inspection.watch import watch as go_on
 
         go_on(out, Console())
         return
@@ -209,15 +209,15 @@ def compare(
         raise SettingsError("compare: give paths of results, or --counts 5/81 0/81")
     if task and not counts:
         raise SettingsError(f"--task {task}: names what --counts are of; results name their own")
-    with bundles.opened(paths or ()) as folders:
-        groups = read.counts(counts, task) if counts else read.read(folders)
-        made = contrasts.compare(groups, outcome or ())
+    with bundles.unpacked(paths or ()) as folders:
+        groups = read.parse_counts(counts, task) if counts else read.read_systems(folders)
+        comparison = contrasts.compare_systems(groups, outcome or ())
     if json:
-        print_json({"contrasts": [asdict(line) for line in made.contrasts], "notes": made.notes})
+        print_json({"contrasts": [asdict(contrast) for contrast in comparison.contrasts], "notes": comparison.notes})
         return
     from tokentrial.compare.table import print_comparison
 
-    print_comparison(made, console(), whole=bool(outcome))
+    print_comparison(comparison, console(), show_all=bool(outcome))
 
 
 @app.command()

@@ -18,9 +18,9 @@ def bundle(
 
     Example: tokentrial bundle outputs/pilot
     """
-    from tokentrial.sharing.bundle import bundle as pack
+    from tokentrial.publish.bundle import write_bundle
 
-    path = pack(out, to)
+    path = write_bundle(out, to)
     print(f"Bundle: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -36,7 +36,7 @@ def push(
 
     Example: tokentrial push outputs/pilot/baseline/seed1 me/pilot-seed1
     """
-    from tokentrial.sharing.hub import push as upload
+    from tokentrial.publish.hub import push as upload
 
     print(f"Model: {upload(cell, name, stage, public)}")
 
@@ -51,7 +51,7 @@ def pull(
 
     Example: tokentrial pull me/pilot-seed1 models/pilot-seed1
     """
-    from tokentrial.sharing.hub import pull as download
+    from tokentrial.publish.hub import pull as download
 
     print(f"{folder}: {', '.join(download(name, folder))}")
 

@@ -1,1 +1,1 @@
-"""Results beside results, whoever wrote them: `read` loads, `contrasts` says what they show."""
+"""Results of several systems, whoever wrote them: `read` loads them, `contrasts` compares them."""

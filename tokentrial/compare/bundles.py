@@ -1,6 +1,6 @@
-"""A bundle, a run folder's results in one zip file, opened for a comparison. Nothing in it is trusted.
+"""A bundle, a run folder's results in one zip file, unpacked for a comparison. Nothing in it is trusted.
 
-The whole bundle is refused where any member's name leaves the folder, is a link, stands twice or is encrypted, where it
+The whole bundle is refused where any member's name leaves the folder, is a link, occurs twice or is encrypted, where it
 would unpack to more than a run's results can be, or where a hash differs. Only what a comparison reads is unpacked.
 """
 
@@ -9,6 +9,7 @@ import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,33 +18,33 @@ from zipfile import ZipFile, ZipInfo
 
 import orjson
 
-from tokentrial.compare.files import refuse
-from tokentrial.errors import TrialError
+from tokentrial.compare.files import ExternalRecord, file_error, validate
 
 HASHES = "hashes.json"  # of the bundle's own files under `bundle`, and of the run's steps under `run`
-SUFFIX = ".zip"
 # what a comparison reads, here and in compare/runs.py
-READ = re.compile(
+_NEEDED = re.compile(
     r"trial\.yaml|declared\.json|comparison_report\.json"
     r"|[A-Za-z0-9_]+/seed[0-9]{1,9}/eval_(?:pretrain|sft|grpo)/(?:samples\.jsonl|heldout_text\.json)"
 )
-_MOST_FILES = 100_000
-_MOST_BYTES = 2_000_000_000
+_MAX_FILES = 100_000
+_MAX_BYTES = 2_000_000_000
+_EXPECTED = "expected what `tokentrial bundle OUT` writes"
+
+
+class Hashes(ExternalRecord):
+    bundle: dict[str, str]
 
 
 @contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """The paths with each bundle among them replaced by a folder of its results, which goes with the block."""
+def unpacked(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """The paths with each bundle among them replaced by a temporary folder of its results."""
     with TemporaryDirectory(prefix="tokentrial-") as temporary:
-        made = []
+        folders = list(paths)
         for number, path in enumerate(paths):
-            if path.suffix == SUFFIX and path.is_file():
-                folder = Path(temporary) / str(number) / path.stem
-                _unpack(path, folder)
-                made.append(folder)
-            else:
-                made.append(path)
-        yield made
+            if path.suffix == ".zip" and path.is_file():
+                folders[number] = Path(temporary) / str(number) / path.stem
+                _unpack(path, folders[number])
+        yield folders
 
 
 def _unpack(path: Path, folder: Path) -> None:
@@ -53,59 +54,50 @@ def _unpack(path: Path, folder: Path) -> None:
             _check(path, members)
             hashes = _hashes(path, bundle)
             for member in members:
-                if READ.fullmatch(member.filename):
-                    data = _bytes(bundle, member)
+                if _NEEDED.fullmatch(member.filename):
+                    data = _read(bundle, member)
                     if hashlib.sha256(data).hexdigest() != hashes.get(member.filename):
-                        raise refuse(path, f"{member.filename}: its bytes differ from {HASHES}; get the bundle again")
+                        problem = f"{member.filename}: its bytes differ from {HASHES}; get the bundle again"
+                        raise file_error(path, problem)
                     file = folder / member.filename
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(data)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-        raise refuse(path, f"cannot be read as a bundle ({error}); get it again, or make it anew") from None
+        raise file_error(path, f"cannot be read as a bundle ({error}); get it again, or write it again") from None
     if not (folder / "trial.yaml").is_file():
-        raise refuse(path, "no trial.yaml in it; expected what `tokentrial bundle OUT` writes")
+        raise file_error(path, f"no trial.yaml in it; {_EXPECTED}")
 
 
 def _check(path: Path, members: Sequence[ZipInfo]) -> None:
-    """Refuse before anything is unpacked, by what the members say of themselves."""
-    if len(members) > _MOST_FILES:
-        raise refuse(path, f"{len(members)} files in it, expected at most {_MOST_FILES}; it is no bundle")
-    total = sum(member.file_size for member in members)
-    if total > _MOST_BYTES:
-        raise refuse(path, f"it unpacks to {total / 1e9:.1f} GB, expected at most {_MOST_BYTES / 1e9:.0f}; not opened")
-    names: set[str] = set()
+    """Refuse before anything is unpacked, by what the zip's directory lists."""
+    size = sum(member.file_size for member in members)
+    if len(members) > _MAX_FILES or size > _MAX_BYTES:
+        found, limits = f"{len(members)} files of {size:,} bytes", f"{_MAX_FILES} files and {_MAX_BYTES:,} bytes"
+        raise file_error(path, f"found {found} in it, expected at most {limits}; not opened")
+    occurrences = Counter(member.filename for member in members)
     for member in members:
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if not _stays(member.filename) or kind not in (0, stat.S_IFREG):
-            raise _refused(path, member, "a bundle holds plain files below its own folder")
-        if member.filename in names:
-            raise _refused(path, member, "each name stands once in a bundle")
-        if member.flag_bits & 1:
-            raise _refused(path, member, "a bundle is not encrypted")
-        names.add(member.filename)
+        is_file = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
+        encrypted = member.flag_bits & 1
+        if not is_file or encrypted or not _stays_inside(member.filename) or occurrences[member.filename] > 1:
+            expected = "plain files below the bundle's own folder, each once, not encrypted"
+            raise file_error(path, f"found {member.filename!r} in it, expected {expected}; not opened")
 
 
-def _stays(name: str) -> bool:
-    """Whether a name stays below the folder that it is put in, on any system."""
-    inside = all(part not in ("", ".", "..") for part in name.split("/"))
-    return inside and name.isprintable() and not set(name) & set("\\:")
+def _stays_inside(name: str) -> bool:
+    """Whether a name stays below the folder that it is written to, on any system."""
+    no_parent = all(part not in ("", ".", "..") for part in name.split("/"))
+    return no_parent and name.isprintable() and not set(name) & set("\\:")
 
 
-def _bytes(bundle: ZipFile, member: ZipInfo) -> bytes:
-    """A member's bytes, never more than it says: `ZipFile.read` would inflate all that is there before it looks."""
+def _read(bundle: ZipFile, member: ZipInfo) -> bytes:
+    # never more than the size that was checked: `ZipFile.read` would inflate a bomb whole before it looks at the size
     with bundle.open(member) as file:
         return file.read(member.file_size + 1)
 
 
-def _refused(path: Path, member: ZipInfo, expected: str) -> TrialError:
-    return refuse(path, f"found {member.filename!r} in it, but {expected}; not opened")
-
-
 def _hashes(path: Path, bundle: ZipFile) -> dict[str, str]:
     try:
-        found = orjson.loads(_bytes(bundle, bundle.getinfo(HASHES)))["bundle"]
-    except (KeyError, TypeError, orjson.JSONDecodeError):
-        raise refuse(path, f"no {HASHES} that can be read; expected what `tokentrial bundle OUT` writes") from None
-    if not isinstance(found, dict):
-        raise refuse(path, f"{HASHES}: found {type(found).__name__} under `bundle`, expected a hash for each file")
-    return found
+        content = orjson.loads(_read(bundle, bundle.getinfo(HASHES)))
+    except (KeyError, orjson.JSONDecodeError):
+        raise file_error(path, f"no {HASHES} that can be read; {_EXPECTED}") from None
+    return validate(path, Hashes, content, f"{HASHES}: ").bundle

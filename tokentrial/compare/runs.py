@@ -4,18 +4,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from tokentrial.compare.files import Fields, checked, json_file, json_lines, refuse
-from tokentrial.compare.system import Items, Model, System
+from tokentrial.compare.files import ExternalRecord, file_error, load_json, load_json_lines, validate
+from tokentrial.compare.system import ItemResults, ModelResults, System
 from tokentrial.report.comparison import REPORT
-from tokentrial.report.outcomes import CellResults, floor_accuracies, read_evaluation, untouched_documents
+from tokentrial.report.outcomes import (
+    CellResults,
+    floor_accuracies,
+    read_evaluation,
+    rows_by_subset,
+    untouched_documents,
+)
 from tokentrial.report.tables import one_line
 from tokentrial.settings import Gate
 from tokentrial.store import fingerprint
-from tokentrial.tasks.arithmetic import of_table, table_subsets
 from tokentrial.trial import load
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
@@ -26,7 +30,7 @@ _SEED = re.compile(r"seed([0-9]{1,9})")
 Found = tuple[System, dict[int, dict[str, Path]]]
 
 
-class Row(Fields):
+class SampleRow(ExternalRecord):
     task: str
     question: str
     answer: str
@@ -38,7 +42,7 @@ class Row(Fields):
     correct_flexible: bool | None = None
 
 
-class Document(Fields):
+class HeldOutDocument(ExternalRecord):
     set: str
     name: str
     bytes: int
@@ -46,12 +50,12 @@ class Document(Fields):
     rewritten: bool
 
 
-class HeldOut(Fields):
+class HeldOutText(ExternalRecord):
     keeps_content: bool
-    documents: list[Document]
+    documents: list[HeldOutDocument]
 
 
-class Declared(Fields):
+class Declaration(ExternalRecord):
     """What of a run's declaration bears on a comparison with another run."""
 
     control: str
@@ -59,7 +63,7 @@ class Declared(Fields):
     gate: Gate | None = None
 
 
-class Made(Fields):
+class ReportedContrast(ExternalRecord):
     """A contrast of a run's own report."""
 
     difference: float
@@ -73,105 +77,91 @@ class Made(Fields):
     note: str
 
 
-class Outcome(Fields):
+class ReportedOutcome(ExternalRecord):
     floors: dict[str, float] = Field(default_factory=dict)
     per_seed: dict[str, list[float | None]]
-    contrasts: dict[str, Made] = Field(default_factory=dict)
+    contrasts: dict[str, ReportedContrast] = Field(default_factory=dict)
 
 
-class Report(Fields):
-    outcomes: dict[str, Outcome]
+class RunReport(ExternalRecord):
+    outcomes: dict[str, ReportedOutcome]
 
 
-def declared(run: Path) -> Declared | None:
+def read_declaration(run: Path) -> Declaration | None:
     path = run / "declared.json"
-    return checked(path, Declared, json_file(path)) if path.exists() else None
+    return validate(path, Declaration, load_json(path)) if path.exists() else None
 
 
-def reported(run: Path) -> Report | None:
+def read_report(run: Path) -> RunReport | None:
     """A run's own report, whose verdicts stand where two of its arms are compared."""
     path = run / REPORT
-    return checked(path, Report, json_file(path)) if path.exists() else None
+    return validate(path, RunReport, load_json(path)) if path.exists() else None
 
 
-def find(path: Path) -> list[Found]:
+def find_systems(path: Path) -> list[Found]:
     """The arms or the cell that a path of a run folder stands for; nothing where it is no such path."""
-    if (cell := _SEED.fullmatch(path.name)) and (stages := _stages(path)):
+    if (cell := _SEED.fullmatch(path.name)) and (stages := _evaluated_stages(path)):
         return [(System("/".join(path.parts[-2:])), {int(cell[1]): stages})]
     if (path / "samples.jsonl").is_file() and path.name.startswith("eval_"):
-        owner = _SEED.fullmatch(path.parent.name)
-        return [(System("/".join(path.parts[-3:])), {int(owner[1]) if owner else 0: {"": path}})]
+        cell = _SEED.fullmatch(path.parent.name)
+        return [(System("/".join(path.parts[-3:])), {int(cell[1]) if cell else 0: {"": path}})]
     for run in (path, path.parent):
         if (run / "trial.yaml").is_file():
             trial = load(str(run / "trial.yaml"), [f"output={run}"])
             found = []
             for arm in trial.arms if run == path else [path.name]:
-                evaluated = {seed: _stages(run / arm / f"seed{seed}") for seed in trial.seeds}
-                cells = {seed: stages for seed, stages in evaluated.items() if stages}
-                if cells:
+                evaluated = {seed: _evaluated_stages(run / arm / f"seed{seed}") for seed in trial.seeds}
+                if cells := {seed: stages for seed, stages in evaluated.items() if stages}:
                     name = f"{run.absolute().name}/{arm}"
                     found.append((System(name, run=run, arm=arm, control=arm == trial.control), cells))
             return found
     return []
 
 
-def _stages(cell: Path) -> dict[str, Path]:
-    there = {stage: cell / f"eval_{stage}" for stage in _STAGES}
-    return {stage: folder for stage, folder in there.items() if (folder / "samples.jsonl").is_file()}
+def _evaluated_stages(cell: Path) -> dict[str, Path]:
+    folders = {stage: cell / f"eval_{stage}" for stage in _STAGES}
+    return {stage: folder for stage, folder in folders.items() if (folder / "samples.jsonl").is_file()}
 
 
-def read(found: Sequence[Found]) -> list[System]:
+def load_systems(found: Sequence[Found]) -> list[System]:
     """All systems of one comparison: `untouched` text is what none of their arms rewrites."""
-    held = {
-        folder: checked(path, HeldOut, json_file(path)).documents
-        for _, cells in found
-        for stages in cells.values()
-        for folder in stages.values()
-        for path in (folder / "heldout_text.json",)
-    }
-    untouched = untouched_documents([*held])
+    folders = [folder for _, cells in found for stages in cells.values() for folder in stages.values()]
+    documents = {}
+    for folder in folders:
+        path = folder / "heldout_text.json"
+        documents[folder] = validate(path, HeldOutText, load_json(path)).documents
+    untouched = untouched_documents(folders)
     systems = []
     for system, cells in found:
         models = {}
         for seed, stages in cells.items():
-            documents = held[next(iter(stages.values()))]  # the same in every stage
-            texts = [(d.set, d.name, d.bytes) for d in documents if d.name in untouched]
-            models[seed] = _model(stages, untouched, fingerprint("held out", 1, documents=texts))
+            of_cell = documents[next(iter(stages.values()))]  # the same in every stage
+            texts = [(d.set, d.name, d.bytes) for d in of_cell if d.name in untouched]
+            models[seed] = _load_model(stages, untouched, fingerprint("held out", 1, documents=texts))
         systems.append(replace(system, name=one_line(system.name), models=models))
     return systems
 
 
-def _model(stages: dict[str, Path], untouched: set[str], held_out: str) -> Model:
+def _load_model(stages: dict[str, Path], untouched: set[str], heldout_fingerprint: str) -> ModelResults:
     results = CellResults()
-    items: dict[str, Items] = {}
+    items: dict[str, ItemResults] = {}
     for stage, folder in stages.items():
         path = folder / "samples.jsonl"
-        rows = []
-        for number, row in json_lines(path):
-            checked(path, Row, row, f"line {number}: ")
-            rows.append(row)
+        for number, row in load_json_lines(path):
+            validate(path, SampleRow, row, f"line {number}: ")
         try:
-            read_evaluation(results, stage, folder, untouched, None)
-            items |= {f"{stage}/{name}".removeprefix("/"): made for name, made in _items(rows).items()}
+            for name, rows in rows_by_subset(read_evaluation(results, stage, folder, untouched, None)).items():
+                facts = {row["question"]: row["fact"] for row in rows if row["fact"]}
+                answers = ((row["question"], row["correct"]) for row in rows)
+                known = {"facts": facts, "floors": floor_accuracies(rows, False, None)}
+                items[f"{stage}/{name}/accuracy".removeprefix("/")] = ItemResults.from_answers(answers, **known)
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-            raise refuse(path, f"not what an evaluation writes ({error!r}); evaluate this cell again") from None
+            raise file_error(path, f"not what an evaluation writes ({error!r}); evaluate this cell again") from None
     for name, value in results.values.items():
         if not abs(value) < _LARGEST:
             folder = stages[name.partition("/")[0]]
-            raise refuse(folder, f"{name}: found {value:g}, expected a figure below {_LARGEST:g}")
+            raise file_error(folder, f"{name}: found {value:g}, expected a figure below {_LARGEST:g}")
+    # one stage alone is called "": its outcomes have no stage in their names, as those of others' files
     values = {name.removeprefix("/"): value for name, value in results.values.items()}
-    facts = {name.removeprefix("/"): table for name, table in results.facts.items() if table}
-    return Model(items, values, facts, held_out)
-
-
-def _items(rows: Sequence[dict[str, Any]]) -> dict[str, Items]:
-    """Right answers by outcome: the table's subsets, then every other task."""
-    chosen = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
-    for task in dict.fromkeys(row["task"] for row in rows if not of_table(row)):
-        chosen[f"{task}/all"] = [row for row in rows if row["task"] == task]
-    found = {}
-    for name, part in chosen.items():
-        facts = {row["question"]: row["fact"] for row in part if row["fact"]}
-        answers = ((row["question"], row["correct"]) for row in part)
-        found[f"{name}/accuracy"] = Items.of(answers, facts=facts, floors=floor_accuracies(part, False, None))
-    return found
+    by_fact = {name.removeprefix("/"): table for name, table in results.facts.items()}
+    return ModelResults(items, values, by_fact, heldout_fingerprint)

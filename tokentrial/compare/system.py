@@ -1,5 +1,6 @@
 """What is compared: a system is one model, or one arm over its seeds."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,35 +10,36 @@ from tokentrial.report.tables import one_line
 
 
 @dataclass(frozen=True)
-class Items:
-    """One model's right answers on one outcome."""
+class ItemResults:
+    """One model's correct answers on one outcome."""
 
     correct: int
     total: int
-    right: Mapping[str, bool] = field(default_factory=dict)  # by item; empty where a file holds totals only
+    by_item: Mapping[str, bool] = field(default_factory=dict)  # whether correct; empty where a file holds totals only
     facts: Mapping[str, str] = field(default_factory=dict)  # item: the unordered fact that it asks
     floors: Mapping[str, float] = field(default_factory=dict)  # accuracy of policies that know no arithmetic
-    known_set: str | None = None  # a set that its total covers: both sides of it answered the same items
+    known_set: str | None = None  # the name of a fixed set of items: two totals of it are of the same items
 
     @classmethod
-    def of(cls, answers: Iterable[tuple[str, bool]], **known: Any) -> "Items":
-        """Of questions and whether they were answered right; a question that is there again is another item."""
-        right: dict[str, bool] = {}
-        times: dict[str, int] = {}
+    def from_answers(cls, answers: Iterable[tuple[str, bool]], **known: Any) -> "ItemResults":
+        """From questions and whether they were answered correctly; a repeated question is another item."""
+        by_item: dict[str, bool] = {}
+        occurrences: Counter[str] = Counter()
         for question, correct in answers:
-            times[question] = times.get(question, 0) + 1
-            right[question if times[question] == 1 else f"{question} #{times[question]}"] = correct
-        return cls(sum(right.values()), len(right), right, **known)
+            occurrences[question] += 1
+            count = occurrences[question]
+            by_item[question if count == 1 else f"{question} #{count}"] = correct
+        return cls(sum(by_item.values()), len(by_item), by_item, **known)
 
 
 @dataclass(frozen=True)
-class Model:
-    """One model, that is, one seed: right answers and other values, by outcome."""
+class ModelResults:
+    """One model, that is, one seed: correct answers and other values, by outcome."""
 
-    items: Mapping[str, Items] = field(default_factory=dict)
+    items: Mapping[str, ItemResults] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     by_fact: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # outcome: fact: mean over its orders
-    held_out: str = ""  # which documents its bits per byte are of
+    heldout_fingerprint: str = ""  # which documents its bits per byte are of
 
     def value(self, outcome: str) -> float:
         if outcome in self.values:
@@ -47,10 +49,10 @@ class Model:
 
 @dataclass(frozen=True)
 class System:
-    """Models by seed. What is not of our run folders is one model, as good as one seed."""
+    """Models by seed. What is not from our run folders is one model, treated as one seed."""
 
     name: str
-    models: Mapping[int, Model] = field(default_factory=dict)
+    models: Mapping[int, ModelResults] = field(default_factory=dict)
     run: Path | None = None  # the run folder that this is an arm of, over its seeds
     arm: str | None = None
     control: bool = False
@@ -59,9 +61,9 @@ class System:
     @property
     def outcomes(self) -> list[str]:
         """Outcomes that every model has."""
-        named = [[*dict.fromkeys([*model.items, *model.values])] for model in self.models.values()]
-        return [name for name in named[0] if all(name in other for other in named)]
+        first, *others = [dict.fromkeys([*model.items, *model.values]) for model in self.models.values()]
+        return [name for name in first if all(name in other for other in others)]
 
 
-def single(name: str, items: Mapping[str, Items], notes: Iterable[str] = ()) -> System:
-    return System(one_line(name), {0: Model(items)}, notes=tuple(notes))
+def single_model(name: str, items: Mapping[str, ItemResults], notes: Iterable[str] = ()) -> System:
+    return System(one_line(name), {0: ModelResults(items)}, notes=tuple(notes))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from tokentrial.compare.files import Fields, checked, json_file, refuse
-from tokentrial.compare.runs import Report
+from tokentrial.compare.files import ExternalRecord, file_error, load_json, validate
+from tokentrial.compare.runs import RunReport
 from tokentrial.errors import SettingsError
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line
@@ -44,17 +44,17 @@ class SeedPlan:
     mde80: Mapping[str, float | None]  # by seeds, at the planning sd
 
 
-class Primary(Fields):
+class Primary(ExternalRecord):
     outcome: str
     contrast: str
 
 
-class Settings(Fields):
+class Settings(ExternalRecord):
     smallest_effect: float | None = Field(default=None, gt=0, le=1e9)
     alpha: float = Field(gt=0, lt=0.5)
 
 
-class Pilot(Report):
+class Pilot(RunReport):
     primary: Primary
     declared: Settings
 
@@ -75,7 +75,7 @@ def noise_of(folder: Path, outcome: str | None, contrast: str | None) -> Noise:
     if not path.is_file():
         way = f"run `tokentrial report {folder}` first, or give --sd (plan: --noise)"
         raise SettingsError(f"{folder}: no {REPORT} there; {way}")
-    pilot = checked(path, Pilot, json_file(path))
+    pilot = validate(path, Pilot, load_json(path))
     name, pair = outcome or pilot.primary.outcome, contrast or pilot.primary.contrast
     if name not in pilot.outcomes:
         raise SettingsError(one_line(f"{path}: it has no outcome {name}; there are {', '.join(pilot.outcomes)}"))
@@ -86,7 +86,7 @@ def noise_of(folder: Path, outcome: str | None, contrast: str | None) -> Noise:
     both = zip(arms[treatment], arms[control], strict=False)
     d = [a - b for a, b in both if a is not None and b is not None]
     if len(d) < 2:
-        raise refuse(path, f"{name}: found {len(d)} seeds with both arms, expected two or more to tell their noise")
+        raise file_error(path, f"{name}: found {len(d)} seeds with both arms, expected two or more to tell their noise")
     return Noise(name, pair, stdev(d), len(d), pilot.declared)
 
 

@@ -122,7 +122,7 @@ def _gate(results: Results, table: str, seeds: Sequence[int], frozen: Mapping[st
         "asked": mean_of(asked),
         "never_asked": None if never_asked is None else mean_of(never_asked),
         "needed": needed,
-        "failed": verdict.gate(asked, never_asked, needed["asked"], needed["never_asked"]),
+        "failed": verdict.gate_failure(asked, never_asked, needed["asked"], needed["never_asked"]),
     }
 
 

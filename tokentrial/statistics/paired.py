@@ -35,19 +35,19 @@ class Tost(NamedTuple):
     """Two one-sided t tests of |mean| < margin at 5 % each; None where they are undefined (n < 2 or sd = 0)."""
 
     p: float | None  # the larger of the two: below 0.05 exactly where the 90 % interval lies inside +-margin
-    needs: float | None  # the smallest margin that this sd and n would show with 80 % power
+    margin_at_80_power: float | None  # the smallest that this sd and n would show with 80 % power
 
 
-class TwoWay(NamedTuple):
+class CrossedInterval(NamedTuple):
     """Of the mean difference over seeds and facts, both taken as samples; None where it was refused."""
 
     variance: float | None  # in the outcome's unit squared
     df: float | None  # Satterthwaite
     ci95: Interval | None
-    refused: str | None
+    refusal: str | None  # why there is none
 
 
-def finite(values: Values, name: str) -> Floats:
+def finite_vector(values: Values, name: str) -> Floats:
     """`values` as a vector of shape (n,), n >= 1; ValueError naming the first that is not a finite number."""
     vector = np.asarray(values, dtype=np.float64)
     if vector.ndim != 1 or vector.size == 0:
@@ -63,7 +63,7 @@ def paired_t(differences: Values) -> PairedT:
 
     p < 0.05 exactly when ci95 leaves out 0, so the interval and the verdict cannot disagree.
     """
-    d = finite(differences, "differences")
+    d = finite_vector(differences, "differences")
     n, mean = len(d), float(d.mean())
     if n < 2:
         return PairedT(n, mean, None, None, None, None)
@@ -85,24 +85,24 @@ def t_interval(difference: float, error: float, df: float, level: float) -> Inte
     return difference - half, difference + half
 
 
-def sign_flip(differences: Values, rng: np.random.Generator | None = None, draws: int = 100_000) -> float:
+def sign_flip(differences: Values, rng: np.random.Generator | None = None, num_patterns: int = 100_000) -> float:
     """Two-sided p of the sign-flip test (Fisher 1935): p = #{|sum e*d| >= |sum d|} / 2^n over e in {-1, 1}^n.
 
-    Exact up to 20 seeds, where the smallest p is 2^(1 - (n - zeros)); beyond, `draws` random patterns and
-    (hits + 1) / (draws + 1) (Phipson & Smyth 2010), for which `rng` is required. All zero gives 1.
+    Exact up to 20 seeds, where the smallest p is 2^(1 - (n - zeros)); beyond, `num_patterns` random patterns and
+    (hits + 1) / (num_patterns + 1) (Phipson & Smyth 2010), for which `rng` is required. All zero gives 1.
     """
-    d = finite(differences, "differences")
-    reached = abs(d.sum()) - ROUND_OFF * np.abs(d).sum()  # ties count, however their sums round
+    d = finite_vector(differences, "differences")
+    observed = abs(d.sum()) - ROUND_OFF * np.abs(d).sum()  # ties count, however their sums round
     if len(d) <= EXACT_SEEDS:
         sums = d[:1]  # the first sign stays +: the other half mirrors this one
         for difference in d[1:]:
             sums = np.concatenate([sums + difference, sums - difference])
-        return float(np.mean(np.abs(sums) >= reached))
+        return float(np.mean(np.abs(sums) >= observed))
     if rng is None:
         raise ValueError(f"sign_flip: {len(d)} seeds are too many to enumerate, expected {EXACT_SEEDS} or an rng")
-    signs = rng.integers(0, 2, size=(draws, len(d)), dtype=np.int8) * 2 - 1
-    hits = int(np.count_nonzero(np.abs(signs @ d) >= reached))
-    return (hits + 1) / (draws + 1)
+    signs = rng.integers(0, 2, size=(num_patterns, len(d)), dtype=np.int8) * 2 - 1
+    hits = int(np.count_nonzero(np.abs(signs @ d) >= observed))
+    return (hits + 1) / (num_patterns + 1)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -119,7 +119,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def tost(differences: Values, margin: float) -> Tost:
     """Equivalence within +-margin (Schuirmann 1987) by two one-sided paired t tests at 5 %.
 
-    `needs` = (t.95 + t.90) s / sqrt(n), the margin reached with 80 % power when the true difference is 0.
+    `margin_at_80_power` = (t.95 + t.90) s / sqrt(n), reached when the true difference is 0.
     """
     if not 0 < margin < np.inf:
         raise ValueError(f"margin: found {margin}, expected a finite number above 0")
@@ -127,11 +127,11 @@ def tost(differences: Values, margin: float) -> Tost:
     if not t.sd:
         return Tost(None, None)
     error = t.sd / np.sqrt(t.n)
-    needs = float(error * special.stdtrit(t.n - 1, [0.95, 0.90]).sum())
-    return Tost(float(special.stdtr(t.n - 1, -(margin - abs(t.mean)) / error)), needs)
+    in_reach = float(error * special.stdtrit(t.n - 1, [0.95, 0.90]).sum())
+    return Tost(float(special.stdtr(t.n - 1, -(margin - abs(t.mean)) / error)), in_reach)
 
 
-def facts_like_these(matrix: Sequence[Sequence[float]] | Floats) -> TwoWay:
+def crossed_interval(matrix: Sequence[Sequence[float]] | Floats) -> CrossedInterval:
     """Interval for the mean over new seeds *and* new facts: both crossed factors are random.
 
     `matrix`: seeds x unordered facts of paired differences; NaN where a seed did not have that fact (folds).
@@ -156,40 +156,40 @@ def facts_like_these(matrix: Sequence[Sequence[float]] | Floats) -> TwoWay:
     if cells.ndim != 2 or cells.size == 0 or np.isinf(cells).any() or np.isnan(cells).all(axis=1).any():
         raise ValueError(f"matrix: found shape {cells.shape}, expected seeds x facts, finite, NaN where absent")
     cells = cells[:, ~np.isnan(cells).all(axis=0)]
-    seen = ~np.isnan(cells)
+    observed = ~np.isnan(cells)
     n, facts = cells.shape
-    weights = seen / seen.sum(axis=1, keepdims=True)  # the mean of row s is weights[s] @ cells[s]
-    mean = float((weights * np.where(seen, cells, 0)).sum() / n)
-    both = (seen[:, None] & seen).astype(np.float64)  # (seed, seed, fact): both seeds have this fact
-    shared = both.sum(axis=2)
-    freedom, same, other = np.maximum(shared - 1, 0), np.eye(n), 1 - np.eye(n)
-    if n < 2 or facts < 2 or ((shared * other).any() and not (freedom * other).any()):
-        return TwoWay(None, None, None, "too few seeds or shared facts")
+    weights = observed / observed.sum(axis=1, keepdims=True)  # the mean of row s is weights[s] @ cells[s]
+    mean = float((weights * np.where(observed, cells, 0)).sum() / n)
+    both_observed = (observed[:, None] & observed).astype(np.float64)  # (seed, seed, fact): both seeds have this fact
+    num_shared = both_observed.sum(axis=2)
+    pair_df, same_seed, other_seed = np.maximum(num_shared - 1, 0), np.eye(n), 1 - np.eye(n)
+    if n < 2 or facts < 2 or ((num_shared * other_seed).any() and not (pair_df * other_seed).any()):
+        return CrossedInterval(None, None, None, "too few seeds or shared facts")
 
     # Estimates are quadratic forms y' A y in the n * F cells; y is 0, without weight, where a fact is absent.
-    y = np.where(seen, cells - mean, 0).reshape(-1)
-    row_means = (same[..., None] * weights).reshape(n, -1)  # (seed, cell)
-    seed_form = row_means.T @ (same - 1 / n) @ row_means / (n - 1)
-    products = np.einsum("stf,fg->sftg", both, np.eye(facts))
-    products -= np.einsum("stf,stg,st->sftg", both, both, 1 / np.maximum(shared, 1))
+    y = np.where(observed, cells - mean, 0).reshape(-1)
+    row_means = (same_seed[..., None] * weights).reshape(n, -1)  # (seed, cell)
+    seed_form = row_means.T @ (same_seed - 1 / n) @ row_means / (n - 1)
+    products = np.einsum("stf,fg->sftg", both_observed, np.eye(facts))
+    products -= np.einsum("stf,stg,st->sftg", both_observed, both_observed, 1 / np.maximum(num_shared, 1))
 
-    def mean_covariance(pairs: Floats) -> Floats:  # of the seeds' cells over shared facts, pooled by freedom
+    def mean_covariance(pairs: Floats) -> Floats:  # of the seeds' cells over shared facts, pooled by degrees of freedom
         form: Floats = (products * pairs[:, None, :, None]).reshape(len(y), -1)
-        return form / max(float((freedom * pairs).sum()), 1)
+        return form / max(float((pair_df * pairs).sum()), 1)
 
-    fact_form = mean_covariance(other)
-    s2_seed, between, within = (float(y @ form @ y) for form in (seed_form, fact_form, mean_covariance(same)))
-    overlap = float((weights @ weights.T * other).sum() / other.sum())
+    fact_form = mean_covariance(other_seed)
+    s2_seed, between, within = (float(y @ form @ y) for form in (seed_form, fact_form, mean_covariance(same_seed)))
+    overlap = float((weights @ weights.T * other_seed).sum() / other_seed.sum())
     variance, df = s2_seed / n + max(between, 0) * overlap, float(n - 1)
     if variance <= (ROUND_OFF * mean) ** 2:
-        return TwoWay(None, None, None, "no spread between seeds or facts")
+        return CrossedInterval(None, None, None, "no spread between seeds or facts")
     if between > 0:
-        seed = s2_seed - within * float((1 / seen.sum(axis=1)).mean()) + between * overlap
-        covariance = np.kron(seed * same, np.ones((facts, facts))) + (within - between) * np.eye(len(y))
+        seed = s2_seed - within * float((1 / observed.sum(axis=1)).mean()) + between * overlap
+        covariance = np.kron(seed * same_seed, np.ones((facts, facts))) + (within - between) * np.eye(len(y))
         covariance += np.kron(np.ones((n, n)), between * np.eye(facts))
         product = (seed_form / n + overlap * fact_form) @ covariance
         df = max(variance**2 / float((product * product.T).sum()), min(n, facts) - 1.0)
-    return TwoWay(variance, df, t_interval(mean, float(np.sqrt(variance)), df, 0.95), None)
+    return CrossedInterval(variance, df, t_interval(mean, float(np.sqrt(variance)), df, 0.95), None)
 
 
 def correlation(a: Values, b: Values) -> float | None:

@@ -1,13 +1,13 @@
-"""Two models on items that are right or wrong: exact tests, score intervals, what so many items can show.
+"""Two models on items that are right or wrong: exact tests and score intervals.
 
 All of it describes two models. Items of one model are no replicates of an arm: nothing here decides between arms.
+There is no detectable effect of items, as there is of seeds: nobody adds items to a benchmark as one adds seeds, and
+from the observed rates it would say no more than the interval does (Hoenig & Heisey 2001, Am. Stat. 55:19).
 """
 
-from collections.abc import Callable
 from math import sqrt
 
 from scipy import special, stats
-from scipy.optimize import brentq
 
 from tokentrial.statistics.paired import Interval
 
@@ -73,41 +73,3 @@ def mcnemar_bounds(a: int, b: int, total: int) -> Interval:
     spread = min(a, b, total - a, total - b)  # of the further items, so many may be discordant in both directions
     more, less = max(a - b, 0), max(b - a, 0)
     return mcnemar_exact(more, less), mcnemar_exact(more + spread, less + spread)
-
-
-def mde_independent(p: float, n_a: int, n_b: int, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """The rise over `p` (the fall, where p > 1/2) that n_a and n_b items show with chance `power`; None if none does.
-
-    Normal approximation with the pooled variance under no difference (Fleiss, Levin & Paik 2003, eq. 4.14).
-    """
-    if fisher_exact(n_a, n_a, 0, n_b) >= alpha:
-        return None  # not even all against none
-    base, z_alpha, z_power = min(p, 1 - p), float(special.ndtri(1 - alpha / 2)), float(special.ndtri(power))
-
-    def short(effect: float) -> float:
-        other = base + effect
-        pooled = (n_a * other + n_b * base) / (n_a + n_b)
-        alike = sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-        return z_alpha * alike + z_power * sqrt(other * (1 - other) / n_a + base * (1 - base) / n_b) - effect
-
-    return _root(short, 1 - base)
-
-
-def mde_paired(discordant: int, total: int, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """The difference on `total` paired items that McNemar's test shows with chance `power`; None if none is.
-
-    Connor (1987, Biometrics 43:207) at the observed share of discordant items, which is at least the difference.
-    """
-    if mcnemar_exact(total, 0) >= alpha:
-        return None  # not even all against none
-    z_alpha, z_power = float(special.ndtri(1 - alpha / 2)), float(special.ndtri(power))
-
-    def short(effect: float) -> float:
-        share = max(discordant / total, effect)
-        return z_alpha * sqrt(share) + z_power * sqrt(max(share - effect**2, 0.0)) - effect * sqrt(total)
-
-    return _root(short, 1.0)
-
-
-def _root(short: Callable[[float], float], most: float) -> float | None:
-    return None if short(most) > 0 else float(brentq(short, 1e-12, most))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokentrial.statistics.paired import ROUND_OFF, Interval, Values, finite, t_interval, t_p
+from tokentrial.statistics.paired import ROUND_OFF, Interval, Values, finite_vector, t_interval, t_p
 from tokentrial.statistics.power import mde_of_error
 
 
@@ -21,7 +21,7 @@ def unpaired_t(a: Values, b: Values) -> UnpairedT:
     """Welch's (1947) t test for two arms with seeds of their own; where one side is one model, whether it is one that
     the other's seeds give: the t test for a single case (Crawford & Howell 1998), error s sqrt(1 + 1/n), n - 1 degrees
     of freedom."""
-    x, y = finite(a, "a"), finite(b, "b")
+    x, y = finite_vector(a, "a"), finite_vector(b, "b")
     arms = [side for side in (x, y) if len(side) > 1]
     if not arms:
         raise ValueError("seeds: found one on each side, expected two or more on one of them")

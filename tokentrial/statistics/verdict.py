@@ -1,6 +1,6 @@
 """From paired scores to a verdict: gate, contrast, Holm's family, two budgets, and what was declared.
 
-The order of use: `freeze` the declaration at the first evaluation, ask the `gate` whether the baseline has
+The order of use: `freeze` the declaration at the first evaluation, ask `gate_failure` whether the baseline has
 learnt, make one `contrast` an outcome on the frozen seeds, and let `decide` judge the declared ones.
 """
 
@@ -15,8 +15,8 @@ from tokentrial.statistics.paired import (
     Floats,
     Values,
     correlation,
-    facts_like_these,
-    finite,
+    crossed_interval,
+    finite_vector,
     holm,
     paired_t,
     sign_flip,
@@ -84,7 +84,7 @@ def contrast(
     difference that matters. `by_fact`: the differences, seeds x unordered facts, NaN where absent; its row
     means must be the seeds' differences. `rng` serves the sign-flip beyond 20 seeds.
     """
-    a, b = finite(treatment, "treatment"), finite(control, "control")
+    a, b = finite_vector(treatment, "treatment"), finite_vector(control, "control")
     if len(a) != len(b):
         raise ValueError(f"seeds: found {len(a)} of treatment, {len(b)} of control, expected the same seeds")
     if not 0 < alpha < 1:
@@ -104,17 +104,18 @@ def contrast(
     if margin is not None:
         at_floor = floor is not None and max(a.mean(), b.mean()) <= floor + margin
         at_ceiling = ceiling is not None and min(a.mean(), b.mean()) >= ceiling - margin
-        p_tost, reason = _equivalence(d, margin, bool(at_floor or at_ceiling))
+        p_tost, reasons = _equivalence(d, margin, bool(at_floor or at_ceiling))
         if p is None or p >= alpha:  # else there is nothing to say of equivalence
-            notes += reason
+            notes += reasons
     if by_fact is not None:
-        facts_ci95, reason = _over_facts(by_fact, d)
-        notes += reason
+        facts_ci95, reasons = _over_facts(by_fact, d)
+        notes += reasons
     if declared and p is not None:
-        verdict = without = _without_difference(margin, p_tost)
+        verdict = _without_difference(margin, p_tost)
         if p < alpha:
+            if verdict != NO_DIFFERENCE:
+                notes.append(f"smaller than the smallest effect that matters, {margin:g}")
             verdict = HELPS if (t.mean > 0) == higher_is_better else HURTS
-            notes += [] if without == NO_DIFFERENCE else [f"smaller than the smallest effect that matters, {margin:g}"]
     return Contrast(  # a field a line: what makes this function long
         difference=t.mean,
         ci95=list(t.ci95) if t.ci95 else None,
@@ -136,16 +137,16 @@ def contrast(
 
 def _equivalence(d: Floats, margin: float, at_bound: bool) -> tuple[float | None, list[str]]:
     """p of the test of equivalence, None where it is refused; and why it is, or that no such seeds could show it."""
-    p, needs = tost(d, margin)
+    p, in_reach = tost(d, margin)
     if len(d) < 2:
         return None, []
-    if p is None or needs is None:
+    if p is None or in_reach is None:
         return None, ["equivalence not tested: no spread between the seeds (s = 0)"]
     if at_bound:  # there arms look alike whatever they know
         return None, ["equivalence not tested: both arms lie at the floor or ceiling"]
-    if margin >= needs or p < 0.05:
+    if margin >= in_reach or p < 0.05:
         return p, []
-    return p, [f"equivalence within {margin:g} is out of reach: at 80 % power these seeds show {needs:.2g}"]
+    return p, [f"equivalence within {margin:g} is out of reach: at 80 % power these seeds show {in_reach:.2g}"]
 
 
 def _without_difference(margin: float | None, p_tost: float | None) -> str:
@@ -157,8 +158,8 @@ def _over_facts(by_fact: Sequence[Sequence[float]] | Floats, d: Floats) -> tuple
     means = np.nanmean(np.asarray(by_fact, dtype=np.float64), axis=1)
     if len(means) != len(d) or not np.allclose(means, d, rtol=0, atol=1e-6):
         raise ValueError(f"by_fact: found row means {means}, expected the seeds' differences {d}")
-    both = facts_like_these(by_fact)
-    return (list(both.ci95), []) if both.ci95 else (None, [f"no interval over facts: {both.refused}"])
+    crossed = crossed_interval(by_fact)
+    return (list(crossed.ci95), []) if crossed.ci95 else (None, [f"no interval over facts: {crossed.refusal}"])
 
 
 def decide(
@@ -168,25 +169,25 @@ def decide(
 
     The primary stands alone at alpha. The secondary family is Holm-adjusted over each test's own p; a
     difference that does not survive falls back to `equivalent within M` or `no difference shown` (equivalence
-    itself is read off the 90 % interval, unadjusted). `not_learnt`, the reason from `gate`, overrules all.
+    itself is read off the 90 % interval, unadjusted). `not_learnt`, the reason from `gate_failure`, overrules all.
     """
-    judged = []
-    for each, p_holm in zip(secondary, holm([each.p for each in secondary]), strict=True):
-        each = replace(each, p_holm=p_holm)
-        if each.verdict in (HELPS, HURTS) and p_holm is not None and p_holm >= alpha:
+    family = []
+    for c, p_holm in zip(secondary, holm([c.p for c in secondary]), strict=True):
+        adjusted = replace(c, p_holm=p_holm)
+        if c.verdict in (HELPS, HURTS) and p_holm is not None and p_holm >= alpha:
             reason = f"not significant among {len(secondary)} secondary outcomes (Holm p = {p_holm:.3g})"
-            each = _overruled(each, _without_difference(each.margin, each.p_tost), reason)
-        judged.append(each)
+            adjusted = _overrule(adjusted, _without_difference(c.margin, c.p_tost), reason)
+        family.append(adjusted)
     if not_learnt is not None:
-        primary, *judged = (_overruled(each, NOT_LEARNT, not_learnt) for each in (primary, *judged))
-    return primary, judged
+        primary, *family = (_overrule(c, NOT_LEARNT, not_learnt) for c in (primary, *family))
+    return primary, family
 
 
-def _overruled(made: Contrast, verdict: str, reason: str) -> Contrast:
-    return replace(made, verdict=verdict, note="; ".join(filter(None, [made.note, reason])))
+def _overrule(c: Contrast, verdict: str, reason: str) -> Contrast:
+    return replace(c, verdict=verdict, note="; ".join(filter(None, [c.note, reason])))
 
 
-def gate(
+def gate_failure(
     control_asked: Values,
     control_never_asked: Values | None,
     asked: float = 0.6,
@@ -198,7 +199,7 @@ def gate(
     """
     for name, values, least in (("asked", control_asked, asked), ("never-asked", control_never_asked, never_asked)):
         if values is not None:
-            mean = float(finite(values, f"the baseline's accuracy on {name} facts").mean())
+            mean = float(finite_vector(values, f"the baseline's accuracy on {name} facts").mean())
             if mean < least - 1e-9:  # round-off: six times 0.6 averages to just under 0.6
                 return f"the baseline's mean accuracy on {name} facts is {mean:.3f}, below {least:g}"
     return None

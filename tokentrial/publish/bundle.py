@@ -21,57 +21,53 @@ from tokentrial.report.paper import latex_table, methods
 from tokentrial.store import MANIFEST, intact, read_json, write_bytes
 from tokentrial.trial import Trial
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
-_WHOLE = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md")
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
+_REQUIRED = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md")
 
 
-def bundle(out: Path, to: Path | None = None) -> Path:
+def write_bundle(out: Path, to: Path | None = None) -> Path:
     """Write the bundle of a run folder with a report; returns its path, `OUT.zip` if none is given."""
     trial = open_run(out)
-    for name in _WHOLE:
+    for name in _REQUIRED:
         if not (out / name).is_file():
             raise TrialError(f"{out / name}: not found; `tokentrial run` writes it at the end of a whole run")
     report = read_json(out / REPORT)
-    folders = [(cell.name, cell.folder(trial, stage)) for cell in cells(trial) for stage in stages(trial)]
-    evaluations = {
-        f"{cell}/{folder.name}": folder
-        for cell, folder in folders
-        if folder.name.startswith("eval_") and (folder / MANIFEST).is_file()
-    }
-    _is_of(report, evaluations, out)
-    files = {name: (out / name).read_bytes() for name in _WHOLE}
-    files |= {f"figures/{path.name}": path.read_bytes() for path in sorted((out / "figures").glob("*.*"))}
-    for name, folder in evaluations.items():
+    evaluated = [stage for stage in stages(trial) if stage.startswith("eval_")]
+    folders = [cell.folder(trial, stage) for cell in cells(trial) for stage in evaluated]
+    evaluations = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    _check_report(report, evaluations, out)
+    paths = [*(trial.folder / name for name in _REQUIRED), *(trial.folder / "figures").glob("*.*")]
+    for folder in evaluations:
         intact(folder)
-        listed = (MANIFEST, *read_json(folder / MANIFEST)["files"])
-        files |= {f"{name}/{file}": (folder / file).read_bytes() for file in listed}
+        paths += [folder / name for name in (MANIFEST, *read_json(folder / MANIFEST)["files"])]
+    files = {path.relative_to(trial.folder).as_posix(): path.read_bytes() for path in paths}
     files["methods.md"] = f"{methods(report)}\n".encode()
     files["table.tex"] = latex_table(report).encode()
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[HASHES] = orjson.dumps(
-        {"bundle": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, "run": _steps(trial)},
-        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2,
+        {"bundle": hashes, "run": _step_hashes(trial)}, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2
     )
     path = to or out.resolve().with_name(f"{out.resolve().name}.zip")
-    write_bytes(path, _zipped(files))
+    write_bytes(path, _zip(files))
     return path
 
 
-def _is_of(report: dict[str, Any], evaluations: dict[str, Path], out: Path) -> None:
-    """Refuse a report that is of other results than those that would stand beside it."""
-    made = [read_json(folder / MANIFEST)["provenance"]["time"] for folder in evaluations.values()]
-    of = report.get("made_by", {"makers": [], "last": None})
-    counted = sum(maker["evaluations"] for maker in of["makers"])
-    if (counted, of["last"]) != (len(made), max(made, default=None)):
+def _check_report(report: dict[str, Any], evaluations: list[Path], out: Path) -> None:
+    """Refuse a report that is of other results than those that the bundle would hold."""
+    times = [read_json(folder / MANIFEST)["provenance"]["time"] for folder in evaluations]
+    made_by = report.get("made_by", {"makers": [], "last": None})
+    reported = sum(maker["evaluations"] for maker in made_by["makers"])
+    if (reported, made_by["last"]) != (len(times), max(times, default=None)):
         raise TrialError(
-            f"{out / REPORT}: it is of {counted} evaluations to {of['last']}, found {len(made)} to "
-            f"{max(made, default=None)}; finish the run, or make the report anew with `tokentrial report {out}`"
+            f"{out / REPORT}: it is of {reported} evaluations to {made_by['last']}, found {len(times)} to "
+            f"{max(times, default=None)}; finish the run, or make the report anew with `tokentrial report {out}`"
         )
 
 
-def _steps(trial: Trial) -> dict[str, Any]:
+def _step_hashes(trial: Trial) -> dict[str, Any]:
     """Fingerprint and hashes of every step of the run that has a manifest, weights and corpus among them."""
     steps = {}
-    for path in sorted(trial.folder.rglob(MANIFEST)):
+    for path in trial.folder.rglob(MANIFEST):
         folder = path.parent.relative_to(trial.folder)
         if not any(part.endswith((".partial", ".checkpoints")) for part in folder.parts):
             manifest = read_json(path)
@@ -80,11 +76,11 @@ def _steps(trial: Trial) -> dict[str, Any]:
     return steps
 
 
-def _zipped(files: dict[str, bytes]) -> bytes:
+def _zip(files: dict[str, bytes]) -> bytes:
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, data in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
             entry.create_system = 3  # Unix everywhere, for the same bytes
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED

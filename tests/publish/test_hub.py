@@ -15,8 +15,8 @@ import yaml
 from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.start import identity, prepare_start
-from tokentrial.sharing import hub
-from tokentrial.sharing.hub import pull, push
+from tokentrial.publish import hub
+from tokentrial.publish.hub import pull, push
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"
@@ -133,8 +133,8 @@ def stub(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def cell(climbed):
-    return climbed.folder / "mul_tokens" / "seed1"
+def cell(finished):
+    return finished.folder / "mul_tokens" / "seed1"
 
 
 # there and back
@@ -145,84 +145,80 @@ def test_what_is_pulled_is_what_was_pushed_and_loads_as_any_model(stub, cell, tm
 
     assert push(cell, NAME) == f"{stub.url}/{NAME}"
     names = pull(NAME, tmp_path / "pulled")
-    assert {path.name for path in (tmp_path / "pulled").iterdir()} == set(names)
-    assert (tmp_path / "pulled" / "model.safetensors").read_bytes() == (cell / "hf" / "model.safetensors").read_bytes()
-    ids = torch.randint(600, (2, 32), generator=torch.Generator().manual_seed(0))
-    logits = [AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (tmp_path / "pulled", cell / "hf")]
-    assert torch.equal(*logits)
-    texts = ["so <MUL_6_9_54> and 7", "plain"]
-    read = [AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] for folder in (tmp_path / "pulled", cell / "hf")]
-    assert read[0] == read[1]
-
-
-def test_a_repository_is_private_unless_it_is_told_to_be_public(stub, cell):
-    push(cell, NAME)
-    push(cell, NAME, public=True)
-    assert [made["visibility"] for made in stub.created] == ["private", "public"]
-    assert {token for _, token in stub.asked} == {"Bearer hf_stub"}
-
-
-def test_only_the_model_goes_out(stub, cell):
-    push(cell, NAME, stage="sft")
-    assert set(stub.files) == {
+    assert set(names) == set(stub.files) == {path.name for path in (tmp_path / "pulled").iterdir()}
+    assert set(names) == {
         "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
-    assert stub.files["model.safetensors"] == (cell / "sft" / "model.safetensors").read_bytes()
+    folders = tmp_path / "pulled", cell / "hf"
+    ids = torch.randint(600, (2, 32), generator=torch.Generator().manual_seed(0))  # (B, T)
+    assert torch.equal(*(AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in folders))
+    tokenized = [AutoTokenizer.from_pretrained(folder)("so <MUL_6_9_54> and 7")["input_ids"] for folder in folders]
+    assert tokenized[0] == tokenized[1]
 
 
-def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(stub, cell, climbed):
+def test_only_the_model_of_the_stage_goes_out(stub, cell, tmp_path, monkeypatch):
+    folders = {"pretrain": cell / "hf", "sft": shutil.copytree(cell / "hf", tmp_path / "sft")}
+    for name in ("sft_results.json", "training.pt"):
+        (folders["sft"] / name).write_bytes(b"{}")
+    monkeypatch.setattr(hub, "model_folder", lambda trial, cell, stage: folders[stage])
+    push(cell, NAME)
+    files = set(stub.files)
+    push(cell, NAME, stage="sft", public=True)
+    assert set(stub.files) == files
+    assert [repository["visibility"] for repository in stub.created] == ["private", "public"]
+    assert {token for _, token in stub.asked} == {"Bearer hf_stub"}
+    assert "weights after sft" in stub.files["README.md"].decode()
+
+
+def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(stub, cell, finished):
     push(cell, NAME)
     card = stub.files["README.md"].decode()
     head, body = card.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(head)["library_name"] == "transformers"
-    for said in (
+    for part in (
         "# smoke: mul_tokens, seed 1",
-        "**mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: baseline has not learnt",
+        "**mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: ",
         "not on this model, which is one seed of them",
         "weights after pretrain",
     ):
-        assert said in body
+        assert part in body
     settings = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
-    assert settings["pretrain"] == climbed.model_dump(mode="json")["pretrain"]
+    assert settings["pretrain"] == finished.model_dump(mode="json")["pretrain"]
     assert settings["corpus"]["source"] == "jsonl:prose.jsonl"
-    assert str(climbed.folder) not in card
-    assert str(climbed.corpus.source).removeprefix("jsonl:") not in card
-
-
-def test_without_a_report_the_card_says_that_there_is_no_verdict(climbed):
-    trial = climbed.model_copy(update={"output": str(climbed.folder / "elsewhere")})
-    card = hub.model_card(trial, Cell("baseline", 1), "pretrain", "# a model")
+    assert str(finished.folder) not in card
+    assert str(finished.corpus.source).removeprefix("jsonl:") not in card
+    elsewhere = finished.model_copy(update={"output": str(finished.folder / "elsewhere")})
+    card = hub.model_card(elsewhere, Cell("baseline", 1), "pretrain", "# a model")
     assert "No verdict: the trial was not finished." in card
 
 
-def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell, ladder, tmp_path):
+def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell, tiny, tmp_path):
     push(cell, NAME)
     stub.files["pytorch_model.bin"] = b"a pickle"
-    trial = ladder(tmp_path / "run", f"pretrain.init={NAME}")
+    trial = tiny(tmp_path / "run", f"pretrain.init={NAME}")
     prepare_start(trial, Vocabulary(256, 45))
-    there = {path.name for path in (tmp_path / "run" / "start").iterdir()}
-    assert there == {"config.json", "tokenizer.json", "model.safetensors", "manifest.json"}
+    files = {path.name for path in (tmp_path / "run" / "start").iterdir()}
+    assert files == {"config.json", "tokenizer.json", "model.safetensors", "manifest.json"}
     assert json.loads((tmp_path / "run" / "start" / "manifest.json").read_bytes())["revision"] == COMMIT
-    local = ladder(tmp_path / "local", f"pretrain.init={cell / 'hf'}")
+    local = tiny(tmp_path / "local", f"pretrain.init={cell / 'hf'}")
     prepare_start(local, Vocabulary(256, 45))
     assert identity(trial) == identity(local)
     stub.status = 500
     prepare_start(trial, Vocabulary(256, 45))
 
 
-def test_a_start_that_the_hub_does_not_know_is_named(stub, ladder, tmp_path):
+def test_a_start_that_the_hub_does_not_know_is_named(stub, tiny, tmp_path):
     stub.status = 404
     with pytest.raises(TrialError, match=r"me/none: not pulled: the Hub knows no such model \(404\)"):
-        prepare_start(ladder(tmp_path / "run", "pretrain.init=me/none"), Vocabulary(256, 45))
+        prepare_start(tiny(tmp_path / "run", "pretrain.init=me/none"), Vocabulary(256, 45))
 
 
 # refusals of ours
 
 
-def test_a_damaged_model_stays_here(stub, climbed, tmp_path):
-    shutil.copytree(climbed.folder, tmp_path / "run")
-    path = tmp_path / "run" / "baseline" / "seed1" / "hf" / "model.safetensors"
+def test_a_damaged_model_stays_here(stub, finished_copy):
+    path = finished_copy / "baseline" / "seed1" / "hf" / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -231,24 +227,25 @@ def test_a_damaged_model_stays_here(stub, climbed, tmp_path):
     assert stub.asked == []
 
 
-def test_what_is_no_cell_of_a_run(stub, climbed, finished, tmp_path):
-    for folder in (climbed.folder, climbed.folder / "baseline", tmp_path / "a" / "seed1"):
-        with pytest.raises(SettingsError, match="expected a cell of a run, OUT/ARM/seedK"):
-            push(folder, NAME)
-    with pytest.raises(SettingsError, match=r"arms of its trial are baseline, mul_tokens, seeds are \[1, 2\]"):
-        push(climbed.folder / "baseline" / "seed9", NAME)
-    with pytest.raises(SettingsError, match="--stage rl: the trial smoke has pretrain, sft, grpo"):
-        push(climbed.folder / "baseline" / "seed1", NAME, stage="rl")
-    with pytest.raises(SettingsError, match="--stage sft: the trial smoke has pretrain"):
-        push(finished.folder / "baseline" / "seed1", NAME, stage="sft")
+@pytest.mark.parametrize(
+    ("cell", "stage", "message"),
+    [
+        ("baseline", "pretrain", "expected a cell of a run, OUT/ARM/seedK"),
+        ("baseline/seed9", "pretrain", r"arms of its trial are baseline, mul_tokens, seeds are \[1, 2\]"),
+        ("baseline/seed1", "sft", "--stage sft: the trial smoke has pretrain"),
+    ],
+)
+def test_what_is_no_cell_or_stage_of_a_run(stub, finished, cell, stage, message):
+    with pytest.raises(SettingsError, match=message):
+        push(finished.folder / cell, NAME, stage=stage)
     assert stub.asked == []
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "a b", "-x", "x" * 100])
 def test_a_name_that_the_hub_has_not(stub, cell, tmp_path, name):
-    for go in (lambda: push(cell, name), lambda: pull(name, tmp_path / "pulled")):
+    for command in (lambda: push(cell, name), lambda: pull(name, tmp_path / "pulled")):
         with pytest.raises(SettingsError, match="expected OWNER/MODEL"):
-            go()
+            command()
 
 
 def test_a_token_that_is_missing(stub, cell, monkeypatch):
@@ -258,38 +255,27 @@ def test_a_token_that_is_missing(stub, cell, monkeypatch):
     assert stub.asked == []
 
 
-def test_a_folder_that_holds_something_is_left_alone(stub, cell, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+def test_a_folder_that_holds_something_is_left_alone(stub, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(SettingsError, match="exists and is not empty; give a new folder"):
-        pull(NAME, tmp_path / "mine")
+        pull(NAME, tmp_path)
     assert stub.asked == []
 
 
-# answers of the Hub
+# answers of the Hub; of 429, 500 and a server that hangs, truncates or babbles see tests/faults/test_hub.py
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
-    [(401, "refused the token"), (403, "refuses this token"), (404, "knows no such model"), (500, "answered 500")],
+    ("status", "message"), [(401, "refused the token"), (403, "refuses this token"), (404, "knows no such model")]
 )
-def test_what_the_hub_refuses_or_fails_at_is_one_clear_line(stub, cell, tmp_path, status, said):
+def test_what_the_hub_refuses_is_one_clear_line(stub, cell, tmp_path, status, message):
     stub.status = status
-    for go in (lambda: push(cell, NAME), lambda: pull(NAME, tmp_path / "pulled")):
-        with pytest.raises(TrialError, match=said) as error:
-            go()
+    for command in (lambda: push(cell, NAME), lambda: pull(NAME, tmp_path / "pulled")):
+        with pytest.raises(TrialError, match=message) as error:
+            command()
         assert "\n" not in str(error.value)
         assert "hf_stub" not in str(error.value)
     assert not (tmp_path / "pulled").exists()
-
-
-def test_a_hub_that_cannot_be_reached(stub, cell, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the port of discard, where nobody listens
-    for go in (lambda: push(cell, NAME), lambda: pull(NAME, tmp_path / "pulled")):
-        with pytest.raises(TrialError, match=r"cannot be reached .*; run the same command again"):
-            go()
 
 
 def test_a_model_that_would_have_to_be_unpickled_is_not_pulled(stub, tmp_path):
@@ -298,9 +284,10 @@ def test_a_model_that_would_have_to_be_unpickled_is_not_pulled(stub, tmp_path):
         pull(NAME, tmp_path / "pulled")
 
 
-def test_names_that_would_leave_the_folder_are_not_fetched(stub, cell, tmp_path):
-    push(cell, NAME)
-    stub.files |= {"../evil.json": b"{}", "a/b.json": b"{}", ".netrc.txt": b"x", "run.py": b"x"}
+def test_names_that_would_leave_the_folder_are_not_fetched(stub, tmp_path):
+    stub.files = {"config.json": b"{}", "model.safetensors": b"x"}
+    hostile = {"../evil.json": b"{}", "a/b.json": b"{}", ".netrc.txt": b"x", "run.py": b"x"}
+    stub.files |= hostile
     names = pull(NAME, tmp_path / "deep" / "pulled")
-    assert not {"../evil.json", "a/b.json", ".netrc.txt", "run.py"} & set(names)
+    assert not hostile.keys() & set(names)
     assert {path.name for path in (tmp_path / "deep").rglob("*") if path.is_file()} == set(names)

@@ -20,10 +20,10 @@ from tokentrial.store import intact, partial, read_json
 from tokentrial.trial import Trial
 
 CARD = "README.md"
-# a model's own files; nothing that would have to be unpickled, and no folder
-_FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
-_OTHERS = re.compile(r".*_results\.json|manifest\.json|README\.md")
-_LOCAL = re.compile(r"(jsonl|parquet|path):(?:.*[/\\])?([^/\\]+)[/\\]?")
+# of a model; nothing that would have to be unpickled, and no folder
+_MODEL_FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
+_RESULT_FILES = re.compile(r".*_results\.json|manifest\.json|README\.md")
+_LOCAL_SOURCE = re.compile(r"^(jsonl|parquet|path):(?:.*[/\\])?([^/\\]+)[/\\]?$")
 
 
 def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = False) -> str:
@@ -35,20 +35,19 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
     folder = model_folder(trial, cell, stage)
     intact(folder)
     names = sorted(path.name for path in folder.iterdir())
-    files = [name for name in names if _FILES.fullmatch(name) and not _OTHERS.fullmatch(name)]
-    described = cell.folder(trial, "export") / CARD
-    if not described.is_file():
-        raise TrialError(f"{described}: not found; export this cell again with `tokentrial export`")
-    text = described.read_text(encoding="utf-8").split("\n---\n", 1)[-1]  # without its head
-    card = model_card(trial, cell, stage, text.strip())
+    files = [name for name in names if _MODEL_FILES.fullmatch(name) and not _RESULT_FILES.fullmatch(name)]
+    exported_card = cell.folder(trial, "export") / CARD
+    if not exported_card.is_file():
+        raise TrialError(f"{exported_card}: not found; export this cell again with `tokentrial export`")
+    description = exported_card.read_text(encoding="utf-8").split("\n---\n", 1)[-1].strip()  # without its head
+    card = model_card(trial, cell, stage, description)
     with answered(name, "push") as api:
         from huggingface_hub import CommitOperationAdd
 
         repository = api.create_repo(name, private=not public, exist_ok=True).repo_id
-        added = [CommitOperationAdd(file, folder / file) for file in files]
-        added.append(CommitOperationAdd(CARD, card.encode()))
-        message = f"{trial.name}: {cell.name} after {stage}"
-        api.create_commit(repository, added, commit_message=message)
+        additions = [CommitOperationAdd(file, folder / file) for file in files]
+        additions.append(CommitOperationAdd(CARD, card.encode()))
+        api.create_commit(repository, additions, commit_message=f"{trial.name}: {cell.name} after {stage}")
         return f"{api.endpoint}/{repository}"
 
 
@@ -56,38 +55,38 @@ def pull(name: str, folder: Path) -> list[str]:
     """Download a model into a new folder, whole or not at all; returns the names of its files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: exists and is not empty; give a new folder")
-    made = partial(folder.resolve())
-    shutil.rmtree(made, ignore_errors=True)
+    download = partial(folder.resolve())
+    shutil.rmtree(download, ignore_errors=True)
     with answered(name, "pull") as api:
-        found = api.model_info(name)
-        files = sorted(each.rfilename for each in found.siblings or () if _FILES.fullmatch(each.rfilename))
+        info = api.model_info(name)
+        files = sorted(file.rfilename for file in info.siblings or () if _MODEL_FILES.fullmatch(file.rfilename))
         if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
             raise TrialError(f"{name}: no model in safetensors there; found {one_line(', '.join(files)) or 'no file'}")
         for file in files:
-            api.hf_hub_download(name, file, revision=found.sha, local_dir=made)
-    shutil.rmtree(made / ".cache", ignore_errors=True)  # the client's own notes
+            api.hf_hub_download(name, file, revision=info.sha, local_dir=download)
+    shutil.rmtree(download / ".cache", ignore_errors=True)  # the client's own notes
     if folder.exists():
         folder.rmdir()
-    made.rename(folder)
+    download.rename(folder)
     return files
 
 
-def model_card(trial: Trial, cell: Cell, stage: str, described: str) -> str:
+def model_card(trial: Trial, cell: Cell, stage: str, description: str) -> str:
     """The card: what the model is, the trial's verdict, and its settings without this machine's paths."""
     head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tokentrial"]}
     settings = _without_paths(trial.model_dump(mode="json", exclude={"output", "workers", "disk_reserve_gb"}))
     path = trial.folder / REPORT
-    said = f"**{verdict_sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
+    verdict = f"**{verdict_sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).rstrip()}
 ---
-{described}
+{description}
 
 These are the weights after {stage}. Load them with `AutoModelForCausalLM` and `AutoTokenizer`.
 
 ## The trial's verdict
 
-{said}
+{verdict}
 
 It is a verdict on the arms over {len(trial.seeds)} seeds, not on this model, which is one seed of them.
 
@@ -105,7 +104,8 @@ def _without_paths(value: Any) -> Any:
         return {key: None if key == "path" else _without_paths(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
-    if isinstance(value, str) and value.startswith(("/", ".", "~")):
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", ".", "~")):
         return f"./{Path(value).name}"
-    local = _LOCAL.fullmatch(value) if isinstance(value, str) else None
-    return f"{local[1]}:{local[2]}" if local else value
+    return _LOCAL_SOURCE.sub(r"\1:\2", value)

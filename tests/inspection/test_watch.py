@@ -3,15 +3,19 @@
 import io
 import os
 import shutil
-import time
 
 import orjson
 import pytest
 from rich.console import Console
 
-from tokentrial.looking.watch import _table, look, watch
+from tokentrial.inspection.watch import _table, read_progress, watch
 
 STARTED = 1_000_000.0
+
+
+def set_times(paths, seconds):
+    for path in paths:
+        os.utime(path, (seconds, seconds))
 
 
 @pytest.fixture
@@ -27,71 +31,68 @@ def half(finished_copy):
     for path in finished_copy.glob("*/seed*/*/manifest.json"):
         seconds = {"pretrain": 80.0, "hf": 5.0, "eval_pretrain": 15.0}[path.parent.name]
         path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"seconds": seconds}))
-    os.utime(finished_copy / "trial.yaml", (STARTED, STARTED))
+    set_times([finished_copy / "trial.yaml"], STARTED)
     return finished_copy
 
 
-def test_what_is_under_way_and_how_long_it_will_take(half):
-    seen = look(half, STARTED + 656)
-    assert not seen.complete
-    [work] = seen.working["mul_tokens/seed2"]
-    assert (work.stage, work.step, work.loss, work.share) == ("pretrain", 7, 2.5, 7 / 20)
+@pytest.fixture
+def finish(half, finished):
+    """`finish()`: the run's last cell is done."""
+
+    def copy():
+        shutil.rmtree(half / "mul_tokens")
+        shutil.copytree(finished.folder / "mul_tokens", half / "mul_tokens")
+
+    return copy
+
+
+def test_what_is_running_and_how_long_it_will_take(half):
+    progress = read_progress(half, STARTED + 656)
+    assert not progress.complete
+    [stage] = progress.running["mul_tokens/seed2"]
+    assert (stage.stage, stage.share, stage.logged) == ("pretrain", 7 / 20, "step 7, loss 2.500")
     # 3 cells of 100 s and 0.35 of 80 s, of 400: 328 in 656 s leave 72
-    assert seen.share == pytest.approx(328 / 400)
-    assert seen.left_s == pytest.approx(144)
+    assert progress.share == pytest.approx(328 / 400)
+    assert progress.seconds_left == pytest.approx(144)
 
 
 def test_what_was_done_before_the_last_start_says_nothing_of_its_speed(half):
-    for path in half.rglob("manifest.json"):
-        os.utime(path, (STARTED - 60, STARTED - 60))
-    seen = look(half, STARTED + 35)
-    assert seen.left_s == pytest.approx(90)  # 0.35 of 80 s in 35 s; 72 are left
-
-
-def test_nothing_done_yet_has_no_time_left(half):
+    set_times(half.rglob("manifest.json"), STARTED - 60)
+    assert read_progress(half, STARTED + 35).seconds_left == pytest.approx(90)  # 0.35 of 80 s in 35 s; 72 are left
     shutil.rmtree(half / "mul_tokens" / "seed2")
-    for path in half.rglob("manifest.json"):
-        os.utime(path, (STARTED - 60, STARTED - 60))
-    assert look(half, STARTED + 35).left_s is None
+    assert read_progress(half, STARTED + 35).seconds_left is None
 
 
-def test_without_a_terminal_there_is_a_line_a_change_until_it_is_complete(half, finished, capsys):
+def test_without_a_terminal_there_is_a_line_a_change_until_it_is_complete(half, finish, capsys):
     slept = []
 
     def sleep(seconds):
         slept.append(seconds)
         if len(slept) == 2:  # the run goes on
-            shutil.rmtree(half / "mul_tokens")
-            shutil.copytree(finished.folder / "mul_tokens", half / "mul_tokens")
+            finish()
 
     (half / "mul_tokens" / "seed2" / "pretrain.partial" / "metrics.jsonl").unlink()
-    later = time.time() + 60  # nothing was done since the last start: no time left, which would change by itself
-    os.utime(half / "trial.yaml", (later, later))
+    # nothing was done since the last start: no time left, which would change by itself
+    set_times([half / "trial.yaml"], 2**32)
     watch(half, Console(file=io.StringIO()), sleep)
-    lines = capsys.readouterr().out.splitlines()
     assert len(slept) == 2
-    assert lines == [
+    assert capsys.readouterr().out.splitlines() == [
         "smoke: 75%, 3 of 4 cells done; mul_tokens/seed2 pretrain",
         "smoke: 100%, 4 of 4 cells done",
         f"{half}: complete",
     ]
 
 
-def test_in_a_terminal_it_is_a_table_that_stays(half, finished):
-    def sleep(seconds):
-        shutil.rmtree(half / "mul_tokens")
-        shutil.copytree(finished.folder / "mul_tokens", half / "mul_tokens")
-
+def test_in_a_terminal_it_is_a_table_that_stays(half, finish):
     out = io.StringIO()
-    watch(half, Console(file=out, force_terminal=True, width=160), sleep)
+    watch(half, Console(file=out, force_terminal=True, width=160), lambda seconds: finish())
     assert "pretrain 35%, step 7, loss 2.500" in out.getvalue()
     assert "4 of 4 cells done" in out.getvalue()
 
 
 def test_in_80_columns_every_cell_has_its_whole_name_and_the_bar_a_line_of_its_own(half):
     out = io.StringIO()
-    console = Console(file=out, width=80)
-    console.print(_table(look(half, 0.0)))
+    Console(file=out, width=80).print(_table(read_progress(half, 0.0)))
     lines = out.getvalue().splitlines()
     assert {"baseline/seed1", "mul_tokens/seed2"} <= {line.split()[0] for line in lines}
     assert not set(lines[1]) - set("━╸╺ ")

@@ -38,66 +38,62 @@ def exported(finished):
 @torch.no_grad()
 def test_the_completion_and_the_next_tokens_are_the_model_s(sampled, exported):
     model, tokenizer = exported
-    said = sampled("It is", "--new-tokens", "5", "--top", "3")
+    output = sampled("It is", "--new-tokens", "5", "--top", "3")
     ids = tokenizer("It is", return_tensors="pt")["input_ids"]
     logits = model(ids).logits[0, -1]
     logits[unsayable(tokenizer)] = -torch.inf
     likely = logits.log_softmax(-1).topk(3)
-    assert [of["token"] for of in said["next"]] == [tokenizer.decode([i]) for i in likely.indices]
-    assert [of["logprob"] for of in said["next"]] == pytest.approx(likely.values.tolist(), abs=1e-4)
+    assert [item["token"] for item in output["next"]] == [tokenizer.decode([i]) for i in likely.indices]
+    assert [item["logprob"] for item in output["next"]] == pytest.approx(likely.values.tolist(), abs=1e-4)
     for _ in range(5):
         logits = model(ids).logits[0, -1]
         logits[unsayable(tokenizer)] = -torch.inf
         ids = torch.cat([ids, logits.argmax()[None, None]], dim=1)
-    assert tokenizer.decode(ids[0]).startswith("It is" + said["completion"])
-    assert said["tokens"] <= 5
-    assert (said["cell"], said["stage"], said["prompt"], said["answers"]) == (CELL.name, "pretrain", "It is", [])
+    assert tokenizer.decode(ids[0]).startswith("It is" + output["completion"])
+    assert output["tokens"] <= 5
+    assert (output["cell"], output["stage"], output["answers"]) == (CELL.name, "pretrain", [])
 
 
 def test_a_question_of_the_table_gets_the_shares_of_the_36(sampled, exported):
-    said = sampled(ASKED, "--top", "36")
-    shares = {of["answer"]: of["logprob"] for of in said["answers"]}
+    output = sampled(ASKED, "--top", "36")
+    shares = {item["answer"]: item["logprob"] for item in output["answers"]}
     assert sorted(shares, key=int) == list(TIMES_TABLE.answers)
     assert sum(map(math.exp, shares.values())) == pytest.approx(1, abs=1e-6)
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
-    [example] = [each for each in Arithmetic().table() if each.operands == (6, 9)]
+    [example] = [example for example in Arithmetic().table() if example.operands == (6, 9)]
     [right] = choice_logprobs(*exported, arms.find("mul_tokens"), [example])
     assert shares["54"] == pytest.approx(right, abs=1e-6)
     assert len(sampled(ASKED, "--top", "2")["answers"]) == 2
 
 
 def test_a_seed_draws_the_same_again(sampled):
-    draws = [sampled("It is", "--temperature", "1", "--seed", seed)["completion"] for seed in (1, 1, 2)]
-    assert draws[0] == draws[1] != draws[2]
+    completions = [sampled("It is", "--temperature", "1", "--seed", seed)["completion"] for seed in (1, 1, 2)]
+    assert completions[0] == completions[1] != completions[2]
 
 
 def test_cells_stand_side_by_side_on_a_page_too(tokentrial, finished, tmp_path):
     cells = [finished.folder / "baseline" / "seed1", finished.folder / CELL.name]
-    code, out, err = tokentrial("sample", *cells, "so <MUL_6_9_54> and <b>", "--html", tmp_path / "said.html")
+    code, out, err = tokentrial("sample", *cells, "so <MUL_6_9_54> and <b>", "--html", tmp_path / "sample.html")
     assert (code, err) == (0, "")
     assert "<MUL_6_9_54>" in out
-    page = (tmp_path / "said.html").read_text()
+    page = (tmp_path / "sample.html").read_text()
     assert page.count('<th scope="col">') == 2
     assert page.count('<span class="fact">&lt;MUL_6_9_54&gt;</span>') == 1  # a token in its own arm alone
     assert "<b>" not in page
-    said = json.loads(tokentrial("sample", *cells, "so", "--json")[1])
-    assert [of["cell"] for of in said] == ["baseline/seed1", CELL.name]
+    output = json.loads(tokentrial("sample", *cells, "so", "--json")[1])
+    assert [item["cell"] for item in output] == ["baseline/seed1", CELL.name]
 
 
 @pytest.mark.parametrize(
-    ("cell", "words", "message"),
+    ("words", "message"),
     [
-        ("mul_tokens/seed1", [""], "PROMPT: it has 0 tokens, expected 1 to 63"),
-        ("mul_tokens/seed1", ["a b c d " * 40], "tokens, expected 1 to 63"),
-        ("mul_tokens/seed1", ["x", "--stage", "sft"], "--stage sft: the trial smoke has pretrain"),
-        ("mul_tokens/seed9", ["x"], "seeds are [1, 2]"),
-        ("mul_tokens", ["x"], "expected a cell of a run, OUT/ARM/seedK"),
-        ("mul_tokens/seed1", ["x", "--top", "0"], "Invalid value for '--top'"),
+        ([""], "PROMPT: it has 0 tokens, expected 1 to 63"),
+        (["a b c d " * 40], "tokens, expected 1 to 63"),
+        (["x", "--stage", "sft"], "--stage sft: the trial smoke has pretrain"),
     ],
-    ids=["empty", "too long", "stage", "seed", "no cell", "top"],
 )
-def test_what_cannot_be_sampled_is_bad_usage(tokentrial, finished, cell, words, message):
-    code, out, err = tokentrial("sample", finished.folder / cell, *words)
+def test_what_cannot_be_sampled_is_bad_usage(tokentrial, finished, words, message):
+    code, out, err = tokentrial("sample", finished.folder / CELL.name, *words)
     assert (code, out) == (2, "")
     assert message in err
 

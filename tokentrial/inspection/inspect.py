@@ -4,7 +4,7 @@ from typing import Any
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, facts_of
-from tokentrial.looking.side_by_side import Column, Span
+from tokentrial.inspection.side_by_side import Column, Span
 from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
 from tokentrial.trial import Trial
 
@@ -29,17 +29,17 @@ def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
     }
 
 
-def column(seen: dict[str, Any]) -> Column:
-    """How an arm sees a text, to stand beside others: neighbouring tokens are told apart by their colour."""
-    own = {token for *_, token in seen["sites"]}
+def inspection_column(inspected: dict[str, Any]) -> Column:
+    """How an arm sees a text, for a table: neighbouring tokens are told apart by their colour."""
+    fact_tokens = {token for *_, token in inspected["sites"]}
     tokens: list[Span] = []
-    for number, token in enumerate(seen["tokens"]):
-        look = "fact" if token in own else ("plain", "other")[number % 2]
-        tokens += [Span(" ")] * bool(tokens) + [Span(repr(token), look)]
-    sites = "; ".join(f"{start}-{end} {token}" for start, end, token in seen["sites"])
+    for number, token in enumerate(inspected["tokens"]):
+        style = "fact" if token in fact_tokens else ("plain", "other")[number % 2]
+        tokens += [Span(" ")] * bool(tokens) + [Span(repr(token), style)]
+    sites = "; ".join(f"{start}-{end} {token}" for start, end, token in inspected["sites"])
     return {
         "tokens": tokens,
-        "ids": [Span(" ".join(map(str, seen["ids"])))],
+        "ids": [Span(" ".join(map(str, inspected["ids"])))],
         "sites": [Span(sites or "none")],
-        "plain": [Span(repr(seen["plain"]))],
+        "plain": [Span(repr(inspected["plain"]))],
     }

@@ -13,7 +13,7 @@ from tokentrial.errors import SettingsError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.evaluate.score import answer_logprobs
-from tokentrial.looking.side_by_side import Column, Span, spans
+from tokentrial.inspection.side_by_side import Column, Span, highlight
 from tokentrial.opened import model_folder, open_cell
 from tokentrial.store import has_gpu
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -36,10 +36,10 @@ def sample(
     if not 0 < len(ids) < context:
         raise SettingsError(f"PROMPT: it has {len(ids)} tokens, expected 1 to {context - 1} for {cell.name}; change it")
     with torch.no_grad():
-        logits = model(torch.tensor([ids], device=model.device)).logits[0, -1].float()
+        logits = model(torch.tensor([ids], device=model.device)).logits[0, -1].float()  # (V,)
     logits[unsayable(tokenizer)] = -torch.inf
-    likely = logits.log_softmax(-1).topk(min(top, len(logits)))
-    asking = [example for example in Arithmetic(facts=arm.facts).table() if prompt == example.prompt]
+    likeliest = logits.log_softmax(-1).topk(min(top, len(logits)))
+    asked = [example for example in Arithmetic(facts=arm.facts).table() if prompt == example.prompt]
     [completion] = complete(model, tokenizer, [prompt], new_tokens, 1, line=False, temperature=temperature, seed=seed)
     return {
         "cell": cell.name,
@@ -54,34 +54,31 @@ def sample(
         "stopped": completion.stopped,
         "next": [
             {"token": tokenizer.decode([i]), "logprob": logprob}
-            for logprob, i in zip(likely.values.tolist(), likely.indices.tolist(), strict=True)
+            for logprob, i in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
             if logprob > -torch.inf
         ],
         "answers": [
             {"answer": answer, "logprob": logprob}
-            for logprobs in answer_logprobs(model, tokenizer, arm, asking)
+            for logprobs in answer_logprobs(model, tokenizer, arm, asked)
             for logprob, answer in sorted(zip(logprobs, arm.facts.answers, strict=True), reverse=True)[:top]
         ],
     }
 
 
-def column(said: dict[str, Any]) -> Column:
-    """What a model said, to stand beside others."""
-    tokens = tuple(said["fact_tokens"])
-    found: dict[str, list[Span]] = {
-        "prompt": spans(said["prompt"], tokens, "given"),
-        "completion": spans(said["completion"], tokens),
-        "reads as": [Span(said["plain"])],
-        "next token": [
-            span
-            for i, likely in enumerate(said["next"])
-            for span in (
-                Span("\n" * bool(i) + f"{likely['logprob']:7.2f} "),
-                *spans(repr(likely["token"]), tokens, "other"),
-            )
-        ],
+def sample_column(sampled: dict[str, Any]) -> Column:
+    """What a model said, for a table."""
+    tokens = tuple(sampled["fact_tokens"])
+    next_tokens: list[Span] = []
+    for i, likely in enumerate(sampled["next"]):
+        next_tokens.append(Span("\n" * bool(i) + f"{likely['logprob']:7.2f} "))
+        next_tokens += highlight(repr(likely["token"]), tokens, "other")
+    column = {
+        "prompt": highlight(sampled["prompt"], tokens, "given"),
+        "completion": highlight(sampled["completion"], tokens),
+        "reads as": [Span(sampled["plain"])],
+        "next token": next_tokens,
     }
-    if said["answers"]:
-        lines = [f"{answer['logprob']:7.2f} {answer['answer']}" for answer in said["answers"]]
-        found["of the answers"] = [Span("\n".join(lines))]
-    return found
+    if sampled["answers"]:
+        lines = [f"{answer['logprob']:7.2f} {answer['answer']}" for answer in sampled["answers"]]
+        column["of the answers"] = [Span("\n".join(lines))]
+    return column

@@ -1,0 +1,145 @@
+"""`tokentrial status --watch`: how far a run is, again and again, until it is complete. It only reads."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from rich.console import Console, Group
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tokentrial.cell import FOLDERS
+from tokentrial.opened import open_run, status
+from tokentrial.plan.work import expected_seconds
+from tokentrial.progress import clock
+from tokentrial.store import MANIFEST
+from tokentrial.trial import Trial
+
+_REFRESH_S = 2.0
+_MIN_SHARE = 0.01  # a smaller share of the run shows no pace
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """A stage under way in a cell: the share of it that is done, and what it logged last."""
+
+    stage: str
+    share: float = 0.0
+    logged: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.share:.0%}, {self.logged}" if self.logged else self.stage
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """A run folder as it is now. `seconds_left` is None while nothing says how long the rest will take."""
+
+    trial: str
+    corpus_ready: bool
+    cells: dict[str, dict[str, bool]]  # cell: stage: whether it is done
+    running: dict[str, list[StageProgress]]  # by cell
+    share: float
+    seconds_left: float | None
+
+    @property
+    def complete(self) -> bool:
+        return self.corpus_ready and all(all(stages.values()) for stages in self.cells.values())
+
+    def __str__(self) -> str:
+        done = sum(all(stages.values()) for stages in self.cells.values())
+        corpus = "" if self.corpus_ready else ", corpus not ready"
+        left = "" if self.seconds_left is None or self.complete else f", {clock(self.seconds_left)} left"
+        return f"{self.trial}: {self.share:.0%}, {done} of {len(self.cells)} cells done{corpus}{left}"
+
+
+def read_progress(folder: Path, now: float) -> RunProgress:
+    """How far the run of a folder is. `now` is the time of day in seconds, as of file times.
+
+    The time left is estimated from what was done since the run was last started, each stage counting as long as it
+    took in the cells that have it, or is expected to.
+    """
+    state, trial = status(folder), open_run(folder)
+    expected = expected_seconds(trial, {stage: by_cell.values() for stage, by_cell in state["seconds"].items()})
+    started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
+    running: dict[str, list[StageProgress]] = {}
+    total = done = done_since_start = 0.0  # expected seconds
+    for cell, stages in state["cells"].items():
+        for stage, is_done in stages.items():
+            step, share, recent = folder / cell / FOLDERS[stage], 0.0, False
+            if is_done:
+                share = 1.0
+                manifest = step / MANIFEST  # a skipped stage has none
+                recent = manifest.exists() and manifest.stat().st_mtime > started
+            elif progress := _stage_progress(step.with_name(f"{step.name}.partial"), stage, trial):
+                running.setdefault(cell, []).append(progress)
+                share, recent = progress.share, True
+            total += expected[stage]
+            done += share * expected[stage]
+            done_since_start += recent * share * expected[stage]
+    seconds_left = None
+    if done_since_start > _MIN_SHARE * total:
+        # a clock that was set back must not make it negative
+        seconds_left = max(0.0, now - started) * (total - done) / done_since_start
+    return RunProgress(state["trial"], state["corpus"], state["cells"], running, done / total, seconds_left)
+
+
+def _stage_progress(partial: Path, stage: str, trial: Trial) -> StageProgress | None:
+    """A stage that is being written, None where it is not."""
+    if not partial.is_dir():
+        return None
+    try:
+        lines = (partial / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:  # another stage than pretraining, or it was renamed just now
+        lines = []
+    records = [orjson.loads(line) for line in lines if line.endswith(b"\n")]  # the last line may be half written
+    if not (logged := [record for record in records if "loss" in record]):
+        return StageProgress(stage)
+    step, loss = logged[-1]["step"] + 1, logged[-1]["loss"]
+    return StageProgress(stage, min(1.0, step / trial.pretrain.steps), f"step {step}, loss {loss:.3f}")
+
+
+def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Show a run until it is complete or Ctrl-C: a table that renews itself in a terminal, else a line a change."""
+    last = ""
+    try:
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            while True:
+                progress = read_progress(folder, time.time())
+                stages = [f"{cell} {stage}" for cell, running in progress.running.items() for stage in running]
+                line = "; ".join([str(progress), *stages])
+                if live:
+                    live.update(_table(progress), refresh=True)
+                elif line != last:
+                    print(line, flush=True)
+                last = line
+                if progress.complete:
+                    break
+                sleep(_REFRESH_S)
+        print(f"{folder}: complete")
+    except KeyboardInterrupt:
+        print(f"{folder}: no longer watched; the run goes on", file=sys.stderr)
+
+
+def _table(progress: RunProgress) -> Group:
+    table = Table(box=None, padding=(0, 1))
+    stages = list(next(iter(progress.cells.values())))
+    table.add_column("cell", no_wrap=True)  # else 80 columns leave nothing to tell the seeds by
+    for column in (*stages, "now"):
+        table.add_column(column, overflow="fold")
+    for cell, done in progress.cells.items():
+        running = {stage.stage: stage for stage in progress.running.get(cell, ())}
+        marks = [
+            Text("done", "green") if done[stage] else Text(f"{running[stage].share:.0%}" if stage in running else "-")
+            for stage in stages
+        ]
+        table.add_row(cell, *marks, Text(", ".join(map(str, running.values()))))
+    bar = Padding(ProgressBar(total=1.0, completed=progress.share, width=60), 0, expand=False)  # alone it ends no line
+    return Group(Text(str(progress), "bold"), bar, table)

@@ -1,0 +1,1 @@
+"""Results for others: bundles, and models on the Hugging Face Hub."""

@@ -1,1 +1,0 @@
-"""What is handed on: bundles, and models on the Hub."""
