@@ -12,7 +12,7 @@ from tokentrial.arms.facts import ASKING, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.shards import documents_with, open_shard, shard_paths
+from tokentrial.corpus.shards import decode_documents, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.store import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -28,7 +28,7 @@ def audit_fingerprint(plan: CorpusPlan) -> str:
     return fingerprint(
         "audit",
         VERSION,
-        patches={arm: plan.patch(arm) for arm in trial.arms},
+        patches={arm: plan.patch_fingerprint(arm) for arm in trial.arms},
         seeds=trial.seeds,
         tokens=[trial.pretrain.steps, trial.pretrain.batch_tokens],
         budget=[trial.budget.match, trial.control],
@@ -135,7 +135,7 @@ def asked_anyway(plan: CorpusPlan, drilled: dict[int, list[str]]) -> list[str]:
     for fold, statements in drilled.items():
         unasked = plan.facts.never_asked(fold, folds)
         for text in statements:
-            for fact in plan.facts.asked_in(text) | {f for f, form in drills.read(plan.facts, text) if form in ASKING}:
+            for fact in plan.facts.asked_in(text) | {f for f, form in drills.parse(plan.facts, text) if form in ASKING}:
                 if fact in unasked:
                     problems.append(f"asked: drills of fold {fold} ask {fact.equation}: {text!r}")
     return problems
@@ -155,6 +155,6 @@ def _statements(plan: CorpusPlan) -> dict[int, list[str]]:
     found: dict[int, dict[str, None]] = {fold: {} for fold in plan.folds}
     for fold, distinct in found.items():
         for path in shard_paths(plan.folder / "drills", f"drills{fold}", "train"):
-            for _, text in documents_with(open_shard(path, plan.vocabulary.eos), plan.vocabulary, None):
+            for _, text in decode_documents(open_shard(path, plan.vocabulary.eos), plan.vocabulary, None):
                 distinct.update(dict.fromkeys(drills.statements(text)))
     return {fold: list(distinct) for fold, distinct in found.items()}
