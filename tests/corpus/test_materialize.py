@@ -97,15 +97,6 @@ def test_the_held_out_shards_are_the_arm_s(plan, written):
     assert counts["val_tokens"] == tokens
 
 
-@pytest.mark.parametrize("target", [SHARD, SHARD + 1])
-def test_the_target_is_met_to_the_token(plan, tmp_path, target):
-    materialize(plan, "mul_append", 1, target, SHARD, tmp_path / "out")
-    lengths = [len(np.load(path)) for path in shard_paths(tmp_path / "out", "fineweb", "train")]
-    assert sum(lengths) == target
-    assert lengths[:-1] == [SHARD] * (len(lengths) - 1)
-    assert 0 < lengths[-1] <= SHARD
-
-
 def test_too_little_text_is_an_error_and_leaves_no_shards(plan, tmp_path):
     """Defect R12: a stream that broke off was written down as complete."""
     with pytest.raises(TrialError, match="ran out"):

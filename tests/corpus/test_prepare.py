@@ -50,18 +50,6 @@ def test_about_the_declared_share_is_held_out_and_another_seed_holds_out_others(
         assert abs(held - n * p) <= 5 * np.sqrt(n * p * (1 - p))
 
 
-def test_order_and_number_of_documents_change_no_split(tiny, prose, tmp_path):
-    held = {}
-    for name, chosen in (("all", prose), ("reversed", prose[::-1]), ("half", prose[::2])):
-        trial = tiny(tmp_path / name, jsonl(tmp_path / f"{name}.jsonl", chosen), "corpus.piece_characters=null")
-        plan = CorpusPlan(trial)
-        prepare_text(plan)
-        held[name] = set(texts_of(plan.folder, "fineweb", "val", plan.vocabulary))
-    assert held["all"] == held["reversed"]
-    assert held["half"] == held["all"] & set(prose[::2])
-    assert 0 < len(held["half"]) < len(held["all"])
-
-
 # pieces
 
 

@@ -78,12 +78,6 @@ def test_a_shard_is_filled_to_the_last_token(tmp_path):
     assert [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "val")] == [2 * document] * 2
 
 
-def test_a_literal_end_of_text_is_text(tmp_path):
-    texts = ["one <|endoftext|> still one", "two"]
-    write(tmp_path, texts)
-    assert decoded(open_shard(tmp_path / "fineweb_train_000000.npy", EOS)) == texts
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_truncated_shard_is_named(tmp_path, share):
     write(tmp_path, ["some text to cut off"] * 50)
@@ -201,17 +195,6 @@ def test_a_shard_is_the_very_file_that_numpy_would_write(tmp_path, tokens):
     np.save(expected, np.concatenate(parts))
     assert (tmp_path / "fineweb_train_000000.npy").read_bytes() == expected.getvalue()
     assert writer.tokens == tokens + len(cuts) + 1
-
-
-def test_what_a_writer_is_given_may_be_a_view(tmp_path):
-    """A task adds stretches of one long array; what is written is the stretch."""
-    ids = VOCABULARY.encode("a long text " * 30)
-    writer = ShardWriter(tmp_path, "fineweb", "train", 10**9, EOS)
-    for start, stop in ((0, 5), (5, 5), (7, 90), (90, len(ids))):
-        writer.add(ids[start:stop])
-    writer.close()
-    expected = [EOS, *ids[:5], EOS, EOS, *ids[7:90], EOS, *ids[90:]]
-    assert np.load(tmp_path / "fineweb_train_000000.npy").tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["mul_tokens", "mul_append"])

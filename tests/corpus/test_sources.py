@@ -9,6 +9,7 @@ import shutil
 from itertools import pairwise
 
 import fsspec
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from tokentrial.corpus import sources
 from tokentrial.corpus.readers import read_batches
 from tokentrial.corpus.sources import Source
-from tokentrial.errors import SettingsError, TrialError
+from tokentrial.errors import SettingsError
 from tokentrial.store import read_json
 
 
@@ -259,37 +260,6 @@ def test_the_memory_of_another_setting_is_not_used(hub, tmp_path):
     assert read_json(memory)["setting"] == "hf:owner/two"
 
 
-def test_the_hub_is_asked_again_where_the_network_fails(hub, monkeypatch, capsys):
-    hub.put("owner/name@abc123", ["a.parquet"])
-    from huggingface_hub import HfApi
-
-    failures, ask = [ConnectionError("no route"), TimeoutError("too slow")], HfApi.dataset_info
-
-    def flaky(*arguments):
-        if failures:
-            raise failures.pop()
-        return ask(*arguments)
-
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", flaky)
-    assert texts("hf:owner/name") == ["owner/name@abc123 a.parquet"]
-    assert "trying again in 1 s" in capsys.readouterr().err
-
-
-def test_a_dataset_that_is_not_there_is_named_at_once(hub, monkeypatch, capsys):
-    def absent(*_):
-        from huggingface_hub.errors import RepositoryNotFoundError
-
-        error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-        error.args = ("404: no such repository",)
-        error.response = type("Response", (), {"status_code": 404})()
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", absent)
-    with pytest.raises(TrialError, match=r"hf://datasets/owner/name: .*corpus\.source"):
-        Source("hf:owner/name", "text")
-    assert "again" not in capsys.readouterr().err
-
-
 # the hash
 
 
@@ -400,22 +370,16 @@ def test_units_cover_every_document_once_and_in_order(parts, kind, task_bytes):
             assert first.bytes + sizes[second.files[0]] > task_bytes
 
 
-def test_only_large_parquet_files_are_cut_and_only_between_row_groups(parts):
-    folder, _ = parts
-    size = (folder / "parquet" / "c.parquet").stat().st_size
-    names = {unit.files: unit for unit in Source(f"parquet:{folder / 'parquet'}", "text").input_splits(size)}
-    assert all(unit.row_groups is None for unit in names.values())  # none is much larger than that
-    for wanted in (2, 4, 13, 50):
-        units = Source(f"parquet:{folder / 'parquet' / 'c.parquet'}", "text").input_splits(size // wanted)
-        groups = [unit.row_groups for unit in units]
-        assert len(groups) == min(wanted, GROUPS)
-        assert groups[0][0] == 0
-        assert groups[-1][1] == GROUPS
-        assert all(a < b for a, b in groups)
-        assert all(before[1] == after[0] for before, after in pairwise(groups))
-        counts = [b - a for a, b in groups]
-        assert max(counts) - min(counts) <= 1
-        assert size * 0.9 <= sum(unit.bytes for unit in units) <= size
+@pytest.mark.parametrize("parts_wanted", [2, 4, 13, 50])
+def test_a_large_parquet_file_is_cut_evenly_between_its_row_groups(parts, parts_wanted):
+    path = parts[0] / "parquet" / "c.parquet"
+    size = path.stat().st_size
+    splits = Source(f"parquet:{path}", "text").input_splits(size // parts_wanted)
+    bounds = [0, *(split.row_groups[1] for split in splits)]
+    assert [split.row_groups for split in splits] == list(pairwise(bounds))
+    assert (len(splits), bounds[-1]) == (min(parts_wanted, GROUPS), GROUPS)
+    assert set(np.diff(bounds)) <= {GROUPS // len(splits), GROUPS // len(splits) + 1}
+    assert size * 0.9 <= sum(split.bytes for split in splits) <= size
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from tokentrial.corpus.patching import survey_and_patch
 from tokentrial.corpus.shards import ShardWriter, document_text, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream, drills_name, heldout_documents
 from tokentrial.errors import TrialError
-from tokentrial.pretrain.loader import Loader
 from tokentrial.store import read_json
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -46,16 +45,6 @@ def test_every_arm_reads_the_same_documents_in_the_same_order(plan, seed):
         for document, text in zip(treated, texts, strict=True):
             assert document.ids[0] == plan.vocabulary.eos
             assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.find(name), text).tolist()
-
-
-def test_within_a_budget_of_tokens_shorter_text_means_more_documents(plan):
-    read = {}
-    for name in plan.trial.arms:
-        loader = Loader(stream_of(plan, name), 64, 64)
-        for _ in range(plan.trial.pretrain.steps):
-            loader.next()
-        read[name] = loader.position.documents
-    assert read["mul_append"] < read["baseline"] < read["mul_tokens"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])

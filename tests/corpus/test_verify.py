@@ -1,6 +1,5 @@
 """Verification finds what differs from the source: by sampled documents, and by every file's checksum."""
 
-import json
 import shutil
 
 import numpy as np
@@ -120,44 +119,23 @@ def test_what_is_not_made_from_the_source_is_found_by_its_checksum(copy, kind):
     assert problems(copy, full=True) == [f"{path}: its checksum differs"]
 
 
-@pytest.fixture
-def even(tiny, tmp_path):
-    """A corpus whose train shards are all of one size: a byte is a token, and all documents are as long."""
-    path = tmp_path / "even.jsonl"
-    texts = [f"document {i:03d} says 3*4=12, not {i:03d}. ".ljust(400, "_") for i in range(90)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    settings = "tokenizer.merges=0", "corpus.piece_characters=null", "corpus.drills.share=0"
-    plan = CorpusPlan(tiny(tmp_path / "run", *settings, f"corpus.source=jsonl:{path}", "corpus.shard_tokens=2000"))
-    for prepare in (prepare_text, prepare_drills, prepare_patches):
-        prepare(plan)
-    return plan
-
-
-def swap(first, second):
-    assert first.stat().st_size == second.stat().st_size
-    data = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(data)
-
-
-def test_a_corpus_that_was_signed_anew_after_it_was_damaged_is_found_by_its_documents(even):
+def test_a_corpus_that_was_signed_anew_after_it_was_damaged_is_found_by_its_documents(copy):
     """Checksums alone say that files are as they were written, not that they were written well."""
-    first, _, second, *_ = shard_paths(even.folder, "fineweb", "train")
-    swap(first, second)
-    manifest = read_json(even.folder / MANIFEST)
-    for path in (first, second):
-        manifest["files"][path.name]["sha256"] = file_hash(path)
-    write_json(even.folder / MANIFEST, manifest)
-    found = problems(even, full=True)
-    assert {line.split(", document")[0] for line in found} == {str(first), str(second)}
+    path = shard_paths(copy.folder, "fineweb", "train")[0]
+    flip(path, 3)
+    manifest = read_json(copy.folder / MANIFEST)
+    manifest["files"][path.name]["sha256"] = file_hash(path)
+    write_json(copy.folder / MANIFEST, manifest)
+    found = problems(copy, full=True)
+    assert {line.split(": ")[0] for line in found} == {f"{path}, document 3"}
 
 
-def test_shards_that_hold_another_number_of_documents_than_the_source_are_found(even):
-    path = shard_paths(even.folder, "fineweb", "val")[-1]
+def test_shards_that_hold_another_number_of_documents_than_the_source_are_found(copy):
+    path = shard_paths(copy.folder, "fineweb", "val")[-1]
     ids = np.load(path)
     ids[np.flatnonzero(ids == ids[0])[-1]] += 1  # the last document begins no more: it joins the one before
     np.save(path, ids)
-    assert any(str(path) in line and "the source gives" in line for line in problems(even))
+    assert any(str(path) in line and "the source gives" in line for line in problems(copy))
 
 
 def test_eight_tasks_are_looked_into_each_with_its_own_shards(tiny, tmp_path, source):
