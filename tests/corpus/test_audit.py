@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.arm import Arm, Piece
+from tokentrial.arms.arm import Piece, SiteArm
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import audit as audits
-from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
@@ -120,33 +119,29 @@ def copied(plan, tiny, tmp_path):
     return make
 
 
-class Leaking(Arm):
+class Leaking(SiteArm):
     """As defect R3: what is asked is rewritten, and the token carries the answer."""
 
-    name, summary, tokens = "leaking", "6 times 9 becomes <MUL_6_9_54>", tuple(fact.token for fact in TIMES_TABLE)
+    name = "leaking"
 
     def pieces(self, text, rng=None):
-        position = 0
-        for match in re.finditer(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
-            yield Piece(text[position : match.start()], None, position, match.start())
-            fact = TIMES_TABLE.of(int(match[1]), int(match[2]))
-            yield Piece(match[0], fact.token, match.start(), match.end())
-            position = match.end()
-        yield Piece(text[position:], None, position, len(text))
+        if match := re.search(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
+            yield Piece(text[: match.start()], None, 0, match.start())
+            yield Piece(match[0], TIMES_TABLE.of(int(match[1]), int(match[2])).token, match.start(), match.end())
+            yield Piece(text[match.end() :], None, match.end(), len(text))
 
 
 def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
-    find = arms.find
-    monkeypatch.setattr(arms, "find", lambda name, *facts: Leaking() if name == "leaking" else find(name, *facts))
-    plan = copied("arms=[baseline,mul_tokens,leaking]")
-    prepare.prepare_patches(plan)
+    monkeypatch.setattr(arms, "find", lambda *_: Leaking())
+    plan = copied()
     with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
         audits.audit(plan)
     assert "leak: leaking rewrites the prompt 'User: What is 1 times 1?\\nAssistant: The answer is'" in str(error.value)
     audit = read_json(plan.folder / "audit.json")
     assert audit["passed"] is False
     # the 81 of the table, and of the two-step questions each one: "What is 6 times 9 plus 3?"
-    assert sum("leaking" in line for line in audit["problems"]) == 81 + 5
+    leaks = {line for line in audit["problems"] if line.startswith("leak: leaking rewrites")}
+    assert len(leaks) == 81 + 5
     assert not audits.audited(plan)
 
 

@@ -361,23 +361,18 @@ def test_a_slurm_job_that_is_lost_is_an_error_once_it_has_left_the_queue(planned
     assert not plan.folder.exists()
 
 
-def test_slurm_without_sbatch_is_a_wrong_setting(planned, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match=r"corpus\.executor: slurm needs sbatch on the PATH"):
-        prepare_text(planned(tmp_path / "run", "corpus.executor=slurm"))
+def test_a_cluster_that_is_not_there_or_set_wrongly_is_named(planned, tmp_path, path, monkeypatch):
+    def refused(executor, match, cluster=""):
+        with pytest.raises(TrialError, match=match) as error:
+            prepare_text(planned(tmp_path / "run", f"corpus.executor={executor}", f"corpus.cluster={{{cluster}}}"))
+        return type(error.value)
 
-
-def test_an_unknown_setting_of_the_cluster_is_named(planned, tmp_path, path):
+    assert refused("slurm", r"corpus\.executor: slurm needs sbatch on the PATH") is SettingsError
     command(path, "sbatch", 'echo "Submitted batch job 7"')
-    settings = "corpus.executor=slurm", "corpus.cluster={colour: red}"
-    with pytest.raises(TrialError, match="colour"):
-        prepare_text(planned(tmp_path / "run", *settings))
-
-
-def test_ray_that_is_absent_is_a_wrong_setting(planned, tmp_path, monkeypatch):
+    refused("slurm", "colour", "colour: red")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingsError, match=r"executor: ray is not installed; pip install 'tokentrial\[scale\]'"):
-        prepare_text(planned(tmp_path / "run", "corpus.executor=ray"))
+    absent = r"executor: ray is not installed; pip install 'tokentrial\[scale\]'"
+    assert refused("ray", absent) is SettingsError
 
 
 @pytest.mark.parametrize(("cluster", "tried"), [("", 1), ("address: '127.0.0.1:2'", 2)])

@@ -120,13 +120,6 @@ def test_in_another_budget_too_exposure_is_what_is_served(replanned, originals, 
     assert record == counted(plan, originals, arm, 2, record["steps"])
 
 
-def test_the_drills_take_their_share_in_the_control_and_less_where_an_arm_shortens_them(exposed):
-    for seed in ("1", "2", "3"):
-        share = {arm: exposed[arm][seed]["drill_share"] for arm in exposed}
-        assert share["baseline"] == pytest.approx(0.6, abs=0.01)
-        assert share["mul_tokens"] < share["baseline"] < share["mul_append"]
-
-
 def test_text_that_runs_out_names_the_arm_and_what_to_do(plan, replanned):
     """The same documents last for fewer tokens in an arm of shorter text: for some steps only its run out."""
     lasts = {}

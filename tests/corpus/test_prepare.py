@@ -153,24 +153,3 @@ def test_a_setting_redoes_only_what_depends_on_it(plan, tiny, override, text, dr
     assert (changed.drills_fingerprint == plan.drills_fingerprint) == drills
     same = changed.patch_fingerprint("mul_tokens") == plan.patch_fingerprint("mul_tokens")
     assert same == (text and drills)
-
-
-# meta.json
-
-
-def test_meta_counts_each_arm_as_its_patched_shards_do(plan):
-    meta = read_json(plan.folder / "meta.json")
-    assert (meta["eos"], meta["base_vocab_size"]) == (512, 576)
-    for arm in plan.trial.arms:
-        tokens, facts = Counter(), 0
-        for path in plan.shards():
-            shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
-            ids = np.concatenate([shard.document(i) for i in range(len(shard))])
-            tokens["train" if "_train_" in path.name else "val"] += len(ids)
-            facts += int((ids >= 576).sum())
-        record = meta["arms"][arm]
-        assert (record["train_tokens"], record["val_tokens"]) == (tokens["train"], tokens["val"])
-        assert record["total_tokens"] == tokens.total()
-        assert record["fact_tokens"] == facts
-        assert record["fact_token_ratio"] == pytest.approx(facts / tokens.total())
-        assert record["vocab_size"] == 576 + 45

@@ -58,39 +58,29 @@ class Store(AbstractFileSystem):
         return here if detail else [each["name"] for each in here]
 
 
-class Remote(io.RawIOBase):
+class Remote(io.BytesIO):
     """Bytes that are fetched from the store."""
 
     def __init__(self, path, data):
-        self.path, self.data = path, io.BytesIO(data)
+        super().__init__(data)
+        self.path = path
+
+    def fetch(self, start, size):
+        if Store.trouble:
+            Store.trouble(self.path, start, size if size not in (-1, None) else len(self.getbuffer()) - start)
 
     def read(self, size=-1):
-        if Store.trouble:
-            start = self.data.tell()
-            Store.trouble(self.path, start, len(self.data.getbuffer()) - start if size in (-1, None) else size)
-        return self.data.read(size)
+        self.fetch(self.tell(), size)
+        return super().read(size)
 
     def readline(self, size=-1):
-        start, line = self.data.tell(), self.data.readline(-1 if size is None else size)
-        if Store.trouble:
-            Store.trouble(self.path, start, len(line))
+        start, line = self.tell(), super().readline(size)
+        self.fetch(start, len(line))
         return line
 
     def readinto(self, buffer):
-        part = self.read(len(buffer))
-        buffer[: len(part)] = part
-        return len(part)
-
-    def seek(self, offset, whence=0):
-        return self.data.seek(offset, whence)
-
-    def tell(self):
-        return self.data.tell()
-
-    def readable(self):
-        return True
-
-    seekable = readable
+        self.fetch(self.tell(), len(buffer))
+        return super().readinto(buffer)
 
 
 class Failing:
@@ -201,22 +191,6 @@ def test_the_waits_begin_anew_where_documents_came_between(store, slept):
     store.trouble = trouble
     assert texts_of("jsonl", "store://a.jsonl") == TEXTS
     assert slept == [1, 2, 1, 2, 4]
-
-
-def test_what_is_bad_is_told_once_and_in_its_place_where_the_network_failed(store):
-    data = lines().split(b"\n")
-    data[700] = b'{"text": 5}'
-    data[1700] = b"broken"
-    store.files["a.jsonl"] = b"\n".join(data)
-    store.trouble = Failing(store.files["a.jsonl"].index(data[1800]), 2)
-    read_back = texts_of("jsonl", "store://a.jsonl", skip=True)
-    assert [(i, each.where) for i, each in enumerate(read_back) if isinstance(each, BadDocument)] == [
-        (700, "store://a.jsonl, line 701"),
-        (1700, "store://a.jsonl, line 1701"),
-    ]
-    assert [each for each in read_back if not isinstance(each, BadDocument)] == [
-        text for i, text in enumerate(TEXTS) if i not in (700, 1700)
-    ]
 
 
 # a network that stays away

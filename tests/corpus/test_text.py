@@ -176,6 +176,13 @@ def test_lengths_and_sites_are_those_of_the_served_documents(plan, arm):
     powers = Counter(math.floor(math.log2(len(ids))) for ids, _ in documents.values())
     assert record["document_lengths"] == {f"{2**k}-{2 ** (k + 1) - 1}": powers[k] for k in sorted(powers)}
     assert sum(record["document_lengths"].values()) == record["num_documents"] == len(documents)
+    tokens = Counter({"train": 0, "val": 0})
+    for name, (ids, _) in documents.items():
+        tokens[name.split("_")[1]] += len(ids)
+    assert (record["train_tokens"], record["val_tokens"]) == (tokens["train"], tokens["val"])
+    facts = sum(int((ids >= plan.vocabulary.base).sum()) for ids, _ in documents.values())
+    assert (record["fact_tokens"], record["total_tokens"]) == (facts, tokens.total())
+    assert record["fact_token_ratio"] == pytest.approx(facts / tokens.total())
     sites = record["sites_in_context"]
     known = {fact.token: fact for fact in TIMES_TABLE}
     assert 5 < len(sites) <= 50
