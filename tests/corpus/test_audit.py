@@ -148,25 +148,27 @@ def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
 @pytest.mark.parametrize("written", ["54 is it?", "54?", "54.", "54,"])
 def test_a_prompt_that_holds_its_answer_is_a_leak(written):
     [probe] = [e for e in Arithmetic(5).table() if e.operands == (6, 9)]
-    assert audits.leaks(["baseline"], TIMES_TABLE, [probe]) == []
+    assert audits.leaking_prompts(["baseline"], TIMES_TABLE, [probe]) == []
     leaking = replaced(probe, prompt=f"User: {written} What is 6 times 9?\nAssistant: The answer is")
-    [line] = audits.leaks(["baseline"], TIMES_TABLE, [leaking])
+    [line] = audits.leaking_prompts(["baseline"], TIMES_TABLE, [leaking])
     assert "holds its answer 54" in line
 
 
 def test_an_operand_or_word_of_the_question_may_be_its_answer():
     """1 times 6 is 6; and of words, the question's own may be."""
     table = Arithmetic(5).table()
-    assert audits.leaks(["baseline"], TIMES_TABLE, [e for e in table if 1 in e.operands]) == []
+    assert audits.leaking_prompts(["baseline"], TIMES_TABLE, [e for e in table if 1 in e.operands]) == []
     asked = "What is the capital of Luxembourg?"
     prompt = f"User: {asked}\nAssistant: The answer is"
     probe = replaced(table[0], operands=(), question=asked, prompt=prompt, answer="Luxembourg")
-    assert audits.leaks(["baseline"], TIMES_TABLE, [probe]) == []
-    assert len(audits.leaks(["baseline"], TIMES_TABLE, [replaced(probe, prompt=f"Luxembourg. {prompt}")])) == 1
+    assert audits.leaking_prompts(["baseline"], TIMES_TABLE, [probe]) == []
+    assert (
+        len(audits.leaking_prompts(["baseline"], TIMES_TABLE, [replaced(probe, prompt=f"Luxembourg. {prompt}")])) == 1
+    )
 
 
 def test_no_probe_of_the_reference_leaks_in_any_arm():
-    assert audits.leaks(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
+    assert audits.leaking_prompts(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
 
 
 NEVER = TIMES_TABLE.of(6, 7)
@@ -207,7 +209,7 @@ def test_a_never_asked_fact_that_drills_ask_stops_the_trial(copied, asking, text
 def test_a_fact_that_is_stated_and_not_asked_or_not_beside_its_token_is_missed(plan, unserved, problem, arms, facts):
     served = {form: int(form not in unserved) for form in LINES}
     record = {"2": {"facts": {fact.equation: served for fact in TIMES_TABLE}}}
-    found = audits.missing(plan, dict.fromkeys(plan.trial.arms, record))
+    found = audits.unserved_facts(plan, dict.fromkeys(plan.trial.arms, record))
     names = plan.trial.arms if arms == 3 else ["mul_tokens"]
     chosen = [f for f in TIMES_TABLE if facts == 45 or f not in TIMES_TABLE.never_asked(2, 3)]
     expected = [problem.format(arm, fact.equation) for arm in names for fact in chosen]
@@ -243,8 +245,8 @@ def test_without_drills_no_fact_is_missed(copied):
 def test_the_overlap_is_a_share_of_each_probes_questions_in_whatever_fold():
     right, other = (e for e in Arithmetic(5).table() if e.operands in ((6, 9), (9, 6)))
     lines = {0: ["3*4=12"], 1: [f"User: {right.question}\nAssistant: The answer is 54."]}
-    assert audits.overlap([right, other], lines) == {"mul_table": 0.5}
-    assert audits.overlap([other], lines) == {"mul_table": 0.0}
+    assert audits.probe_overlap([right, other], lines) == {"mul_table": 0.5}
+    assert audits.probe_overlap([other], lines) == {"mul_table": 0.0}
 
 
 def test_an_asked_fact_among_the_rows_of_fine_tuning_stops_the_trial(copied, monkeypatch):

@@ -335,7 +335,7 @@ def test_text_is_text_however_arrow_keeps_it(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("groups", "stretch"), [((0, 1), (0, 1500)), ((1, 3), (1500, 3500)), (None, (0, 3500))])
-def test_a_unit_reads_its_row_groups_alone(tmp_path, groups, stretch):
+def test_an_input_split_reads_its_row_groups_alone(tmp_path, groups, stretch):
     path = tmp_path / "a.parquet"
     path.write_bytes(table_file())
     assert texts_of("parquet", str(path), groups=groups) == TEXTS[slice(*stretch)]

@@ -139,9 +139,9 @@ def test_a_path_on_another_file_system_reads_as_the_same_files_here(memory, tmp_
         assert texts(f"{kind}:{path}") == local
     name = sorted(path.name for path in here.iterdir())[0]
     assert texts(f"{kind}:memory://there/{name}") == texts(f"{kind}:{here / name}")
-    units = Source(f"{kind}:memory://there", "text").input_splits(300_000)
-    assert [(unit.row_groups, unit.bytes) for unit in units] == [
-        (unit.row_groups, unit.bytes) for unit in Source(f"{kind}:{here}", "text").input_splits(300_000)
+    splits = Source(f"{kind}:memory://there", "text").input_splits(300_000)
+    assert [(split.row_groups, split.bytes) for split in splits] == [
+        (split.row_groups, split.bytes) for split in Source(f"{kind}:{here}", "text").input_splits(300_000)
     ]
 
 
@@ -315,7 +315,7 @@ def test_a_remote_files_hash_changes_with_what_its_store_says_of_it(memory):
     assert Source("jsonl:memory://t", "text").hash() != first
 
 
-# units: what each task reads
+# splits: what each task reads
 
 GROUPS = 13
 
@@ -324,7 +324,7 @@ GROUPS = 13
 def parts(tmp_path_factory):
     """A folder with a parquet file of 13 row groups between small ones, one with several jsonl files; and their texts
     in order."""
-    folder = tmp_path_factory.mktemp("units")
+    folder = tmp_path_factory.mktemp("splits")
     (folder / "parquet").mkdir()
     (folder / "jsonl").mkdir()
     of_parquet, of_jsonl = [], []
@@ -341,31 +341,31 @@ def parts(tmp_path_factory):
     return folder, {"parquet": of_parquet, "jsonl": of_jsonl}
 
 
-def texts_of(units):
-    return [text for unit in units for batch in read_batches(unit, "text", False, 10**9) for text in batch]
+def texts_of(splits):
+    return [text for split in splits for batch in read_batches(split, "text", False, 10**9) for text in batch]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 @given(task_bytes=st.one_of(st.integers(1, 20_000), st.integers(1, 10**12)))
 @example(task_bytes=1)
-def test_units_cover_every_document_once_and_in_order(parts, kind, task_bytes):
+def test_input_splits_cover_every_document_once_and_in_order(parts, kind, task_bytes):
     folder, expected = parts
     source = Source(f"{kind}:{folder / kind}", "text")
-    units = source.input_splits(task_bytes)
-    assert [text.decode() for text in texts_of(units)] == expected[kind]
-    assert units == Source(f"{kind}:{folder / kind}", "text").input_splits(task_bytes)  # of the files alone
-    assert list(dict.fromkeys(path for unit in units for path in unit.files)) == [file.path for file in source.files]
+    splits = source.input_splits(task_bytes)
+    assert [text.decode() for text in texts_of(splits)] == expected[kind]
+    assert splits == Source(f"{kind}:{folder / kind}", "text").input_splits(task_bytes)  # of the files alone
+    assert list(dict.fromkeys(path for split in splits for path in split.files)) == [file.path for file in source.files]
     sizes = {file.path: file.bytes for file in source.files}
-    for unit in units:
-        assert unit.kind == kind
-        if unit.row_groups is None:
-            size = sum(sizes[path] for path in unit.files)
-            assert unit.bytes == size
-            assert size <= task_bytes or len(unit.files) == 1
+    for split in splits:
+        assert split.kind == kind
+        if split.row_groups is None:
+            size = sum(sizes[path] for path in split.files)
+            assert split.bytes == size
+            assert size <= task_bytes or len(split.files) == 1
         else:
             assert kind == "parquet"
-            assert len(unit.files) == 1
-    for first, second in pairwise(units):  # no two neighbours that would fit in one
+            assert len(split.files) == 1
+    for first, second in pairwise(splits):  # no two neighbours that would fit in one
         if first.row_groups is None and second.row_groups is None:
             assert first.bytes + sizes[second.files[0]] > task_bytes
 
@@ -394,4 +394,4 @@ def test_a_large_parquet_file_is_cut_evenly_between_its_row_groups(parts, parts_
 def test_without_a_setting_a_task_is_a_64th_within_bounds(size, file, expected, three):
     source = Source(f"jsonl:{three}", "text")
     source.files = [sources.File(f"{i:06d}.jsonl", file, "") for i in range(size // file)]
-    assert {unit.bytes for unit in source.input_splits(None)} == {expected}
+    assert {split.bytes for split in source.input_splits(None)} == {expected}

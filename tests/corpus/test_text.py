@@ -1,4 +1,4 @@
-"""A task of the corpus stage: what becomes of a unit's documents depends on them and on the settings, not on how the
+"""A task of the corpus stage: what becomes of an input's documents depends on them and on the settings, not on how the
 source is cut into tasks; and what is recorded of it is what is there."""
 
 import json

@@ -25,9 +25,8 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
     tasks.folder.mkdir(parents=True, exist_ok=True)
     kind = tasks.settings.executor
     if kind == "auto":
-        kind = (
-            "local" if len(tasks.inputs) > 1 and sum(split.bytes for split in tasks.inputs) > _SMALL else "in-process"
-        )
+        large = sum(source.bytes for source in tasks.inputs) > _SMALL
+        kind = "local" if large and len(tasks.inputs) > 1 else "in-process"
     show = _meter(tasks, progress)
     try:
         with machine_errors(tasks.folder):
