@@ -475,7 +475,10 @@ def long(tmp_path, prose):
     return f"corpus.source=jsonl:{tmp_path / 'long.jsonl'}"
 
 
-@pytest.mark.parametrize(("executor", "size"), [("in-process", "8k"), ("in-process", "200k"), ("local", "600k")])
+LOCAL = pytest.param("local", "600k", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("executor", "size"), [("in-process", "8k"), ("in-process", "200k"), LOCAL])
 def test_a_full_disk_is_a_clear_error_and_with_space_the_same_call_succeeds(
     disk, long, tiny, tmp_path, monkeypatch, size, executor
 ):

@@ -37,7 +37,7 @@ def test_a_survey_weighs_every_document_and_holds_what_it_states(plan):
 
 def test_an_arm_added_later_is_patched_and_a_survey_is_made_only_where_it_is_gone(tiny, tmp_path):
     def replanned(names):
-        return CorpusPlan(tiny(tmp_path / "run", f"arms=[{names}]", "seeds=[1]"))
+        return CorpusPlan(tiny(tmp_path / "run", f"arms=[{names}]", "seeds=[1]", "pretrain.steps=4"))
 
     first = replanned("baseline,mul_tokens")
     for prepare in (prepare_text, prepare_drills, prepare_patches):
