@@ -111,14 +111,14 @@ class Cell:
         """Fingerprint of pretraining."""
         trial = plan.trial
         # with matched bytes, how far the control reads says how many steps an arm takes
-        matched = {"bytes_of": plan.patch(trial.control)} if trial.budget.match == "bytes" else {}
+        matched = {"bytes_of": plan.patch_fingerprint(trial.control)} if trial.budget.match == "bytes" else {}
         resolved = {"dtype": resolve_dtype(trial.pretrain), "init": identity(trial)}
         return fingerprint(
             "pretrain",
             _VERSIONS["pretrain"],
             settings=trial.experiment("pretrain")["pretrain"] | resolved,
             seed=self.seed,
-            corpus=plan.patch(self.arm),
+            corpus=plan.patch_fingerprint(self.arm),
             epochs=trial.corpus.epochs,
             **matched,
         )

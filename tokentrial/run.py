@@ -81,7 +81,7 @@ def _run(
             trial.folder / "trial.yaml", yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False).encode()
         )
         for other in before_it:
-            prepare.share(plan, CorpusPlan(other))
+            prepare.reuse(plan, CorpusPlan(other))
         prepare_start(trial, plan.vocabulary)
         exchange(plan, cells(trial), storage)
         corpus_ready = plan.done and audits.audited(plan)

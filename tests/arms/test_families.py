@@ -169,10 +169,10 @@ def test_every_fact_has_a_token_of_its_own_and_is_a_site_in_every_spelling(facts
 def test_drills_state_what_they_say_and_never_ask_what_must_not_be_asked(facts):
     never = facts.never_asked(1, 3)
     assert 0 < len(never) <= len(facts) / 3 + 1
-    made = drills.documents(facts, Mix().model_dump(), 12, never, random.Random(0))
+    made = drills.generate(facts, Mix().model_dump(), 12, never, random.Random(0))
     lines = 0
     for _, text in zip(range(60), made, strict=False):
-        stated = list(drills.read(facts, text))
+        stated = list(drills.parse(facts, text))
         assert len(stated) == 12
         assert not {fact for fact, form in stated if form in ASKING} & never
         assert not facts.asked_in(text) & never

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.arm import Arm, Piece
+from tokentrial.arms.arm import Piece, SiteArm
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import audit as audits
-from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
-from tokentrial.run import run
 from tokentrial.store import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
@@ -50,8 +48,8 @@ def served_documents(plan, arm, seed):
     return np.split(ids, starts[1 : documents + 1])[:documents]
 
 
-@pytest.mark.parametrize("seed", [1, 3])
-def test_exposure_is_what_the_loader_serves(plan, seed):
+def test_exposure_is_what_the_loader_serves(plan):
+    seed = 3
     counts, kinds, size, tokens = Counter(), Counter(), 0, Counter()
     for ids in served_documents(plan, "baseline", seed):
         text = plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode()
@@ -83,18 +81,6 @@ def test_exposure_is_what_the_loader_serves(plan, seed):
     assert record["fact_tokens"] == 0
 
 
-@pytest.mark.parametrize("arm", ["mul_tokens", "mul_append"])
-def test_exposure_of_an_arm_counts_its_fact_tokens(plan, arm):
-    documents = served_documents(plan, arm, 2)
-    record = read_json(plan.folder / "exposure.json")["served"][arm]["2"]
-    assert sum(record["documents"].values()) == len(documents)
-    assert record["fact_tokens"] == sum(int((ids >= plan.vocabulary.base).sum()) for ids in documents)
-    sites = sum(
-        n for forms in record["facts"].values() for form, n in forms.items() if form not in ("question", "statement")
-    )
-    assert record["fact_tokens"] == sites  # one token a site, in both arms
-
-
 def test_exposure_counts_drills_by_split(plan):
     drills = read_json(plan.folder / "exposure.json")["drills"]
     for fold in range(3):
@@ -106,16 +92,11 @@ def test_exposure_counts_drills_by_split(plan):
             }
 
 
-def test_a_sound_corpus_passes(plan):
-    audit = read_json(plan.folder / "audit.json")
-    assert audit["passed"] is True
-    assert audit["problems"] == []
-    assert audits.audited(plan)
-
-
-def test_the_overlap_of_probes_and_drills_is_told(plan):
+def test_a_sound_corpus_passes_and_the_overlap_of_probes_and_drills_is_told(plan):
     """Of the table, what is asked in some fold stands in drills word for word; nothing else is drilled."""
     audit = read_json(plan.folder / "audit.json")
+    assert (audit["passed"], audit["problems"]) == (True, [])
+    assert audits.audited(plan)
     assert audit["overlap_of_probes_and_drills"] == {
         "mul_table": 1.0,
         "mul_multidigit": 0.0,
@@ -138,154 +119,134 @@ def copied(plan, tiny, tmp_path):
     return make
 
 
-class Leaking(Arm):
+class Leaking(SiteArm):
     """As defect R3: what is asked is rewritten, and the token carries the answer."""
 
-    name, summary, tokens = "leaking", "6 times 9 becomes <MUL_6_9_54>", tuple(fact.token for fact in TIMES_TABLE)
+    name = "leaking"
 
     def pieces(self, text, rng=None):
-        position = 0
-        for match in re.finditer(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
-            yield Piece(text[position : match.start()], None, position, match.start())
-            fact = TIMES_TABLE.of(int(match[1]), int(match[2]))
-            yield Piece(match[0], fact.token, match.start(), match.end())
-            position = match.end()
-        yield Piece(text[position:], None, position, len(text))
+        if match := re.search(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
+            yield Piece(text[: match.start()], None, 0, match.start())
+            yield Piece(match[0], TIMES_TABLE.of(int(match[1]), int(match[2])).token, match.start(), match.end())
+            yield Piece(text[match.end() :], None, match.end(), len(text))
 
 
 def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
-    find = arms.find
-    monkeypatch.setattr(arms, "find", lambda name, *facts: Leaking() if name == "leaking" else find(name, *facts))
-    plan = copied("arms=[baseline,mul_tokens,leaking]")
-    prepare.prepare_patches(plan)
+    monkeypatch.setattr(arms, "find", lambda *_: Leaking())
+    plan = copied()
     with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
         audits.audit(plan)
     assert "leak: leaking rewrites the prompt 'User: What is 1 times 1?\\nAssistant: The answer is'" in str(error.value)
     audit = read_json(plan.folder / "audit.json")
     assert audit["passed"] is False
     # the 81 of the table, and of the two-step questions each one: "What is 6 times 9 plus 3?"
-    assert sum("leaking" in line for line in audit["problems"]) == 81 + 5
+    leaks = {line for line in audit["problems"] if line.startswith("leak: leaking rewrites")}
+    assert len(leaks) == 81 + 5
     assert not audits.audited(plan)
 
 
-def test_a_prompt_that_holds_its_answer_is_a_leak():
+@pytest.mark.parametrize("written", ["54 is it?", "54?", "54.", "54,"])
+def test_a_prompt_that_holds_its_answer_is_a_leak(written):
     [probe] = [e for e in Arithmetic(5).table() if e.operands == (6, 9)]
-    assert audits.leaks(["baseline"], TIMES_TABLE, [probe]) == []
-    leaking = replaced(probe, prompt="User: 54 is it? What is 6 times 9?\nAssistant: The answer is")
-    [line] = audits.leaks(["baseline"], TIMES_TABLE, [leaking])
+    assert audits.leaking_prompts(["baseline"], TIMES_TABLE, [probe]) == []
+    leaking = replaced(probe, prompt=f"User: {written} What is 6 times 9?\nAssistant: The answer is")
+    [line] = audits.leaking_prompts(["baseline"], TIMES_TABLE, [leaking])
     assert "holds its answer 54" in line
-
-
-def test_punctuation_hides_no_answer():
-    [probe] = [e for e in Arithmetic(5).table() if e.operands == (6, 9)]
-    for written in ("54?", "54.", "54,"):
-        leaking = replaced(probe, prompt=f"User: {written} What is 6 times 9?\nAssistant: The answer is")
-        assert len(audits.leaks(["baseline"], TIMES_TABLE, [leaking])) == 1
 
 
 def test_an_operand_or_word_of_the_question_may_be_its_answer():
     """1 times 6 is 6; and of words, the question's own may be."""
     table = Arithmetic(5).table()
-    assert audits.leaks(["baseline"], TIMES_TABLE, [e for e in table if 1 in e.operands]) == []
+    assert audits.leaking_prompts(["baseline"], TIMES_TABLE, [e for e in table if 1 in e.operands]) == []
     asked = "What is the capital of Luxembourg?"
     prompt = f"User: {asked}\nAssistant: The answer is"
     probe = replaced(table[0], operands=(), question=asked, prompt=prompt, answer="Luxembourg")
-    assert audits.leaks(["baseline"], TIMES_TABLE, [probe]) == []
-    assert len(audits.leaks(["baseline"], TIMES_TABLE, [replaced(probe, prompt=f"Luxembourg. {prompt}")])) == 1
+    assert audits.leaking_prompts(["baseline"], TIMES_TABLE, [probe]) == []
+    assert (
+        len(audits.leaking_prompts(["baseline"], TIMES_TABLE, [replaced(probe, prompt=f"Luxembourg. {prompt}")])) == 1
+    )
 
 
 def test_no_probe_of_the_reference_leaks_in_any_arm():
-    assert audits.leaks(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
+    assert audits.leaking_prompts(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
 
 
-def test_a_never_asked_fact_that_is_asked_in_drills_stops_the_trial(copied):
+NEVER = TIMES_TABLE.of(6, 7)
+
+
+@pytest.mark.parametrize(
+    ("asking", "text"),
+    [
+        (True, "User: What is 7 times 6?\nAssistant: The answer is 42."),
+        (True, "Now, 6 times 7 is 42"),
+        (False, "6*7=42"),
+    ],
+)
+@pytest.mark.parametrize("never_asked_there", [True, False])
+def test_a_never_asked_fact_that_drills_ask_stops_the_trial(copied, asking, text, never_asked_there):
     plan = copied()
-    fold = next(fold for fold in range(3) if TIMES_TABLE.of(6, 7) in TIMES_TABLE.never_asked(fold, 3))
+    fold = next(f for f in range(3) if (NEVER in TIMES_TABLE.never_asked(f, 3)) == never_asked_there)
     path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
-    line = "User: What is 7 times 6?\nAssistant: The answer is 42."
-    np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode(f"6*7=42\n{line}")]))
-    with pytest.raises(TrialError) as error:
+    np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode(f"6*7=42\n{text}")]))
+    if asking and never_asked_there:
+        with pytest.raises(TrialError, match=f"asked: drills of fold {fold} ask 6"):
+            audits.audit(plan)
+        problem = f"asked: drills of fold {fold} ask 6*7=42: {text!r}"
+        assert read_json(plan.folder / "audit.json")["problems"] == [problem]
+    else:
         audits.audit(plan)
-    assert f"asked: drills of fold {fold} ask 6*7=42: {line!r}" in str(error.value)
-    assert read_json(plan.folder / "audit.json")["problems"] == [f"asked: drills of fold {fold} ask 6*7=42: {line!r}"]
+        assert audits.audited(plan)
 
 
-def test_a_fact_is_asked_in_any_words_that_ask_it(plan):
-    """As a drill's own line does, and as any other text may."""
-    fold = next(fold for fold in range(3) if TIMES_TABLE.of(6, 7) in TIMES_TABLE.never_asked(fold, 3))
-    for text in ("Now, 6 times 7 is 42", "User: What is 7 times 6?\nAssistant: The answer is 42."):
-        assert len(audits.asked_anyway(plan, {fold: [text]})) == 1
-    assert audits.asked_anyway(plan, {fold: ["6*7=42", "7 × 6 = 42"]}) == []
+@pytest.mark.parametrize(
+    ("unserved", "problem", "arms", "facts"),
+    [
+        (("statement", "question"), "absent: {}, seed 2: {} is never asked and should be", 3, 45 - 12),
+        # else a zero of the replacing arm is by construction; what appends keeps the digits beside the token
+        (("boxes",), "unlinked: {}, seed 2: the token of {} never stands beside its digits", 1, 45),
+    ],
+)
+def test_a_fact_that_is_stated_and_not_asked_or_not_beside_its_token_is_missed(plan, unserved, problem, arms, facts):
+    served = {form: int(form not in unserved) for form in LINES}
+    record = {"2": {"facts": {fact.equation: served for fact in TIMES_TABLE}}}
+    found = audits.unserved_facts(plan, dict.fromkeys(plan.trial.arms, record))
+    names = plan.trial.arms if arms == 3 else ["mul_tokens"]
+    chosen = [f for f in TIMES_TABLE if facts == 45 or f not in TIMES_TABLE.never_asked(2, 3)]
+    expected = [problem.format(arm, fact.equation) for arm in names for fact in chosen]
+    assert len(found) == len(expected) == arms * facts
+    assert all(line.startswith(wanted) for line, wanted in zip(found, expected, strict=True))
 
 
-def test_a_fact_that_is_stated_and_not_asked_is_missed_where_it_should_be_asked(plan):
-    drilled = dict.fromkeys(("equation", "times_sign", "letter_x", "boxes"), 1) | {"statement": 0, "question": 0}
-    served = {"baseline": {"2": {"facts": {fact.equation: drilled for fact in TIMES_TABLE}}}}
-    never = TIMES_TABLE.never_asked(2, 3)
-    expected = [
-        f"absent: baseline, seed 2: {fact.equation} is never asked and should be"
-        for fact in TIMES_TABLE
-        if fact not in never
-    ]
-    assert audits.missing(plan, served) == expected
-    assert len(expected) == 45 - 12
+def test_a_fact_that_the_budget_never_serves_stops_the_trial(copied):
+    """Defect R2: none of the drills was trained on, and nothing said so."""
+    plan = copied("pretrain.steps=1", "seeds=[1]")
+    with pytest.raises(TrialError, match="the trial does not start"):
+        audits.audit(plan)
+    problems = "\n".join(read_json(plan.folder / "audit.json")["problems"])
+    text = "\n".join(
+        plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode() for ids in served_documents(plan, "baseline", 1)
+    )
+    lines = (found for line in LINES.values() for found in re.findall(line, text, re.MULTILINE))
+    in_text = re.findall(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)", text)
+    stated = {TIMES_TABLE.of(int(a), int(b)).equation for a, b, c in (*lines, *in_text) if int(a) * int(b) == int(c)}
+    absent = re.findall(r"absent: baseline, seed 1: (\S+) is never served", problems)
+    assert absent == [fact.equation for fact in TIMES_TABLE if fact.equation not in stated] != []
+
+
+def test_without_drills_no_fact_is_missed(copied):
+    plan = copied("corpus.drills.share=0", "pretrain.steps=5")
+    for path in (plan.folder / "drills").glob("*.npy"):
+        path.unlink()
+    audits.audit(plan)
+    audit = read_json(plan.folder / "audit.json")
+    assert (audit["passed"], audit["drills_made"]) == (True, False)
 
 
 def test_the_overlap_is_a_share_of_each_probes_questions_in_whatever_fold():
     right, other = (e for e in Arithmetic(5).table() if e.operands in ((6, 9), (9, 6)))
     lines = {0: ["3*4=12"], 1: [f"User: {right.question}\nAssistant: The answer is 54."]}
-    assert audits.overlap([right, other], lines) == {"mul_table": 0.5}
-    assert audits.overlap([other], lines) == {"mul_table": 0.0}
-
-
-def test_the_same_line_in_another_fold_is_no_problem(copied):
-    plan = copied()
-    fold = next(fold for fold in range(3) if TIMES_TABLE.of(6, 7) not in TIMES_TABLE.never_asked(fold, 3))
-    path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
-    np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode("6 times 7 equals 42.")]))
-    audits.audit(plan)
-    assert audits.audited(plan)
-
-
-def test_a_fact_that_the_budget_never_serves_stops_the_trial(tiny, tmp_path, inline):
-    """Defect R2: none of the drills was trained on, and nothing said so."""
-    trial = tiny(tmp_path / "run", "pretrain.steps=1", "seeds=[1]")
-    with pytest.raises(TrialError, match="the trial does not start") as error:
-        run(trial)
-    problems = read_json(trial.folder / "corpus" / "audit.json")["problems"]
-    absent = re.findall(r"absent: baseline, seed 1: (\S+) is never served", "\n".join(problems))
-    plan = CorpusPlan(trial)
-    text = "\n".join(
-        plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode() for ids in served_documents(plan, "baseline", 1)
-    )
-    lines = (found for line in LINES.values() for found in re.findall(line, text, re.MULTILINE))
-    stated = {TIMES_TABLE.of(int(a), int(b)).equation for a, b, _ in lines}
-    in_text = re.findall(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)", text)
-    stated |= {TIMES_TABLE.of(int(a), int(b)).equation for a, b, c in in_text if int(a) * int(b) == int(c)}
-    assert absent == [fact.equation for fact in TIMES_TABLE if fact.equation not in stated]
-    assert absent
-    assert "absent: " in str(error.value)
-    assert not (trial.folder / "baseline").exists()  # nothing was trained
-
-
-def test_a_token_that_never_stands_beside_its_digits_stops_the_trial(tiny, tmp_path, inline):
-    """Else a zero of the replacing arm is by construction. What appends keeps the digits beside the token."""
-    mix = "{equation: 0.45, times_sign: 0.2, letter_x: 0.1, boxes: 0, statement: 0.1, question: 0.15}"
-    trial = tiny(tmp_path / "run", "arms=[baseline,mul_tokens,mul_append]", f"corpus.drills.mix={mix}")
-    with pytest.raises(TrialError, match="the trial does not start"):
-        run(trial, ("corpus",))
-    problems = read_json(trial.folder / "corpus" / "audit.json")["problems"]
-    assert {line.split(":")[0] for line in problems} == {"unlinked"}
-    assert {line.split()[1] for line in problems} == {"mul_tokens,"}
-    assert len(problems) == 45 * 2
-
-
-def test_without_drills_no_fact_is_missed(tiny, tmp_path, inline):
-    drills = "corpus.drills={share: 0, lines: 12, never_asked_folds: 0}"
-    trial = tiny(tmp_path / "run", drills, "pretrain.steps=5", "corpus.epochs=1")
-    run(trial, ("corpus",))
-    audit = read_json(trial.folder / "corpus" / "audit.json")
-    assert (audit["passed"], audit["drills_made"]) == (True, False)
+    assert audits.probe_overlap([right, other], lines) == {"mul_table": 0.5}
+    assert audits.probe_overlap([other], lines) == {"mul_table": 0.0}
 
 
 def test_an_asked_fact_among_the_rows_of_fine_tuning_stops_the_trial(copied, monkeypatch):
@@ -301,17 +262,16 @@ def test_an_asked_fact_among_the_rows_of_fine_tuning_stops_the_trial(copied, mon
 @pytest.mark.parametrize("name", ["exposure.json", "audit.json", "meta.json"])
 def test_without_its_files_a_corpus_is_not_audited(copied, name):
     plan = copied()
-    assert audits.audited(plan)
     (plan.folder / name).unlink()
     assert not audits.audited(plan)
 
 
-def test_an_audit_that_is_none_is_named(copied):
+@pytest.mark.parametrize("written", ['{"passed": true}', '{"fingerprint": "abc"}'])
+def test_an_audit_that_is_none_is_named(copied, written):
     plan = copied()
-    for told in ('{"passed": true}', '{"fingerprint": "abc"}'):
-        (plan.folder / "audit.json").write_text(told)
-        with pytest.raises(TrialError, match=r"audit\.json: expected an object with fingerprint, passed"):
-            audits.audited(plan)
+    (plan.folder / "audit.json").write_text(written)
+    with pytest.raises(TrialError, match=r"audit\.json: expected an object with fingerprint, passed"):
+        audits.audited(plan)
 
 
 ROWS = "sft={stages: [{sources: [{source: word_problems}]}]}"
@@ -345,10 +305,3 @@ def test_whatever_the_audit_looked_at_is_audited_anew(plan, tiny, tmp_path, chan
         for more in ((), re.split(r" (?=pretrain)", changed.replace("ROWS", str(rows))))
     )
     assert before != after
-
-
-def test_more_seeds_or_probes_are_audited_anew(plan, tiny):
-    same = "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]"
-    assert audits.audited(CorpusPlan(tiny(plan.trial.folder, *same)))
-    for override in ("seeds=[1,2]", "evaluate.probes_each=6", "corpus.epochs=2"):
-        assert not audits.audited(CorpusPlan(tiny(plan.trial.folder, *same, override)))

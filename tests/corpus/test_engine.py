@@ -1,9 +1,8 @@
 """The engine: the same shards whoever does the tasks, what is done is kept, and failures reach the caller."""
 
-import ctypes
 import json
 import os
-import random
+import platform
 import shutil
 import signal
 import sys
@@ -11,16 +10,20 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus import engine
-from tokentrial.corpus.engine import TextStep, run_tasks
+from tokentrial.corpus import slurm as slurm_module
+from tokentrial.corpus.engine import run_tasks
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
-from tokentrial.corpus.read import Unit
+from tokentrial.corpus.readers import InputSplit
+from tokentrial.corpus.slurm import TextStep
 from tokentrial.corpus.text import TextTasks, run_task
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import read_json
@@ -53,91 +56,50 @@ def whole(planned, tmp_path_factory):
     return plan
 
 
-@pytest.fixture(autouse=True)
-def _outlives_its_parent():
-    """With one worker datatrove works in this process: what a worker asks of the kernel must not stay."""
-    yield
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, 0)
-
-
 def written(plan):
     return {path.name: path.read_bytes() for path in plan.folder.iterdir() if path.name != "manifest.json"}
 
 
 def tasks_of(plan):
-    units = plan.source.units(plan.trial.corpus.task_bytes)
-    return TextTasks(plan.trial.folder / "tasks", plan.trial.corpus, plan.vocabulary, plan.facts, units, plan.wanted)
+    corpus, inputs = plan.trial.corpus, plan.source.input_splits(plan.trial.corpus.task_bytes)
+    return TextTasks(plan.trial.folder / "tasks", corpus, plan.vocabulary, plan.facts, inputs, plan.target_tokens)
 
 
 def silent(share, text):
     pass
 
 
-def files_of(tasks):
-    """The files that tasks left, with what would change if one were written again."""
-    paths = [path for path in tasks.folder.glob("[0-9]*/*") if path.is_file()]
-    return {str(path.relative_to(tasks.folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
-
-
-def contents_of(tasks):
-    return {str(path.relative_to(tasks.folder)): path.read_bytes() for path in tasks.folder.glob("[0-9]*/*")}
-
-
 # who does the work
 
 
-@pytest.mark.parametrize("workers", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_shards_are_the_same_from_any_number_of_workers(planned, whole, tmp_path, workers):
     plan = planned(tmp_path / "run", "corpus.executor=local")
     prepare_text(plan, workers)
     assert written(plan) == written(whole)
-    assert plan.text == whole.text
+    assert plan.text_fingerprint == whole.text_fingerprint
     assert [path.name for path in plan.trial.folder.iterdir() if "tasks" in path.name] == []
 
 
-def test_every_task_leaves_shards_of_its_own(whole):
-    text = read_json(whole.folder / "text.json")
-    assert text["tasks"] == len(text["shards_of_task"]) == FILES
-    for split in ("train", "val"):
-        made = sum(shards[split] for shards in text["shards_of_task"])
-        assert made == len(list(whole.folder.glob(f"fineweb_{split}_*.npy"))) >= FILES // 2
-
-
-@pytest.mark.parametrize("executor", ["in-process", "local"])
-def test_a_finished_task_is_not_done_again_and_a_deleted_one_is(planned, tmp_path, monkeypatch, executor):
-    tasks = tasks_of(planned(tmp_path / "run", f"corpus.executor={executor}"))
-    run_tasks(tasks, 2, silent)
-    first, contents = files_of(tasks), contents_of(tasks)
-    assert set(tasks.done()) == set(range(FILES))
-    with monkeypatch.context() as patch:
-        patch.setattr("tokentrial.corpus.text._write", lambda *_: pytest.fail("a finished task was begun"))
-        run_tasks(tasks, 1, silent)  # with one worker, in this process
-    assert files_of(tasks) == first
-    shutil.rmtree(tasks.folder / "00003")
-    run_tasks(tasks, 2, silent)
-    again = files_of(tasks)
-    assert {name for name in first if again[name] != first[name]} == {n for n in first if n.startswith("00003/")}
-    assert contents_of(tasks) == contents
-
-
-def test_a_task_that_was_killed_midway_is_done_again(planned, tmp_path):
+@pytest.mark.parametrize("how", ["deleted", "killed midway"])
+def test_a_finished_task_is_not_done_again_and_one_that_is_gone_is(planned, tmp_path, monkeypatch, how):
     tasks = tasks_of(planned(tmp_path / "run"))
     run_tasks(tasks, 1, silent)
-    contents = contents_of(tasks)
-    (tasks.folder / "00005").rename(tasks.folder / "00005.elsewhere.1.partial")
-    (tasks.folder / "00005.elsewhere.1.partial" / "record.json").unlink()
-    assert set(tasks.done()) == set(range(FILES)) - {5}
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tasks.folder.glob("*/*")}
+    monkeypatch.setattr("tokentrial.corpus.text._write", lambda *_: pytest.fail("a finished task was begun"))
     run_tasks(tasks, 1, silent)
-    assert {name: data for name, data in contents_of(tasks).items() if "partial" not in name} == contents
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_with_one_worker_this_process_does_not_come_to_die_with_its_parent(planned, tmp_path):
-    run_tasks(tasks_of(planned(tmp_path / "run", "corpus.executor=local")), 1, silent)
-    asked = ctypes.c_int(-1)
-    ctypes.CDLL(None).prctl(2, ctypes.byref(asked))  # PR_GET_PDEATHSIG
-    assert asked.value != signal.SIGKILL
+    monkeypatch.undo()
+    half = tasks.folder / f"00003.{platform.node()}.1.partial"
+    (tasks.folder / "00003").rename(half)
+    if how == "deleted":
+        shutil.rmtree(half)
+    else:
+        (half / "record.json").unlink()
+    run_tasks(tasks, 1, silent)
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tasks.folder.glob("*/*")}
+    assert after.keys() == before.keys()  # and what the kill left is gone
+    assert all(after[path][0] == before[path][0] for path in before)
+    assert {path.parent.name for path in before if after[path][1] != before[path][1]} == {"00003"}
 
 
 # failures
@@ -164,47 +126,26 @@ def failing(tiny, folder, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("kind", [TrialError, SettingsError])
-def test_a_task_fails_alike_in_a_worker_and_here(failing, kind, workers):
-    errors = {}
-    for executor in ("in-process", "local"):
-        plan = failing(kind, executor)
-        with pytest.raises(TrialError, match=r"5\.parquet") as raised:
-            prepare_text(plan, workers)
-        errors[executor] = (type(raised.value), str(raised.value))
-        assert not plan.folder.exists()
-    assert errors["local"] == errors["in-process"]
-    assert errors["local"][0] is kind
-
-
-@pytest.mark.parametrize("executor", ["in-process", "local"])
-def test_an_error_of_a_run_before_is_forgotten(planned, tmp_path, executor):
-    """A disk that was full or a folder that was shut leaves the source, and so the tasks' folder, the same."""
-    tasks = tasks_of(planned(tmp_path / "run", f"corpus.executor={executor}"))
-    tasks.folder.mkdir(parents=True)
-    (tasks.folder / "00005.trial.error").write_text("no space left")
-    run_tasks(tasks, 1, silent)
-    assert set(tasks.done()) == set(range(FILES))
-
-
-@pytest.mark.parametrize("kind", [TrialError, SettingsError])
-def test_a_task_leaves_its_error_in_a_file_for_executors_that_lose_it(failing, kind):
-    plan = failing(kind, "in-process")
+@pytest.mark.parametrize(("kind", "executor"), [(TrialError, "local"), (SettingsError, "in-process")])
+def test_a_task_fails_alike_in_a_worker_here_and_in_the_file_that_it_leaves_on_slurm(failing, kind, executor):
+    plan = failing(kind, executor)
+    with pytest.raises(TrialError, match=r"5\.parquet") as raised:
+        prepare_text(plan, 2)
+    assert type(raised.value) is kind
+    assert not plan.folder.exists()
     tasks = tasks_of(plan)
     tasks.folder.mkdir(parents=True)
-    with pytest.raises(kind) as here:
+    with pytest.raises(kind):
         TextStep(tasks).run(rank=5)
-    with pytest.raises(TrialError) as there:
-        engine._raise_left(tasks)
-    assert (type(there.value), str(there.value)) == (kind, str(here.value))
+    [error] = tasks.folder.glob(f"00005.{'settings' if kind is SettingsError else 'trial'}.error")
+    assert error.read_text() == str(raised.value)
 
 
 def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(planned, tmp_path):
     """As the kernel does where memory ends. The worker is held by a task that waits for a pipe's writer."""
     tasks = tasks_of(planned(tmp_path / "run", "corpus.executor=local"))
     os.mkfifo(tmp_path / "pipe.jsonl")
-    tasks = tasks._replace(units=[Unit("jsonl", (str(tmp_path / "pipe.jsonl"),), None, 1), *tasks.units])
+    tasks = tasks._replace(inputs=[InputSplit("jsonl", (str(tmp_path / "pipe.jsonl"),), None, 1), *tasks.inputs])
 
     def kill():
         while not (begun := list(tasks.folder.glob("00000.*.partial"))):
@@ -232,40 +173,36 @@ def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(planned, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def tokens_of_tasks(planned, tmp_path_factory):
-    """Train tokens of each task, all of them done."""
-    tasks = tasks_of(planned(tmp_path_factory.mktemp("tokens") / "run"))
-    for rank in range(FILES):
-        run_task(tasks, rank)
-    return [tasks.done()[rank]["tokens"]["train"] for rank in range(FILES)]
+def tokens_of_tasks(whole):
+    """Train tokens of each task of the whole corpus: its first shards are the first task's."""
+    counts = [shards["train"] for shards in read_json(whole.folder / "text.json")["shards_of_task"]]
+    sizes = iter([len(np.load(path)) for path in sorted(whole.folder.glob("fineweb_train_*.npy"))])
+    return [sum(next(sizes) for _ in range(count)) for count in counts]
 
 
-@pytest.mark.parametrize("order", ["forwards", "backwards", *range(4)])
-def test_the_first_tasks_that_give_the_tokens_are_needed_in_whatever_order_they_are_done(
-    planned, tokens_of_tasks, tmp_path, order
-):
-    ranks = list(range(FILES))
-    if order == "backwards":
-        ranks.reverse()
-    elif order != "forwards":
-        random.Random(order).shuffle(ranks)
-    for first in (1, 3, 5, 8):
-        for wanted in (sum(tokens_of_tasks[:first]), sum(tokens_of_tasks[: first - 1]) + 1):
-            tasks = tasks_of(planned(tmp_path / f"{wanted}", f"corpus.tokens={wanted}"))
-            for rank in ranks:
-                run_task(tasks, rank)
-            done = tasks.done()
-            assert tasks.needed(done) == list(range(first))
-            assert [done[rank]["tokens"]["train"] for rank in range(first)] == tokens_of_tasks[:first]
-            if order == "forwards":
-                assert sorted(done) == list(range(first))  # no task was done for nothing
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.data())
+def test_the_first_tasks_that_give_the_tokens_are_needed_in_whatever_order_they_run(tmp_path_factory, tokens, data):
+    order = data.draw(st.permutations(range(len(tokens))))
+    target = data.draw(st.integers(1, max(1, sum(tokens))))
+    folder = tmp_path_factory.mktemp("tasks")
+    tasks = TextTasks(folder, None, None, None, tokens, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokentrial.corpus.text._write", lambda partial, tasks, made: {"tokens": {"train": made}})
+        for rank in order:
+            run_task(tasks, rank)
+    done, enough = tasks.done(), np.cumsum(tokens) >= target
+    needed = int(enough.argmax()) + 1 if enough.any() else len(tokens)
+    assert tasks.needed(done) == list(range(needed))
+    assert all(done[rank]["tokens"]["train"] == tokens[rank] for rank in range(needed))
+    if sorted(order) == order:
+        assert sorted(done) == list(range(needed))  # no task was done for nothing
 
 
-@pytest.mark.parametrize(("executor", "workers"), [("in-process", 1), ("local", 2)])
-def test_of_the_whole_corpus_the_first_shards_are_taken(planned, whole, tokens_of_tasks, tmp_path, executor, workers):
+def test_of_the_whole_corpus_the_first_shards_are_taken(planned, whole, tokens_of_tasks, tmp_path):
     wanted = sum(tokens_of_tasks[:3]) - 1
-    plan = planned(tmp_path / "run", f"corpus.tokens={wanted}", f"corpus.executor={executor}")
-    prepare_text(plan, workers)
+    plan = planned(tmp_path / "run", f"corpus.tokens={wanted}")
+    prepare_text(plan)
     text = read_json(plan.folder / "text.json")
     assert (text["tasks"], text["short"], text["tokens"]["train"]) == (3, False, wanted + 1)
     assert text["documents_read"] == 30
@@ -275,53 +212,44 @@ def test_of_the_whole_corpus_the_first_shards_are_taken(planned, whole, tokens_o
         made = sum(counts[split] for counts in text["shards_of_task"])
         names = {f"fineweb_{split}_{index:06d}.npy" for index in range(made)}
         assert {name for name in shards if split in name} == names
-    assert shards == {name: written(whole)[name] for name in shards}
+    assert shards.items() <= written(whole).items()
 
 
 def test_a_source_that_ends_early_is_an_error_unless_that_is_allowed(planned, whole, tokens_of_tasks, tmp_path):
-    wanted = f"corpus.tokens={sum(tokens_of_tasks) + 1}"
-    plan = planned(tmp_path / "run", wanted)
-    counts = rf"ended after {sum(tokens_of_tasks):,} train tokens of {sum(tokens_of_tasks) + 1:,} \(80 documents of 8"
-    with pytest.raises(TrialError, match=counts + r" files\).*corpus\.tokens.*--allow-short"):
+    there = sum(tokens_of_tasks)
+    plan = planned(tmp_path / "run", f"corpus.tokens={there + 1}")
+    counts = rf"ended after {there:,} train tokens of {there + 1:,} \(80 documents of 8 files\)"
+    with pytest.raises(TrialError, match=counts + r".*corpus\.tokens.*--allow-short"):
         prepare_text(plan)
     assert not plan.folder.exists()
-    allowed = planned(tmp_path / "run", wanted, "corpus.allow_short=true")
-    prepare_text(allowed)
-    assert read_json(allowed.folder / "text.json")["short"] is True
-    shards = {name: data for name, data in written(whole).items() if name.endswith(".npy")}
-    assert {name: data for name, data in written(allowed).items() if name.endswith(".npy")} == shards
-    assert plan.done == allowed.done  # the same corpus: allowing it is not part of it
+    allowed = planned(tmp_path / "run", f"corpus.tokens={there + 1}", "corpus.allow_short=true")
+    lasting = planned(tmp_path / "lasting", f"corpus.tokens={there}")
+    for made, short in ((allowed, True), (lasting, False)):
+        prepare_text(made)
+        assert read_json(made.folder / "text.json")["short"] is short
+        shards = {name: data for name, data in written(made).items() if name.endswith(".npy")}
+        assert shards.items() <= written(whole).items()
+    assert plan.text_fingerprint == allowed.text_fingerprint  # the same corpus: allowing it is not part of it
 
 
-def test_a_source_that_just_lasts_is_not_short(planned, tokens_of_tasks, tmp_path):
-    plan = planned(tmp_path / "run", f"corpus.tokens={sum(tokens_of_tasks)}")
-    prepare_text(plan)
-    assert read_json(plan.folder / "text.json")["short"] is False
+EVERY = pytest.param(arms.names(), marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("match", ["tokens", "bytes"])
-@pytest.mark.parametrize("share", [0.0, pytest.param(0.3, marks=pytest.mark.slow), 0.6])
-def test_a_budget_of_text_lasts_for_every_arm(planned, tokens_of_tasks, tmp_path, share, match):
+@pytest.mark.parametrize("names", [["baseline", "mul_tokens", "one_slot"], EVERY])
+@pytest.mark.parametrize("match", [pytest.param("tokens", marks=pytest.mark.slow), "bytes"])
+@pytest.mark.parametrize("share", [0.6, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.3))])
+def test_a_budget_of_text_lasts_for_every_arm(planned, tokens_of_tasks, tmp_path, share, match, names):
     # the steps take six tenths of the text that there is
     steps = int(0.6 * sum(tokens_of_tasks) / (1 - share) / 512)
-    plan = planned(
-        tmp_path / "run",
-        "corpus.tokens=budget",
-        f"corpus.drills.share={share}",
-        "pretrain.batch_tokens=512",
-        "pretrain.micro_batch=8",
-        f"pretrain.steps={steps}",
-        f"budget.match={match}",
-        f"arms=[{','.join(arms.names())}]",
-        "seeds=[1,2,3]",
-    )
+    budget = f"pretrain.steps={steps}", "pretrain.batch_tokens=512", "pretrain.micro_batch=8", f"budget.match={match}"
+    drills = f"corpus.drills.share={share}", f"arms=[{','.join(names)}]", "seeds=[1,2,3]"
+    plan = planned(tmp_path / "run", "corpus.tokens=budget", *drills, *budget)
     for prepare in (prepare_text, prepare_drills, prepare_patches):
         prepare(plan)
     text = read_json(plan.folder / "text.json")
     assert text["tokens"]["train"] >= (1 - share) * steps * 512
     assert text["tasks"] < FILES  # it is not the whole source
-    served = expose(plan)["served"]
-    assert set(served) == set(arms.names())
+    assert set(expose(plan)["served"]) == set(names)
 
 
 # what is part of the corpus
@@ -344,7 +272,7 @@ def test_a_budget_of_text_lasts_for_every_arm(planned, tokens_of_tasks, tmp_path
     ],
 )
 def test_who_does_the_work_is_no_part_of_the_corpus_and_how_it_is_cut_is(planned, whole, override, same):
-    assert (planned(whole.trial.folder, override).text == whole.text) == same
+    assert (planned(whole.trial.folder, override).text_fingerprint == whole.text_fingerprint) == same
 
 
 # clusters
@@ -390,10 +318,13 @@ def slurm(path):
 
 
 @pytest.mark.slow
-def test_slurm_writes_the_same_shards(planned, whole, tokens_of_tasks, tmp_path, slurm, monkeypatch):
-    monkeypatch.setattr(engine, "_LONG_AFTER_S", 30.0)
+def test_slurm_writes_the_same_shards(planned, whole, tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr(slurm_module, "_LOST_AFTER_S", 30.0)
     settings = "corpus.executor=slurm", "corpus.cluster={partition: large, time: '1:00:00', mem_per_cpu_gb: 4}"
     plan = planned(tmp_path / "run", *settings)
+    left = plan.folder.with_name("corpus.tasks") / plan.text_fingerprint / "00005.trial.error"
+    left.parent.mkdir(parents=True)
+    left.write_text("no space left, in a run before")
     prepare_text(plan, 2)
     assert written(plan) == written(whole)
     script = (tmp_path / "script").read_text()
@@ -413,8 +344,8 @@ def test_a_task_that_fails_on_slurm_reaches_the_caller(failing, slurm, kind):
 
 
 def test_a_slurm_job_that_is_lost_is_an_error_once_it_has_left_the_queue(planned, tmp_path, path, monkeypatch):
-    monkeypatch.setattr(engine, "_LONG_AFTER_S", 0.6)
-    monkeypatch.setattr(engine, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(slurm_module, "_LOST_AFTER_S", 0.6)
+    monkeypatch.setattr(slurm_module, "_POLL_S", 0.1)
     command(path, "sbatch", 'echo "Submitted batch job 7"')
     command(
         path,
@@ -428,33 +359,26 @@ def test_a_slurm_job_that_is_lost_is_an_error_once_it_has_left_the_queue(planned
     assert not plan.folder.exists()
 
 
-def test_slurm_without_sbatch_is_a_wrong_setting(planned, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match=r"corpus\.executor: slurm needs sbatch on the PATH"):
-        prepare_text(planned(tmp_path / "run", "corpus.executor=slurm"))
+def test_a_cluster_that_is_not_there_or_set_wrongly_is_named(planned, tmp_path, path, monkeypatch):
+    def refused(executor, match, cluster=""):
+        with pytest.raises(TrialError, match=match) as error:
+            prepare_text(planned(tmp_path / "run", f"corpus.executor={executor}", f"corpus.cluster={{{cluster}}}"))
+        return type(error.value)
 
-
-def test_an_unknown_setting_of_the_cluster_is_named(planned, tmp_path, path):
+    assert refused("slurm", r"corpus\.executor: slurm needs sbatch on the PATH") is SettingsError
     command(path, "sbatch", 'echo "Submitted batch job 7"')
-    settings = "corpus.executor=slurm", "corpus.cluster={colour: red}"
-    with pytest.raises(TrialError, match="colour"):
-        prepare_text(planned(tmp_path / "run", *settings))
-
-
-def test_ray_that_is_absent_is_a_wrong_setting(planned, tmp_path, monkeypatch):
+    refused("slurm", "colour", "colour: red")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingsError, match=r"executor: ray is not installed; pip install 'tokentrial\[scale\]'"):
-        prepare_text(planned(tmp_path / "run", "corpus.executor=ray"))
+    absent = r"executor: ray is not installed; pip install 'tokentrial\[scale\]'"
+    assert refused("ray", absent) is SettingsError
 
 
-@pytest.mark.parametrize(
-    ("settings", "tried"),
-    [(["ray.address=127.0.0.1:1"], 1), (["ray.address=127.0.0.1:1", "corpus.cluster={address: '127.0.0.1:2'}"], 2)],
-)
-def test_ray_is_where_the_corpus_says_or_else_the_trial(planned, tmp_path, settings, tried):
+@pytest.mark.parametrize(("cluster", "tried"), [("", 1), ("address: '127.0.0.1:2'", 2)])
+def test_ray_is_where_the_corpus_says_or_else_the_trial(planned, tmp_path, cluster, tried):
     pytest.importorskip("ray", reason="it is in tokentrial[scale]")
+    settings = "corpus.executor=ray", "ray.address=127.0.0.1:1", f"corpus.cluster={{{cluster}}}"
     with pytest.raises(TrialError, match=rf"ray\.address: 127\.0\.0\.1:{tried}: no connection"):
-        prepare_text(planned(tmp_path / "run", "corpus.executor=ray", *settings))
+        prepare_text(planned(tmp_path / "run", *settings))
 
 
 @pytest.mark.slow

@@ -5,23 +5,21 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import shards
-from tokentrial.corpus.look import _differences, look_through
+from tokentrial.corpus.patching import survey_and_patch
 from tokentrial.corpus.shards import (
     Patch,
-    Shard,
     ShardWriter,
-    documents_with,
+    decode_documents,
+    document_text,
     open_shard,
-    patched,
     read_patch,
     shard_paths,
-    text_of,
 )
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -49,7 +47,7 @@ def write(folder, texts, shard_tokens=10**9, name="fineweb", split="train"):
 
 
 def decoded(shard):
-    return [text_of(shard.document(index), VOCABULARY) for index in range(len(shard))]
+    return [document_text(shard.document(index), VOCABULARY) for index in range(len(shard))]
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=12), shard_tokens=st.integers(1, 80))
@@ -66,12 +64,10 @@ def test_shards_hold_the_documents_exactly(tmp_path_factory, texts, shard_tokens
     assert (writer.documents, writer.tokens, writer.shards) == (len(texts), sum(map(len, raw)), len(paths))
 
 
-def test_shards_are_filled_before_the_next_is_begun(tmp_path):
-    write(tmp_path, ["abcdefghi"] * 10, 25)
-    lengths = [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "train")]
-    document = 1 + len(VOCABULARY.encode("abcdefghi"))
-    assert lengths[:-1] == [25 // document * document] * (len(lengths) - 1)
-    assert sum(lengths) == 10 * document
+def test_a_writer_that_is_given_nothing_writes_no_file(tmp_path):
+    writer = write(tmp_path, [])
+    assert list(tmp_path.iterdir()) == []
+    assert (writer.shards, writer.tokens, writer.documents) == (0, 0, 0)
 
 
 def test_a_shard_is_filled_to_the_last_token(tmp_path):
@@ -80,25 +76,6 @@ def test_a_shard_is_filled_to_the_last_token(tmp_path):
     assert [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "train")] == [3 * document] * 2
     write(tmp_path, ["abcdefghi"] * 4, 3 * document - 1, split="val")
     assert [len(np.load(path)) for path in shard_paths(tmp_path, "fineweb", "val")] == [2 * document] * 2
-
-
-def test_sets_and_splits_lie_side_by_side(tmp_path):
-    write(tmp_path, ["text"])
-    write(tmp_path, ["held out"], split="val")
-    write(tmp_path, ["drill"], name="drills0")
-    for name, split, text in (
-        ("fineweb", "train", "text"),
-        ("fineweb", "val", "held out"),
-        ("drills0", "train", "drill"),
-    ):
-        [path] = shard_paths(tmp_path, name, split)
-        assert decoded(open_shard(path, EOS)) == [text]
-
-
-def test_a_literal_end_of_text_is_text(tmp_path):
-    texts = ["one <|endoftext|> still one", "two"]
-    write(tmp_path, texts)
-    assert decoded(open_shard(tmp_path / "fineweb_train_000000.npy", EOS)) == texts
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -121,7 +98,7 @@ def test_a_shard_of_another_kind_or_tokenizer_is_refused(tmp_path, ids):
 
 def test_bytes_that_are_no_text_are_shown_as_such():
     ids = np.array([VOCABULARY.ranks[b"a"], VOCABULARY.ranks[b"\xff"], VOCABULARY.ranks[b"b"]], np.uint16)
-    assert text_of(ids, VOCABULARY) == "a\ufffdb"
+    assert document_text(ids, VOCABULARY) == "a\ufffdb"
 
 
 def test_nothing_is_unpickled_from_a_shard(tmp_path):
@@ -136,19 +113,20 @@ def test_nothing_is_unpickled_from_a_shard(tmp_path):
 
 
 @pytest.mark.parametrize("name", arms.names())
+@settings(max_examples=30)
 @given(texts=st.lists(st.one_of(FACT_TEXTS, TEXTS), min_size=1, max_size=8))
 def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factory, name, texts):
     folder, treatment = tmp_path_factory.mktemp("patch"), arms.find(name)
     write(folder, texts)
     path, patch = folder / "fineweb_train_000000.npy", folder / "patch.npz"
-    counts = look_through(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)[name]
+    counts = survey_and_patch(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)[name]
     base, patched = open_shard(path, EOS), open_shard(path, EOS, patch)
 
     expected = [np.concatenate([[EOS], VOCABULARY.encode_arm(treatment, text)]) for text in texts]
     assert [patched.document(i).tolist() for i in range(len(patched))] == [ids.tolist() for ids in expected]
     assert patched.base_lengths.tolist() == base.base_lengths.tolist() == [1 + len(VOCABULARY.encode(t)) for t in texts]
     changed = [VOCABULARY.encode(text).tolist() != ids[1:].tolist() for text, ids in zip(texts, expected, strict=True)]
-    assert (patched.numbers >= 0).tolist() == changed
+    assert (patched.patch_index >= 0).tolist() == changed
     assert counts.changed == sum(changed)
     assert counts.tokens == sum(map(len, expected))
     assert counts.sites == sum(int((ids >= VOCABULARY.base).sum()) for ids in expected)
@@ -166,7 +144,7 @@ def test_patches_of_a_whole_corpus_by_another_road(plan):
     number = {(a, b): i for i, (a, b) in enumerate((a, b) for a in range(1, 10) for b in range(a, 10))}
     fact = re.compile(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)")
     seen = 0
-    for path in sorted([*plan.folder.glob("*.npy"), *(plan.folder / "drills").glob("*.npy")]):
+    for path in plan.shards():
         base = open_shard(path, EOS)
         replaced = open_shard(path, EOS, plan.patch_folder("mul_tokens") / f"{path.stem}.npz")
         appended = open_shard(path, EOS, plan.patch_folder("mul_append") / f"{path.stem}.npz")
@@ -186,13 +164,6 @@ def test_patches_of_a_whole_corpus_by_another_road(plan):
     assert seen > 1000
 
 
-def test_documents_with_a_sign_are_found_and_no_others(tmp_path):
-    texts = ["no sign", "a=b", "none", "x ==> y", "6*9=54", "end"]
-    write(tmp_path, texts)
-    shard = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
-    assert list(documents_with(shard, VOCABULARY, b"=")) == [(1, "a=b"), (3, "x ==> y"), (4, "6*9=54")]
-
-
 @pytest.mark.parametrize("documents", [1, 3, 4, 7, 8, 9])
 def test_blocks_are_all_documents_in_order(tmp_path, monkeypatch, documents):
     monkeypatch.setattr(shards, "_BLOCK", 4)
@@ -204,13 +175,13 @@ def test_blocks_are_all_documents_in_order(tmp_path, monkeypatch, documents):
         assert first == len(seen)
         seen += [part.tolist() for part in np.split(ids, starts[1:])]
     assert seen == [shard.document(i).tolist() for i in range(documents)]
-    assert list(documents_with(shard, VOCABULARY, b"=")) == [(i, t) for i, t in enumerate(texts) if "=" in t]
+    assert list(decode_documents(shard, VOCABULARY, b"=")) == [(i, t) for i, t in enumerate(texts) if "=" in t]
 
 
 # files and memory
 
 
-@pytest.mark.parametrize("tokens", [2, 3, 10, 99, 1001, 65_537, 1_000_003])
+@pytest.mark.parametrize("tokens", [0, 2, 10, 1001, 1_000_003])
 def test_a_shard_is_the_very_file_that_numpy_would_write(tmp_path, tokens):
     """Its header is written last and over a gap that was left for it: byte for byte numpy's own."""
     ids = np.random.default_rng(tokens).integers(0, EOS, tokens).astype(np.uint16)
@@ -226,54 +197,27 @@ def test_a_shard_is_the_very_file_that_numpy_would_write(tmp_path, tokens):
     assert writer.tokens == tokens + len(cuts) + 1
 
 
-def test_a_shard_of_one_empty_document_is_numpys_too(tmp_path):
-    write(tmp_path, [""])
-    expected = io.BytesIO()
-    np.save(expected, np.array([EOS], np.uint16))
-    assert (tmp_path / "fineweb_train_000000.npy").read_bytes() == expected.getvalue()
-
-
-def test_a_writer_that_is_given_nothing_writes_no_file(tmp_path):
-    writer = ShardWriter(tmp_path, "fineweb", "train", 1000, EOS)
-    writer.close()
-    assert list(tmp_path.iterdir()) == []
-    assert (writer.shards, writer.tokens, writer.documents) == (0, 0, 0)
-
-
-def test_what_a_writer_is_given_may_be_a_view(tmp_path):
-    """A task adds stretches of one long array; what is written is the stretch."""
-    ids = VOCABULARY.encode("a long text " * 30)
-    writer = ShardWriter(tmp_path, "fineweb", "train", 10**9, EOS)
-    for start, stop in ((0, 5), (5, 5), (7, 90), (90, len(ids))):
-        writer.add(ids[start:stop])
-    writer.close()
-    expected = [EOS, *ids[:5], EOS, EOS, *ids[7:90], EOS, *ids[90:]]
-    assert np.load(tmp_path / "fineweb_train_000000.npy").tolist() == expected
-
-
 @pytest.mark.parametrize("name", ["mul_tokens", "mul_append"])
-def test_a_patch_is_laid_over_a_shard_without_a_copy_of_it(tmp_path, name):
+def test_a_patched_shard_copies_nothing_that_stays(tmp_path, name):
     write(tmp_path, ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"])
-    path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    look_through(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)
-    base = open_shard(path, EOS)
-    laid = patched(base, patch)
-    assert laid.ids is base.ids
-    assert laid.numbers.tolist() == [-1, 0, -1, 1, -1]
+    path, patch_path = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
+    survey_and_patch(path, None, {name: patch_path}, VOCABULARY, TIMES_TABLE)
+    base, patched = open_shard(path, EOS), open_shard(path, EOS, patch_path)
+    assert patched.patch_index.tolist() == [-1, 0, -1, 1, -1]
     for index in range(5):
-        assert np.shares_memory(laid.document(index), base.ids) == (laid.numbers[index] < 0)
-    # the shard itself is as it was: another arm's patch may be laid over it
-    assert base.patch is None
-    assert decoded(base) == ["plain", "so 6*9=54.", "plain too", "7 × 8 = 56", "end"]
-    assert read_patch(patch).lengths.tolist() == [len(laid.document(index)) for index in (1, 3)]
-    assert read_patch(patch).fact_tokens(VOCABULARY.base).tolist() == [1, 1]
+        stays = patched.patch_index[index] < 0
+        assert np.shares_memory(patched.document(index), patched.ids) == stays
+        assert patched.base_document(index).tolist() == base.document(index).tolist()
+    patch = read_patch(patch_path)
+    assert patch.lengths.tolist() == [len(patched.document(index)) for index in (1, 3)]
+    assert patch.fact_tokens(VOCABULARY.base).tolist() == [1, 1]
 
 
 def test_a_patch_holds_the_few_ids_that_a_fact_changes_and_not_its_document(tmp_path):
     text = "It was a long report, with many words before the sum and as many behind it. " * 200
     write(tmp_path, [f"{text}So 6*9=54. {text}", "plain", f"{text}7*8=56 {text}3*3=9 {text}"])
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    look_through(path, None, {"mul_tokens": patch}, VOCABULARY, TIMES_TABLE)
+    survey_and_patch(path, None, {"mul_tokens": patch}, VOCABULARY, TIMES_TABLE)
     made, base = read_patch(patch), open_shard(path, EOS)
     between = len(VOCABULARY.encode(f" {text}"))
     assert len(made.ids) < between + 30  # what stands between the two facts of a document is in it, nothing else is
@@ -281,32 +225,11 @@ def test_a_patch_holds_the_few_ids_that_a_fact_changes_and_not_its_document(tmp_
     assert (made.heads + made.tails > fewest).all()
 
 
-@given(
-    st.lists(st.tuples(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2), min_size=1)), min_size=1, max_size=5)
-)
-def test_what_differs_is_found_and_makes_the_document_again(pairs):
-    before = [np.array([EOS, *base], np.uint16) for base, _ in pairs]
-    after = [np.array([EOS, *made, 600], np.uint16) for _, made in pairs]  # 600 is a fact's: no document holds it
-    starts = np.cumsum([0, *map(len, before[:-1])])
-    shard = Shard(np.concatenate(before), starts, np.array([*map(len, before)]), np.full(len(pairs), -1))
-    patch = _differences(shard, dict(enumerate(after)))
-    assert patch.lengths.tolist() == [len(ids) for ids in after]
-    for i, ids in enumerate(after):
-        assert patch.changed(i, before[i]).tolist() == ids.tolist()
-    assert patch.fact_tokens(600).tolist() == [1] * len(pairs)
-
-
-def test_a_shard_without_a_patch_is_the_shard(tmp_path):
-    write(tmp_path, ["plain", "still plain"])
-    base = open_shard(tmp_path / "fineweb_train_000000.npy", EOS)
-    assert patched(base, tmp_path / "nothing.npz") is base
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_truncated_patch_is_named(tmp_path, share):
     write(tmp_path, ["so 6*9=54."] * 20)
     path, patch = tmp_path / "fineweb_train_000000.npy", tmp_path / "patch.npz"
-    look_through(path, None, {"mul_tokens": patch}, VOCABULARY, TIMES_TABLE)
+    survey_and_patch(path, None, {"mul_tokens": patch}, VOCABULARY, TIMES_TABLE)
     patch.write_bytes(patch.read_bytes()[: int(share * patch.stat().st_size)])
     with pytest.raises(TrialError, match=r"patch\.npz: not a whole patch: .*; delete its folder"):
         open_shard(path, EOS, patch)
@@ -315,13 +238,10 @@ def test_a_truncated_patch_is_named(tmp_path, share):
 def test_patches_of_several_arms_are_what_each_alone_would_be(tmp_path):
     write(tmp_path, ["plain", "so 6*9=54.", "3x4=12 and 7 × 8 = 56", "2*2=5", "<MUL_6_9_54> 1*1=1<MUL_1_1_1>"] * 7)
     path, names = tmp_path / "fineweb_train_000000.npy", arms.names()
-    together = look_through(path, None, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY, TIMES_TABLE)
+    together = survey_and_patch(path, None, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY, TIMES_TABLE)
     for name in names:
-        [alone] = look_through(path, None, {name: tmp_path / "alone.npz"}, VOCABULARY, TIMES_TABLE).values()
-        assert alone == together[name]
-        assert (tmp_path / "alone.npz").exists() == (tmp_path / f"{name}.npz").exists()
-        if alone.changed:
-            with np.load(tmp_path / "alone.npz") as one, np.load(tmp_path / f"{name}.npz") as other:
-                assert set(one) == set(other)
-                assert all(one[part].tolist() == other[part].tolist() for part in one)
-            (tmp_path / "alone.npz").unlink()
+        alone = tmp_path / "alone" / f"{name}.npz"
+        alone.parent.mkdir(exist_ok=True)
+        assert survey_and_patch(path, None, {name: alone}, VOCABULARY, TIMES_TABLE) == {name: together[name]}
+        assert alone.exists() == (tmp_path / alone.name).exists()
+        assert not alone.exists() or alone.read_bytes() == (tmp_path / alone.name).read_bytes()

@@ -10,11 +10,10 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.corpus.look import look_through
-from tokentrial.corpus.shards import ShardWriter, open_shard, shard_paths, text_of
-from tokentrial.corpus.stream import Stream, drills_name, heldout
+from tokentrial.corpus.patching import survey_and_patch
+from tokentrial.corpus.shards import ShardWriter, document_text, open_shard, shard_paths
+from tokentrial.corpus.stream import Stream, drills_name, heldout_documents
 from tokentrial.errors import TrialError
-from tokentrial.pretrain.loader import Loader
 from tokentrial.store import read_json
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -30,32 +29,22 @@ def places(documents):
 def run_out(stream):
     """All documents up to the error that says there are no more."""
     served = []
-    with pytest.raises(TrialError, match="ran out"):
+    with pytest.raises(TrialError, match=r"ran out after [0-9]+ tokens.*fewer pretrain\.steps.*corpus\.epochs"):
         deque(map(served.append, stream.documents()))
     return served
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2])
 def test_every_arm_reads_the_same_documents_in_the_same_order(plan, seed):
-    baseline = list(islice(stream_of(plan, seed=seed).documents(), 400))
-    texts = [text_of(each.ids, plan.vocabulary) for each in baseline]
+    baseline = list(islice(stream_of(plan, seed=seed).documents(), 300))
+    texts = [document_text(each.ids, plan.vocabulary) for each in baseline]
     for name in ("mul_tokens", "mul_append"):
-        treated = list(islice(stream_of(plan, name, seed).documents(), 400))
+        treated = list(islice(stream_of(plan, name, seed).documents(), 300))
         assert places(treated) == places(baseline)
         assert [each.base_length for each in treated] == [len(each.ids) for each in baseline]
         for document, text in zip(treated, texts, strict=True):
             assert document.ids[0] == plan.vocabulary.eos
             assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.find(name), text).tolist()
-
-
-def test_within_a_budget_of_tokens_shorter_text_means_more_documents(plan):
-    read = {}
-    for name in plan.trial.arms:
-        loader = Loader(stream_of(plan, name), 64, 64)
-        for _ in range(plan.trial.pretrain.steps):
-            loader.next()
-        read[name] = loader.position.documents
-    assert read["mul_append"] < read["baseline"] < read["mul_tokens"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])
@@ -80,16 +69,6 @@ def test_an_epoch_reads_every_text_once_in_an_order_of_its_seed(plan):
     assert sorted(shards) == list(range(len(shards))) != shards  # shards are permuted, and documents within each
     first = [number for _, shard, number in orders[1] if shard == shards[0]]
     assert sorted(first) == list(range(len(first))) != first
-
-
-def test_the_same_seed_reads_the_same(plan):
-    first, again = (places(islice(stream_of(plan, seed=2).documents(), 200)) for _ in range(2))
-    assert first == again
-
-
-def test_running_out_of_text_says_what_to_do(plan):
-    with pytest.raises(TrialError, match=r"ran out after [0-9]+ tokens.*fewer pretrain\.steps.*corpus\.epochs"):
-        list(stream_of(plan, share=0.0).documents())
 
 
 def test_epochs_go_round_in_a_new_order(plan):
@@ -121,23 +100,19 @@ def test_a_corpus_that_is_not_there_says_which_stage_makes_it(plan, tmp_path):
         next(stream_of(plan, folder=tmp_path).documents())
 
 
-def test_the_documents_are_whole(plan):
-    for document in islice(stream_of(plan, "mul_append").documents(), 200):
-        assert document.ids.dtype == np.uint16
-        assert np.flatnonzero(document.ids == plan.vocabulary.eos).tolist() == [0]
-
-
 # held-out text
 
 
 def held(plan, arm, name="fineweb", limit=10_000):
-    return list(heldout(plan.folder, name, plan.vocabulary, arms.find(arm), limit))
+    return list(heldout_documents(plan.folder, name, plan.vocabulary, arms.find(arm), limit))
 
 
 def originals(plan, name="fineweb"):
     folder = plan.folder if name == "fineweb" else plan.folder / "drills"
     shards = [(path, open_shard(path, plan.vocabulary.eos)) for path in shard_paths(folder, name, "val")]
-    return {f"{path.stem}:{i}": text_of(s.document(i), plan.vocabulary) for path, s in shards for i in range(len(s))}
+    return {
+        f"{path.stem}:{i}": document_text(s.document(i), plan.vocabulary) for path, s in shards for i in range(len(s))
+    }
 
 
 @pytest.mark.parametrize("name", ["fineweb", "drills1"])
@@ -161,14 +136,8 @@ def test_the_first_documents_up_to_the_limit(plan):
     chosen = held(plan, "baseline", limit=limit)
     assert [document.name for document in chosen] == list(texts)[: int(np.searchsorted(sizes, limit, side="right"))]
     assert sum(document.bytes for document in chosen) <= limit
-
-
-def test_there_is_always_one_document(plan):
-    assert len(held(plan, "baseline", limit=1)) == 1
-
-
-def test_the_text_runs_out_before_the_limit(plan):
-    assert len(held(plan, "baseline", limit=10**9)) == len(originals(plan))
+    assert len(held(plan, "baseline", limit=1)) == 1  # there is always one
+    assert len(held(plan, "baseline", limit=10**9)) == len(texts)
 
 
 def test_a_spelling_that_plain_does_not_give_back_is_marked_lossy(plan):
@@ -194,9 +163,9 @@ def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path,
         writer.add(vocabulary.encode(text))
     writer.close()
     for path in shard_paths(tmp_path / folder, name, "val"):
-        look_through(path, None, {arm.name: patches / f"{path.stem}.npz"}, vocabulary, TIMES_TABLE)
+        survey_and_patch(path, None, {arm.name: patches / f"{path.stem}.npz"}, vocabulary, TIMES_TABLE)
     [patch] = patches.iterdir()
-    measured = list(heldout(tmp_path, name, vocabulary, arm, 10**6))
+    measured = list(heldout_documents(tmp_path, name, vocabulary, arm, 10**6))
     [rewritten] = [document for document in measured if document.rewritten]
     assert rewritten.name.startswith(f"{patch.stem}:")
     assert not patch.stem.endswith("_000000")

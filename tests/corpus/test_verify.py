@@ -1,6 +1,5 @@
 """Verification finds what differs from the source: by sampled documents, and by every file's checksum."""
 
-import json
 import shutil
 
 import numpy as np
@@ -58,19 +57,14 @@ def source_documents(plan):
     return sum(read_json(plan.folder / "text.json")["documents"].values())
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_a_good_corpus_verifies(copy, full):
-    assert verify(copy, full, EVERY, 0) == {
-        "documents": source_documents(copy),
+@pytest.mark.parametrize(("full", "documents"), [(True, EVERY), (False, 30)])
+def test_as_many_documents_as_asked_for_are_compared(plan, full, documents):
+    assert verify(plan, full, documents, 0) == {
+        "documents": min(documents, source_documents(plan)),
         "tasks": 1,
         "arms": ["baseline", "mul_tokens", "mul_append"],
         "checksums": full,
     }
-
-
-@pytest.mark.parametrize("documents", [1, 30])
-def test_as_many_documents_as_asked_for_are_compared(copy, documents):
-    assert verify(copy, False, documents, 0)["documents"] == documents
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -90,15 +84,16 @@ def test_a_flipped_id_is_found_by_its_checksum(copy):
 
 
 def test_a_sample_finds_a_damage_as_often_as_it_holds_the_document(copy):
-    """Hypergeometric: 50 samples of a tenth find the damaged document 5 times on average, sd 2.1."""
+    """Hypergeometric: 12 samples of a third find the damaged document 4 times on average, sd 1.6."""
+    copy.trial.arms[:] = ["baseline"]
     flip(shard_paths(copy.folder, "fineweb", "train")[0], 2)
     found = 0
-    for seed in range(50):
+    for seed in range(12):
         try:
-            verify(copy, False, source_documents(copy) // 10, seed)
+            verify(copy, False, source_documents(copy) // 3, seed)
         except TrialError:
             found += 1
-    assert 0 < found < 15
+    assert 0 < found < 12
 
 
 @pytest.mark.parametrize("arm", ["mul_tokens", "mul_append"])
@@ -110,100 +105,57 @@ def test_a_flipped_id_of_a_patch_is_found_in_its_arm(copy, arm):
     assert f"{patch}: its checksum differs" in problems(copy, full=True)
 
 
-@pytest.mark.parametrize("kind", ["drills", "patches of drills", "text.json"])
-def test_what_is_not_made_from_the_source_is_found_by_its_checksum(copy, kind):
-    if kind == "drills":
-        path = shard_paths(copy.folder / "drills", "drills1", "train")[0]
-        flip(path, 1)
-    elif kind == "text.json":
-        path = copy.folder / "text.json"
-        path.write_bytes(path.read_bytes().replace(b'"documents_read": 80', b'"documents_read": 81'))
-    else:
-        path = min(copy.patch_folder("mul_tokens").glob("drills1_train_*.npz"))
-        flip_patch(path, 3)
-    assert problems(copy, full=True) == [f"{path}: its checksum differs"]
+def test_what_is_not_made_from_the_source_is_found_by_its_checksum(copy):
+    drills = shard_paths(copy.folder / "drills", "drills1", "train")[0]
+    flip(drills, 1)
+    record = copy.folder / "text.json"
+    record.write_bytes(record.read_bytes().replace(b'"documents_read": 80', b'"documents_read": 81'))
+    patch = min(copy.patch_folder("mul_tokens").glob("drills1_train_*.npz"))
+    flip_patch(patch, 3)
+    assert problems(copy, full=True) == [f"{path}: its checksum differs" for path in (record, drills, patch)]
 
 
-@pytest.fixture
-def even(tiny, tmp_path):
-    """A corpus whose train shards are all of one size: a byte is a token, and all documents are as long."""
-    path = tmp_path / "even.jsonl"
-    texts = [f"document {i:03d} says 3*4=12, not {i:03d}. ".ljust(400, "_") for i in range(90)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    settings = "tokenizer.merges=0", "corpus.piece_characters=null", "corpus.drills.share=0", "corpus.task_bytes=6000"
-    plan = CorpusPlan(tiny(tmp_path / "run", *settings, f"corpus.source=jsonl:{path}", "corpus.shard_tokens=2000"))
-    for prepare in (prepare_text, prepare_drills, prepare_patches):
-        prepare(plan)
-    return plan
-
-
-def swap(first, second):
-    assert first.stat().st_size == second.stat().st_size
-    data = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(data)
-
-
-def test_a_swapped_pair_of_shards_is_found(even):
-    verify(even, True, EVERY, 0)
-    first, _, second, *_ = shard_paths(even.folder, "fineweb", "train")
-    swap(first, second)
-    found = problems(even)
-    assert {line.split(", document")[0] for line in found} == {str(first), str(second)}
-    assert {f"{path}: its checksum differs" for path in (first, second)} <= set(problems(even, full=True))
-
-
-def test_a_corpus_that_was_signed_anew_after_it_was_damaged_is_found_by_its_documents(even):
+def test_a_corpus_that_was_signed_anew_after_it_was_damaged_is_found_by_its_documents(copy):
     """Checksums alone say that files are as they were written, not that they were written well."""
-    first, _, second, *_ = shard_paths(even.folder, "fineweb", "train")
-    swap(first, second)
-    manifest = read_json(even.folder / MANIFEST)
-    for path in (first, second):
-        manifest["files"][path.name]["sha256"] = file_hash(path)
-    write_json(even.folder / MANIFEST, manifest)
-    found = problems(even, full=True)
-    assert {line.split(", document")[0] for line in found} == {str(first), str(second)}
+    path = shard_paths(copy.folder, "fineweb", "train")[0]
+    flip(path, 3)
+    manifest = read_json(copy.folder / MANIFEST)
+    manifest["files"][path.name]["sha256"] = file_hash(path)
+    write_json(copy.folder / MANIFEST, manifest)
+    found = problems(copy, full=True)
+    assert {line.split(": ")[0] for line in found} == {f"{path}, document 3"}
 
 
-def test_shards_that_hold_another_number_of_documents_than_the_source_are_found(even):
-    path = shard_paths(even.folder, "fineweb", "val")[-1]
+def test_shards_that_hold_another_number_of_documents_than_the_source_are_found(copy):
+    path = shard_paths(copy.folder, "fineweb", "val")[-1]
     ids = np.load(path)
     ids[np.flatnonzero(ids == ids[0])[-1]] += 1  # the last document begins no more: it joins the one before
     np.save(path, ids)
-    assert any(str(path) in line and "the source gives" in line for line in problems(even))
+    assert any(str(path) in line and "the source gives" in line for line in problems(copy))
 
 
-def test_several_tasks_are_looked_into(tiny, tmp_path, source):
-    plan = CorpusPlan(tiny(tmp_path / "run", "corpus.task_bytes=1", f"corpus.source=jsonl:{source}"))
-    assert plan.text  # one file is one task, however small tasks are to be
+def test_eight_tasks_are_looked_into_each_with_its_own_shards(tiny, tmp_path, source):
     folder = tmp_path / "files"
     folder.mkdir()
     lines = source.read_text().splitlines(keepends=True)
     for number in range(12):
         (folder / f"{number:02d}.jsonl").write_text("".join(lines[number * 6 : number * 6 + 6]))
-    plan = CorpusPlan(tiny(tmp_path / "run", "corpus.task_bytes=1", f"corpus.source=jsonl:{folder}"))
+    settings = "arms=[baseline,mul_tokens]", "corpus.task_bytes=1", f"corpus.source=jsonl:{folder}"
+    plan = CorpusPlan(tiny(tmp_path / "run", *settings))
     for prepare in (prepare_text, prepare_drills, prepare_patches):
         prepare(plan)
     assert verify(plan, True, EVERY, 0)["tasks"] == 8
     shards = read_json(plan.folder / "text.json")["shards_of_task"]
-    path = shard_paths(plan.folder, "fineweb", "train")[sum(each["train"] for each in shards[:7])]  # of the eighth
+    path = shard_paths(plan.folder, "fineweb", "train")[sum(counts["train"] for counts in shards[:7])]  # of the eighth
     flip(path, 0)
-    told = []
-    for seed in range(10):
+    messages = []
+    for seed in range(6):
         try:
             verify(plan, False, EVERY, seed)
         except TrialError as error:
-            told.append(str(error))
-    assert 2 <= len(told) <= 9  # eight of twelve tasks are drawn
-    assert all(f"{path}, document 0: baseline" in message for message in told)
-
-
-def test_a_source_that_has_changed_since_is_not_compared_with_the_corpus(copy, tiny, tmp_path, source):
-    changed = tmp_path / "changed.jsonl"
-    changed.write_bytes(source.read_bytes().replace(b"the", b"The", 1))
-    plan = CorpusPlan(tiny(copy.trial.folder, ARMS, "seeds=[1,2,3]", f"corpus.source=jsonl:{changed}"))
-    with pytest.raises(TrialError, match=r"run/corpus: not ready; run `tokentrial corpus`"):
-        verify(plan, False, 10, 0)
+            messages.append(str(error))
+    assert 1 <= len(messages) <= 5  # eight of twelve tasks are drawn
+    assert all(f"{path}, document 0: baseline" in message for message in messages)
 
 
 # the command line
@@ -221,17 +173,13 @@ def test_the_command_line_says_what_was_verified(command, words, checked):
     assert command(*words) == (0, f"verified: {checked}100 documents of 1 task in 3 arms\n", "")
 
 
-def test_the_command_line_names_what_differs_and_ends_with_1(command, copy):
+def test_the_command_line_names_what_differs_or_is_not_there_and_ends_with_1(command, copy):
     path = shard_paths(copy.folder, "fineweb", "val")[0]
     flip(path, 0)
     code, out, err = command("--verify", "--full")
     assert (code, out) == (1, "")
     assert err.startswith("tokentrial: ")
     assert f"{path}: its checksum differs" in err
-    assert "Traceback" not in err
-
-
-def test_verification_of_a_corpus_that_is_not_there_ends_with_1(command, copy):
     shutil.rmtree(copy.folder)
     code, _, err = command("--verify")
     assert code == 1

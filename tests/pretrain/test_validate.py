@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus.shards import open_shard, shard_paths, text_of
+from tokentrial.corpus.shards import document_text, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.validate import Scored, document_nats, validate
@@ -58,7 +58,7 @@ def test_bits_are_per_byte_of_the_original_text_and_the_loss_is_of_the_arm_s_own
     for path in shard_paths(plan.folder, "fineweb", "val"):
         shard = open_shard(path, plan.vocabulary.eos)
         for index in range(len(shard)):
-            text = text_of(shard.document(index), plan.vocabulary)
+            text = document_text(shard.document(index), plan.vocabulary)
             ids = [plan.vocabulary.eos, *plan.vocabulary.encode_arm(treatment, text).tolist()]
             all_ids += ids
             taken += len(text.encode())

@@ -12,7 +12,7 @@ from tokentrial.arms.facts import ASKING, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.shards import documents_with, open_shard, shard_paths
+from tokentrial.corpus.shards import decode_documents, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.store import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -28,7 +28,7 @@ def audit_fingerprint(plan: CorpusPlan) -> str:
     return fingerprint(
         "audit",
         VERSION,
-        patches={arm: plan.patch(arm) for arm in trial.arms},
+        patches={arm: plan.patch_fingerprint(arm) for arm in trial.arms},
         seeds=trial.seeds,
         tokens=[trial.pretrain.steps, trial.pretrain.batch_tokens],
         budget=[trial.budget.match, trial.control],
@@ -56,16 +56,12 @@ def audit(plan: CorpusPlan) -> None:
     write_json(plan.folder / "exposure.json", exposure)
     probes = Arithmetic(plan.trial.evaluate.probes_each, plan.trial.evaluate.probe_seed, plan.facts).examples()
     drilled = _statements(plan)
+    after_pretraining = [record for stages in exposure["after_pretraining"].values() for record in stages.values()]
     problems = [
-        *leaks(plan.trial.arms, plan.facts, probes),
-        *(missing(plan, exposure["served"]) if plan.trial.corpus.drills.share else ()),
-        *asked_anyway(plan, drilled),
-        *(
-            problem
-            for stages in exposure["after_pretraining"].values()
-            for record in stages.values()
-            for problem in (record or {}).get("problems", ())
-        ),
+        *leaking_prompts(plan.trial.arms, plan.facts, probes),
+        *(unserved_facts(plan, exposure["served"]) if plan.trial.corpus.drills.share else ()),
+        *drilled_never_asked(plan, drilled),
+        *(problem for record in after_pretraining if record for problem in record["problems"]),
     ]
     write_json(
         plan.folder / "audit.json",
@@ -80,7 +76,7 @@ def audit(plan: CorpusPlan) -> None:
                 "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
             ],
             "drills_made": bool(plan.trial.corpus.drills.share),
-            "overlap_of_probes_and_drills": overlap(probes, drilled),
+            "overlap_of_probes_and_drills": probe_overlap(probes, drilled),
         },
     )
     if problems:
@@ -88,7 +84,7 @@ def audit(plan: CorpusPlan) -> None:
         raise TrialError(f"{plan.folder / 'audit.json'}: the audit failed, the trial does not start:\n  {shown}")
 
 
-def leaks(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> list[str]:
+def leaking_prompts(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> list[str]:
     """Prompts that carry their answer: rewritten by an arm, or with the answer beside the operands (R3)."""
     problems = []
     treatments = [arms.find(name, facts) for name in arm_names]
@@ -97,30 +93,29 @@ def leaks(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> 
             if any(piece.token for piece in treatment.pieces(probe.prompt)):
                 problems.append(f"leak: {treatment.name} rewrites the prompt {probe.prompt!r}")
         words, asked = ([word.strip("?.,") for word in text.split()] for text in (probe.prompt, probe.question))
-        own = list(map(str, probe.operands)) or asked
+        own = list(map(str, probe.operands)) or asked  # 1 times 6 is 6: an operand may be the answer
         if words.count(probe.answer) > own.count(probe.answer):
             problems.append(f"leak: the prompt {probe.prompt!r} holds its answer {probe.answer}")
     return problems
 
 
-def missing(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
+def unserved_facts(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
     """Facts that should be trained and are not served, by arm and seed (R2)."""
     problems = []
-    mix = plan.trial.corpus.drills.mix.model_dump()
+    asked_in_drills = any(plan.trial.corpus.drills.mix.model_dump()[form] for form in ASKING)
     for arm, seeds in served.items():
         treatment = arms.find(arm, plan.facts)
         for seed, record in seeds.items():
-            unasked = plan.facts.never_asked(int(seed), plan.trial.corpus.drills.never_asked_folds)
+            never_asked = plan.facts.never_asked(int(seed), plan.trial.corpus.drills.never_asked_folds)
             for fact in plan.facts:
                 forms = record["facts"][fact.equation]
                 if not any(forms.values()):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never served")
-                asking = any(mix[form] for form in ASKING) and fact not in unasked
-                if asking and not any(forms[form] for form in ASKING):
+                if asked_in_drills and fact not in never_asked and not any(forms[form] for form in ASKING):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never asked and should be")
                 written, left = treatment.rewrite(fact.equation), fact.wordings[0].spellings[0]
-                replaced = treatment.keeps_content and not (left in written and fact.answer in written)
-                if replaced and not forms["boxes"]:
+                hidden = treatment.keeps_content and not (left in written and fact.answer in written)
+                if hidden and not forms["boxes"]:
                     problems.append(
                         f"unlinked: {arm}, seed {seed}: the token of {fact.equation} never stands beside its "
                         "digits in a boxes line; a zero would be by construction"
@@ -128,20 +123,19 @@ def missing(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
     return problems
 
 
-def asked_anyway(plan: CorpusPlan, drilled: dict[int, list[str]]) -> list[str]:
-    """Never-asked facts that are asked after all."""
-    folds = plan.trial.corpus.drills.never_asked_folds
+def drilled_never_asked(plan: CorpusPlan, drilled: dict[int, list[str]]) -> list[str]:
+    """Never-asked facts that the drills of their own fold ask after all."""
     problems = []
     for fold, statements in drilled.items():
-        unasked = plan.facts.never_asked(fold, folds)
+        never_asked = plan.facts.never_asked(fold, plan.trial.corpus.drills.never_asked_folds)
         for text in statements:
-            for fact in plan.facts.asked_in(text) | {f for f, form in drills.read(plan.facts, text) if form in ASKING}:
-                if fact in unasked:
-                    problems.append(f"asked: drills of fold {fold} ask {fact.equation}: {text!r}")
+            asked = {fact for fact, form in drills.parse(plan.facts, text) if form in ASKING}
+            for fact in (plan.facts.asked_in(text) | asked) & never_asked:
+                problems.append(f"asked: drills of fold {fold} ask {fact.equation}: {text!r}")
     return problems
 
 
-def overlap(probes: Iterable[Example], drilled: dict[int, list[str]]) -> dict[str, float]:
+def probe_overlap(probes: Iterable[Example], drilled: dict[int, list[str]]) -> dict[str, float]:
     """Share of each probe's items whose question stands word for word in a drill line of some fold."""
     lines = {line.removeprefix("User: ") for texts in drilled.values() for text in texts for line in text.split("\n")}
     hits: dict[str, list[bool]] = {}
@@ -152,9 +146,10 @@ def overlap(probes: Iterable[Example], drilled: dict[int, list[str]]) -> dict[st
 
 def _statements(plan: CorpusPlan) -> dict[int, list[str]]:
     """Every distinct statement of each fold's drills, in the order of its train shards."""
-    found: dict[int, dict[str, None]] = {fold: {} for fold in plan.folds}
-    for fold, distinct in found.items():
-        for path in shard_paths(plan.folder / "drills", f"drills{fold}", "train"):
-            for _, text in documents_with(open_shard(path, plan.vocabulary.eos), plan.vocabulary, None):
-                distinct.update(dict.fromkeys(drills.statements(text)))
-    return {fold: list(distinct) for fold, distinct in found.items()}
+    found: dict[int, list[str]] = {}
+    for fold in plan.folds:
+        paths = shard_paths(plan.folder / "drills", f"drills{fold}", "train")
+        shards = (open_shard(path, plan.vocabulary.eos) for path in paths)
+        texts = (text for shard in shards for _, text in decode_documents(shard, plan.vocabulary, None))
+        found[fold] = list(dict.fromkeys(line for text in texts for line in drills.statements(text)))
+    return found

@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from tokentrial.arms.facts import ASKING, Fact, Facts
 
 
-def documents(
+def generate(
     facts: Facts, mix: dict[str, float], lines: int, never_asked: frozenset[Fact], rng: random.Random
 ) -> Iterator[str]:
     """Endless drill documents of `lines` lines: the fact drawn evenly from all, its operands in either order."""
     forms, weights = list(mix), list(mix.values())
     while True:
         chosen = rng.choices(forms, weights, k=lines)
-        yield "\n".join(line(form, rng.choice(facts), never_asked, rng) for form in chosen)
+        yield "\n".join(render(form, rng.choice(facts), never_asked, rng) for form in chosen)
 
 
-def line(form: str, fact: Fact, never_asked: frozenset[Fact], rng: random.Random) -> str:
+def render(form: str, fact: Fact, never_asked: frozenset[Fact], rng: random.Random) -> str:
     """One line that states the fact in this form; as an equation where it must not be asked or has no such form."""
     wording = fact.wordings[0] if rng.random() < 0.5 else fact.wordings[-1]
     if form in ASKING and fact in never_asked:
@@ -34,6 +34,6 @@ def statements(document: str) -> list[str]:
     return re.split(r"\n(?!Assistant:)", document)
 
 
-def read(facts: Facts, document: str) -> Iterator[tuple[Fact, str]]:
+def parse(facts: Facts, document: str) -> Iterator[tuple[Fact, str]]:
     """Every (fact, form) that a drill document states, found by reading its lines, not by trusting its writer."""
     return (found for text in statements(document) if (found := facts.by_line.get(text)))

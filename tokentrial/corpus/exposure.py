@@ -4,124 +4,116 @@ in the loader's order; and the steps that a budget of bytes gives each arm.
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tokentrial.arms.facts import ASKING
-from tokentrial.corpus.look import FORMS, Counts, Survey
+from tokentrial.corpus.patching import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
-from tokentrial.corpus.stream import MORE_TEXT, drills_name, order
+from tokentrial.corpus.stream import MORE_TEXT, document_order, drills_name
 from tokentrial.errors import TrialError
 from tokentrial.tasks.rows import sources, trained_rows
 
 _CHUNK = 100_000  # documents walked at a time
 
 
-class Documents(NamedTuple):
+class TrainDocuments(NamedTuple):
     """All train documents in rows: those of the text, then those of each fold's drills, in the order of their shards.
 
-    Shard s of a set begins at row `first[set][s]`. Row `rows[j]` states fact x form `codes[j]`. `tokens` and
+    `shards` are the rows of each shard of a set. Row `rows[j]` states fact x form `codes[j]`. `tokens` and
     `fact_tokens` are by arm, `base_tokens` before any patch, `bytes` of the original text.
     """
 
-    surveys: dict[str, list[Survey]]
-    first: dict[str, list[int]]
-    texts: int  # rows of the text
-    tokens: dict[str, Counts]
-    fact_tokens: dict[str, Counts]
-    base_tokens: Counts
-    bytes: Counts
-    rows: Counts
-    codes: Counts
+    shards: dict[str, list[slice]]
+    tokens: dict[str, Counts]  # (documents,) each
+    fact_tokens: dict[str, Counts]  # (documents,) each
+    base_tokens: Counts  # (documents,)
+    bytes: Counts  # (documents,)
+    rows: Counts  # (statements,)
+    codes: Counts  # (statements,)
 
 
 def expose(plan: CorpusPlan) -> dict[str, Any]:
     """What `exposure.json` holds. Raises TrialError where the text does not last for the budget of some arm."""
-    documents = _documents(plan)
-    served: dict[str, dict[str, Any]] = {arm: {} for arm in plan.trial.arms}
-    for seed in plan.trial.seeds:
-        for arm, record in _seed(plan, seed, documents).items():
-            served[arm][str(seed)] = record
-    by_split = {
-        f"drills{fold}": {split: _drill_count(plan, fold, split) for split in ("train", "val")} for fold in plan.folds
+    documents = _train_documents(plan)
+    seeds, splits = plan.trial.seeds, ("train", "val")
+    by_seed = {str(seed): _expose_seed(plan, seed, documents) for seed in seeds}
+    return {
+        "forms": list(FORMS),
+        "served": {arm: {seed: records[arm] for seed, records in by_seed.items()} for arm in plan.trial.arms},
+        "drills": {
+            f"drills{fold}": {split: _drill_count(plan, fold, split) for split in splits} for fold in plan.folds
+        },
+        "after_pretraining": {
+            str(seed): {stage: _after_pretraining(plan, stage, seed) for stage in ("sft", "grpo")} for seed in seeds
+        },
     }
-    after = {str(seed): {stage: _after(plan, stage, seed) for stage in ("sft", "grpo")} for seed in plan.trial.seeds}
-    return {"forms": list(FORMS), "served": served, "drills": by_split, "after_pretraining": after}
 
 
-def _documents(plan: CorpusPlan) -> Documents:
+def _train_documents(plan: CorpusPlan) -> TrainDocuments:
     """The train documents, from the surveys and patches of their shards."""
-    arms, rows, texts = plan.trial.arms, 0, 0
-    surveys: dict[str, list[Survey]] = {}
-    first: dict[str, list[int]] = {}
-    tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
-    fact_tokens: dict[str, list[Counts]] = {arm: [] for arm in arms}
-    stating: list[Counts] = []
-    for name in (TEXT, *(f"drills{fold}" for fold in plan.folds)):
-        surveys[name], first[name] = [], []
-        for path in shard_paths(plan.folder if name == TEXT else plan.folder / "drills", name, "train"):
-            survey = Survey.read(plan.survey_folder / f"{path.stem}.npz")
-            for arm in arms:
-                patch = read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")
-                lengths, facts = survey.base_lengths.copy(), np.zeros(len(survey), np.int64)
-                if patch is not None:
-                    lengths[patch.documents] = patch.lengths
-                    facts[patch.documents] = patch.fact_tokens(plan.vocabulary.base)
-                tokens[arm].append(lengths)
-                fact_tokens[arm].append(facts)
-            surveys[name].append(survey)
-            first[name].append(rows)
-            stating.append(rows + survey.documents)
-            rows += len(survey)
-        texts = texts or rows
-    every = [survey for shards in surveys.values() for survey in shards]
-    return Documents(
-        surveys,
-        first,
-        texts,
-        {arm: np.concatenate(parts) for arm, parts in tokens.items()},
-        {arm: np.concatenate(parts) for arm, parts in fact_tokens.items()},
-        np.concatenate([survey.base_lengths for survey in every]),
-        np.concatenate([survey.bytes for survey in every]),
-        np.concatenate(stating),
-        np.concatenate([survey.codes for survey in every]),
+    sets = {TEXT: plan.folder} | {f"drills{fold}": plan.folder / "drills" for fold in plan.folds}
+    paths = [(name, path) for name, folder in sets.items() for path in shard_paths(folder, name, "train")]
+    surveys = [_survey(plan, path) for _, path in paths]
+    ends = np.cumsum([len(survey) for survey in surveys]).tolist()
+    rows = [slice(end - len(survey), end) for survey, end in zip(surveys, ends, strict=True)]  # of each shard
+    base_tokens = np.concatenate([survey.base_lengths for survey in surveys])
+    tokens = {arm: base_tokens.copy() for arm in plan.trial.arms}
+    fact_tokens = {arm: np.zeros_like(base_tokens) for arm in plan.trial.arms}
+    for arm, ((_, path), of_shard) in product(plan.trial.arms, zip(paths, rows, strict=True)):
+        if (patch := read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")) is not None:
+            changed = of_shard.start + patch.documents
+            tokens[arm][changed] = patch.lengths
+            fact_tokens[arm][changed] = patch.fact_tokens(plan.vocabulary.base)
+    return TrainDocuments(
+        {name: [of_shard for (of, _), of_shard in zip(paths, rows, strict=True) if of == name] for name in sets},
+        tokens,
+        fact_tokens,
+        base_tokens,
+        np.concatenate([survey.bytes for survey in surveys]),
+        np.concatenate([of_shard.start + survey.documents for of_shard, survey in zip(rows, surveys, strict=True)]),
+        np.concatenate([survey.codes for survey in surveys]),
     )
 
 
-def _seed(plan: CorpusPlan, seed: int, documents: Documents) -> dict[str, dict[str, Any]]:
+def _survey(plan: CorpusPlan, shard: Path) -> Survey:
+    return Survey.read(plan.survey_folder / f"{shard.stem}.npz")
+
+
+def _expose_seed(plan: CorpusPlan, seed: int, documents: TrainDocuments) -> dict[str, dict[str, Any]]:
     """What each arm reads of one seed's order within its budget."""
     trial, batch = plan.trial, plan.trial.pretrain.batch_tokens
-    names = {True: TEXT, False: drills_name(seed, trial.corpus.drills.never_asked_folds)}
-    text, drills = ((len(of), of.__getitem__) for of in (documents.surveys[name] for name in names.values()))
-    served = order(seed, trial.corpus.drills.share, trial.corpus.epochs, text, drills)
-    first = {of_text: documents.first[name] for of_text, name in names.items()}
-    ahead = (first[of_text][shard] + number for of_text, shard, number, _ in served)
-    walk = np.empty(0, np.int64)
+    share, epochs, folds = trial.corpus.drills.share, trial.corpus.epochs, trial.corpus.drills.never_asked_folds
+    text, drills = documents.shards[TEXT], documents.shards[drills_name(seed, folds)]
+    order = document_order(seed, share, epochs, text, drills, documents.base_tokens.__getitem__)
+    rows = ((text if of_text else drills)[shard].start + number for of_text, shard, number, _ in order)
+    walk = np.empty(0, np.int64)  # rows in the order of the seed, as far as any arm reads
     steps = dict.fromkeys(trial.arms, trial.pretrain.steps)
     records: dict[str, dict[str, Any]] = {}
     # the control comes first: with matched bytes, how far it reads says how far the others do
     for arm in sorted(trial.arms, key=lambda name: name != trial.control):
-        walk = _until(walk, ahead, documents, arm, steps[arm] * batch + 1)
+        walk = _extended(walk, rows, documents, arm, steps[arm] * batch + 1)
         tokens = documents.tokens[arm][walk]
         if trial.budget.match == "bytes" and arm == trial.control:
             read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch)) + 1
-            unread = (tokens[:read].sum() - steps[arm] * batch) / tokens[read - 1]
+            unread = (tokens[:read].sum() - steps[arm] * batch) / tokens[read - 1]  # share of the last document
             for other in trial.arms:
-                whole = documents.tokens[other][walk[:read]]
-                steps[other] = int(np.ceil((whole.sum() - unread * whole[-1]) / batch))
+                lengths = documents.tokens[other][walk[:read]]
+                steps[other] = int(np.ceil((lengths.sum() - unread * lengths[-1]) / batch))
         read = int(np.searchsorted(np.cumsum(tokens), steps[arm] * batch + 1)) + 1
         records[arm] = {"steps": steps[arm], "tokens": steps[arm] * batch}
         records[arm] |= _record(plan, documents, arm, walk[:read])
     return records
 
 
-def _until(walk: Counts, ahead: Iterator[int], documents: Documents, arm: str, budget: int) -> Counts:
-    """Walk on until the arm's tokens reach the budget; returns the rows walked."""
+def _extended(walk: Counts, rows: Iterator[int], documents: TrainDocuments, arm: str, budget: int) -> Counts:
+    """The walk and as many of the rows as bring the arm's tokens to the budget."""
     while (tokens := documents.tokens[arm][walk].sum()) < budget:
-        chunk = np.fromiter(islice(ahead, _CHUNK), np.int64)
+        chunk = np.fromiter(islice(rows, _CHUNK), np.int64)
         if not len(chunk):
             raise TrialError(
                 f"corpus: the text ran out after {tokens:,} tokens, and {arm} reads {budget - 1:,}; {MORE_TEXT}"
@@ -130,13 +122,14 @@ def _until(walk: Counts, ahead: Iterator[int], documents: Documents, arm: str, b
     return walk
 
 
-def _record(plan: CorpusPlan, documents: Documents, arm: str, walk: Counts) -> dict[str, Any]:
+def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts) -> dict[str, Any]:
     """What the rows of a walk hold in all."""
-    times = np.bincount(walk, minlength=len(documents.bytes))
-    kinds = {"text": slice(documents.texts), "drills": slice(documents.texts, None)}
+    times = np.bincount(walk, minlength=len(documents.bytes))  # (rows,): how often each is read
+    texts = documents.shards[TEXT][-1].stop
+    kinds = {"text": slice(texts), "drills": slice(texts, None)}
     tokens = {kind: int(times[rows] @ documents.tokens[arm][rows]) for kind, rows in kinds.items()}
     counts = np.bincount(documents.codes, times[documents.rows], len(plan.facts) * len(FORMS))
-    table = counts.reshape(len(plan.facts), len(FORMS)).astype(int)
+    table = counts.reshape(len(plan.facts), len(FORMS)).astype(int)  # (facts, forms)
     asked = [FORMS.index(form) for form in FORMS if form in ASKING]
     return {
         "documents": {kind: int(times[rows].sum()) for kind, rows in kinds.items()},
@@ -153,26 +146,27 @@ def _record(plan: CorpusPlan, documents: Documents, arm: str, walk: Counts) -> d
 
 
 def _drill_count(plan: CorpusPlan, fold: int, split: str) -> dict[str, int]:
-    paths = shard_paths(plan.folder / "drills", f"drills{fold}", split)
-    surveys = [Survey.read(plan.survey_folder / f"{path.stem}.npz") for path in paths]
-    return {"documents": sum(map(len, surveys)), "tokens": int(sum(each.base_lengths.sum() for each in surveys))}
+    surveys = [_survey(plan, path) for path in shard_paths(plan.folder / "drills", f"drills{fold}", split)]
+    return {"documents": sum(map(len, surveys)), "tokens": int(sum(survey.base_lengths.sum() for survey in surveys))}
 
 
-def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
+def _after_pretraining(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
     """What SFT or GRPO trains on, the same in every arm: rows an epoch, facts stated in completions and facts asked in
     prompts. None where the trial has no such stage."""
     trial = plan.trial
-    never = plan.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     if not sources(trial, stage):
         return None
+    never_asked = plan.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     stated: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     problems = []
-    examples = trained_rows(trial, stage, seed, never)
+    examples = trained_rows(trial, stage, seed, never_asked)
     for example in examples:
         if stage == "sft":  # GRPO sees no gold completion
             stated.update(site.fact.equation for site in plan.facts.sites(example.completion))
-        here = plan.facts.asked_in(example.prompt) | ({example.fact} if example.fact else set())
-        asked.update(fact.equation for fact in here)
-        problems += [f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in here & never]
+        facts = plan.facts.asked_in(example.prompt) | ({example.fact} if example.fact else set())
+        asked.update(fact.equation for fact in facts)
+        problems += [
+            f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in facts & never_asked
+        ]
     return {"rows": len(examples), "stated": stated, "asked": asked, "problems": problems}

@@ -19,7 +19,12 @@ def materialize(
     need_disk(folder.parent, 2 * target_tokens, "the materialized stream", plan.trial.disk_reserve_gb)
     counts = {"train_tokens": 0, "val_tokens": 0, "shards": 0}
     wanted = fingerprint(
-        "materialize", VERSION, patch=plan.patch(arm), seed=seed, tokens=target_tokens, shard_size=shard_size
+        "materialize",
+        VERSION,
+        patch=plan.patch_fingerprint(arm),
+        seed=seed,
+        tokens=target_tokens,
+        shard_size=shard_size,
     )
     with step(folder, wanted, arm=arm, seed=seed) as partial:
         for path in shard_paths(plan.folder, TEXT, "val"):

@@ -4,8 +4,8 @@
 the documents of one shard that an arm changes, encoded anew; it is applied as the shard is opened.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from zipfile import BadZipFile
@@ -71,20 +71,20 @@ class ShardWriter:
 
 class Patch(NamedTuple):
     """What an arm changes in a shard: of document `documents[i]` the first `heads[i]` ids and the last `tails[i]` stay,
-    and `ids[starts[i]:starts[i + 1]]` stands between them."""
+    and `ids[starts[i]:starts[i + 1]]` stands between them. A fact changes a few ids of a document, however long."""
 
-    documents: NDArray[np.int64]
-    heads: NDArray[np.int64]
-    tails: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    ids: Ids
+    documents: NDArray[np.int64]  # (changed documents,)
+    heads: NDArray[np.int64]  # (changed documents,)
+    tails: NDArray[np.int64]  # (changed documents,)
+    starts: NDArray[np.int64]  # (changed documents,)
+    ids: Ids  # of all changed documents in a row
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each changed document, its eos with it."""
         return self.heads + np.diff(self.starts, append=len(self.ids)) + self.tails
 
-    def changed(self, i: int, base: Ids) -> Ids:
+    def apply(self, i: int, base: Ids) -> Ids:
         """Ids of changed document `documents[i]`, made from those before the patch."""
         stop = self.starts[i + 1] if i + 1 < len(self.starts) else len(self.ids)
         head, tail = base[: self.heads[i]], base[len(base) - self.tails[i] :]
@@ -99,26 +99,30 @@ class Patch(NamedTuple):
 @dataclass(frozen=True)
 class Shard:
     """The documents of one shard, eos first. Document i is `ids[starts[i]:starts[i] + base_lengths[i]]` or, where an
-    arm's patch changes it, its number `numbers[i]` of the patch; -1 elsewhere."""
+    arm's patch changes it, made from that by the patch's entry `patch_index[i]`; -1 elsewhere."""
 
-    ids: Ids
-    starts: NDArray[np.int64]
-    base_lengths: NDArray[np.int64]  # before a patch, alike in every arm
-    numbers: NDArray[np.int64]
+    ids: Ids  # of all documents in a row, before a patch
+    starts: NDArray[np.int64]  # (documents,)
+    base_lengths: NDArray[np.int64]  # (documents,), before a patch, alike in every arm
+    patch_index: NDArray[np.int64]  # (documents,)
     patch: Patch | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def base_document(self, index: int) -> Ids:
+        """Ids of one document before a patch, eos first."""
+        return self.ids[self.starts[index] : self.starts[index] + self.base_lengths[index]]
+
     def document(self, index: int) -> Ids:
-        """Ids of one document, eos first."""
-        base = self.ids[self.starts[index] : self.starts[index] + self.base_lengths[index]]
-        if self.patch is None or self.numbers[index] < 0:
+        """Ids of one document as the arm reads it, eos first."""
+        base = self.base_document(index)
+        if self.patch is None or self.patch_index[index] < 0:
             return base
-        return self.patch.changed(int(self.numbers[index]), base)
+        return self.patch.apply(int(self.patch_index[index]), base)
 
 
-def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
+def open_shard(path: Path, eos: int, patch_path: Path | None = None) -> Shard:
     """Read a shard and, where the arm changes it, its patch: what stays is not copied."""
     try:
         ids = np.load(path, allow_pickle=False)
@@ -127,8 +131,10 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     starts = np.flatnonzero(ids == eos).astype(np.int64)
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:
         raise TrialError(f"{path}: expected uint16 ids that begin with eos, {eos}; it is from another tokenizer")
-    shard = Shard(ids, starts, np.diff(starts, append=len(ids)), np.full(len(starts), -1))
-    return shard if patch is None else patched(shard, patch)
+    patch_index, patch = np.full(len(starts), -1), read_patch(patch_path) if patch_path else None
+    if patch is not None:
+        patch_index[patch.documents] = np.arange(len(patch.documents))
+    return Shard(ids, starts, np.diff(starts, append=len(ids)), patch_index, patch)
 
 
 def read_patch(path: Path) -> Patch | None:
@@ -145,26 +151,21 @@ def read_arrays(path: Path, what: str, names: Sequence[str]) -> list[NDArray[Any
         raise TrialError(f"{path}: not a whole {what}: {error}; delete its folder and run again") from error
 
 
-def patched(shard: Shard, path: Path) -> Shard:
-    """The shard with an arm's patch; the shard itself where the arm changes nothing in it."""
-    if (patch := read_patch(path)) is None:
-        return shard
-    numbers = shard.numbers.copy()
-    numbers[patch.documents] = np.arange(len(patch.documents))
-    return replace(shard, numbers=numbers, patch=patch)
+def decode_documents(shard: Shard, vocabulary: Vocabulary, trigger_bytes: bytes | None) -> Iterator[tuple[int, str]]:
+    """Index and text of the documents with a token whose bytes hold one of `trigger_bytes`; None: of all."""
+    if trigger_bytes is None:
+        chosen: Iterable[int] = range(len(shard))
+    else:
+        chosen = _documents_with(shard, vocabulary.holding(trigger_bytes))
+    for index in chosen:
+        yield index, document_text(shard.document(index), vocabulary)
 
 
-def documents_with(shard: Shard, vocabulary: Vocabulary, needles: bytes | None) -> Iterator[tuple[int, str]]:
-    """Index and text of the documents with a token whose bytes hold one of the `needles`; None: of all."""
-    if needles is None:
-        yield from ((index, text_of(shard.document(index), vocabulary)) for index in range(len(shard)))
-        return
-    holding = vocabulary.holding(needles)
+def _documents_with(shard: Shard, triggers: NDArray[np.bool_]) -> Iterator[int]:
     for first, starts, ids in blocks(shard):
-        hits = np.flatnonzero(holding[ids])
-        for number in np.unique(np.searchsorted(starts, hits, side="right") - 1):
-            index = first + int(number)
-            yield index, text_of(shard.document(index), vocabulary)
+        hits = np.flatnonzero(triggers[ids])
+        documents = np.unique(np.searchsorted(starts, hits, side="right") - 1)
+        yield from (first + documents).tolist()
 
 
 def blocks(shard: Shard) -> Iterator[tuple[int, NDArray[np.int64], Ids]]:
@@ -176,6 +177,6 @@ def blocks(shard: Shard) -> Iterator[tuple[int, NDArray[np.int64], Ids]]:
         yield first, starts - starts[0], shard.ids[starts[0] : stop]
 
 
-def text_of(ids: Ids, vocabulary: Vocabulary) -> str:
+def document_text(ids: Ids, vocabulary: Vocabulary) -> str:
     """The original text of a document of plain ids."""
     return vocabulary.decode_bytes(ids).decode("utf-8", errors="replace")

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.corpus.read import Bad, Unit, documents, row_groups
+from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, split_row_groups
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import hub_client, patiently
 from tokentrial.store import file_hash, read_json, write_json
@@ -59,7 +59,7 @@ class Source:
             )
         remembered = self._remembered()
         if self.path.startswith("hf://"):
-            self.path = remembered.get("path") or pinned(self.path)
+            self.path = remembered.get("path") or _pin_revision(self.path)
         listed = remembered.get("files") if "://" in self.path else None
         self.files = [File(*file) for file in listed] if listed else self._list()
         if not self.files:
@@ -77,41 +77,40 @@ class Source:
         files = {"|".join(map(str, file)): file for file in self.files}
         missing = [key for key in files if key not in known]
         with ThreadPoolExecutor() as pool:
-            made = dict(zip(missing, pool.map(_content, map(files.__getitem__, missing)), strict=True))
-        hashes = {key: known.get(key) or made[key] for key in files}
-        if self.memory is not None and (made or not self.memory.exists()):
+            computed = dict(zip(missing, pool.map(_content_hash, map(files.__getitem__, missing)), strict=True))
+        hashes = {key: known.get(key) or computed[key] for key in files}
+        if self.memory is not None and (computed or not self.memory.exists()):
             listed = [[*file] for file in self.files]
             write_json(self.memory, {"setting": self.setting, "path": self.path, "files": listed, "hashes": hashes})
         return hashlib.sha256("".join([f"{self.kind} {self.text_column}", *hashes.values()]).encode()).hexdigest()
 
-    def units(self, task_bytes: int | None, in_one: bool = False) -> list[Unit]:
+    def input_splits(self, task_bytes: int | None, in_one: bool = False) -> list[InputSplit]:
         """What each task reads: stretches of about `task_bytes`, or of a 64th of the whole, cut between files and
         between the row groups of large parquet files; it depends on the files alone. `in_one`: everything in one."""
         if task_bytes is None:
             task_bytes = min(max(self.bytes // 64, 16_000_000), 200_000_000)
         if in_one or self.kind == "sotu":
             return [self._together(self.files)]
-        units: list[Unit] = []
-        held: list[File] = []
+        splits: list[InputSplit] = []
+        group: list[File] = []
         for file in self.files:
             large = self.kind == "parquet" and file.bytes > 1.5 * task_bytes
-            if held and (large or sum(each.bytes for each in held) + file.bytes > task_bytes):
-                units.append(self._together(held))
-                held = []
+            if group and (large or sum(each.bytes for each in group) + file.bytes > task_bytes):
+                splits.append(self._together(group))
+                group = []
             if large:
-                units += row_groups(file.path, file.bytes, task_bytes)
+                splits += split_row_groups(file.path, file.bytes, task_bytes)
             else:
-                held.append(file)
-        return [*units, self._together(held)] if held else units
+                group.append(file)
+        return [*splits, self._together(group)] if group else splits
 
-    def _together(self, files: list[File]) -> Unit:
-        return Unit(self.kind, tuple(file.path for file in files), None, sum(file.bytes for file in files))
+    def _together(self, files: list[File]) -> InputSplit:
+        return InputSplit(self.kind, tuple(file.path for file in files), None, sum(file.bytes for file in files))
 
-    def documents(self, skip: bool = False) -> Iterator[str]:
+    def documents(self) -> Iterator[str]:
         """The texts in order, one by one. Raises TrialError naming the file where one cannot be read."""
-        [unit] = self.units(0, in_one=True)
-        for batch in documents(unit, self.text_column, skip):
-            yield from (text.decode() for text in batch if not isinstance(text, Bad))
+        for batch in read_batches(self._together(self.files), self.text_column, skip_bad=False):
+            yield from (text.decode() for text in batch if not isinstance(text, BadDocument))
 
     def _remembered(self) -> dict[str, Any]:
         if self.memory is None or not self.memory.exists():
@@ -126,12 +125,12 @@ class Source:
             system, root = fsspec.core.url_to_fs(self.path)
         except (ImportError, ValueError) as error:
             raise SettingsError(f"corpus.source: {self.path}: {error}") from None
-        found: dict[str, Any] = patiently(lambda: _found(system, root, _ENDINGS[self.kind]), self.path)
-        named = (lambda name: name) if "://" not in self.path else system.unstrip_protocol
-        return [File(named(name), info["size"], _stamp(info)) for name, info in sorted(found.items())]
+        found: dict[str, Any] = patiently(lambda: _matching_files(system, root, _ENDINGS[self.kind]), self.path)
+        full_path = (lambda name: name) if "://" not in self.path else system.unstrip_protocol
+        return [File(full_path(name), info["size"], _stamp(info)) for name, info in sorted(found.items())]
 
 
-def pinned(path: str) -> str:
+def _pin_revision(path: str) -> str:
     """A path on the Hub with the revision that its main branch has now: hf://datasets/NAME@REVISION/..."""
     owner, name, *rest = path.removeprefix("hf://datasets/").split("/")
     if "@" in name:
@@ -140,14 +139,16 @@ def pinned(path: str) -> str:
     return "/".join([f"hf://datasets/{owner}", f"{name}@{revision}", *rest])
 
 
-def _found(system: Any, root: str, ending: str) -> dict[str, Any]:
+def _matching_files(system: Any, root: str, ending: str) -> dict[str, Any]:
+    """Files and what their file system says of them: one file of any name, else those of a pattern or below a folder
+    that have the ending."""
     if re.search(r"[*?\[]", root):
-        named = system.glob(root, detail=True)
+        found = system.glob(root, detail=True)
     elif system.isfile(root):
         return {root: system.info(root)}
     else:
-        named = system.find(root, detail=True)
-    return {n: info for n, info in named.items() if info["type"] == "file" and re.search(ending, n)}
+        found = system.find(root, detail=True)
+    return {n: info for n, info in found.items() if info["type"] == "file" and re.search(ending, n)}
 
 
 def _stamp(info: dict[str, Any]) -> str:
@@ -155,7 +156,7 @@ def _stamp(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in known if info.get(key) is not None), "")
 
 
-def _content(file: File) -> str:
+def _content_hash(file: File) -> str:
     """sha256 of a local file; of a remote one its size and stamp."""
     if "://" in file.path:
         return hashlib.sha256(f"{file.bytes} {file.stamp}".encode()).hexdigest()

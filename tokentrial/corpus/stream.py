@@ -4,22 +4,24 @@ The order and the mix depend on the seed and on the documents' lengths before an
 reads the same documents in the same order, as far as its budget carries it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Facts
 from tokentrial.arms.families import facts_of
-from tokentrial.corpus.look import Survey
-from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, shard_paths, text_of
+from tokentrial.corpus.patching import Counts
+from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
+
+T = TypeVar("T")  # a shard
 
 MORE_TEXT = (
     "give more of it (corpus.documents=null where that holds it back), fewer pretrain.steps, "
@@ -61,7 +63,7 @@ def drills_name(seed: int, folds: int) -> str:
     return f"drills{seed % folds if folds else 0}"
 
 
-class Served(NamedTuple):
+class ServedDocument(NamedTuple):
     """One document as a cell reads it. `set` is its set of shards, `shard` and `number` its place there."""
 
     set: str
@@ -79,7 +81,7 @@ class Stream:
     vocabulary: Vocabulary
     arm: str
     seed: int
-    share: float
+    share: float  # of drills
     folds: int
     epochs: int
     facts: Facts
@@ -90,67 +92,69 @@ class Stream:
         facts = facts_of(trial.facts)
         return cls(folder, vocabulary, arm, seed, drills.share, drills.never_asked_folds, trial.corpus.epochs, facts)
 
-    def documents(self) -> Iterator[Served]:
+    def documents(self) -> Iterator[ServedDocument]:
         """Documents in the order they are read. Raises TrialError where the text runs out."""
-        name = drills_name(self.seed, self.folds)
-        text, drills = self._set(self.folder, TEXT), self._set(self.folder / "drills", name)
-        sets = {True: (TEXT, text[1]), False: (name, drills[1])}
-        total = 0
-        for of_text, index, number, length in order(self.seed, self.share, self.epochs, text, drills):
-            total += length
-            name, shard = sets[of_text]
-            yield Served(name, index, number, shard(index).document(number), length)
-        raise TrialError(f"corpus: the text ran out after {total} tokens; {MORE_TEXT}")
+        drills_set, opened = (
+            drills_name(self.seed, self.folds),
+            lru_cache(maxsize=2)(self._open),
+        )  # one shard of each set
+        text, drills = self._paths(self.folder, TEXT), self._paths(self.folder / "drills", drills_set)
+        order = document_order(self.seed, self.share, self.epochs, text, drills, lambda path: opened(path).base_lengths)
+        tokens = 0
+        for of_text, index, number, length in order:
+            tokens += length
+            name, paths = (TEXT, text) if of_text else (drills_set, drills)
+            yield ServedDocument(name, index, number, opened(paths[index]).document(number), length)
+        raise TrialError(f"corpus: the text ran out after {tokens} tokens; {MORE_TEXT}")
 
-    def _set(self, folder: Path, name: str) -> tuple[int, Callable[[int], Shard]]:
-        """How many shards a set has, and one of them: it is opened as it is reached."""
+    def _paths(self, folder: Path, name: str) -> list[Path]:
         paths = shard_paths(folder, name, "train")
         if not paths and (name == TEXT or self.share):
             raise TrialError(f"{folder}: no shards {name}_train_*.npy; run the corpus stage first")
-        patches = self.folder / "patches" / self.arm
+        return paths
 
-        @lru_cache(maxsize=1)
-        def shard(index: int) -> Shard:
-            return open_shard(paths[index], self.vocabulary.eos, patches / f"{paths[index].stem}.npz")
-
-        return len(paths), shard
+    def _open(self, path: Path) -> Shard:
+        return open_shard(path, self.vocabulary.eos, self.folder / "patches" / self.arm / f"{path.stem}.npz")
 
 
-Shards = tuple[int, Callable[[int], Shard | Survey]]  # how many a set has, and what gives one
+def document_order(
+    seed: int, share: float, epochs: int, text: Sequence[T], drills: Sequence[T], lengths: Callable[[T], Counts]
+) -> Iterator[tuple[bool, int, int, int]]:
+    """The order in which a seed reads the shards of text and of drills, mixed by the drills' share of the base tokens:
+    whether a document is of the text, its shard, its number in it and its base length. Ends where the text does; drills
+    go round. `lengths` gives the base lengths of a shard's documents.
 
-
-def order(seed: int, share: float, epochs: int, text: Shards, drills: Shards) -> Iterator[tuple[bool, int, int, int]]:
-    """The order in which a seed reads text and drills, mixed by the drills' share of the base tokens: whether a
-    document is of the text, its shard, its number in it and its base length. Ends where the text does; drills go round.
+    It counts tokens before any patch: counted as an arm reads them, arms of shorter drills would read other documents.
     """
-    sets = {True: _in_order(seed, epochs, *text), False: _in_order(seed, None, *drills)}
-    of_drills = total = 0
+    sets = {True: _set_order(seed, epochs, text, lengths), False: _set_order(seed, None, drills, lengths)}
+    drill_tokens = tokens = 0
     while True:
-        of_text = not (share > 0 and of_drills <= share * total)
-        following = next(sets[of_text], None)
-        if following is None:
+        of_text = not (share > 0 and drill_tokens <= share * tokens)
+        document = next(sets[of_text], None)
+        if document is None:
             return
-        shard, number, length = following
-        of_drills += 0 if of_text else length
-        total += length
+        shard, number, length = document
+        drill_tokens += 0 if of_text else length
+        tokens += length
         yield of_text, shard, number, length
 
 
-def _in_order(
-    seed: int, epochs: int | None, shards: int, opened: Callable[[int], Shard | Survey]
+def _set_order(
+    seed: int, epochs: int | None, shards: Sequence[T], lengths: Callable[[T], Counts]
 ) -> Iterator[tuple[int, int, int]]:
-    """One set: shards permuted, then the documents within each, `epochs` times or endlessly."""
+    """One set: shards permuted, then the documents within each, `epochs` times or endlessly: a permutation of all
+    documents would read from every shard at random."""
     epoch = 0
     while shards and (epochs is None or epoch < epochs):
         rng = np.random.default_rng([seed, epoch])
-        for shard in rng.permutation(shards).tolist():
-            lengths = opened(shard).base_lengths.tolist()
-            for number in rng.permutation(len(lengths)).tolist():
-                yield shard, number, lengths[number]
+        for shard in rng.permutation(len(shards)).tolist():
+            of_shard = lengths(shards[shard]).tolist()
+            for number in rng.permutation(len(of_shard)).tolist():
+                yield shard, number, of_shard[number]
         epoch += 1
 
 
-class Heldout(NamedTuple):
+class HeldoutDocument(NamedTuple):
     """One held-out document. `lossy`: the arm's `plain` does not give its bytes back."""
 
     name: str
@@ -160,19 +164,20 @@ class Heldout(NamedTuple):
     lossy: bool
 
 
-def heldout(corpus: Path, set_name: str, vocabulary: Vocabulary, arm: Arm, limit: int) -> Iterator[Heldout]:
+def heldout_documents(
+    corpus: Path, set_name: str, vocabulary: Vocabulary, arm: Arm, limit: int
+) -> Iterator[HeldoutDocument]:
     """The first documents of a set's val split, up to `limit` bytes of original text, the same in every arm."""
     folder = corpus / "drills" if set_name.startswith("drills") else corpus
-    taken = 0
+    read = 0
     for path in shard_paths(folder, set_name, "val"):
-        base = open_shard(path, vocabulary.eos)
         shard = open_shard(path, vocabulary.eos, corpus / "patches" / arm.name / f"{path.stem}.npz")
         for index in range(len(shard)):
-            text = text_of(base.document(index), vocabulary)
+            text = document_text(shard.base_document(index), vocabulary)
             size = len(text.encode())
-            if taken + size > limit and taken:
+            if read + size > limit and read:
                 return
-            taken += size
-            rewritten = bool(shard.numbers[index] >= 0)
+            read += size
+            rewritten = bool(shard.patch_index[index] >= 0)
             lossy = rewritten and arm.plain(arm.rewrite(text)) != text
-            yield Heldout(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)
+            yield HeldoutDocument(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)

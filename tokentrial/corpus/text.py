@@ -1,8 +1,8 @@
-"""A task of the corpus stage: one unit of the source, encoded once, as shards of its own.
+"""A task of the corpus stage: one part of the source, encoded once, as shards of its own.
 
     <tasks>/00012/fineweb_{train|val}_000000.npy, record.json
 
-What a task writes depends on its unit and the settings alone: tasks may run in any order, on any number of workers.
+What a task writes depends on its input and the settings alone: tasks may run in any order, on any number of workers.
 """
 
 import hashlib
@@ -11,12 +11,12 @@ import platform
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokentrial.arms.facts import SLOT, Facts
-from tokentrial.corpus.read import Bad, Unit, documents
+from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
 from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.settings import Corpus
 from tokentrial.store import machine_errors, read_json, write_json
@@ -25,8 +25,8 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 
 SPLITS = ("train", "val")
 RECORD = "record.json"
-_NOTHING = bytes(range(33)) + b"\x7f"  # white space and control characters
-SHOWN = 100  # bad documents recorded one by one; the others are counted
+_BLANK = bytes(range(33)) + b"\x7f"  # white space and control characters
+MAX_LISTED = 100  # bad documents recorded one by one; the others are counted
 
 
 class TextTasks(NamedTuple):
@@ -36,8 +36,8 @@ class TextTasks(NamedTuple):
     settings: Corpus
     vocabulary: Vocabulary
     facts: Facts
-    units: list[Unit]
-    wanted: int | None  # train tokens
+    inputs: list[InputSplit]  # by the task's rank
+    target_tokens: int | None  # train tokens wanted; None: all there are
 
     def done(self) -> dict[int, dict[str, Any]]:
         """Records of the finished tasks; the folder of one at work bears a longer name."""
@@ -47,17 +47,21 @@ class TextTasks(NamedTuple):
     def needed(self, done: dict[int, dict[str, Any]]) -> list[int]:
         """The first tasks that together give the tokens wanted, in order, as far as they are done."""
         rank = tokens = 0
-        while rank in done and (self.wanted is None or tokens < self.wanted):
-            tokens += done[rank]["tokens"]["train"]
+        while rank in done and (self.target_tokens is None or tokens < self.target_tokens):
+            tokens += train_tokens([done[rank]])
             rank += 1
         return list(range(rank))
 
     def enough_before(self, rank: int) -> bool:
         """Whether the finished tasks before this one give all that is wanted."""
-        if self.wanted is None:
+        if self.target_tokens is None:
             return False
-        before: int = sum(record["tokens"]["train"] for number, record in self.done().items() if number < rank)
-        return before >= self.wanted
+        return train_tokens(record for done, record in self.done().items() if done < rank) >= self.target_tokens
+
+
+def train_tokens(records: Iterable[dict[str, Any]]) -> int:
+    """Train tokens that the tasks of these records wrote."""
+    return sum(record["tokens"]["train"] for record in records)
 
 
 def run_task(tasks: TextTasks, rank: int) -> None:
@@ -72,25 +76,20 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     partial.mkdir(parents=True)
     try:
         with machine_errors(folder):
-            write_json(partial / RECORD, _write(partial, tasks, tasks.units[rank]))
+            write_json(partial / RECORD, _write(partial, tasks, tasks.inputs[rank]))
         if not folder.exists():
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def writers(folder: Path) -> list[tuple[Path, int]]:
-    """The folders that processes of this machine are at, and the processes."""
-    return [(path, int(path.name.split(".")[-2])) for path in folder.glob(f"[0-9]*.{platform.node()}.*.partial")]
-
-
-def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
+def _write(folder: Path, tasks: TextTasks, source: InputSplit) -> dict[str, Any]:
     settings, vocabulary = tasks.settings, tasks.vocabulary
     encoder = encoder_of(vocabulary)
     writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
-    selection = Selection(unit, settings, tasks.facts)
+    documents = DocumentFilter(source, settings, tasks.facts)
     text_bytes = dict.fromkeys(SPLITS, 0)
-    for texts, splits in selection.batches():
+    for texts, splits in documents.batches():
         ids, lengths = encoder.encode(texts)
         start = 0
         for text, split, length in zip(texts, splits, lengths.tolist(), strict=True):
@@ -99,53 +98,53 @@ def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
             start += length
     for writer in writers.values():
         writer.close()
-    return selection.counts | {
-        "bad": [bad._asdict() for bad in selection.bad],
+    return documents.counts | {
+        "bad": [bad._asdict() for bad in documents.bad],
         "documents": {split: writer.documents for split, writer in writers.items()},
         "tokens": {split: writer.tokens for split, writer in writers.items()},
         "bytes": text_bytes,
-        "source_bytes": unit.bytes,
+        "source_bytes": source.bytes,
     }
 
 
-class Selection:
-    """Which of a unit's documents go into the corpus, cut into pieces, and into which split; the others are counted."""
+class DocumentFilter:
+    """The documents of an input that go into the corpus, cut into segments, each with its split; others are counted."""
 
-    def __init__(self, unit: Unit, settings: Corpus, facts: Facts) -> None:
-        self.unit, self.settings, self.facts = unit, settings, facts
-        names = (re.escape(name.encode()) for name in (*facts.tokens, SLOT))
-        self.token_name = re.compile(b"|".join(names))
-        self.bad: list[Bad] = []
+    def __init__(self, source: InputSplit, settings: Corpus, facts: Facts) -> None:
+        self.source, self.settings, self.facts = source, settings, facts
+        self.token_name = re.compile(b"|".join(re.escape(name.encode()) for name in (*facts.tokens, SLOT)))
+        self.bad: list[BadDocument] = []
         self.counts = dict.fromkeys(
             ("documents_read", "bad_documents", "empty_documents", "asking_documents_dropped", "literal_token_names"), 0
         )
 
     def batches(self) -> Iterator[tuple[list[bytes], list[str]]]:
-        """Pieces in the order of the source, and the split of each."""
-        of = self.settings
-        for batch in documents(self.unit, of.text_column, of.on_bad == "skip", of.max_document_bytes):
-            left = None if of.documents is None else of.documents - self.counts["documents_read"]
+        """Segments in the order of the source, and the split of each."""
+        of, counts = self.settings, self.counts
+        for batch in read_batches(self.source, of.text_column, of.on_bad == "skip", of.max_document_bytes):
+            left = None if of.documents is None else of.documents - counts["documents_read"]
             texts: list[bytes] = []
             splits: list[str] = []
             for text in batch[:left]:
-                self.counts["documents_read"] += 1
-                if isinstance(text, Bad):
-                    self.counts["bad_documents"] += 1
-                    self.bad += [text] if len(self.bad) < SHOWN else []
+                counts["documents_read"] += 1
+                if isinstance(text, BadDocument):
+                    counts["bad_documents"] += 1
+                    self.bad += [text] if len(self.bad) < MAX_LISTED else []
                 elif self._kept(text):
-                    cut = list(pieces(text, of.piece_characters))
-                    texts += cut
-                    splits += [split_of(text, of.seed, of.val_share)] * len(cut)
+                    segments = list(split_document(text, of.piece_characters))
+                    texts += segments
+                    splits += [assign_split(text, of.seed, of.val_share)] * len(segments)
             yield texts, splits
-            if self.counts["documents_read"] == of.documents:
+            if counts["documents_read"] == of.documents:
                 return
 
     def _kept(self, text: bytes) -> bool:
         if b"<" in text:
             self.counts["literal_token_names"] += len(self.token_name.findall(text))
-        if not text.strip(_NOTHING):
+        if not text.strip(_BLANK):
             self.counts["empty_documents"] += 1
             return False
+        # what asks a fact would teach the never-asked ones; with no folds there are none
         folds = self.settings.drills.never_asked_folds
         if folds and not self.facts.asked_in(text.decode()).isdisjoint(self.facts.hard):
             self.counts["asking_documents_dropped"] += 1
@@ -153,7 +152,7 @@ class Selection:
         return True
 
 
-def split_of(text: bytes, seed: int, val_share: float) -> str:
+def assign_split(text: bytes, seed: int, val_share: float) -> str:
     """`train` or `val`, by the document's own hash: order and number of documents change nothing."""
     # two steps: the checksum is eight times as fast over the text, the hash makes an even draw of it for each seed
     summed = zlib.crc32(text).to_bytes(4, "big") + len(text).to_bytes(8, "big")
@@ -161,8 +160,8 @@ def split_of(text: bytes, seed: int, val_share: float) -> str:
     return "val" if int.from_bytes(digest, "big") < val_share * 2**64 else "train"
 
 
-def pieces(text: bytes, characters: int | None) -> Iterator[bytes]:
-    """The text, or its pieces of at most `characters`, cut after white space where there is any."""
+def split_document(text: bytes, characters: int | None) -> Iterator[bytes]:
+    """The text, or its segments of at most `characters`, cut after white space where there is any."""
     if characters is None:
         yield text
         return
@@ -170,8 +169,8 @@ def pieces(text: bytes, characters: int | None) -> Iterator[bytes]:
     while start < len(whole):
         end = start + characters
         if end < len(whole):
-            cut = max(whole.rfind(space, start, end) for space in (" ", "\n"))
-            end = cut + 1 if cut > start else end
-        if piece := whole[start:end].strip():
-            yield piece.encode()
+            space = max(whole.rfind(" ", start, end), whole.rfind("\n", start, end))
+            end = space + 1 if space > start else end
+        if segment := whole[start:end].strip():
+            yield segment.encode()
         start = end

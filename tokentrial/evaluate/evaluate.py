@@ -20,7 +20,7 @@ from tokentrial.arms.arm import Arm
 from tokentrial.arms.arm import find as find_arm
 from tokentrial.arms.facts import Fact
 from tokentrial.corpus.shards import TEXT
-from tokentrial.corpus.stream import drills_name, heldout
+from tokentrial.corpus.stream import drills_name, heldout_documents
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
@@ -118,7 +118,7 @@ def evaluate(
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
     for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.never_asked_folds))):
-        held = list(heldout(corpus, name, vocabulary, arm, settings.heldout_bytes))
+        held = list(heldout_documents(corpus, name, vocabulary, arm, settings.heldout_bytes))
         bits = document_bits(model, [document.ids for document in held], settings.batch)
         documents += [
             {

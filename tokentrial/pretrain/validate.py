@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.shards import TEXT, Ids, open_shard, shard_paths
-from tokentrial.corpus.stream import Stream, heldout
+from tokentrial.corpus.stream import Stream, heldout_documents
 from tokentrial.pretrain.gpt import GPT
 
 LOGITS = 2**27  # elements of a batch's logits at most, half a gigabyte
@@ -76,7 +76,7 @@ def document_nats(model: Scored, documents: Sequence[Ids], batch: int) -> list[f
 def validate(model: GPT, stream: Stream, device: torch.device) -> dict[str, float]:
     """`val_loss`, and bits per byte of the documents that the arm rewrites and of those it does not."""
     arm, scored = arms.find(stream.arm, stream.facts), _scored(model, device)
-    documents = list(heldout(stream.folder, TEXT, stream.vocabulary, arm, _VAL_BYTES))
+    documents = list(heldout_documents(stream.folder, TEXT, stream.vocabulary, arm, _VAL_BYTES))
     nats = document_nats(scored, [document.ids for document in documents], _VAL_BATCH)
     bits: defaultdict[str, float] = defaultdict(float)
     sizes: defaultdict[str, int] = defaultdict(int)
