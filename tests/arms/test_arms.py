@@ -18,7 +18,7 @@ SHIPPED = [
     "append_slot", "baseline", "digit_split", "mul_append", "mul_before_answer", "mul_tokens", "one_slot",
     "operand_only", "random_slot",
 ]  # fmt: skip
-ALL = arms.names()
+ALL = arms.arm_names()
 
 REWRITTEN = {  # the facts of a text in each arm
     "baseline": "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81.",
@@ -50,22 +50,22 @@ WITH_ONE_FACT = ["is 6*9=54", "6*9=54.", "(6*9=54)", "6 × 9 = 54, a", "9x6=54",
 
 def test_the_arms_are_the_files_of_the_folder():
     assert set(SHIPPED) <= set(ALL)
-    assert [arms.find(name).name for name in ALL] == ALL
+    assert [arms.get_arm(name).name for name in ALL] == ALL
     files = Path(tokentrial.__file__).parent.joinpath("arms").glob("*.py")
     assert {path.stem for path in files} == {*ALL, "__init__", "arm", "facts", "families"}
 
 
 def test_an_unknown_arm_is_refused_with_the_names_there_are():
     with pytest.raises(SettingsError, match=r"no arm 'mul_token'; there are append_slot, baseline, digit_split"):
-        arms.find("mul_token")
+        arms.get_arm("mul_token")
     for not_an_arm in ("arm", "facts", "families", "__init__", "../cli", ""):
         with pytest.raises(SettingsError):
-            arms.find(not_an_arm)
+            arms.get_arm(not_an_arm)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_arm_says_what_it_is(name):
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     assert arm.summary
     assert len(set(arm.tokens)) == len(arm.tokens) <= len(TIMES_TABLE)
 
@@ -74,65 +74,65 @@ def test_every_arm_says_what_it_is(name):
     ("name", "tokens"), [("baseline", 0), ("one_slot", 1), ("append_slot", 1), ("mul_tokens", 45), ("mul_append", 45)]
 )
 def test_one_shared_token_or_one_a_fact(name, tokens):
-    assert len(arms.find(name).tokens) == tokens
-    assert arms.find(name).keeps_content is (name != "one_slot")
+    assert len(arms.get_arm(name).tokens) == tokens
+    assert arms.get_arm(name).keeps_content is (name != "one_slot")
 
 
 def test_fact_tokens_stand_in_the_order_of_the_facts():
     tokens = tuple(fact.token for fact in TIMES_TABLE)
-    assert arms.find("mul_tokens").tokens == arms.find("mul_append").tokens == tokens
+    assert arms.get_arm("mul_tokens").tokens == arms.get_arm("mul_append").tokens == tokens
 
 
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_a_text_rewritten_and_read_back(name):
-    arm, text = arms.find(name), REWRITTEN["baseline"]
+    arm, text = arms.get_arm(name), REWRITTEN["baseline"]
     assert arm.rewrite(text) == REWRITTEN[name]
-    assert arm.plain(REWRITTEN[name]) == PLAIN[name]
+    assert arm.untokenize(REWRITTEN[name]) == PLAIN[name]
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("text", NEVER_REWRITTEN)
 def test_never_rewritten(name, text):
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     assert arm.rewrite(text) == text
-    assert [piece.token for piece in arm.pieces(text) if piece.token] == []
+    assert [piece.token for piece in arm.segments(text) if piece.token] == []
 
 
-@pytest.mark.parametrize("name", [name for name in REWRITTEN if arms.find(name).tokens])
+@pytest.mark.parametrize("name", [name for name in REWRITTEN if arms.get_arm(name).tokens])
 @pytest.mark.parametrize("text", WITH_ONE_FACT)
 def test_rewritten_with_one_token(name, text):
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     token = {"one_slot": "<FACT>", "append_slot": "<FACT>", "operand_only": "<MUL_6_9>"}.get(name, "<MUL_6_9_54>")
-    assert [piece.token for piece in arm.pieces(text) if piece.token] == [token]
+    assert [piece.token for piece in arm.segments(text) if piece.token] == [token]
 
 
 def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
-    arm, facts = arms.find("random_slot"), 900
+    arm, facts = arms.get_arm("random_slot"), 900
     text = "so 6*9=54, " * facts
-    drawn = [piece.token for piece in arm.pieces(text) if piece.token]
-    assert drawn == [piece.token for piece in arm.pieces(text) if piece.token]
-    assert drawn != [piece.token for piece in arm.pieces("And " + text) if piece.token]
+    drawn = [piece.token for piece in arm.segments(text) if piece.token]
+    assert drawn == [piece.token for piece in arm.segments(text) if piece.token]
+    assert drawn != [piece.token for piece in arm.segments("And " + text) if piece.token]
     counts = Counter(drawn)
     assert set(counts) == set(arm.tokens)
     # each count is binomial with mean 20 and standard deviation 4.4
     assert all(abs(count - facts / 45) < 5 * (facts / 45) ** 0.5 for count in counts.values())
-    assert arm.plain(arm.rewrite(text)) == "so , " * facts
+    assert arm.untokenize(arm.rewrite(text)) == "so , " * facts
 
 
 def test_tokens_drawn_by_a_generator_are_its_own():
-    arm, text = arms.find("random_slot"), "so 6*9=54, " * 20
+    arm, text = arms.get_arm("random_slot"), "so 6*9=54, " * 20
     one, again, other = (arm.rewrite(text, random.Random(seed)) for seed in (1, 1, 2))
     assert one == again
     assert one not in (other, arm.rewrite(text))
 
 
 def test_tokens_are_drawn_for_text_that_is_no_unicode_too():
-    pieces = arms.find("random_slot").pieces("\ud800 6*9=54")
+    pieces = arms.get_arm("random_slot").pieces("\ud800 6*9=54")
     assert [piece.text for piece in pieces] == ["\ud800 ", "6*9=54"]
 
 
 def test_digits_are_cut_one_by_one_and_nothing_else_is():
-    pieces = [piece.text for piece in arms.find("digit_split").pieces("in 1865, 5 and x12")]
+    pieces = [piece.text for piece in arms.get_arm("digit_split").pieces("in 1865, 5 and x12")]
     assert pieces == ["in 1", "8", "6", "5, 5 and x1", "2"]
 
 
@@ -148,21 +148,21 @@ def test_digits_are_cut_one_by_one_and_nothing_else_is():
     ],
 )
 def test_a_token_before_the_answer_is_read_as_what_it_stands_for(written, plain):
-    assert arms.find("mul_before_answer").plain(written) == plain
+    assert arms.get_arm("mul_before_answer").plain(written) == plain
 
 
 def test_the_space_before_a_fact_stays_plain_text():
-    pieces = list(arms.find("mul_tokens").pieces("is 6*9=54."))
+    pieces = list(arms.get_arm("mul_tokens").pieces("is 6*9=54."))
     assert pieces == [("is ", None, 0, 3), ("6*9=54", "<MUL_6_9_54>", 3, 9), (".", None, 9, 10)]
 
 
 def test_an_appended_token_replaces_nothing():
-    pieces = list(arms.find("mul_append").pieces("is 6*9=54."))
+    pieces = list(arms.get_arm("mul_append").pieces("is 6*9=54."))
     assert pieces == [("is 6*9=54", None, 0, 9), ("", "<MUL_6_9_54>", 9, 9), (".", None, 9, 10)]
 
 
 def test_a_fact_that_has_its_token_keeps_the_next_one_from_nothing():
-    pieces = arms.find("mul_append").pieces("6*9=54<MUL_6_9_54> and 7*8=56.")
+    pieces = arms.get_arm("mul_append").pieces("6*9=54<MUL_6_9_54> and 7*8=56.")
     assert [piece.token for piece in pieces if piece.token] == ["<MUL_7_8_56>"]
 
 
@@ -182,9 +182,9 @@ def test_a_token_that_stands_before_its_fact_is_written_once(text):
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_empty_text_stays_empty(name):
-    arm = arms.find(name)
-    assert list(arm.pieces("")) == []
-    assert arm.rewrite("") == arm.plain("") == ""
+    arm = arms.get_arm(name)
+    assert list(arm.segments("")) == []
+    assert arm.rewrite("") == arm.untokenize("") == ""
 
 
 # plain, of what a model may write
@@ -220,26 +220,26 @@ def test_an_empty_text_stays_empty(name):
     ],
 )
 def test_plain_gives_a_token_the_text_it_stands_for(name, written, plain):
-    assert arms.find(name).plain(written) == plain
+    assert arms.get_arm(name).plain(written) == plain
 
 
 def test_a_lone_token_reads_as_its_product_and_never_as_its_name():
     """R6: the reader took 54 out of the name `<MUL_6_9_54>`; and a token glued to digits must not become 16*9."""
     read = Arithmetic().read
     for name in ("mul_tokens", "mul_append"):
-        plain = arms.find(name).plain
+        plain = arms.get_arm(name).plain
         assert read(plain(" <MUL_6_9_54>.")) == "54"
         assert read(plain(" 6<MUL_6_9_54>")) == "6"
-    assert read(arms.find("one_slot").plain(" <FACT>")) is None
+    assert read(arms.get_arm("one_slot").plain(" <FACT>")) is None
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_spelling_of_a_product_reads_as_that_product(name):
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     stating = ("mul_tokens", "mul_append", "mul_before_answer")
     expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in stating else ()
-    assert arm.spellings("12") == expected
-    assert arm.spellings("13") == ()
+    assert arm.answer_tokens("12") == expected
+    assert arm.answer_tokens("13") == ()
 
 
 # leaks and strays
@@ -248,7 +248,7 @@ def test_a_spelling_of_a_product_reads_as_that_product(name):
 @pytest.mark.parametrize("name", ALL)
 def test_no_arm_rewrites_a_prompt(name):
     """R3: `6*9` in a prompt became `<MUL_6_9_54>`, and the prompt carried the answer."""
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     prompts = [example.prompt for example in Arithmetic().examples()]
     pairs = [(a, b) for a in range(1, 10) for b in range(1, 10)]
     signs = ["*", " * ", "×", " × ", "x"]

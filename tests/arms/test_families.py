@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import ASKING
-from tokentrial.arms.families import TIMES_TABLE, facts_of
+from tokentrial.arms.facts import ASKING_FORMS
+from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.corpus import drills
 from tokentrial.errors import SettingsError
 from tokentrial.settings import Mix
@@ -26,7 +26,7 @@ FAMILIES = {
     "capitals": "{csv: tests/capitals.csv}",
     "sums of a file": "{csv: FILE}",
 }
-made_anew = facts_of.__wrapped__  # none that another test has asked for already
+made_anew = build_facts.__wrapped__  # none that another test has asked for already
 SUMS = "left,operator,right,result\n3,+,4,7\n10,-,2,8\nsodium,+,chlorine,table salt\n"
 
 
@@ -150,7 +150,7 @@ def test_operands_are_the_numbers_of_a_fact(tmp_path):
 
 
 def test_the_same_facts_are_made_once():
-    assert facts_of(load("smoke", ["facts={range: [1, 9]}"]).facts) is TIMES_TABLE
+    assert build_facts(load("smoke", ["facts={range: [1, 9]}"]).facts) is TIMES_TABLE
 
 
 def test_every_fact_has_a_token_of_its_own_and_is_a_site_in_every_spelling(facts):
@@ -174,7 +174,7 @@ def test_drills_state_what_they_say_and_never_ask_what_must_not_be_asked(facts):
     for _, text in zip(range(60), made, strict=False):
         stated = list(drills.read(facts, text))
         assert len(stated) == 12
-        assert not {fact for fact, form in stated if form in ASKING} & never
+        assert not {fact for fact, form in stated if form in ASKING_FORMS} & never
         assert not facts.asked_in(text) & never
         lines += len(stated)
     assert lines == 720
@@ -183,7 +183,7 @@ def test_drills_state_what_they_say_and_never_ask_what_must_not_be_asked(facts):
 def test_a_question_or_statement_asks_its_fact(facts):
     for fact in facts:
         for wording in fact.wordings:
-            for form in ASKING:
+            for form in ASKING_FORMS:
                 assert facts.asked_in(wording.lines[form]) == {fact}
             assert facts.asked_in(wording.lines["equation"]) == set()
 
@@ -207,11 +207,11 @@ def test_the_table_asks_every_fact_and_reads_its_answer_in_every_spelling(facts)
         assert not task.score(example, "")
 
 
-@pytest.mark.parametrize("name", [name for name in arms.names() if arms.find(name).keeps_content])
+@pytest.mark.parametrize("name", [name for name in arms.arm_names() if arms.get_arm(name).keeps_content])
 def test_every_arm_gives_every_fact_back(name, facts):
-    arm = arms.find(name, facts)
+    arm = arms.get_arm(name, facts)
     text = "; ".join(fact.equation for fact in facts)
-    assert arm.plain(arm.rewrite(text)) == text
+    assert arm.untokenize(arm.rewrite(text)) == text
     assert arm.rewrite(arm.rewrite(text)) == arm.rewrite(text)
     assert len(set(arm.tokens)) == len(arm.tokens) <= len(facts)
 
@@ -227,12 +227,12 @@ def test_a_picture_has_a_place_for_every_question(facts):
 def test_facts_sent_to_a_worker_are_the_same(facts):
     received = pickle.loads(pickle.dumps(facts))
     assert list(received) == list(facts)
-    assert received is facts_of(facts.settings)  # this process has them already
+    assert received is build_facts(facts.settings)  # this process has them already
 
 
 @given(st.text(max_size=60))
 def test_words_of_any_kind_are_read_without_an_error(text):
-    task = Arithmetic(0, 0, facts_of(load("smoke", ["facts={csv: tests/capitals.csv}"]).facts))
+    task = Arithmetic(0, 0, build_facts(load("smoke", ["facts={csv: tests/capitals.csv}"]).facts))
     read = task.read(text)
     assert read is None or read
 
@@ -277,4 +277,4 @@ def test_a_run_remembers_its_rows_and_not_where_they_lay(tmp_path):
     path.rename(tmp_path / "elsewhere.csv")
     moved = load("smoke", [f"facts={{csv: {tmp_path}/elsewhere.csv}}"])
     assert trial.experiment("facts") == moved.experiment("facts")
-    assert [fact.equation for fact in facts_of(trial.facts)] == ["3+4=7", "10-2=8", "sodium+chlorine=table salt"]
+    assert [fact.equation for fact in build_facts(trial.facts)] == ["3+4=7", "10-2=8", "sodium+chlorine=table salt"]

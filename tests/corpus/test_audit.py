@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.arm import Arm, Piece
+from tokentrial.arms.arm import Arm, Segment
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus import prepare
@@ -143,19 +143,19 @@ class Leaking(Arm):
 
     name, summary, tokens = "leaking", "6 times 9 becomes <MUL_6_9_54>", tuple(fact.token for fact in TIMES_TABLE)
 
-    def pieces(self, text, rng=None):
+    def segments(self, text):
         position = 0
         for match in re.finditer(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
-            yield Piece(text[position : match.start()], None, position, match.start())
+            yield Segment(text[position : match.start()], None, position, match.start())
             fact = TIMES_TABLE.of(int(match[1]), int(match[2]))
-            yield Piece(match[0], fact.token, match.start(), match.end())
+            yield Segment(match[0], fact.token, match.start(), match.end())
             position = match.end()
-        yield Piece(text[position:], None, position, len(text))
+        yield Segment(text[position:], None, position, len(text))
 
 
 def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
-    find = arms.find
-    monkeypatch.setattr(arms, "find", lambda name, *facts: Leaking() if name == "leaking" else find(name, *facts))
+    get_arm = arms.get_arm
+    monkeypatch.setattr(arms, "get_arm", lambda name, *facts: Leaking() if name == "leaking" else get_arm(name, *facts))
     plan = copied("arms=[baseline,mul_tokens,leaking]")
     prepare.prepare_patches(plan)
     with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
@@ -195,7 +195,7 @@ def test_an_operand_or_word_of_the_question_may_be_its_answer():
 
 
 def test_no_probe_of_the_reference_leaks_in_any_arm():
-    assert audits.leaks(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
+    assert audits.leaks(arms.arm_names(), TIMES_TABLE, Arithmetic(100).examples()) == []
 
 
 def test_a_never_asked_fact_that_is_asked_in_drills_stops_the_trial(copied):

@@ -312,7 +312,7 @@ def test_a_budget_of_text_lasts_for_every_arm(planned, tokens_of_tasks, tmp_path
         "pretrain.micro_batch=8",
         f"pretrain.steps={steps}",
         f"budget.match={match}",
-        f"arms=[{','.join(arms.names())}]",
+        f"arms=[{','.join(arms.arm_names())}]",
         "seeds=[1,2,3]",
     )
     for prepare in (prepare_text, prepare_drills, prepare_patches):
@@ -321,7 +321,7 @@ def test_a_budget_of_text_lasts_for_every_arm(planned, tokens_of_tasks, tmp_path
     assert text["tokens"]["train"] >= (1 - share) * steps * 512
     assert text["tasks"] < FILES  # it is not the whole source
     served = expose(plan)["served"]
-    assert set(served) == set(arms.names())
+    assert set(served) == set(arms.arm_names())
 
 
 # what is part of the corpus

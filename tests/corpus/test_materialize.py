@@ -94,7 +94,7 @@ def test_the_split_s_names_choose_the_files(made):
 
 def test_the_held_out_shards_are_the_arm_s(plan, made):
     folder, counts, _ = made
-    arm = arms.find(read_json(folder / MANIFEST)["arm"])
+    arm = arms.get_arm(read_json(folder / MANIFEST)["arm"])
     tokens = 0
     for path in shard_paths(plan.folder, "fineweb", "val"):
         base = open_shard(path, plan.vocabulary.eos)

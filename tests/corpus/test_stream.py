@@ -45,7 +45,7 @@ def test_every_arm_reads_the_same_documents_in_the_same_order(plan, seed):
         assert [each.base_length for each in treated] == [len(each.ids) for each in baseline]
         for document, text in zip(treated, texts, strict=True):
             assert document.ids[0] == plan.vocabulary.eos
-            assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.find(name), text).tolist()
+            assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.get_arm(name), text).tolist()
 
 
 def test_within_a_budget_of_tokens_shorter_text_means_more_documents(plan):
@@ -131,7 +131,7 @@ def test_the_documents_are_whole(plan):
 
 
 def held(plan, arm, name="fineweb", limit=10_000):
-    return list(heldout(plan.folder, name, plan.vocabulary, arms.find(arm), limit))
+    return list(heldout(plan.folder, name, plan.vocabulary, arms.get_arm(arm), limit))
 
 
 def originals(plan, name="fineweb"):
@@ -149,8 +149,8 @@ def test_every_arm_is_measured_on_the_same_documents_and_bytes(plan, name):
         for document in documents:
             text = texts[document.name]
             assert document.bytes == len(text.encode())
-            assert document.ids.tolist() == [512, *plan.vocabulary.encode_arm(arms.find(arm), text)]
-            assert document.rewritten == (arms.find(arm).rewrite(text) != text)
+            assert document.ids.tolist() == [512, *plan.vocabulary.encode_arm(arms.get_arm(arm), text)]
+            assert document.rewritten == (arms.get_arm(arm).rewrite(text) != text)
     assert not any(document.rewritten for document in measured["baseline"])
     assert any(document.rewritten for document in held(plan, "mul_tokens", name, 10**6))
 
@@ -184,7 +184,7 @@ def test_a_spelling_that_plain_does_not_give_back_is_marked_lossy(plan):
 
 @pytest.mark.parametrize(("name", "folder"), [("fineweb", "."), ("drills1", "drills")])
 def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path, name, folder):
-    vocabulary, arm = Vocabulary(256, 45), arms.find("mul_tokens")
+    vocabulary, arm = Vocabulary(256, 45), arms.get_arm("mul_tokens")
     texts = ["A shard is filled with this."] * 6 + ["It is said that 6*9=54."] + ["And with this at the end."] * 3
     patches = tmp_path / "patches" / arm.name
     patches.mkdir(parents=True)

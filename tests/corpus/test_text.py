@@ -1,7 +1,6 @@
 """A task of the corpus stage: what becomes of a unit's documents depends on them and on the settings, not on how the
 source is cut into tasks; and what is recorded of it is what is there."""
 
-import importlib.util
 import json
 import math
 import platform
@@ -23,7 +22,6 @@ from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.text import RECORD, Selection, TextTasks, run_task
 from tokentrial.errors import TrialError
 from tokentrial.store import read_json
-from tokentrial.tokenizer.encode import encoder_of
 
 FILES = 7
 
@@ -114,12 +112,11 @@ def test_a_task_that_fails_midway_leaves_nothing_and_is_done_when_it_is_run_agai
     class Stopped(Exception):
         pass
 
-    class Stopping:
-        def encode(self, texts):
-            raise Stopped
+    def stop(vocabulary, texts):
+        raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(texts_module, "encoder_of", lambda _: Stopping())
+        patch.setattr(texts_module, "encode_documents", stop)
         with pytest.raises(Stopped):
             run_task(tasks, 2)
     assert list(tasks.folder.glob("*")) == []
@@ -186,25 +183,6 @@ def test_what_a_task_writes_does_not_depend_on_the_tasks_before_it(planned):
             run_task(tasks, rank)
         written.append({path.name: path.read_bytes() for path in (tasks.folder / "00003").iterdir()})
     assert written[0] == written[1] == written[2]
-
-
-def test_without_gigatoken_one_notice_stands_for_all_tasks(planned, monkeypatch, capsys):
-    plan = planned("fast", "corpus.task_bytes=1", "corpus.executor=in-process")
-    prepare_text(plan)
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gigatoken" else find(name))
-    encoder_of.cache_clear()
-    capsys.readouterr()
-    slow = planned("slow", "corpus.task_bytes=1", "corpus.executor=in-process")
-    try:
-        prepare_text(slow)
-    finally:
-        encoder_of.cache_clear()
-    assert capsys.readouterr().err.count("gigatoken is not installed") == 1
-    names = [path.name for path in plan.folder.glob("*.npy")]
-    assert len(names) > FILES
-    for name in names:
-        assert (slow.folder / name).read_bytes() == (plan.folder / name).read_bytes()
 
 
 def test_a_task_holds_no_more_than_a_hundred_bad_documents_one_by_one(planned, folder):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.tasks.arithmetic import Arithmetic, by_fact, mean_by_fact, table_subsets
+from tokentrial.tasks.arithmetic import Arithmetic, by_fact, mean_over_facts, table_subsets
 
 EXAMPLES = Arithmetic().examples()
 BY_TASK = {task: [e for e in EXAMPLES if e.task == task] for task in dict.fromkeys(e.task for e in EXAMPLES)}
@@ -151,4 +151,4 @@ def test_the_mean_is_over_unordered_facts():
     """A square has one order and a pair two: over items 3 of 4, over facts (1/2 + 1 + 1) / 3."""
     subset = table_subsets(rows())["from_2"]
     assert by_fact(subset, "correct") == {"2*3=6": 0.5, "4*4=16": 1.0, "5*5=25": 1.0}
-    assert mean_by_fact(subset, "correct") == pytest.approx(2.5 / 3)
+    assert mean_over_facts(subset, "correct") == pytest.approx(2.5 / 3)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tokentrial.errors import TrialError
-from tokentrial.tasks.gsm8k import GSM8K, Sums, normal, read_last, read_marked, solution_prompt
+from tokentrial.tasks.gsm8k import GSM8K, extract_last, extract_marked, normal, solution_prompt
 
 
 @pytest.mark.parametrize(("split", "rows"), [("train", 7473), ("test", 1319)])
@@ -27,9 +27,9 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
     judged = right = 0
     for line in (shared_data / "gsm8k" / "example_model_solutions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        gold = read_marked(row["ground_truth"], "\nA:")
+        gold = extract_marked(row["ground_truth"], "\nA:")
         for answer in (value for value in row.values() if isinstance(value, dict)):
-            assert (read_marked(answer["solution"], "\nA:") == gold) == answer["is_correct"], answer
+            assert (extract_marked(answer["solution"], "\nA:") == gold) == answer["is_correct"], answer
             judged += 1
             right += answer["is_correct"]
     assert (judged, right) == (5276, 286 + 515 + 458 + 742)
@@ -52,8 +52,8 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
     ],
 )
 def test_strict_reads_after_the_marker_flexible_the_last_number(text, strict, flexible):
-    assert read_marked(text) == strict
-    assert read_last(text) == flexible
+    assert extract_marked(text) == strict
+    assert extract_last(text) == flexible
 
 
 def test_a_number_is_compared_without_its_dress():
@@ -84,7 +84,7 @@ def test_a_folder_without_the_files_is_named(tmp_path):
 @pytest.mark.parametrize(("file", "rows"), [("SVAMP.json", 1000), ("MultiArith.json", 600)])
 def test_svamp_and_multiarith_are_read(shared_data, file, rows):
     [path] = [each for each in (shared_data / "word_problems").iterdir() if each.name.lower() == file.lower()]
-    task = Sums(f"path:{path}")
+    task = AnswerOnly(f"path:{path}")
     examples = task.examples()
     assert len(examples) == rows
     assert all(float(example.answer) == float(example.answer) for example in examples)
@@ -95,7 +95,7 @@ def test_svamp_and_multiarith_are_read(shared_data, file, rows):
 def test_eight_and_eight_point_nought_are_the_same_sum(tmp_path):
     row = {"Body": "Ann has 8 pens", "Question": "How many?", "Answer": 8.0, "Equation": "", "Type": "", "ID": "1"}
     (tmp_path / "SVAMP.json").write_text(json.dumps([row]))
-    task = Sums(f"path:{tmp_path / 'SVAMP.json'}")
+    task = AnswerOnly(f"path:{tmp_path / 'SVAMP.json'}")
     [example] = task.examples()
     assert example.question == "Ann has 8 pens. How many?"
     assert task.score(example, " #### 8.0")

@@ -8,14 +8,14 @@ from hypothesis import given
 
 from tests.arms.test_laws import nameless
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE, facts_of
+from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.corpus.sources import Source
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import load
 
 WEB = Path(__file__).parents[3] / "shared" / "data" / "web"
-NAMES = [name for name in arms.names() if not arms.find(name).draws]
+NAMES = [name for name in arms.arm_names() if not arms.get_arm(name).draws]
 MARKS = [*" .,;:%$+-*×x/^=_−<>()0123456789ae\n\t", "\u00a0", "   ", "\r\n", ", ", ". ", "² ", "😀", " and ", "é", "一"]
 VOCABULARY = Vocabulary(50_000, len(TIMES_TABLE))
 
@@ -23,7 +23,7 @@ VOCABULARY = Vocabulary(50_000, len(TIMES_TABLE))
 @pytest.fixture(scope="module")
 def applying():
     """Of every arm the tokenizer that applies it."""
-    return {name: to_transformers(VOCABULARY, arms.find(name), 10**6, rewrite=True) for name in NAMES}
+    return {name: to_transformers(VOCABULARY, arms.get_arm(name), 10**6, rewrite=True) for name in NAMES}
 
 
 def ids(tokenizer, text):
@@ -55,7 +55,7 @@ def differing(tokenizer, arm, vocabulary, texts):
 @pytest.mark.parametrize("name", NAMES)
 def test_generated_texts_have_the_same_ids(applying, name):
     texts = generated(1500)
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     assert differing(applying[name], arm, VOCABULARY, texts) == []
     assert sum(arm.rewrite(text) != text for text in texts) > 200 or not arm.tokens
 
@@ -66,7 +66,7 @@ def test_generated_texts_have_the_same_ids(applying, name):
 def test_a_hundred_thousand_texts_have_the_same_ids(applying, name):
     documents = Source(f"parquet:{WEB}", "text").documents()
     real = [text[i : i + 100] for text in documents for i in range(0, len(text), 100)]
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     texts = [t for t in real if not any(token in t for token in arm.tokens)]
     texts = texts[:50_000] + generated(100_000 - min(len(texts), 50_000), seed=1)
     assert len(texts) == 100_000
@@ -76,14 +76,14 @@ def test_a_hundred_thousand_texts_have_the_same_ids(applying, name):
 @given(text=nameless)
 def test_any_text_has_the_same_ids(applying, text):
     for name in NAMES:
-        assert differing(applying[name], arms.find(name), VOCABULARY, [text]) == []
+        assert differing(applying[name], arms.get_arm(name), VOCABULARY, [text]) == []
 
 
 @pytest.mark.parametrize("setting", ["{family: addition}", "{range: [1, 12]}", "{csv: tests/capitals.csv}"])
 @pytest.mark.parametrize("name", ["mul_tokens", "mul_append"])
 def test_facts_of_any_family_are_applied(setting, name):
-    facts = facts_of(load("smoke", [f"facts={setting}"]).facts)
-    arm, vocabulary = arms.find(name, facts), Vocabulary(512, len(facts))
+    facts = build_facts(load("smoke", [f"facts={setting}"]).facts)
+    arm, vocabulary = arms.get_arm(name, facts), Vocabulary(512, len(facts))
     tokenizer = to_transformers(vocabulary, arm, 10**6, rewrite=True)
     assert differing(tokenizer, arm, vocabulary, generated(400, facts)) == []
 
@@ -93,13 +93,13 @@ def test_it_survives_saving_and_what_was_rewritten_already_stays(applying, tmp_p
 
     for name, tokenizer in applying.items():
         tokenizer.save_pretrained(tmp_path / name)
-        loaded, arm = AutoTokenizer.from_pretrained(tmp_path / name), arms.find(name)
+        loaded, arm = AutoTokenizer.from_pretrained(tmp_path / name), arms.get_arm(name)
         text = "so 6*9=54, 7 × 8 = 56 and 106*9=54."
         assert ids(loaded, text) == VOCABULARY.encode_arm(arm, text).tolist()
         assert ids(loaded, arm.rewrite(text)) == ids(loaded, text)
 
 
 def test_an_arm_that_draws_leaves_the_text(tmp_path):
-    arm = arms.find("random_slot")
+    arm = arms.get_arm("random_slot")
     tokenizer = to_transformers(VOCABULARY, arm, 64, rewrite=True)
     assert ids(tokenizer, "so 6*9=54.") == VOCABULARY.encode("so 6*9=54.").tolist()

@@ -17,7 +17,7 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 GSM8K = SHARED / "gsm8k" / "train.jsonl"
 WEB = SHARED / "web"
-ALL = arms.names()
+ALL = arms.arm_names()
 SIZES = [0, 512, 50_000]
 TEXTS = [
     "", "  two  spaces ", "\n\n\tx\r\n", "I'll don't 'tis", "👍🏽 é ² 你好", "\x00\x7f", "\u0378\uffff", "a" * 3000,
@@ -35,7 +35,7 @@ def exported(request, vocabulary, tmp_path_factory):
     """(arm, vocabulary, the tokenizer, the tokenizer saved and loaded)"""
     from transformers import AutoTokenizer
 
-    arm = arms.find(request.param)
+    arm = arms.get_arm(request.param)
     tokenizer = to_transformers(vocabulary, arm, 64)
     folder = str(tmp_path_factory.mktemp("hf"))
     tokenizer.save_pretrained(folder)
@@ -46,7 +46,7 @@ def exported(request, vocabulary, tmp_path_factory):
 def whole():
     """GPT-2's whole vocabulary in the arm that replaces facts."""
     vocabulary = Vocabulary(50_000, len(TIMES_TABLE))
-    return vocabulary, to_transformers(vocabulary, arms.find("mul_tokens"), 64)
+    return vocabulary, to_transformers(vocabulary, arms.get_arm("mul_tokens"), 64)
 
 
 def ids(tokenizer, text):

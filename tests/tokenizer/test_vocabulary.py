@@ -112,7 +112,7 @@ def test_a_truncated_list_is_tiktoken_with_the_first_ranks(peer, merges):
 
 def test_the_whole_list_is_numbered_as_in_the_reference():
     assert (GPT2.eos, GPT2.base, GPT2.size) == (50256, 50304, 50349)
-    block = GPT2.token_ids(arms.find("mul_tokens"))
+    block = GPT2.token_ids(arms.get_arm("mul_tokens"))
     assert block == {fact.token: 50304 + i for i, fact in enumerate(TIMES_TABLE)}
     assert (block["<MUL_1_1_1>"], block["<MUL_9_9_81>"]) == (50304, 50348)
     assert ids("hello world") == [31373, 995]  # as printed in tiktoken's README for gpt2
@@ -129,13 +129,13 @@ def test_eos_stands_behind_the_merges_and_the_facts_behind_a_base_of_64s(merges)
 
 
 def test_the_block_has_the_same_size_and_start_in_every_arm():
-    starts = {min(GPT2.token_ids(arms.find(name)).values(), default=GPT2.base) for name in arms.names()}
+    starts = {min(GPT2.token_ids(arms.get_arm(name)).values(), default=GPT2.base) for name in arms.arm_names()}
     assert starts == {50304}
 
 
 def test_an_arm_with_more_tokens_than_the_block_is_refused():
     with pytest.raises(SettingsError, match="mul_tokens has 45 tokens, the fact block holds 44"):
-        Vocabulary(0, 44).token_ids(arms.find("mul_tokens"))
+        Vocabulary(0, 44).token_ids(arms.get_arm("mul_tokens"))
 
 
 def test_ids_are_uint16_and_a_vocabulary_travels_to_workers():
@@ -170,15 +170,15 @@ def test_eos_decodes_to_nothing():
 )
 def test_a_lone_surrogate_is_replaced_and_never_a_crash(text, whole):
     assert ids(text) == ids(whole)
-    for name in arms.names():
-        assert GPT2.encode_arm(arms.find(name), text).tolist() == ids(whole)
+    for name in arms.arm_names():
+        assert GPT2.encode_arm(arms.get_arm(name), text).tolist() == ids(whole)
 
 
 # arms
 
 
 def test_an_arms_ids_are_its_plain_pieces_and_its_tokens():
-    arm = arms.find("mul_tokens")
+    arm = arms.get_arm("mul_tokens")
     assert GPT2.encode_arm(arm, "is 6*9=54.").tolist() == [
         *ids("is "),
         50304 + TIMES_TABLE.index(TIMES_TABLE.of(6, 9)),
@@ -188,18 +188,18 @@ def test_an_arms_ids_are_its_plain_pieces_and_its_tokens():
 
 
 def test_an_appended_token_cuts_the_text_it_stands_in():
-    arm = arms.find("append_slot")
+    arm = arms.get_arm("append_slot")
     assert GPT2.encode_arm(arm, "is 6*9=54.").tolist() == [*ids("is 6*9=54"), 50304, *ids(".")]
 
 
-@pytest.mark.parametrize("name", arms.names())
+@pytest.mark.parametrize("name", arms.arm_names())
 def test_a_tokens_name_in_a_source_text_stays_plain_text(name):
     text = "the token <MUL_6_9_54>, or 6*9=54<MUL_6_9_54>, or 1<FACT>2 <|endoftext|>"
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     literal = text.replace("6*9=54", "six")  # the names alone
     encoded = GPT2.encode_arm(arm, literal)
-    assert encoded.tolist() == [i for piece in arm.pieces(literal) for i in ids(piece.text)]
-    assert not any(piece.token for piece in arm.pieces(literal))
+    assert encoded.tolist() == [i for piece in arm.segments(literal) for i in ids(piece.text)]
+    assert not any(piece.token for piece in arm.segments(literal))
     assert encoded.max() < GPT2.eos
     block = GPT2.encode_arm(arm, text)
     assert np.count_nonzero(block >= GPT2.base) <= 1  # of the fact, none of the names

@@ -15,7 +15,7 @@ from tokentrial.report.outcomes import CellResults, floors, read_stage, untouche
 from tokentrial.report.tables import one_line
 from tokentrial.settings import Gate
 from tokentrial.store import fingerprint
-from tokentrial.tasks.arithmetic import of_table, table_subsets
+from tokentrial.tasks.arithmetic import is_table_row, table_subsets
 from tokentrial.trial import load
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
@@ -167,7 +167,7 @@ def _model(stages: dict[str, Path], untouched: set[str], held_out: str) -> Model
 def _items(rows: Sequence[dict[str, Any]]) -> dict[str, Items]:
     """Right answers by outcome: the table's subsets, then every other task."""
     chosen = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
-    for task in dict.fromkeys(row["task"] for row in rows if not of_table(row)):
+    for task in dict.fromkeys(row["task"] for row in rows if not is_table_row(row)):
         chosen[f"{task}/all"] = [row for row in rows if row["task"] == task]
     found = {}
     for name, part in chosen.items():

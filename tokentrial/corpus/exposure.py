@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokentrial.arms.facts import ASKING
+from tokentrial.arms.facts import ASKING_FORMS
 from tokentrial.corpus.look import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
 from tokentrial.corpus.stream import MORE_TEXT, drills_name, order
 from tokentrial.errors import TrialError
-from tokentrial.tasks.rows import sources, trained_rows
+from tokentrial.tasks.training_examples import stage_examples, stage_sources
 
 _CHUNK = 100_000  # documents walked at a time
 
@@ -137,7 +137,7 @@ def _record(plan: CorpusPlan, documents: Documents, arm: str, walk: Counts) -> d
     tokens = {kind: int(times[rows] @ documents.tokens[arm][rows]) for kind, rows in kinds.items()}
     counts = np.bincount(documents.codes, times[documents.rows], len(plan.facts) * len(FORMS))
     table = counts.reshape(len(plan.facts), len(FORMS)).astype(int)
-    asked = [FORMS.index(form) for form in FORMS if form in ASKING]
+    asked = [FORMS.index(form) for form in FORMS if form in ASKING_FORMS]
     return {
         "documents": {kind: int(times[rows].sum()) for kind, rows in kinds.items()},
         "drill_share": tokens["drills"] / sum(tokens.values()),
@@ -163,12 +163,12 @@ def _after(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
     prompts. None where the trial has no such stage."""
     trial = plan.trial
     never = plan.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
-    if not sources(trial, stage):
+    if not stage_sources(trial, stage):
         return None
     stated: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     problems = []
-    examples = trained_rows(trial, stage, seed, never)
+    examples = stage_examples(trial, stage, seed, never)
     for example in examples:
         if stage == "sft":  # GRPO sees no gold completion
             stated.update(site.fact.equation for site in plan.facts.sites(example.completion))

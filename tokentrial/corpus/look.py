@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FORMS as DRILLED
-from tokentrial.arms.facts import Fact, Facts
+from tokentrial.arms.facts import DRILL_FORMS, Fact, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, documents_with, open_shard, read_arrays
-from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 SAMPLE = 50  # sites of a shard shown with their context, for a human eye
 _CONTEXT = 60  # characters on either side
 
-FORMS = (*DRILLED, "text")  # "text": sites in the source's own documents
+FORMS = (*DRILL_FORMS, "text")  # "text": sites in the source's own documents
 
 Counts = NDArray[np.int64]
 
@@ -66,12 +65,12 @@ def look_through(
     """
     shard = open_shard(shard_path, vocabulary.eos)
     of_text = shard_path.stem.startswith(TEXT)
-    rewritten = {name: Rewritten(arms.find(name, facts), vocabulary) for name in patches}
-    changing = [each for each in rewritten.values() if each.arm.needles]
-    needles = bytes({*b"=", *(byte for each in changing for byte in each.arm.needles)})
+    rewritten = {name: Rewritten(arms.get_arm(name, facts), vocabulary) for name in patches}
+    changing = [each for each in rewritten.values() if each.arm.trigger_bytes]
+    trigger_bytes = bytes({*b"=", *(byte for each in changing for byte in each.arm.trigger_bytes)})
     stated: list[tuple[int, int]] = []
     if survey or changing:
-        for index, text in documents_with(shard, vocabulary, needles if of_text else None):
+        for index, text in documents_with(shard, vocabulary, trigger_bytes if of_text else None):
             if survey:
                 found = ((site.fact, "text") for site in facts.sites(text)) if of_text else drills.read(facts, text)
                 stated += [(index, code_of(facts, fact, form)) for fact, form in found]
@@ -87,7 +86,7 @@ def look_through(
 
 def code_of(facts: Facts, fact: Fact, form: str) -> int:
     """The number of fact x form: row by row of a table of facts by FORMS."""
-    return facts.number[fact] * len(FORMS) + FORMS.index(form)
+    return facts.index_of[fact] * len(FORMS) + FORMS.index(form)
 
 
 class Rewritten:
@@ -104,7 +103,7 @@ class Rewritten:
 
     def look_at(self, index: int, text: str, shard: str) -> None:
         """Take the document in, if the arm changes it."""
-        pieces = list(self.arm.pieces(text))
+        pieces = list(self.arm.segments(text))
         if not pieces or (len(pieces) == 1 and pieces[0].token is None):
             return
         self.changed.append(index)
@@ -147,7 +146,7 @@ class Rewritten:
         """Ids of each document that was taken in."""
         if not self.changed:
             return []
-        plain, plain_lengths = encoder_of(self.vocabulary).encode(self.plain)
+        plain, plain_lengths = encode_documents(self.vocabulary, self.plain)
         pieces = np.array(self.pieces, np.int64)
         lengths = np.ones(len(pieces), np.int64)
         lengths[pieces < 0] = plain_lengths

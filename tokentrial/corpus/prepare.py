@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.look import SAMPLE, look_through
 from tokentrial.corpus.read import Bad, documents, expansion
@@ -40,7 +40,7 @@ from tokentrial.store import (
     step,
     write_json,
 )
-from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
@@ -53,7 +53,7 @@ class CorpusPlan:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.folder = trial.folder / "corpus"
-        self.facts = facts_of(trial.facts)
+        self.facts = build_facts(trial.facts)
         self.vocabulary = Vocabulary(trial.tokenizer.merges, len(self.facts), trial.tokenizer.path)
         self.source = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json")
         self.wanted = text_wanted(trial)  # train tokens of text; None: all there are
@@ -85,7 +85,7 @@ class CorpusPlan:
 
     def patch(self, arm: str) -> str:
         """Fingerprint of an arm's patches."""
-        return fingerprint("patch", VERSION, arm=arm, version=arms.find(arm).version, of=[self.text, self.drills])
+        return fingerprint("patch", VERSION, arm=arm, version=arms.get_arm(arm).version, of=[self.text, self.drills])
 
     @property
     def survey(self) -> str:
@@ -174,10 +174,9 @@ def _fits(plan: CorpusPlan, tasks: TextTasks, workers: int) -> None:
     size = sum(map(len, texts))
     if not size:
         return
-    encoder = encoder_of(plan.vocabulary)
-    encoder.encode(texts[:1])
+    encode_documents(plan.vocabulary, texts[:1])
     begun = time.perf_counter()
-    ids, _ = encoder.encode(texts)
+    ids, _ = encode_documents(plan.vocabulary, texts)
     seconds = time.perf_counter() - begun
     tokens = plan.source.bytes * expansion(unit, plan.trial.corpus.text_column) * len(ids) / size
     if plan.wanted is not None:

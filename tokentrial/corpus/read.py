@@ -17,7 +17,7 @@ import orjson
 
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import of_data, patiently
-from tokentrial.tokenizer.vocabulary import well_formed
+from tokentrial.tokenizer.vocabulary import replace_surrogates
 
 _ROWS = 1000
 _BATCH_BYTES = 8_000_000
@@ -277,5 +277,5 @@ def _parsed(line: bytes, column: str, where: str, most_bytes: int) -> bytes | Ba
     text = row[column]
     if not isinstance(text, str):
         return Bad(where, f"{column!r} is {text!r:.100}, expected text")
-    document = well_formed(text).encode()
+    document = replace_surrogates(text).encode()
     return document if len(document) <= most_bytes else _too_long(document, most_bytes, where)

@@ -154,12 +154,12 @@ def patched(shard: Shard, path: Path) -> Shard:
     return replace(shard, numbers=numbers, patch=patch)
 
 
-def documents_with(shard: Shard, vocabulary: Vocabulary, needles: bytes | None) -> Iterator[tuple[int, str]]:
-    """Index and text of the documents with a token whose bytes hold one of the `needles`; None: of all."""
-    if needles is None:
+def documents_with(shard: Shard, vocabulary: Vocabulary, trigger_bytes: bytes | None) -> Iterator[tuple[int, str]]:
+    """Index and text of the documents with a token whose bytes hold one of the `trigger_bytes`; None: of all."""
+    if trigger_bytes is None:
         yield from ((index, text_of(shard.document(index), vocabulary)) for index in range(len(shard)))
         return
-    holding = vocabulary.holding(needles)
+    holding = vocabulary.ids_with_any(trigger_bytes)
     for first, starts, ids in blocks(shard):
         hits = np.flatnonzero(holding[ids])
         for number in np.unique(np.searchsorted(starts, hits, side="right") - 1):

@@ -14,7 +14,7 @@ import numpy as np
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Facts
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.corpus.look import Survey
 from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, shard_paths, text_of
 from tokentrial.errors import TrialError
@@ -87,7 +87,7 @@ class Stream:
     @classmethod
     def of(cls, trial: Trial, folder: Path, vocabulary: Vocabulary, arm: str, seed: int) -> "Stream":
         drills = trial.corpus.drills
-        facts = facts_of(trial.facts)
+        facts = build_facts(trial.facts)
         return cls(folder, vocabulary, arm, seed, drills.share, drills.never_asked_folds, trial.corpus.epochs, facts)
 
     def documents(self) -> Iterator[Served]:
@@ -174,5 +174,5 @@ def heldout(corpus: Path, set_name: str, vocabulary: Vocabulary, arm: Arm, limit
                 return
             taken += size
             rewritten = bool(shard.numbers[index] >= 0)
-            lossy = rewritten and arm.plain(arm.rewrite(text)) != text
+            lossy = rewritten and arm.untokenize(arm.rewrite(text)) != text
             yield Heldout(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.arms.facts import SLOT, Facts
+from tokentrial.arms.facts import SLOT_TOKEN, Facts
 from tokentrial.corpus.read import Bad, Unit, documents
 from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.settings import Corpus
 from tokentrial.store import machine_errors, read_json, write_json
-from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 SPLITS = ("train", "val")
@@ -86,12 +86,11 @@ def writers(folder: Path) -> list[tuple[Path, int]]:
 
 def _write(folder: Path, tasks: TextTasks, unit: Unit) -> dict[str, Any]:
     settings, vocabulary = tasks.settings, tasks.vocabulary
-    encoder = encoder_of(vocabulary)
     writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
     selection = Selection(unit, settings, tasks.facts)
     text_bytes = dict.fromkeys(SPLITS, 0)
     for texts, splits in selection.batches():
-        ids, lengths = encoder.encode(texts)
+        ids, lengths = encode_documents(vocabulary, texts)
         start = 0
         for text, split, length in zip(texts, splits, lengths.tolist(), strict=True):
             writers[split].add(ids[start : start + length])
@@ -113,7 +112,7 @@ class Selection:
 
     def __init__(self, unit: Unit, settings: Corpus, facts: Facts) -> None:
         self.unit, self.settings, self.facts = unit, settings, facts
-        names = (re.escape(name.encode()) for name in (*facts.tokens, SLOT))
+        names = (re.escape(name.encode()) for name in (*facts.by_token, SLOT_TOKEN))
         self.token_name = re.compile(b"|".join(names))
         self.bad: list[Bad] = []
         self.counts = dict.fromkeys(

@@ -65,7 +65,7 @@ def _compare(
     ]
     if problems:
         return 0, problems
-    for arm in (arms.find(name, plan.facts) for name in plan.trial.arms):
+    for arm in (arms.get_arm(name, plan.facts) for name in plan.trial.arms):
         patches = plan.patch_folder(arm.name)
         served = {path: patched(shard, patches / f"{path.stem}.npz") for path, shard in shards.items()}
         for path, index, text in chosen:

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from tokentrial.arms.arm import find, names
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.arm import arm_names, get_arm
+from tokentrial.arms.families import build_facts
 from tokentrial.report import family as families
 from tokentrial.report import record
 from tokentrial.report.evidence import Evaluated, Evidence
@@ -83,7 +83,7 @@ def _compare(
     from tokentrial.report.compared import compare
     from tokentrial.statistics.verdict import freeze
 
-    facts = facts_of(trial.facts)
+    facts = build_facts(trial.facts)
     choice_floor = -math.log(len(facts.answers))  # every answer of the table as likely as the others
     frozen, changes = freeze(declared_now, frozen_before)
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
@@ -92,7 +92,7 @@ def _compare(
         (arm, seed): read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json")
         for arm, seed in results
     }
-    compared = compare(trial, results, frozen, facts.table, choice_floor)
+    compared = compare(trial, results, frozen, facts.table_task, choice_floor)
     stages = list(dict.fromkeys(stage for by_stage in evaluated.values() for stage in by_stage))
     return {
         "trial": trial.name,
@@ -106,7 +106,7 @@ def _compare(
         **families.shown(trial, beside, frozen, compared["outcomes"], compared["primary"]["verdict"]),
         "curves": record.curves(trained),
         "consumed": record.consumed(trial, exposure, evaluated, trained),
-        "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},
+        "facts": {"table": facts.table_task, "facts": len(facts), "choice_floor": choice_floor},
         "tables": evidence.tables(),
         "checks": evidence.checks(),
         "corpus": record.corpus_checks(trial.folder / "corpus", trial.arms),
@@ -114,7 +114,7 @@ def _compare(
         "mechanism": record.inside(trial.arms, trial.seeds, evaluated),
         "samples": evidence.samples(),
         "ran": record.ran(trial, trained, declared_now, frozen),
-        "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},
+        "arms_left_out": {name: get_arm(name).summary for name in arm_names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
         "made_by": record.made_by(trial, evaluated),

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.report.outcomes import GROUPS
-from tokentrial.tasks.arithmetic import of_table
+from tokentrial.tasks.arithmetic import is_table_row
 from tokentrial.tasks.task import Row
 from tokentrial.trial import Trial
 
@@ -29,7 +29,7 @@ class Evidence:
     def __init__(self, trial: Trial, evaluated: Evaluated) -> None:
         self.arms = trial.arms
         self.shown = next((s for s in trial.seeds if all(evaluated.get((arm, s)) for arm in trial.arms)), None)
-        self.places = facts_of(trial.facts).places
+        self.places = build_facts(trial.facts).table_cells
         shape = [max(place[side] for place in self.places.values()) + 1 for side in (0, 1)]
         # by stage and arm; of the table the number of items, then the sum of each metric: (3, group, row, column)
         self.table: dict[tuple[str, str], Any] = defaultdict(lambda: np.zeros((1 + len(_METRICS), 2, *shape)))
@@ -40,10 +40,10 @@ class Evidence:
         """Take what a cell answered after a stage."""
         table, shown = self.table[stage, arm], []
         for row in rows:
-            if of_table(row):
+            if is_table_row(row):
                 group = int(row["asked"] is False)
                 table[(slice(None), group, *self.places[row["question"]])] += (1, row["correct"], row["choice_logprob"])
-            if "stopped" in row or (of_table(row) and row["asked"] is not None):
+            if "stopped" in row or (is_table_row(row) and row["asked"] is not None):
                 shown.append(row)
         self.counted[arm, stage].update(
             items=len(rows),
@@ -91,8 +91,8 @@ def _varied(rows: Mapping[str, Sequence[Row]], arms: Sequence[str]) -> list[dict
     """Half of the items from the table and half from worked solutions; of each, one of every pattern of right and
     wrong arms in turn."""
     first = rows[arms[0]]
-    table = [i for i, row in enumerate(first) if of_table(row)]
-    solved = [i for i, row in enumerate(first) if not of_table(row)]
+    table = [i for i, row in enumerate(first) if is_table_row(row)]
+    solved = [i for i, row in enumerate(first) if not is_table_row(row)]
     half = SHOWN // 2 if solved else SHOWN
     chosen = [*_in_turn(table, rows, arms, half), *_in_turn(solved, rows, arms, SHOWN - half)]
     return [

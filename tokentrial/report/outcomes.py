@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.store import read_json
-from tokentrial.tasks.arithmetic import by_fact, of_table, table_subsets
+from tokentrial.tasks.arithmetic import fact_means, is_table_row, table_subsets
 from tokentrial.tasks.task import Row
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
@@ -56,11 +56,11 @@ def read_stage(
     documents that no arm rewrites, `favourite` is the answer most often asked for in the cell's drills."""
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
     for part, chosen in parts(rows).items():
-        name, table = f"{stage}/{part}", of_table(chosen[0])
+        name, table = f"{stage}/{part}", is_table_row(chosen[0])
         over_facts = table and not part.endswith("/all")
         measured = {"accuracy": "correct"} | ({"choice_logprob": "choice_logprob"} if table else {})
         for metric, key in measured.items():
-            facts = by_fact(chosen, key) if over_facts else {}
+            facts = fact_means(chosen, key) if over_facts else {}
             results.values[f"{name}/{metric}"] = mean_of([*facts.values()] or [row[key] for row in chosen])
             if facts:
                 results.facts[f"{name}/{metric}"] = facts
@@ -83,7 +83,7 @@ def parts(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by `task/subset`: the subsets of the table that have any, then the other tasks whole."""
     found = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
     for row in rows:
-        if not of_table(row):
+        if not is_table_row(row):
             found.setdefault(f"{row['task']}/all", []).append(row)
     return found
 
@@ -118,7 +118,7 @@ def floors(rows: Sequence[Row], over_facts: bool, favourite: str | None) -> dict
     scored = {}
     for policy, answers in policies.items():
         hits = [{"fact": r["fact"], "hit": answer == r["answer"]} for r, answer in zip(rows, answers, strict=True)]
-        scored[policy] = mean_of([*by_fact(hits, "hit").values()] if over_facts else [each["hit"] for each in hits])
+        scored[policy] = mean_of([*fact_means(hits, "hit").values()] if over_facts else [each["hit"] for each in hits])
     return scored
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.tasks.gsm8k import MARKER, Solutions, solution_prompt
+from tokentrial.tasks.gsm8k import MARKER, SolutionTask, solution_prompt
 from tokentrial.tasks.task import Example
 
 TEST_ROWS = 200
@@ -73,7 +73,7 @@ class _Story:
 
 
 @dataclass(frozen=True)
-class WordProblems(Solutions):
+class WordProblems(SolutionTask):
     """`rows` training problems and 200 for the test, of at most `steps` steps. No test question stands in train."""
 
     rows: int = 2000
@@ -84,22 +84,26 @@ class WordProblems(Solutions):
     name = "word_problems"
     version = 2  # to be raised when other problems are drawn, so that what read them is made again
 
-    def examples(self, split: str = "test") -> list[Example]:
+    @lru_cache(maxsize=16)  # noqa: B019 - a plan asks for the same ones a hundred times, and each stage of a cell again
+    def examples(self, split: str = "test") -> tuple[Example, ...]:
         """All problems of a split, each split drawn by a seed of its own."""
-        return list(_drawn(self, split))
+        if split == "test":
+            return tuple(self._draw(split, TEST_ROWS, frozenset(), set()))
+        tested = {example.question for example in self.examples("test")}
+        return tuple(self._draw(split, self.rows, self.never_asked, tested))
 
-    def _draw(self, split: str, rows: int, left_out: frozenset[Fact], tested: set[str]) -> list[Example]:
+    def _draw(self, split: str, rows: int, never_stated: frozenset[Fact], tested: set[str]) -> list[Example]:
         rng = random.Random(f"word_problems {self.seed} {split}")
-        pairs = [pair for pair in _PAIRS if self._stated(pair) not in left_out]
+        pairs = [pair for pair in _PAIRS if self._stated_fact(pair) not in never_stated]
         examples: list[Example] = []
         while len(examples) < rows:
             example = self._problem(rng, pairs, split)
-            states = {site.fact for site in self.facts.sites(example.completion)}
-            if example.question not in tested and states.isdisjoint(left_out):
+            stated = {site.fact for site in self.facts.sites(example.completion)}
+            if example.question not in tested and stated.isdisjoint(never_stated):
                 examples.append(example)
         return examples
 
-    def _stated(self, pair: tuple[int, int]) -> Fact | None:
+    def _stated_fact(self, pair: tuple[int, int]) -> Fact | None:
         """The trial's fact that a product of these two states, if it is one of them."""
         site = next(self.facts.sites(f"{pair[0]}*{pair[1]}={pair[0] * pair[1]}"), None)
         return site.fact if site else None
@@ -116,15 +120,6 @@ class WordProblems(Solutions):
         asked = "each friend get" if story.share else f"{story.name} have now"
         question = " ".join([*story.sentences, f"How many {story.things} does {asked}?"])
         solution = "\n".join([*story.steps, f"{MARKER} {story.count}"])
-        fact = self._stated(story.pair) if story.pair and len(story.steps) == 1 else None
+        fact = self._stated_fact(story.pair) if story.pair and len(story.steps) == 1 else None
         prompt = solution_prompt(question)
         return Example(self.name, question, prompt, f" {solution}", str(story.count), fact=fact, split=split)
-
-
-@lru_cache(maxsize=16)
-def _drawn(problems: WordProblems, split: str) -> tuple[Example, ...]:
-    """Kept, as a plan asks for the same ones a hundred times, and each stage of a cell again."""
-    test = problems._draw("test", TEST_ROWS, frozenset(), set())
-    if split == "test":
-        return tuple(test)
-    return tuple(problems._draw(split, problems.rows, problems.never_asked, {example.question for example in test}))
