@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.tasks.arithmetic import Arithmetic, by_fact, mean_over_facts, table_subsets
+from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets
 
 EXAMPLES = Arithmetic().examples()
 BY_TASK = {task: [e for e in EXAMPLES if e.task == task] for task in dict.fromkeys(e.task for e in EXAMPLES)}
-read = Arithmetic().read
+read = Arithmetic().extract_answer
 
 # what each question asks, worked out from its words
 WORDS = {
@@ -43,35 +43,24 @@ def test_every_answer_is_right_and_every_prompt_asks_in_the_one_form(task):
         assert example.answer == str(solve(*operands))
         assert example.prompt == f"User: {example.question}\nAssistant: The answer is"
         assert example.completion == f" {example.answer}."
+        assert example.fact == (TIMES_TABLE.of(*operands) if task == "mul_table" else None)
+        assert Arithmetic().score(example, example.completion)
+        for wrong in (f" {solve(*operands) + 1}.", f" {example.answer}0.", ""):
+            assert not Arithmetic().score(example, wrong)
 
 
-def test_the_table_asks_every_pair_in_both_orders_with_its_fact():
+def test_the_table_asks_every_pair_in_both_orders_with_the_floors_of_the_reference():
+    """Constant answer 4/81, echo the larger operand 17/81, echo either operand 9/81 (FACTS R11)."""
     table = Arithmetic().table()
     assert [example.operands for example in table] == [(a, b) for a in range(1, 10) for b in range(1, 10)]
-    assert all(example.fact == TIMES_TABLE.of(*example.operands) for example in table)
-    assert {example.fact for example in table} == set(TIMES_TABLE)
-    assert all(example.fact is None for example in EXAMPLES if example.task != "mul_table")
-
-
-def test_the_floors_of_the_table_are_those_of_the_reference():
-    """Constant answer 4/81, echo the larger operand 17/81, echo either operand 9/81 (TIMES_TABLE R11)."""
-    table = Arithmetic().table()
     assert max(Counter(example.answer for example in table).values()) == 4
     assert sum(example.answer == str(max(example.operands)) for example in table) == 17
     assert sum(example.answer == str(example.operands[0]) for example in table) == 9
 
 
 def test_the_items_follow_from_the_seed_alone():
-    assert list(Arithmetic(100, 0).examples()) == list(EXAMPLES)
-    assert list(Arithmetic(100, 1).examples()) != list(EXAMPLES)
-    assert [e.question for e in Arithmetic(10, 0).examples() if e.task == "addition"] == [
-        e.question for e in BY_TASK["addition"][:10]
-    ]
-
-
-def test_no_question_but_the_tables_is_one_of_the_facts():
-    others = [example for example in EXAMPLES if example.task == "mul_multidigit"]
-    assert min(max(example.operands) for example in others) >= 10
+    assert Arithmetic(100, 0).examples() == EXAMPLES != Arithmetic(100, 1).examples()
+    assert [e for e in Arithmetic(10, 0).examples() if e.task == "addition"] == BY_TASK["addition"][:10]
 
 
 # the reader
@@ -118,16 +107,6 @@ def test_any_text_is_read_without_an_error(text):
     assert answer is None or answer in text
 
 
-@pytest.mark.parametrize("task", WORDS)
-def test_an_example_scores_its_own_completion_and_no_other_answer(task):
-    task_object = Arithmetic()
-    for example in BY_TASK[task]:
-        assert task_object.score(example, example.completion)
-        assert not task_object.score(example, f" {int(example.answer) + 1}.")
-        assert not task_object.score(example, f" {example.answer}0.")
-        assert not task_object.score(example, "")
-
-
 # subsets of the table
 
 
@@ -150,5 +129,5 @@ def test_subsets_of_the_table():
 def test_the_mean_is_over_unordered_facts():
     """A square has one order and a pair two: over items 3 of 4, over facts (1/2 + 1 + 1) / 3."""
     subset = table_subsets(rows())["from_2"]
-    assert by_fact(subset, "correct") == {"2*3=6": 0.5, "4*4=16": 1.0, "5*5=25": 1.0}
+    assert fact_means(subset, "correct") == {"2*3=6": 0.5, "4*4=16": 1.0, "5*5=25": 1.0}
     assert mean_over_facts(subset, "correct") == pytest.approx(2.5 / 3)

@@ -1,11 +1,13 @@
 """GSM8K and its like: every gold answer is read, every published judgement is agreed with."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tokentrial.errors import TrialError
-from tokentrial.tasks.gsm8k import GSM8K, extract_last, extract_marked, normal, solution_prompt
+from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, extract_last, extract_marked
 
 
 @pytest.mark.parametrize(("split", "rows"), [("train", 7473), ("test", 1319)])
@@ -17,6 +19,7 @@ def test_all_problems_are_there_with_the_answer_after_the_marker(shared_data, sp
         row = json.loads(line)
         gold = row["answer"].rpartition("#### ")[2].replace(",", "")
         assert (example.question, example.answer, example.split) == (row["question"], gold, split)
+        assert example.prompt == f"User: {row['question']}\nAssistant:"  # as the reference asks
         assert example.completion == f" {row['answer']}"
         assert GSM8K().score(example, example.completion)
         assert GSM8K().score_flexible(example, example.completion)
@@ -42,7 +45,8 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
         ("#### 1,234", "1234", "1234"),
         ("#### -7", "-7", "-7"),
         ("#### 18.", "18", "18"),
-        ("it is $18", None, "18"),
+        ("it is $1,018.", None, "1018"),
+        ("it is 5.50", None, "5.50"),
         ("####54", None, "54"),
         ("no number", None, None),
         ("", None, None),
@@ -56,24 +60,13 @@ def test_strict_reads_after_the_marker_flexible_the_last_number(text, strict, fl
     assert extract_last(text) == flexible
 
 
-def test_a_number_is_compared_without_its_dress():
-    assert [normal(number) for number in ("1,000", "$5", "5.", "5.50")] == ["1000", "5", "5", "5.50"]
-
-
-def test_the_prompt_is_the_reference_s():
-    assert solution_prompt("Why?") == "User: Why?\nAssistant:"
-
-
 def test_without_the_hub_the_error_says_both_ways(monkeypatch):
-    import datasets
-
-    def unreachable(*given, **settings):
+    def unreachable(*arguments, **settings):
         raise ConnectionError("offline")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(TrialError, match=r"go online, or give a folder .* gsm8k=path:FOLDER") as error:
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=unreachable))
+    with pytest.raises(TrialError, match=r"go online, or give a folder .* gsm8k=path:FOLDER"):
         GSM8K().examples()
-    assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_the_files_is_named(tmp_path):
@@ -83,11 +76,10 @@ def test_a_folder_without_the_files_is_named(tmp_path):
 
 @pytest.mark.parametrize(("file", "rows"), [("SVAMP.json", 1000), ("MultiArith.json", 600)])
 def test_svamp_and_multiarith_are_read(shared_data, file, rows):
-    [path] = [each for each in (shared_data / "word_problems").iterdir() if each.name.lower() == file.lower()]
+    [path] = [path for path in (shared_data / "word_problems").iterdir() if path.name.lower() == file.lower()]
     task = AnswerOnly(f"path:{path}")
     examples = task.examples()
     assert len(examples) == rows
-    assert all(float(example.answer) == float(example.answer) for example in examples)
     assert all(task.score(example, f" #### {example.answer}") for example in examples)
     assert not any(task.score(example, f" #### {float(example.answer) + 1:g}") for example in examples)
 
