@@ -5,12 +5,10 @@ import pickle
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.facts import ASKING_FORMS
-from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.arms.families import build_facts
 from tokentrial.corpus import drills
 from tokentrial.errors import SettingsError
 from tokentrial.settings import Mix
@@ -32,7 +30,6 @@ FAMILIES = [
     "{csv: FILE}",
 ]
 SUMS = "left,operator,right,result\n3,+,4,7\n10,-,2,8\nsodium,+,chlorine,table salt\n"
-CAPITALS = facts_from("{csv: tests/capitals.csv}")
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -117,11 +114,7 @@ def test_operands_are_the_numbers_of_a_fact(tmp_path):
     assert [wording.operands for wording in (*mixed.wordings, *numbers.wordings)] == [(10,), (3, 4)]
 
 
-def test_the_same_facts_are_made_once():
-    assert build_facts(load("smoke", ["facts={range: [1, 9]}"]).facts) is TIMES_TABLE
-
-
-def test_every_fact_has_a_token_of_its_own_and_is_a_site_in_every_spelling(facts):
+def test_every_fact_has_a_token_of_its_own_a_site_in_every_spelling_and_forms_that_ask_it(facts):
     assert len(facts.by_token) == len(facts)
     for fact in facts:
         for wording in fact.wordings:
@@ -132,6 +125,9 @@ def test_every_fact_has_a_token_of_its_own_and_is_a_site_in_every_spelling(facts
                     (fact, equation) for equation in stated
                 ]
                 assert list(facts.sites(f"so {spelling}={fact.answer}7 and {spelling}=no.")) == []
+            for form in ("question", "statement"):
+                assert facts.asked_in(wording.drill_lines[form]) == {fact}
+            assert facts.asked_in(wording.drill_lines["equation"]) == set()
 
 
 def test_drills_state_what_they_say_and_never_ask_what_must_not_be_asked(facts):
@@ -143,14 +139,6 @@ def test_drills_state_what_they_say_and_never_ask_what_must_not_be_asked(facts):
         assert len(stated) == 12
         assert not {fact for fact, form in stated if form in ASKING_FORMS} & never
         assert not facts.asked_in(text) & never
-
-
-def test_a_question_or_statement_asks_its_fact(facts):
-    for fact in facts:
-        for wording in fact.wordings:
-            for form in ASKING_FORMS:
-                assert facts.asked_in(wording.drill_lines[form]) == {fact}
-            assert facts.asked_in(wording.drill_lines["equation"]) == set()
 
 
 def test_the_folds_take_turns_and_leave_no_hard_fact_out(facts):
@@ -195,12 +183,6 @@ def test_facts_sent_to_a_worker_are_the_same(facts):
     assert received is build_facts(facts.settings)  # this process has them already
 
 
-@given(st.text(max_size=60))
-def test_words_of_any_kind_are_read_without_an_error(text):
-    answer = Arithmetic(0, 0, CAPITALS).extract_answer(text)
-    assert answer is None or answer
-
-
 # a file of facts
 
 
@@ -208,12 +190,10 @@ def test_words_of_any_kind_are_read_without_an_error(text):
     ("text", "expected"),
     [
         ("", "expected left, operator, right, result or question, answer"),
-        ("a,b\n1,2\n", "expected left, operator, right, result or question, answer"),
         ("question,answer\n", "expected rows for 'csv' alone"),
         ("question,answer\nWhat?,\n", "none empty"),
         ("question,answer\nWhat?,a\nWhat?,b\n", "expected each question once"),
         ("question,answer\nx=y,a\n", "no '=' and no '<'"),
-        ("question,answer\nWhat?,<b>\n", "no '=' and no '<'"),
         ("question,answer\nWhat\u202e?,a\n", "no '=' and no '<'"),
         ('question,answer\n"What?" he said,a\n', "after line 1"),
     ],

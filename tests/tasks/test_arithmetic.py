@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets
+from tokentrial.trial import load
 
 EXAMPLES = Arithmetic().examples()
 BY_TASK = {task: [e for e in EXAMPLES if e.task == task] for task in dict.fromkeys(e.task for e in EXAMPLES)}
-read = Arithmetic().extract_answer
+CAPITALS = build_facts(load("smoke", ["facts={csv: tests/capitals.csv}"]).facts)
 
 # what each question asks, worked out from its words
 WORDS = {
@@ -70,7 +71,6 @@ def test_the_items_follow_from_the_seed_alone():
     ("completion", "answer"),
     [
         (" 54.", "54"),
-        ("54", "54"),
         (" is 54, or 12", "54"),  # the first number
         (" 6*9=54.", "54"),  # after a leading equation the number that follows
         (" 6 × 9 = 54", "54"),
@@ -89,22 +89,17 @@ def test_the_items_follow_from_the_seed_alone():
         (" fifty-four", None),
         (" ٥٤", None),
         (" 54.9", "54"),
-        (" 6*9=54 5", "54"),
     ],
 )
 def test_the_answer_of_a_completion(completion, answer):
-    assert read(completion) == answer
-
-
-@given(st.integers(-999, 9999), st.sampled_from([".", "", ", so", "\n12", "<|endoftext|>7", "User: 8", " 9"]))
-def test_a_number_is_read_whatever_follows(number, rest):
-    assert read(f" {number}{rest}") == str(number)
+    assert Arithmetic().extract_answer(completion) == answer
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_read_without_an_error(text):
-    answer = read(text)
-    assert answer is None or answer in text
+    for facts in (TIMES_TABLE, CAPITALS):
+        answer = Arithmetic(facts=facts).extract_answer(text)
+        assert answer is None or answer in text
 
 
 # subsets of the table
