@@ -74,13 +74,10 @@ def test_the_items_follow_from_the_seed_alone():
         (" is 54, or 12", "54"),  # the first number
         (" 6*9=54.", "54"),  # after a leading equation the number that follows
         (" 6 × 9 = 54", "54"),
-        ("9x6=54 and 12", "54"),
         (" 6*9=", "6"),  # no equation without its result
         (" so 6*9=54", "6"),  # the equation does not lead
         (" 12*3=36 is", "36"),
         (" 6*9=-54", "-54"),
-        (" -5.", "-5"),
-        (" 054", "054"),
         (" 5\n4", "5"),  # cut at a newline
         ("\n54", None),
         (" none<|endoftext|>54", None),  # at eos

@@ -96,16 +96,17 @@ def _row_fact(index: int, row: Sequence[str]) -> Fact:
     """A row of a CSV file: question, answer; or left, operator, right, result."""
     *left, answer = row
     words = "_".join(word for word in re.split(r"[^A-Za-z0-9]+", " ".join(row)) if word)
+    token = f"<FACT_{index}_{words[:40]}>"
     if len(left) == 3:
         spellings = _spellings(left[0], (left[1],), left[2])
         phrase = f"{left[0]} {_WORDS.get(left[1], left[1])} {left[2]}"
         numbers = tuple(int(side) for side in (left[0], left[2]) if re.fullmatch("[0-9]+", side))
-        return Fact(f"<FACT_{index}_{words[:40]}>", answer, (_wording(spellings, phrase, answer, numbers),))
+        return Fact(token, answer, (_wording(spellings, phrase, answer, numbers),))
     asked = left[0].removesuffix("?").rstrip()
     topic = re.sub(r"^(?:What|Who) (?:is|was) ", "", asked)  # the capital of France
     statement = f"{topic} is {answer}." if topic != asked else f"{asked}? {answer}."
     wording = _wording((topic,), topic, answer, question=f"{asked}?", drill_lines={"statement": statement})
-    return Fact(f"<FACT_{index}_{words[:40]}>", answer, (wording,))
+    return Fact(token, answer, (wording,))
 
 
 def _spellings(left: str, operators: Sequence[str], right: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: boo
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """The files of a tokenizer, as they are: a tokenizer loaded by `load` has lost what rewrites a text."""
+    """The files of a tokenizer, as they are: a tokenizer loaded for training has lost what rewrites a text."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
