@@ -130,8 +130,7 @@ def test_a_lone_token_reads_as_its_product_and_never_as_its_name():
 def test_the_tokens_of_an_answer_are_those_that_state_it(name):
     stating = ("mul_tokens", "mul_append", "mul_before_answer")
     expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in stating else ()
-    assert arms.get_arm(name).answer_tokens("12") == expected
-    assert arms.get_arm(name).answer_tokens("13") == ()
+    assert [arms.get_arm(name).answer_tokens(answer) for answer in ("12", "13")] == [expected, ()]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,7 +8,8 @@ from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.fact_settings import FactSettings
 from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")
@@ -57,6 +58,13 @@ def test_no_step_of_training_uses_a_never_asked_fact(seed):
     assert len(used) == 24
     assert not used & never
     assert {example.fact for example in WordProblems(steps=1).examples("test")} & never  # it may be tested
+
+
+def test_no_sum_of_training_is_a_never_asked_fact_where_the_facts_are_sums():
+    facts = build_facts(FactSettings(family="addition", range=(1, 60)))
+    never = facts.never_asked(1, 3)
+    completions = [e.completion for e in WordProblems(rows=100, never_asked=never, facts=facts).examples("train")]
+    assert never.isdisjoint(site.fact for completion in completions for site in facts.sites(completion))
 
 
 def test_the_test_is_the_same_whatever_is_trained_and_none_of_it_stands_in_training():

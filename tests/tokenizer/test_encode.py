@@ -1,7 +1,6 @@
 """Both encoders, tiktoken with our ranks and the fast one, give the ids of tiktoken's own GPT-2, on anything."""
 
 import signal
-import unicodedata
 from functools import lru_cache
 from importlib import resources
 from types import SimpleNamespace
@@ -192,9 +191,3 @@ def test_exactly_the_code_points_that_gigatoken_reads_differently_go_to_tiktoken
             differing.add(c)
         assert (c in differing) == encode._needs_tiktoken(c.encode())
     assert differing == set(NEW_CHARACTERS)
-
-
-def test_what_is_new_is_no_letter_of_an_older_unicode():
-    if int(unicodedata.unidata_version.split(".")[0]) >= 17:
-        pytest.skip("this Python knows Unicode 17")
-    assert {unicodedata.category(c) for c in NEW_CHARACTERS} == {"Cn"}
