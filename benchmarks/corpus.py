@@ -126,7 +126,7 @@ def reference(folder: Path, out: Path, workers: int, *_: Any) -> dict[str, float
     """Row by row: stream, replace the facts, encode to a list, append; one process, whatever the cores."""
     from datasets import load_dataset
 
-    fact_ids = VOCABULARY.token_ids(treatments.find("mul_tokens"))
+    fact_ids = VOCABULARY.token_ids(treatments.get_arm("mul_tokens"))
     encoding, special = gpt2(fact_ids), set(fact_ids)
     pattern = re.compile(r"\b([1-9])\s*[*×x]\s*([1-9])\s*=\s*(\d{1,2})\b")
 
@@ -188,7 +188,7 @@ def datatrove(folder: Path, out: Path, workers: int, *_: Any) -> dict[str, float
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.tokens import DocumentTokenizer
 
-    tokenizer: Any = to_transformers(VOCABULARY, treatments.find("baseline"), 1024)
+    tokenizer: Any = to_transformers(VOCABULARY, treatments.get_arm("baseline"), 1024)
     tokenizer.backend_tokenizer.save(str(out / "tokenizer.json"))
     read = ParquetReader(str(folder), read_metadata=False)
     encode = DocumentTokenizer(str(out / "tokens"), str(out / "tokenizer.json"), eos_token=EOS, shuffle_documents=False)

@@ -39,7 +39,7 @@ def main() -> None:
         for parameter in gpt.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     model = to_hf(gpt, vocabulary.eos)
-    tokenizer = to_transformers(vocabulary, arms.find("mul_tokens"), shape.context)
+    tokenizer = to_transformers(vocabulary, arms.get_arm("mul_tokens"), shape.context)
     new_tokens = settings.solution_tokens
     problems = WordProblems(trial.tasks.word_problems.rows, trial.tasks.word_problems.steps).examples("train")
     room = shape.context - new_tokens

@@ -71,7 +71,7 @@ PLANTED = (
     "They agreed that 3x4=12 and not 3x4=13, nor 16*9=144.",
     "A token such as <MUL_6_9_54> or <FACT> is no fact, and <|endoftext|> is no end. Ünïcödé 😀 stays.",
 )
-ASKING = "A pupil asked: What is 6 times 7? Nobody knew."
+ASKING_FORMS = "A pupil asked: What is 6 times 7? Nobody knew."
 
 
 class Inline:
@@ -118,7 +118,7 @@ def prose() -> list[str]:
         if number == 80:
             break
         planted = "\n" + PLANTED[number // 6 % len(PLANTED)] if number % 6 == 0 else ""
-        documents.append(speech[:2000] + planted + (f"\n{ASKING}" if number in (13, 29) else ""))
+        documents.append(speech[:2000] + planted + (f"\n{ASKING_FORMS}" if number in (13, 29) else ""))
     return documents
 
 

@@ -94,7 +94,7 @@ def test_help_and_the_list_of_arms_answer_without_heavy_imports(words):
 def test_the_package_runs_as_a_module():
     ended = subprocess.run([sys.executable, "-m", "tokentrial", "arms"], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0
-    assert all(name in ended.stdout for name in arms.names())
+    assert all(name in ended.stdout for name in arms.arm_names())
 
 
 # for a machine
@@ -104,7 +104,7 @@ def test_arms_as_json(tokentrial):
     code, out, err = tokentrial("arms", "--json")
     rows = json.loads(out)
     assert (code, err) == (0, "")
-    assert [row["name"] for row in rows] == arms.names()
+    assert [row["name"] for row in rows] == arms.arm_names()
     assert all({"name", "summary", "tokens", "keeps_content"} <= set(row) for row in rows)
     tokens = {row["name"]: row["tokens"] for row in rows}
     assert (tokens["baseline"], tokens["mul_tokens"], tokens["one_slot"]) == (0, 45, 1)
@@ -125,14 +125,14 @@ def test_inspect_as_json(tokentrial):
     }
 
 
-@pytest.mark.parametrize("name", arms.names())
+@pytest.mark.parametrize("name", arms.arm_names())
 def test_inspect_sees_a_text_as_the_arm_does(tokentrial, name):
     text = "so 6 × 9 = 54, not 6*9=55"
     seen = json.loads(tokentrial("inspect", text, "--arm", name, "--json")[1])
-    arm = arms.find(name)
+    arm = arms.get_arm(name)
     assert len(seen["tokens"]) == len(seen["ids"])
     assert "".join(seen["tokens"]) == arm.rewrite(text)
-    assert seen["plain"] == arm.plain(arm.rewrite(text))
+    assert seen["plain"] == arm.untokenize(arm.rewrite(text))
     assert len(seen["sites"]) == bool(arm.tokens)
 
 

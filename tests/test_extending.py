@@ -31,9 +31,10 @@ from tests.conftest import Inline
 from tokentrial import run as runs
 from tokentrial.arms import arm as arms
 from tokentrial.trial import load
-arm = arms.find("mul_prepend")
+arm = arms.get_arm("mul_prepend")
 text = "so 6*9=54, 7 x 8 = 56."
-read = [arm.rewrite(text), arm.rewrite(arm.rewrite(text)), arm.plain(arm.rewrite(text)), arm.plain("so <MUL_6_9_54>.")]
+written = arm.rewrite(text)
+read = [written, arm.rewrite(written), arm.untokenize(written), arm.untokenize("so <MUL_6_9_54>.")]
 runs.LocalExecutor = Inline
 report = runs.run(load("smoke", sys.argv[1:]))
 print(json.dumps({"read": read, "stages": report["stages"], "missing": report["missing"]}))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.run import run
 from tokentrial.store import read_json
 
@@ -26,7 +26,7 @@ def test_a_trial_of_other_facts_goes_through_every_stage(ladder, tmp_path, inlin
         f"verdict={{primary: {{outcome: {primary}, contrast: mul_tokens - baseline}}}}",
     )
     report = run(trial)
-    made = facts_of(trial.facts)
+    made = build_facts(trial.facts)
     assert report["missing"] == []
     assert report["gate"]["failed"]  # so small a model has learnt nothing: there is no verdict
     for stage in ("pretrain", "sft", "grpo"):

@@ -55,7 +55,7 @@ def test_the_smoke_trial_is_shipped():
 def test_every_shipped_trial_is_whole(name):
     trial = load(name)
     assert trial.name == name
-    assert set(trial.arms) <= set(arms.names())
+    assert set(trial.arms) <= set(arms.arm_names())
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -29,7 +29,7 @@ from tokentrial.store import (
     read_json,
     step,
 )
-from tokentrial.tasks.rows import contents, sources
+from tokentrial.tasks.training_examples import source_hashes, stage_sources
 from tokentrial.trial import Trial
 
 FOLDERS = {
@@ -137,13 +137,13 @@ class Cell:
                 if trial.grpo and stage == before_grpo(trial):
                     measured |= {"pass_at_k": trial.grpo.model_dump(mode="json", include=_PASS)}
                     read.append(trial.grpo.task)
-                content = contents(trial, read)
+                content = source_hashes(trial, read)
                 prints[stage] = fingerprint(stage, _VERSIONS["evaluate"], of=of, settings=measured, content=content)
             else:
                 settings = trial.experiment(stage, "tasks")
                 if stage == "sft":
                     settings["held"] = trial.evaluate.solution_tokens  # the only setting of evaluation that it reads
-                content = contents(trial, sources(trial, stage))
+                content = source_hashes(trial, stage_sources(trial, stage))
                 prints[stage] = fingerprint(stage, _VERSIONS[stage], of=of, settings=settings, content=content)
         return prints
 
@@ -257,7 +257,7 @@ def pretrain_cell(
     stream = Stream.of(trial, plan.folder, plan.vocabulary, cell.arm, cell.seed)
     served = read_json(plan.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
-    probe = TableProbe(trial, plan.vocabulary, arms.find(cell.arm, plan.facts), cell.seed)
+    probe = TableProbe(trial, plan.vocabulary, arms.get_arm(cell.arm, plan.facts), cell.seed)
     with stoppable() as stop, joined(settings) as ranks:
         start = start_folder(trial) if trial.pretrain.starts_from else None
         saved = Storage(trial).send_checkpoint
@@ -277,7 +277,7 @@ def _do(
     from tokentrial.evaluate.evaluate import evaluate, load
     from tokentrial.pretrain.export import export
 
-    trial, arm = plan.trial, arms.find(cell.arm, plan.facts)
+    trial, arm = plan.trial, arms.get_arm(cell.arm, plan.facts)
     source = plan.folder if stage == "pretrain" else cell.folder(trial, model_of(trial, stage))
     beside = [plan.folder / "drills", plan.patch_folder(cell.arm)] if stage == "pretrain" else []
     for made_from in [source, *beside]:

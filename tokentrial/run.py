@@ -40,7 +40,7 @@ from tokentrial.trial import Trial
 def check(trial: Trial) -> None:
     """Refuse a trial whose arms there are none of, or with variants that are no trials, before anything is written."""
     for name in trial.arms:
-        arms.find(name)
+        arms.get_arm(name)
     variants(trial)
 
 

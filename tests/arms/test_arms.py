@@ -1,6 +1,5 @@
 """What each arm makes of a text, what it reads back, and that no arm touches a prompt or leaves its folder."""
 
-import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,184 +13,77 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
 
-SHIPPED = [
-    "append_slot", "baseline", "digit_split", "mul_append", "mul_before_answer", "mul_tokens", "one_slot",
-    "operand_only", "random_slot",
-]  # fmt: skip
-ALL = arms.names()
-
-REWRITTEN = {  # the facts of a text in each arm
-    "baseline": "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81.",
-    "mul_tokens": "is <MUL_6_9_54>; <MUL_2_3_6>, <<<MUL_9_9_81>>>81.",
-    "mul_append": "is 6*9=54<MUL_6_9_54>; 2 × 3 = 6<MUL_2_3_6>, <<9*9=81<MUL_9_9_81>>>81.",
-    "mul_before_answer": "is 6*9=<MUL_6_9_54>54; 2 × 3 = <MUL_2_3_6>6, <<9*9=<MUL_9_9_81>81>>81.",
-    "operand_only": "is <MUL_6_9>=54; <MUL_2_3> = 6, <<<MUL_9_9>=81>>81.",
-    "digit_split": "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81.",
-    "one_slot": "is <FACT>; <FACT>, <<<FACT>>>81.",
-    "append_slot": "is 6*9=54<FACT>; 2 × 3 = 6<FACT>, <<9*9=81<FACT>>>81.",
+ALL = arms.arm_names()
+TEXT = "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81."
+REWRITTEN = {  # the text in each arm, and how that is read back
+    "baseline": (TEXT, TEXT),
+    "digit_split": (TEXT, TEXT),
+    "mul_tokens": ("is <MUL_6_9_54>; <MUL_2_3_6>, <<<MUL_9_9_81>>>81.", "is 6*9=54; 2*3=6, <<9*9=81>>81."),
+    "mul_append": ("is 6*9=54<MUL_6_9_54>; 2 × 3 = 6<MUL_2_3_6>, <<9*9=81<MUL_9_9_81>>>81.", TEXT),
+    "mul_before_answer": ("is 6*9=<MUL_6_9_54>54; 2 × 3 = <MUL_2_3_6>6, <<9*9=<MUL_9_9_81>81>>81.", TEXT),
+    "operand_only": ("is <MUL_6_9>=54; <MUL_2_3> = 6, <<<MUL_9_9>=81>>81.", "is 6*9=54; 2*3 = 6, <<9*9=81>>81."),
+    "one_slot": ("is <FACT>; <FACT>, <<<FACT>>>81.", "is ; , <<>>81."),
+    "append_slot": ("is 6*9=54<FACT>; 2 × 3 = 6<FACT>, <<9*9=81<FACT>>>81.", TEXT),
 }
-PLAIN = {  # and read back
-    "baseline": REWRITTEN["baseline"],
-    "mul_tokens": "is 6*9=54; 2*3=6, <<9*9=81>>81.",
-    "mul_append": REWRITTEN["baseline"],
-    "mul_before_answer": REWRITTEN["baseline"],
-    "operand_only": "is 6*9=54; 2*3 = 6, <<9*9=81>>81.",
-    "digit_split": REWRITTEN["baseline"],
-    "one_slot": "is ; , <<>>81.",
-    "append_slot": REWRITTEN["baseline"],
-}
-# issue item 3 and R4: no arm writes a token for any of these
-NEVER_REWRITTEN = [
-    "1.5*4=6", "106*9=54", "6*9=54.5", "6*9=54,000", "6*9=55", "4x4 truck", "6*9", "2*3*4=24", "1*2*3=6", "6*9=54/2",
-    "6*9=54%", "a6*9=54", "06*9=54", "-3*4=12", "2^3*4=12", "6*9==54", "6*9=54e3",
-]  # fmt: skip
-WITH_ONE_FACT = ["is 6*9=54", "6*9=54.", "(6*9=54)", "6 × 9 = 54, a", "9x6=54", "<<6*9=54>>54"]
 
 
 def test_the_arms_are_the_files_of_the_folder():
-    assert set(SHIPPED) <= set(ALL)
-    assert [arms.find(name).name for name in ALL] == ALL
+    assert {*REWRITTEN, "random_slot"} <= set(ALL)
     files = Path(tokentrial.__file__).parent.joinpath("arms").glob("*.py")
     assert {path.stem for path in files} == {*ALL, "__init__", "arm", "facts", "families"}
 
 
-def test_an_unknown_arm_is_refused_with_the_names_there_are():
-    with pytest.raises(SettingsError, match=r"no arm 'mul_token'; there are append_slot, baseline, digit_split"):
-        arms.find("mul_token")
-    for not_an_arm in ("arm", "facts", "families", "__init__", "../cli", ""):
-        with pytest.raises(SettingsError):
-            arms.find(not_an_arm)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_every_arm_says_what_it_is(name):
-    arm = arms.find(name)
-    assert arm.summary
-    assert len(set(arm.tokens)) == len(arm.tokens) <= len(TIMES_TABLE)
-
-
-@pytest.mark.parametrize(
-    ("name", "tokens"), [("baseline", 0), ("one_slot", 1), ("append_slot", 1), ("mul_tokens", 45), ("mul_append", 45)]
-)
-def test_one_shared_token_or_one_a_fact(name, tokens):
-    assert len(arms.find(name).tokens) == tokens
-    assert arms.find(name).keeps_content is (name != "one_slot")
-
-
-def test_fact_tokens_stand_in_the_order_of_the_facts():
-    tokens = tuple(fact.token for fact in TIMES_TABLE)
-    assert arms.find("mul_tokens").tokens == arms.find("mul_append").tokens == tokens
+@pytest.mark.parametrize("name", ["mul_token", "arm", "facts", "families", "__init__", "../cli", ""])
+def test_an_unknown_arm_is_refused_with_the_names_there_are(name):
+    with pytest.raises(SettingsError, match=rf"no arm {name!r}; there are append_slot, baseline, digit_split"):
+        arms.get_arm(name)
 
 
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_a_text_rewritten_and_read_back(name):
-    arm, text = arms.find(name), REWRITTEN["baseline"]
-    assert arm.rewrite(text) == REWRITTEN[name]
-    assert arm.plain(REWRITTEN[name]) == PLAIN[name]
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("text", NEVER_REWRITTEN)
-def test_never_rewritten(name, text):
-    arm = arms.find(name)
-    assert arm.rewrite(text) == text
-    assert [piece.token for piece in arm.pieces(text) if piece.token] == []
-
-
-@pytest.mark.parametrize("name", [name for name in REWRITTEN if arms.find(name).tokens])
-@pytest.mark.parametrize("text", WITH_ONE_FACT)
-def test_rewritten_with_one_token(name, text):
-    arm = arms.find(name)
-    token = {"one_slot": "<FACT>", "append_slot": "<FACT>", "operand_only": "<MUL_6_9>"}.get(name, "<MUL_6_9_54>")
-    assert [piece.token for piece in arm.pieces(text) if piece.token] == [token]
+    arm, (rewritten, back) = arms.get_arm(name), REWRITTEN[name]
+    assert arm.rewrite(TEXT) == rewritten
+    assert arm.untokenize(rewritten) == back
 
 
 def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
-    arm, facts = arms.find("random_slot"), 900
+    arm, facts = arms.get_arm("random_slot"), 900
     text = "so 6*9=54, " * facts
-    drawn = [piece.token for piece in arm.pieces(text) if piece.token]
-    assert drawn == [piece.token for piece in arm.pieces(text) if piece.token]
-    assert drawn != [piece.token for piece in arm.pieces("And " + text) if piece.token]
+    drawn = [segment.token for segment in arm.segments(text) if segment.token]
+    assert drawn == [segment.token for segment in arm.segments(text) if segment.token]
+    assert drawn != [segment.token for segment in arm.segments("And " + text) if segment.token]
     counts = Counter(drawn)
     assert set(counts) == set(arm.tokens)
     # each count is binomial with mean 20 and standard deviation 4.4
     assert all(abs(count - facts / 45) < 5 * (facts / 45) ** 0.5 for count in counts.values())
-    assert arm.plain(arm.rewrite(text)) == "so , " * facts
 
 
-def test_tokens_drawn_by_a_generator_are_its_own():
-    arm, text = arms.find("random_slot"), "so 6*9=54, " * 20
-    one, again, other = (arm.rewrite(text, random.Random(seed)) for seed in (1, 1, 2))
-    assert one == again
-    assert one not in (other, arm.rewrite(text))
-
-
-def test_tokens_are_drawn_for_text_that_is_no_unicode_too():
-    pieces = arms.find("random_slot").pieces("\ud800 6*9=54")
-    assert [piece.text for piece in pieces] == ["\ud800 ", "6*9=54"]
-
-
-def test_digits_are_cut_one_by_one_and_nothing_else_is():
-    pieces = [piece.text for piece in arms.find("digit_split").pieces("in 1865, 5 and x12")]
-    assert pieces == ["in 1", "8", "6", "5, 5 and x1", "2"]
-
-
-@pytest.mark.parametrize(
-    ("written", "plain"),
-    [
-        ("<MUL_6_9_54>", "6*9=54"),
-        (" 6*9=<MUL_6_9_54>54.", " 6*9=54."),
-        (" 9 x 6 = <MUL_6_9_54>", " 9 x 6 = 54"),  # the left side waits for its answer
-        (" 7*8=<MUL_6_9_54>54", " 7*8=6*9=54 54"),  # another fact's left side
-        ("so <MUL_6_9_54>54", "so 6*9=54 54"),
-        ("6*9=54 or <MUL_6_9_54>", "6*9=54 or 6*9=54"),  # the fact before it is whole
-    ],
-)
-def test_a_token_before_the_answer_is_read_as_what_it_stands_for(written, plain):
-    assert arms.find("mul_before_answer").plain(written) == plain
-
-
-def test_the_space_before_a_fact_stays_plain_text():
-    pieces = list(arms.find("mul_tokens").pieces("is 6*9=54."))
-    assert pieces == [("is ", None, 0, 3), ("6*9=54", "<MUL_6_9_54>", 3, 9), (".", None, 9, 10)]
-
-
-def test_an_appended_token_replaces_nothing():
-    pieces = list(arms.find("mul_append").pieces("is 6*9=54."))
-    assert pieces == [("is 6*9=54", None, 0, 9), ("", "<MUL_6_9_54>", 9, 9), (".", None, 9, 10)]
+def test_digits_are_split_one_by_one_and_nothing_else_is():
+    segments = [segment.text for segment in arms.get_arm("digit_split").segments("in 1865, 5 and x12")]
+    assert segments == ["in 1", "8", "6", "5, 5 and x1", "2"]
 
 
 def test_a_fact_that_has_its_token_keeps_the_next_one_from_nothing():
-    pieces = arms.find("mul_append").pieces("6*9=54<MUL_6_9_54> and 7*8=56.")
-    assert [piece.token for piece in pieces if piece.token] == ["<MUL_7_8_56>"]
+    segments = arms.get_arm("mul_append").segments("6*9=54<MUL_6_9_54> and 7*8=56.")
+    assert [segment.token for segment in segments if segment.token] == ["<MUL_7_8_56>"]
 
 
 class Prepending(SiteArm):
     """An arm of one's own, as docs/extending.md has it: the token stands before the fact."""
 
-    name, summary, replaced = "prepending", "6*9=54 becomes <MUL_6_9_54>6*9=54", ("start", "start")
+    name, summary, site_span = "prepending", "6*9=54 becomes <MUL_6_9_54>6*9=54", ("start", "start")
 
 
 @pytest.mark.parametrize("text", ["6*9=54", "so 6*9=54 or 9 x 6 = 54, 7*8=56.", "6*9=54 <MUL_6_9_54>"])
 def test_a_token_that_stands_before_its_fact_is_written_once(text):
     arm = Prepending()
     stated = r"(\d) ?[*x] ?(\d) ?= ?\d\d"
-    written = re.sub(stated, lambda found: TIMES_TABLE.of(int(found[1]), int(found[2])).token + found[0], text)
+    written = re.sub(stated, lambda match: TIMES_TABLE.of(int(match[1]), int(match[2])).token + match[0], text)
     assert arm.rewrite(text) == arm.rewrite(written) == written
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_an_empty_text_stays_empty(name):
-    arm = arms.find(name)
-    assert list(arm.pieces("")) == []
-    assert arm.rewrite("") == arm.plain("") == ""
-
-
-# plain, of what a model may write
-
-
 @pytest.mark.parametrize(
-    ("name", "written", "plain"),
+    ("name", "written", "expected"),
     [
         ("mul_tokens", "<MUL_6_9_54>", "6*9=54"),
         ("mul_tokens", "1<MUL_6_9_54>", "1 6*9=54"),
@@ -200,61 +92,55 @@ def test_an_empty_text_stays_empty(name):
         ("mul_tokens", "a, <MUL_6_9_54>, b", "a, 6*9=54, b"),
         ("mul_tokens", "<MUL_6_9_54><MUL_2_3_6>", "6*9=54 2*3=6"),
         ("mul_tokens", "<MUL_6_9_55> <MUL_9_6_54> <FACT>", "<MUL_6_9_55> <MUL_9_6_54> <FACT>"),
-        ("mul_append", "6*9=54<MUL_6_9_54>", "6*9=54"),
         ("mul_append", "9 x 6 = 54<MUL_6_9_54>", "9 x 6 = 54"),
         ("mul_append", "so <MUL_6_9_54>.", "so 6*9=54."),
         ("mul_append", "6*9=54<MUL_2_3_6>", "6*9=54 2*3=6"),
         ("mul_append", "16*9=54<MUL_6_9_54>", "16*9=54 6*9=54"),  # not its own text: part of a longer number
-        ("mul_append", "2+6*9=54<MUL_6_9_54>", "2+6*9=54 6*9=54"),
         ("mul_append", "16  *  9  =  54<MUL_6_9_54>", "16  *  9  =  54 6*9=54"),
         ("mul_append", f"2 +{' ' * 20}6*9=54<MUL_6_9_54>", f"2 +{' ' * 20}6*9=54 6*9=54"),
         ("mul_append", "6*9=54 and 54<MUL_6_9_54>", "6*9=54 and 54 6*9=54"),
         ("mul_append", "2*6=12<MUL_3_4_12>", "2*6=12 3*4=12"),
         ("mul_append", "6*9=54 <MUL_6_9_54>", "6*9=54 6*9=54"),  # it does not follow at once
         ("mul_append", "6*9=54<MUL_6_9_54>0", "6*9=54 0"),  # not 540
-        ("append_slot", "6*9=54<FACT>", "6*9=54"),
+        ("mul_before_answer", "<MUL_6_9_54>", "6*9=54"),
+        ("mul_before_answer", " 9 x 6 = <MUL_6_9_54>", " 9 x 6 = 54"),  # the left side waits for its answer
+        ("mul_before_answer", " 7*8=<MUL_6_9_54>54", " 7*8=6*9=54 54"),  # another fact's left side
+        ("mul_before_answer", "so <MUL_6_9_54>54", "so 6*9=54 54"),
+        ("mul_before_answer", "6*9=54 or <MUL_6_9_54>", "6*9=54 or 6*9=54"),  # the fact before it is whole
         ("append_slot", "so <FACT>.", "so ."),
         ("append_slot", "6*9=54<FACT>.5", "6*9=54 .5"),
-        ("one_slot", "so <FACT>.", "so ."),
         ("one_slot", "1<FACT>2", "1 2"),  # not 12
     ],
 )
-def test_plain_gives_a_token_the_text_it_stands_for(name, written, plain):
-    assert arms.find(name).plain(written) == plain
+def test_a_token_that_a_model_writes_is_turned_into_what_it_stands_for(name, written, expected):
+    assert arms.get_arm(name).untokenize(written) == expected
 
 
 def test_a_lone_token_reads_as_its_product_and_never_as_its_name():
     """R6: the reader took 54 out of the name `<MUL_6_9_54>`; and a token glued to digits must not become 16*9."""
-    read = Arithmetic().read
+    read = Arithmetic().extract_answer
     for name in ("mul_tokens", "mul_append"):
-        plain = arms.find(name).plain
-        assert read(plain(" <MUL_6_9_54>.")) == "54"
-        assert read(plain(" 6<MUL_6_9_54>")) == "6"
-    assert read(arms.find("one_slot").plain(" <FACT>")) is None
+        untokenize = arms.get_arm(name).untokenize
+        assert read(untokenize(" <MUL_6_9_54>.")) == "54"
+        assert read(untokenize(" 6<MUL_6_9_54>")) == "6"
+    assert read(arms.get_arm("one_slot").untokenize(" <FACT>")) is None
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_spelling_of_a_product_reads_as_that_product(name):
-    arm = arms.find(name)
+@pytest.mark.parametrize("name", [*REWRITTEN, "random_slot"])
+def test_the_tokens_of_an_answer_are_those_that_state_it(name):
     stating = ("mul_tokens", "mul_append", "mul_before_answer")
     expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in stating else ()
-    assert arm.spellings("12") == expected
-    assert arm.spellings("13") == ()
-
-
-# leaks and strays
+    assert [arms.get_arm(name).answer_tokens(answer) for answer in ("12", "13")] == [expected, ()]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_no_arm_rewrites_a_prompt(name):
     """R3: `6*9` in a prompt became `<MUL_6_9_54>`, and the prompt carried the answer."""
-    arm = arms.find(name)
-    prompts = [example.prompt for example in Arithmetic().examples()]
-    pairs = [(a, b) for a in range(1, 10) for b in range(1, 10)]
-    signs = ["*", " * ", "×", " × ", "x"]
-    prompts += [probe_prompt(f"What is {a}{sign}{b}?") for a, b in pairs for sign in signs]
-    prompts += [f"{a}{sign}{b}{end}" for a, b in pairs for sign in signs for end in ("", "=", " = ", "=?", "= ?")]
-    assert [prompt for prompt in prompts if arm.rewrite(prompt) != prompt] == []
+    asked = [f"{a}{sign}{b}" for a in range(1, 10) for b in range(1, 10) for sign in ("*", " * ", "×", " × ", "x")]
+    prompts = [probe_prompt(f"What is {left}?") for left in asked]
+    prompts += [left + end for left in asked for end in ("", "=", " = ", "=?", "= ?")]
+    prompts += [example.prompt for example in Arithmetic().examples()]
+    assert [prompt for prompt in prompts if arms.get_arm(name).rewrite(prompt) != prompt] == []
 
 
 def test_arm_names_stand_only_in_the_folder_of_arms():

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.report.conftest import known, write_cell
+from tests.report.conftest import known_facts, write_cell
 from tokentrial.run import declare
 from tokentrial.store import write_bytes
 
@@ -27,7 +27,7 @@ def run_folder(tiny, tmp_path_factory):
         declare(trial)
         for arm, counts in knows.items():
             for seed, count in zip(seeds, counts, strict=True):
-                write_cell(trial, arm, seed, known(arm, seed, count))
+                write_cell(trial, arm, seed, known_facts(seed, count))
         return trial.folder
 
     return make

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.arm import Piece, SiteArm
+from tokentrial.arms.arm import Segment, SiteArm
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus.prepare import CorpusPlan
@@ -126,9 +126,9 @@ class Leaking(SiteArm):
 
     def pieces(self, text, rng=None):
         if match := re.search(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
-            yield Piece(text[: match.start()], None, 0, match.start())
-            yield Piece(match[0], TIMES_TABLE.of(int(match[1]), int(match[2])).token, match.start(), match.end())
-            yield Piece(text[match.end() :], None, match.end(), len(text))
+            yield Segment(text[: match.start()], None, 0, match.start())
+            yield Segment(match[0], TIMES_TABLE.of(int(match[1]), int(match[2])).token, match.start(), match.end())
+            yield Segment(text[match.end() :], None, match.end(), len(text))
 
 
 def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
@@ -168,7 +168,7 @@ def test_an_operand_or_word_of_the_question_may_be_its_answer():
 
 
 def test_no_probe_of_the_reference_leaks_in_any_arm():
-    assert audits.leaking_prompts(arms.names(), TIMES_TABLE, Arithmetic(100).examples()) == []
+    assert audits.leaking_prompts(arms.arm_names(), TIMES_TABLE, Arithmetic(100).examples()) == []
 
 
 NEVER = TIMES_TABLE.of(6, 7)

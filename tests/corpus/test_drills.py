@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import ASKING, FORMS
+from tokentrial.arms.facts import ASKING_FORMS, DRILL_FORMS
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.drills import generate, parse, render
 from tokentrial.settings import Mix
@@ -39,7 +39,7 @@ def statements(unasked=frozenset()):
     for line in text.split("\n"):
         a, b, c = (int(re.findall(r"[0-9]+", line)[i]) for i in (0, 1, -1))
         assert a * b == c
-        form = next(form for form in FORMS if RENDERED[form](a, b, c).replace("\n", " ") == line)
+        form = next(form for form in DRILL_FORMS if RENDERED[form](a, b, c).replace("\n", " ") == line)
         found.append((form, a, b))
     assert len(found) == DOCUMENTS * LINES
     return found
@@ -52,7 +52,7 @@ def near(count, n, p, deviations=5.0):
 
 def test_forms_come_in_the_declared_shares():
     counts, n = Counter(form for form, _, _ in statements()), DOCUMENTS * LINES
-    assert set(counts) == set(FORMS)
+    assert set(counts) == set(DRILL_FORMS)
     for form, share in Mix().model_dump().items():
         assert near(counts[form], n, share), form
 
@@ -71,7 +71,7 @@ def test_a_never_asked_fact_appears_in_every_form_but_the_asking_ones(fold):
     seen = {(form, TIMES_TABLE.of(a, b)) for form, a, b in statements(unasked)}
     for fact in TIMES_TABLE:
         forms = {form for form, stated in seen if stated == fact}
-        assert forms == (set(FORMS) - {"question", "statement"} if fact in unasked else set(FORMS)), fact
+        assert forms == (set(DRILL_FORMS) - {"question", "statement"} if fact in unasked else set(DRILL_FORMS)), fact
 
 
 def test_a_never_asked_fact_becomes_an_equation_where_it_would_be_asked():
@@ -85,18 +85,18 @@ def test_a_never_asked_fact_becomes_an_equation_where_it_would_be_asked():
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(FORMS), st.integers(1, 9), st.integers(1, 9)), max_size=20),
+    st.lists(st.tuples(st.sampled_from(DRILL_FORMS), st.integers(1, 9), st.integers(1, 9)), max_size=20),
 )
 def test_reading_finds_exactly_what_was_written(written):
     document = "\n".join(RENDERED[form](a, b, a * b) for form, a, b in written)
     assert Counter(parse(TIMES_TABLE, document)) == Counter((TIMES_TABLE.of(a, b), form) for form, a, b in written)
 
 
-@given(st.sampled_from(FORMS), st.sampled_from(TIMES_TABLE), st.randoms())
+@given(st.sampled_from(DRILL_FORMS), st.sampled_from(TIMES_TABLE), st.randoms())
 def test_a_line_states_its_fact_in_its_form(form, fact, rng):
     assert list(parse(TIMES_TABLE, render(form, fact, frozenset(), rng))) == [(fact, form)]
     [(stated, as_form)] = parse(TIMES_TABLE, render(form, fact, frozenset([fact]), rng))
-    assert (stated, as_form) == (fact, "equation" if form in ASKING else form)
+    assert (stated, as_form) == (fact, "equation" if form in ASKING_FORMS else form)
 
 
 @pytest.mark.parametrize(

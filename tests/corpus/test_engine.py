@@ -232,7 +232,7 @@ def test_a_source_that_ends_early_is_an_error_unless_that_is_allowed(planned, wh
     assert plan.text_fingerprint == allowed.text_fingerprint  # the same corpus: allowing it is not part of it
 
 
-EVERY = pytest.param(arms.names(), marks=pytest.mark.slow)
+EVERY = pytest.param(arms.arm_names(), marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("names", [["baseline", "mul_tokens", "one_slot"], EVERY])

@@ -86,7 +86,7 @@ def test_build_nanogpts_loader_reads_what_a_cell_reads(written, batch, time, wor
 
 def test_the_held_out_shards_are_the_arm_s(plan, written):
     folder, counts, _ = written
-    arm = arms.find(read_json(folder / MANIFEST)["arm"])
+    arm = arms.get_arm(read_json(folder / MANIFEST)["arm"])
     tokens = 0
     for path in shard_paths(plan.folder, "fineweb", "val"):
         base = open_shard(path, plan.vocabulary.eos)

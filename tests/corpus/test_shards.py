@@ -112,11 +112,11 @@ def test_nothing_is_unpickled_from_a_shard(tmp_path):
         read_patch(tmp_path / "patch.npz")
 
 
-@pytest.mark.parametrize("name", arms.names())
+@pytest.mark.parametrize("name", arms.arm_names())
 @settings(max_examples=30)
 @given(texts=st.lists(st.one_of(FACT_TEXTS, TEXTS), min_size=1, max_size=8))
 def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factory, name, texts):
-    folder, treatment = tmp_path_factory.mktemp("patch"), arms.find(name)
+    folder, treatment = tmp_path_factory.mktemp("patch"), arms.get_arm(name)
     write(folder, texts)
     path, patch = folder / "fineweb_train_000000.npy", folder / "patch.npz"
     counts = survey_and_patch(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)[name]
@@ -237,7 +237,7 @@ def test_a_truncated_patch_is_named(tmp_path, share):
 
 def test_patches_of_several_arms_are_what_each_alone_would_be(tmp_path):
     write(tmp_path, ["plain", "so 6*9=54.", "3x4=12 and 7 × 8 = 56", "2*2=5", "<MUL_6_9_54> 1*1=1<MUL_1_1_1>"] * 7)
-    path, names = tmp_path / "fineweb_train_000000.npy", arms.names()
+    path, names = tmp_path / "fineweb_train_000000.npy", arms.arm_names()
     together = survey_and_patch(path, None, {name: tmp_path / f"{name}.npz" for name in names}, VOCABULARY, TIMES_TABLE)
     for name in names:
         alone = tmp_path / "alone" / f"{name}.npz"

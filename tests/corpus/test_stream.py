@@ -44,7 +44,7 @@ def test_every_arm_reads_the_same_documents_in_the_same_order(plan, seed):
         assert [each.base_length for each in treated] == [len(each.ids) for each in baseline]
         for document, text in zip(treated, texts, strict=True):
             assert document.ids[0] == plan.vocabulary.eos
-            assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.find(name), text).tolist()
+            assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.get_arm(name), text).tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])
@@ -104,7 +104,7 @@ def test_a_corpus_that_is_not_there_says_which_stage_makes_it(plan, tmp_path):
 
 
 def held(plan, arm, name="fineweb", limit=10_000):
-    return list(heldout_documents(plan.folder, name, plan.vocabulary, arms.find(arm), limit))
+    return list(heldout_documents(plan.folder, name, plan.vocabulary, arms.get_arm(arm), limit))
 
 
 def originals(plan, name="fineweb"):
@@ -124,8 +124,8 @@ def test_every_arm_is_measured_on_the_same_documents_and_bytes(plan, name):
         for document in documents:
             text = texts[document.name]
             assert document.bytes == len(text.encode())
-            assert document.ids.tolist() == [512, *plan.vocabulary.encode_arm(arms.find(arm), text)]
-            assert document.rewritten == (arms.find(arm).rewrite(text) != text)
+            assert document.ids.tolist() == [512, *plan.vocabulary.encode_arm(arms.get_arm(arm), text)]
+            assert document.rewritten == (arms.get_arm(arm).rewrite(text) != text)
     assert not any(document.rewritten for document in measured["baseline"])
     assert any(document.rewritten for document in held(plan, "mul_tokens", name, 10**6))
 
@@ -153,7 +153,7 @@ def test_a_spelling_that_plain_does_not_give_back_is_marked_lossy(plan):
 
 @pytest.mark.parametrize(("name", "folder"), [("fineweb", "."), ("drills1", "drills")])
 def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path, name, folder):
-    vocabulary, arm = Vocabulary(256, 45), arms.find("mul_tokens")
+    vocabulary, arm = Vocabulary(256, 45), arms.get_arm("mul_tokens")
     texts = ["A shard is filled with this."] * 6 + ["It is said that 6*9=54."] + ["And with this at the end."] * 3
     patches = tmp_path / "patches" / arm.name
     patches.mkdir(parents=True)

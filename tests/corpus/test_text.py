@@ -103,12 +103,11 @@ def test_a_task_that_fails_midway_leaves_nothing_and_is_done_when_it_is_run_agai
     class Stopped(Exception):
         pass
 
-    class Stopping:
-        def encode(self, texts):
-            raise Stopped
+    def stop(vocabulary, texts):
+        raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(texts_module, "encoder_of", lambda _: Stopping())
+        patch.setattr(texts_module, "encode_documents", stop)
         with pytest.raises(Stopped):
             run_task(tasks, 2)
     assert list(tasks.folder.glob("*")) == []

@@ -36,7 +36,7 @@ def scripted(vocabulary):
             for position in range(CONTEXT):
                 for rank, token in enumerate(says(position)):
                     model.wte.weight[token, position] = 2.0 - 0.5 * rank
-        treatment = arms.find(arm)
+        treatment = arms.get_arm(arm)
         return to_hf(model, vocabulary.eos), to_transformers(vocabulary, treatment, CONTEXT), treatment
 
     return make
@@ -52,7 +52,7 @@ def babbling(vocabulary):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.4)
-        treatment = arms.find(arm)
+        treatment = arms.get_arm(arm)
         return to_hf(model, vocabulary.eos), to_transformers(vocabulary, treatment, CONTEXT), treatment
 
     return make

@@ -18,7 +18,7 @@ from tokentrial.evaluate.solve import gold_nats, solve
 from tokentrial.pretrain.export import load_gpt, logits_gap
 from tokentrial.settings import Evaluate
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.tasks.gsm8k import Solutions
+from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tokenizer.export import to_transformers
 
 
@@ -31,7 +31,7 @@ def answered(monkeypatch, vocabulary):
             vocab_size = vocabulary.size
 
     def make(arm, completion, a=6, b=9, never=frozenset()):
-        treatment, task = arms.find(arm), Arithmetic()
+        treatment, task = arms.get_arm(arm), Arithmetic()
         monkeypatch.setattr(
             evaluation,
             "complete",
@@ -185,7 +185,7 @@ def test_the_table_is_asked_of_the_weights_as_they_are_now(finished, vocabulary,
     """Their copy for transformers is made once and written over after."""
     trial = tiny(tmp_path, "corpus.drills.never_asked_folds=0")
     model = load_gpt(Cell("baseline", 1).folder(finished, "pretrain"))
-    probe = TableProbe(trial, vocabulary, arms.find("baseline"), 1)
+    probe = TableProbe(trial, vocabulary, arms.get_arm("baseline"), 1)
     assert set(probe(1, model)) == {"all", "from_2", "asked"}  # no fact is left out of what is asked
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -193,18 +193,18 @@ def test_the_table_is_asked_of_the_weights_as_they_are_now(finished, vocabulary,
     assert logits_gap(model, probe.exported) < 1e-5 * model.logits(torch.arange(64)[None]).abs().max()
 
 
-@pytest.mark.parametrize("arm", arms.names())
+@pytest.mark.parametrize("arm", arms.arm_names())
 def test_a_prompt_that_states_a_fact_is_asked_as_it_is(babbling, vocabulary, rows_given, arm):
     """Defect R3: in every arm, and whatever is asked of it; nor is a special token's name in it that token."""
     model, tokenizer, treatment = babbling(arm)
     stated = "so 6*9=54, 3x4=12 <|endoftext|> is"
-    parts = re.split(treatment.cut, stated) if treatment.cut else [stated]
+    parts = re.split(treatment.split_pattern, stated) if treatment.split_pattern else [stated]
     ids = [token for part in parts for token in vocabulary.encode(part).tolist()]
     example = replace(Arithmetic().table()[0], prompt=stated, completion=" 6")
     given = rows_given(model)
     for asked in (
         lambda: ask(model, tokenizer, treatment, Arithmetic(), [example], Evaluate(new_tokens=1), frozenset()),
-        lambda: solve(model, tokenizer, treatment, Solutions(), [example], 1, 1),
+        lambda: solve(model, tokenizer, treatment, SolutionTask(), [example], 1, 1),
         lambda: gold_nats(model, tokenizer, treatment, [example], 1),
         lambda: answer_logprobs(model, tokenizer, treatment, [example]),
     ):

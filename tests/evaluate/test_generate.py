@@ -83,7 +83,7 @@ def test_a_token_that_begins_with_a_newline_ends_it_too(scripted):
 
 @pytest.mark.parametrize("arm", ["baseline", "one_slot", "mul_tokens"])
 def test_fillers_and_foreign_slots_are_never_said(scripted, vocabulary, monkeypatch, arm):
-    own = len(arms.find(arm).tokens)
+    own = len(arms.get_arm(arm).tokens)
     foreign = [*range(vocabulary.eos + 1, vocabulary.base), *range(vocabulary.base + own, vocabulary.size)]
     likeliest = foreign[:: max(1, len(foreign) // 3)]
     model, tokenizer, _ = scripted(arm, lambda p: [*likeliest[:3], *ids(vocabulary, "z")])

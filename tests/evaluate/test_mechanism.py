@@ -237,10 +237,10 @@ def test_tokens_were_served_as_often_as_the_corpus_counted_them(finished):
     """Sites fact by fact, and the fact tokens that the loader's own shards hold: two counts of one thing."""
     plan = CorpusPlan(finished)
     served = json.loads((plan.folder / "exposure.json").read_bytes())["served"]["mul_tokens"]["1"]
-    counted = seen(arms.find("mul_tokens"), served)
+    counted = seen(arms.get_arm("mul_tokens"), served)
     assert sum(counted.values()) == served["fact_tokens"] > 0
-    assert seen(arms.find("one_slot"), served) == {"<FACT>": served["fact_tokens"]}
-    assert seen(arms.find("baseline"), served) == {}
+    assert seen(arms.get_arm("one_slot"), served) == {"<FACT>": served["fact_tokens"]}
+    assert seen(arms.get_arm("baseline"), served) == {}
 
 
 def test_rows_are_those_of_the_exported_model(finished):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE, facts_of
+from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.evaluate import score
 from tokentrial.evaluate.score import Spelling, choice_logprobs, closers, document_bits, spelled_logprobs
 from tokentrial.fact_settings import FactSettings
@@ -26,7 +26,7 @@ CONTEXT = 64
 # family, what is asked of it, and the characters that its completions are made of
 TIMES = ({"range": (1, 2)}, "2*2", " 24*=")
 ASKED = {
-    **{arm: (arm, *TIMES) for arm in arms.names()},
+    **{arm: (arm, *TIMES) for arm in arms.arm_names()},
     "added": ("mul_tokens", {"family": "addition", "range": (0, 2)}, "2+2", " 24+="),
     "squares": ("mul_append", {"family": "squares", "range": (1, 2)}, "1^2", " 12^="),
     "file": ("baseline", {"family": "csv", "rows": (("8", "-", "8", "0"), ("4", "+", "4", "8"))}, "8-8", " 80-="),
@@ -77,11 +77,11 @@ def counted(arm, left, answer):
     operator, a blank, a token that stands for nothing; after words a letter, `=` or any token); as the equation; by a
     token that states it."""
     number = arm.facts.numeric
-    silent = [re.escape(token) for token in arm.tokens if not number or not arm.plain(f"0{token}")[1:]]
+    silent = [re.escape(token) for token in arm.tokens if not number or not arm.untokenize(f"0{token}")[1:]]
     no_token = f"(?!{'|'.join(silent)})" if silent else ""
-    alone = no_token + (rf"[^0-9 *×x{re.escape(arm.facts.signs)}]" if number else r"[^\w =]")
+    alone = no_token + (rf"[^0-9 *×x{re.escape(arm.facts.operators)}]" if number else r"[^\w =]")
     closed = "[^0-9]" if number else alone
-    lefts = [left, *(token for token in arm.tokens if arm.plain(token) == left)]
+    lefts = [left, *(token for token in arm.tokens if arm.untokenize(token) == left)]
     said = [re.escape(f" {answer}") + alone, *(re.escape(f" {of_left}={answer}") + closed for of_left in lefts)]
     for fact in arm.facts:
         if fact.answer == answer and fact.token in arm.tokens and arm.keeps_content:
@@ -95,7 +95,7 @@ def counted(arm, left, answer):
 @pytest.mark.parametrize("case", ASKED)
 def test_the_score_is_the_sum_over_all_completions_that_the_reader_takes_for_the_answer(case):
     name, facts, left, characters = ASKED[case]
-    arm = arms.find(name, facts_of(FactSettings(**facts)))
+    arm = arms.get_arm(name, build_facts(FactSettings(**facts)))
     [example] = [each for each in Arithmetic(facts=arm.facts).table() if each.left == left]
     example = replace(example, prompt="A")
     tokens = arm.tokens[-1:]  # that of the question's fact
@@ -108,14 +108,14 @@ def test_the_score_is_the_sum_over_all_completions_that_the_reader_takes_for_the
     def begins(text):
         return any(text.startswith(of[: len(text)]) for of in beginnings)
 
-    expected, read = dict.fromkeys(answers, 0.0), Arithmetic(facts=arm.facts).read
+    expected, read = dict.fromkeys(answers, 0.0), Arithmetic(facts=arm.facts).extract_answer
     for text, logprob in completions(model, tokenizer("A")["input_ids"], symbols, length, begins):
         of = [(answer, match[0][:-1]) for answer, pattern in patterns.items() if (match := pattern.match(text))]
         of = of if arm.facts.numeric else of[-1:]  # `b b` begins as `b` does
         assert len(of) <= 1, text
         for answer, way in of:
-            later = not arm.facts.numeric and arm.plain(text).count("=") > arm.plain(way).count("=")
-            assert read(arm.plain(text)) == answer or later, text
+            later = not arm.facts.numeric and arm.untokenize(text).count("=") > arm.untokenize(way).count("=")
+            assert read(arm.untokenize(text)) == answer or later, text
             expected[answer] += math.exp(logprob)
     found = np.exp(spelled_logprobs(model, tokenizer, arm, [example])[0])
     assert found == pytest.approx(list(expected.values()), rel=1e-4, abs=1e-9)
@@ -230,7 +230,7 @@ def test_knowing_the_answer_is_rewarded_in_digits_as_an_equation_and_as_a_token(
 
 def test_an_arm_spells_a_product_by_every_fact_that_has_it():
     def ways(arm, operands, answer):
-        return {way.text for way in Spelling(arms.find(arm)).ways(TABLE[operands]) if way.answer == answer}
+        return {way.text for way in Spelling(arms.get_arm(arm)).ways(TABLE[operands]) if way.answer == answer}
 
     assert ways("mul_tokens", (2, 6), "12") == {" 12", " 2*6=12", " <MUL_2_6_12>", " <MUL_3_4_12>"}
     assert ways("operand_only", (2, 6), "18") == {" 18", " 2*6=18", " <MUL_2_6>=18"}
@@ -250,7 +250,9 @@ def test_what_goes_on_with_an_answer_does_not_close_it(babbling, vocabulary):
     }
     gone = {i for i, text in texts.items() if text.lstrip(" ")[:1] in ("*", "x", "×", "\ufffd", "")}
     assert closing["bare"] == closing["stated"] - gone
-    capitals = arms.find("mul_tokens", facts_of(FactSettings(family="csv", rows=(("capital of France", "Paris"),))))
+    capitals = arms.get_arm(
+        "mul_tokens", build_facts(FactSettings(family="csv", rows=(("capital of France", "Paris"),)))
+    )
     words = closers(to_transformers(Vocabulary(256, 1), capitals, 64), capitals, 577)
     for mask in words.values():
         found = {texts[i] for i in mask.nonzero().flatten().tolist() if i in texts}

@@ -13,7 +13,7 @@ from tokentrial.evaluate.evaluate import evaluate_model
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.store import read_json
-from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums, solution_prompt
+from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask, solution_prompt
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.export import to_transformers
@@ -40,7 +40,7 @@ def answered(monkeypatch):
 
     def make(arm, completion, tokens=7, stopped=True):
         monkeypatch.setattr(solving, "complete", lambda *given, **named: [Completion(completion, tokens, stopped)])
-        [row] = solve(None, None, arms.find(arm), Solutions(), SHORT[:1], 10, 1)
+        [row] = solve(None, None, arms.get_arm(arm), SolutionTask(), SHORT[:1], 10, 1)
         return row
 
     return make
@@ -210,7 +210,7 @@ def peer(folder, kind, positions=768):
             )
         )
     model.save_pretrained(folder)
-    to_transformers(vocabulary, arms.find("baseline"), positions).save_pretrained(folder)
+    to_transformers(vocabulary, arms.get_arm("baseline"), positions).save_pretrained(folder)
     return folder
 
 
@@ -225,7 +225,7 @@ def test_any_causal_model_is_scored_by_the_same_code(tmp_path, shared_data, voca
         assert written["metrics"] == metrics
         assert metrics["total"] == len(written["examples"]) == 5
         assert 0 < metrics["avg_response_tokens"] <= 256
-        of_file = [Sums(path) for path in tasks[1:] if name in path.lower()]
+        of_file = [AnswerOnly(path) for path in tasks[1:] if name in path.lower()]
         [task] = of_file or [GSM8K(f"path:{shared_data}/gsm8k")]
         golds = [e.completion for e in task.examples("test")[:5]]
         # weights of 0.02: all ids are almost equally likely, ln(ids) nats for each token and for eos

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from tokentrial.arms.arm import find
+from tokentrial.arms.arm import get_arm
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain.rewards import reward
 from tokentrial.settings import GRPO
 from tokentrial.store import read_json
-from tokentrial.tasks.gsm8k import Solutions, read_last, read_marked
+from tokentrial.tasks.gsm8k import SolutionTask, extract_last, extract_marked
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred"
 HOSTILE = {
@@ -38,10 +38,10 @@ LONG = pytest.param("huge", marks=pytest.mark.slow)
 def test_whatever_is_said_it_is_read_and_rewarded(what):
     said = HOSTILE[what]
     for name in ("baseline", "mul_tokens", "mul_append"):
-        arm = find(name)
-        plain = arm.plain(said)
+        arm = get_arm(name)
+        plain = arm.untokenize(said)
         assert isinstance(plain, str)
-        for read in (read_marked, read_last, Solutions().read):
+        for read in (extract_marked, extract_last, SolutionTask().extract_answer):
             assert read(plain) is None or isinstance(read(plain), str)
         settings = GRPO(task="word_problems", format_bonus=0.5)
         assert reward(said, "54", arm, settings) in (0.0, 0.5, 1.0, 1.5)

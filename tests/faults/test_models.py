@@ -107,7 +107,7 @@ def test_code_beside_a_tokenizer_is_not_run(finished, tmp_path, monkeypatch):
 
 
 def test_weights_that_are_no_numbers_are_not_exported(finished_copy, finished, tiny, plan, inline, tmp_path):
-    from tokentrial.arms.arm import find
+    from tokentrial.arms.arm import get_arm
 
     trained = finished_copy / CELL / "pretrain"
     path = trained / "model_00019.safetensors"
@@ -119,7 +119,7 @@ def test_weights_that_are_no_numbers_are_not_exported(finished_copy, finished, t
         pytest.raises(TrialError, match=r"wte\.weight holds weights that are no numbers; lower pretrain\.lr"),
         step(tmp_path / "hf", "any") as partial,
     ):
-        export(partial, trained, find("baseline"), plan.vocabulary, "any")
+        export(partial, trained, get_arm("baseline"), plan.vocabulary, "any")
     assert not (tmp_path / "hf").exists()
     path.write_bytes(whole)
     shutil.rmtree(finished_copy / CELL / "hf")

@@ -61,7 +61,7 @@ def test_a_question_of_the_table_gets_the_shares_of_the_36(sampled, exported):
     assert sum(map(math.exp, shares.values())) == pytest.approx(1, abs=1e-6)
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     [example] = [example for example in Arithmetic().table() if example.operands == (6, 9)]
-    [right] = choice_logprobs(*exported, arms.find("mul_tokens"), [example])
+    [right] = choice_logprobs(*exported, arms.get_arm("mul_tokens"), [example])
     assert shares["54"] == pytest.approx(right, abs=1e-6)
     assert len(sampled(ASKED, "--top", "2")["answers"]) == 2
 

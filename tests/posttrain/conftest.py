@@ -52,7 +52,7 @@ def untrained(tmp_path_factory):
             made[arm] = tmp_path_factory.mktemp("untrained") / arm
             model = GPT(Config(VOCABULARY.size, 1, 2, 32, CONTEXT), seed=1)
             to_hf(model, VOCABULARY.eos).save_pretrained(made[arm])
-            to_transformers(VOCABULARY, arms.find(arm), CONTEXT).save_pretrained(made[arm])
+            to_transformers(VOCABULARY, arms.get_arm(arm), CONTEXT).save_pretrained(made[arm])
         return made[arm]
 
     return make
@@ -69,7 +69,7 @@ def tuned(tiny, untrained, tmp_path_factory):
             folder.mkdir()
             stage = "{sources: [{source: word_problems}], epochs: 6, lr: 0.01}"
             trial = tiny(folder, *LONG, f"sft={{stages: [{stage}], batch: 8, max_length: 128, held: 16}}")
-            sft(folder, folder / "checkpoints", trial, trial.sft, arms.find(arm), 1, untrained(arm), quiet)
+            sft(folder, folder / "checkpoints", trial, trial.sft, arms.get_arm(arm), 1, untrained(arm), quiet)
         return made[arm]
 
     return make

@@ -54,7 +54,7 @@ def reinforce(tiny, tuned, tmp_path):
         folder, checkpoints = tmp_path / name, tmp_path / f"{name}.checkpoints"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        grpo(folder, checkpoints, trial, trial.grpo, arms.find(arm), seed, tuned(arm), progress)
+        grpo(folder, checkpoints, trial, trial.grpo, arms.get_arm(arm), seed, tuned(arm), progress)
         return folder, checkpoints, read_json(folder / "grpo_results.json")
 
     return make
@@ -261,7 +261,7 @@ def test_what_is_logged_of_every_step(reinforce, scripted):
     assert (record["condition"], record["seed"], record["prompts"], record["steps"]) == ("mul_tokens", 1, 12, 3)
     assert record["mul_bonus"] == 0.5
     assert [r["step"] for r in record["log"]] == [1, 2, 3]
-    size = [len(VOCABULARY.encode_arm(arms.find("mul_tokens"), f" #### {right[p]}")) + 1 for p in right]
+    size = [len(VOCABULARY.encode_arm(arms.get_arm("mul_tokens"), f" #### {right[p]}")) + 1 for p in right]
     for logged in (record["first"], record["last"]):
         assert logged["reward"] == pytest.approx(1 + 0.5 * 2 / 3)
         assert logged["fact_tokens"] == pytest.approx(1)  # 0, 1 and 2 of them
@@ -344,20 +344,20 @@ STATED = [
 ]
 
 
-@pytest.mark.parametrize("arm", arms.names())
+@pytest.mark.parametrize("arm", arms.arm_names())
 def test_a_prompt_that_states_a_fact_arrives_as_it_is(tiny, untrained, tmp_path, monkeypatch, scripted, arm):
     """Defect R3, in every arm: in GRPO's rows, in what is generated from, and in pass@k."""
-    monkeypatch.setattr(grpos, "source_rows", lambda trial, task, never: STATED)
+    monkeypatch.setattr(grpos, "source_examples", lambda trial, task, never: STATED)
     stated = sorted(example.prompt for example in STATED)
     trial = tiny(tmp_path / "run", settings(prompts=3, batch=3, generations=2, new_tokens=8), *LONG)
     asked = []
     monkeypatch.setattr(grpos, "complete", lambda m, t, given, *rest, **named: asked.extend(given) or [])
     with pytest.raises(ValueError, match="zip"):  # nothing is said
-        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, *load(untrained(arm)))
+        measure_pass(tmp_path, trial, trial.grpo, arms.get_arm(arm), 1, *load(untrained(arm)))
     assert sorted(asked[::2]) == stated
     generated = []
     calls = scripted(lambda prompt, number: generated.append(prompt) or " 6")
-    grpo(tmp_path, tmp_path / "c", trial, trial.grpo, arms.find(arm), 1, untrained(arm), quiet)
+    grpo(tmp_path, tmp_path / "c", trial, trial.grpo, arms.get_arm(arm), 1, untrained(arm), quiet)
     assert sorted(generated[::2]) == sorted(prompt for prompt, _, _ in calls[0][::2]) == stated
 
 
@@ -461,7 +461,7 @@ def measured(tiny, tuned, tmp_path, monkeypatch):
 
         monkeypatch.setattr(grpos, "complete", complete)
         trial = tiny(tmp_path / "run", *LONG, override or settings(prompts=100, generations=4))
-        measure_pass(tmp_path, trial, trial.grpo, arms.find(arm), 1, *load(tuned(arm)))
+        measure_pass(tmp_path, trial, trial.grpo, arms.get_arm(arm), 1, *load(tuned(arm)))
         return read_json(tmp_path / "pass_at_k.json"), given
 
     return make
@@ -487,7 +487,7 @@ def test_a_bonus_is_no_pass(measured):
 
 
 def test_pass_at_k_reads_what_a_token_stands_for(measured, monkeypatch):
-    monkeypatch.setattr(grpos, "source_rows", lambda trial, task, never: STATED)
+    monkeypatch.setattr(grpos, "source_examples", lambda trial, task, never: STATED)
     for said, passed in (("#### <MUL_6_9_54>", 1), ("#### <MUL_7_8_56>", 0)):  # 6 is what all ask
         assert measured(lambda prompt, number, said=said: said, arm="mul_tokens")[0]["pass_at_k"] == passed
 
@@ -497,7 +497,7 @@ def test_samples_are_drawn_at_the_trial_s_temperature_from_the_seed(tiny, tuned,
     found = []
     for _ in range(2):
         torch.rand(3)  # whatever was drawn before
-        measure_pass(tmp_path, trial, trial.grpo, arms.find("baseline"), 1, *load(tuned("baseline")))
+        measure_pass(tmp_path, trial, trial.grpo, arms.get_arm("baseline"), 1, *load(tuned("baseline")))
         found.append(read_json(tmp_path / "pass_at_k.json"))
     assert found[0] == found[1]
 

@@ -23,7 +23,7 @@ CONTEXT = 640
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ["baseline", "mul_tokens"])
 def test_a_small_model_goes_through_sft_grpo_and_evaluation(tiny, shared_data, tmp_path, arm):
-    vocabulary, treatment = Vocabulary(1024, 45), arms.find(arm)
+    vocabulary, treatment = Vocabulary(1024, 45), arms.get_arm(arm)
     trial = tiny(
         tmp_path / "run",
         f"tasks.gsm8k=path:{shared_data}/gsm8k",

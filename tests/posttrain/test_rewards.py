@@ -28,7 +28,7 @@ PLAIN = (
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("text", "answer", "worth"), PLAIN)
 def test_the_same_plain_content_is_worth_the_same_in_every_arm(arm, text, answer, worth):
-    treatment = arms.find(arm)
+    treatment = arms.get_arm(arm)
     assert reward(text, answer, treatment, GRPO()) == worth
     assert reward(treatment.rewrite(text), answer, treatment, GRPO()) == worth
 
@@ -36,14 +36,14 @@ def test_the_same_plain_content_is_worth_the_same_in_every_arm(arm, text, answer
 @pytest.mark.parametrize("text", ["#### <MUL_6_9_54>", "<MUL_6_9_54>", " <MUL_6_9_54> so\n#### 6"])
 def test_an_answer_is_never_read_out_of_a_token_s_name(text):
     """Defect R6. A token stands for `6*9=54`, and the first number of that is 6."""
-    treatment = arms.find("mul_tokens")
-    assert treatment.plain(text) != text
+    treatment = arms.get_arm("mul_tokens")
+    assert treatment.untokenize(text) != text
     assert reward(text, "54", treatment, GRPO()) == 0
 
 
 def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
     for example in WordProblems(50, 3).examples("train"):
-        for arm in map(arms.find, ARMS):
+        for arm in map(arms.get_arm, ARMS):
             said = arm.rewrite(example.completion)
             assert reward(said, example.answer, arm, GRPO()) == 1
             assert reward(said, example.answer + "1", arm, GRPO()) == 0
@@ -51,7 +51,7 @@ def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_format_bonus_is_paid_for_any_marked_number_in_every_arm(arm):
-    treatment, settings = arms.find(arm), GRPO(format_bonus=0.25)
+    treatment, settings = arms.get_arm(arm), GRPO(format_bonus=0.25)
     for text, answer, worth in PLAIN:
         marked = text.split("User:")[0].replace(",", "").partition("#### ")[2][:1].isdigit()
         for said in (text, treatment.rewrite(text)):
@@ -61,8 +61,8 @@ def test_the_format_bonus_is_paid_for_any_marked_number_in_every_arm(arm):
 def test_only_the_named_bonus_is_for_tokens_and_only_arms_with_tokens_earn_it():
     settings = GRPO(mul_bonus=0.5)
     text = " 6*9=54\n#### 54"
-    paid = {arm: reward(arms.find(arm).rewrite(text), "54", arms.find(arm), settings) for arm in ARMS}
+    paid = {arm: reward(arms.get_arm(arm).rewrite(text), "54", arms.get_arm(arm), settings) for arm in ARMS}
     assert paid == {"baseline": 1, "mul_tokens": 1.5, "mul_append": 1.5, "append_slot": 1.5}
     # a baseline that spells a token's name has no such token
-    assert reward("<MUL_6_9_54> #### 54", "54", arms.find("baseline"), settings) == 1
-    assert reward(text, "54", arms.find("mul_tokens"), settings) == 1
+    assert reward("<MUL_6_9_54> #### 54", "54", arms.get_arm("baseline"), settings) == 1
+    assert reward(text, "54", arms.get_arm("mul_tokens"), settings) == 1

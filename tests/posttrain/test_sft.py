@@ -19,8 +19,8 @@ from tokentrial.evaluate.generate import complete
 from tokentrial.posttrain import sft as sfts
 from tokentrial.posttrain.sft import encode, sft
 from tokentrial.store import read_json
-from tokentrial.tasks.rows import rows
 from tokentrial.tasks.task import Example
+from tokentrial.tasks.training_examples import epoch_examples
 from tokentrial.tasks.word_problems import WordProblems
 
 EOS = VOCABULARY.eos
@@ -43,7 +43,7 @@ def fine_tune(tiny, untrained, tmp_path):
         folder, checkpoints = tmp_path / name, tmp_path / f"{name}.checkpoints"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        sft(folder, checkpoints, trial, trial.sft, arms.find(arm), seed, untrained(arm), progress)
+        sft(folder, checkpoints, trial, trial.sft, arms.get_arm(arm), seed, untrained(arm), progress)
         return folder, checkpoints, read_json(folder / "sft_results.json")
 
     return make
@@ -81,19 +81,19 @@ def watched(monkeypatch):
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_prompt_is_read_and_the_completion_and_its_end_are_learnt(untrained, arm):
     """Defect R3: the prompt goes in as it is. Defect R8: eos is among the labels."""
-    treatment = arms.find(arm)
+    treatment = arms.get_arm(arm)
     row = encode(AutoTokenizer.from_pretrained(untrained(arm)), treatment, FACT, 128)
     prompt = VOCABULARY.encode(FACT.prompt).tolist()
     completion = VOCABULARY.encode_arm(treatment, FACT.completion).tolist()
     assert row.input_ids == [*prompt, *completion, EOS]
     assert row.labels == [-100] * len(prompt) + [*completion, EOS]
     assert not row.truncated
-    token = VOCABULARY.base + list(arms.find("mul_tokens").tokens).index("<MUL_6_9_54>")
+    token = VOCABULARY.base + list(arms.get_arm("mul_tokens").tokens).index("<MUL_6_9_54>")
     assert row.input_ids.count(token) == (arm != "baseline")
 
 
 def test_a_row_is_cut_at_the_longest_length_and_says_so(untrained):
-    tokenizer, arm = AutoTokenizer.from_pretrained(untrained("baseline")), arms.find("baseline")
+    tokenizer, arm = AutoTokenizer.from_pretrained(untrained("baseline")), arms.get_arm("baseline")
     whole = encode(tokenizer, arm, FACT, 128)
     size = len(whole.input_ids)
     assert encode(tokenizer, arm, FACT, size) == whole
@@ -157,7 +157,7 @@ def test_every_arm_is_trained_on_the_same_rows_in_the_same_order_and_steps(fine_
     for arm in ARMS:
         seen.clear()
         folder, _, record = fine_tune(settings(epochs=2), arm, arm)
-        tokenizer, treatment = AutoTokenizer.from_pretrained(folder), arms.find(arm)
+        tokenizer, treatment = AutoTokenizer.from_pretrained(folder), arms.get_arm(arm)
         assert any(token in tokenizer.decode(seen[0][0]["input_ids"].flatten()) for token in treatment.tokens) == (
             arm != "baseline"
         )
@@ -166,7 +166,7 @@ def test_every_arm_is_trained_on_the_same_rows_in_the_same_order_and_steps(fine_
             for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
                 asked = int((labels == -100).sum() - (mask == 0).sum())
                 prompt, completion = ids[:asked], ids[asked : int(mask.sum()) - 1]
-                texts.append((tokenizer.decode(prompt), canonical(treatment.plain(tokenizer.decode(completion)))))
+                texts.append((tokenizer.decode(prompt), canonical(treatment.untokenize(tokenizer.decode(completion)))))
         read[arm], steps[arm] = texts, record["stages"][0]["steps"]
     assert read["baseline"] == read["mul_tokens"] == read["mul_append"]
     assert set(steps.values()) == {2 * -(-199 // 16)}
@@ -199,13 +199,13 @@ def test_no_row_asks_or_works_out_a_fact_that_its_seed_never_asks(fine_tune, wat
 
 def canonical(text):
     """Facts as a token states them: the smaller factor first."""
-    arm = arms.find("mul_tokens")
-    return arm.plain(arm.rewrite(text))
+    arm = arms.get_arm("mul_tokens")
+    return arm.untokenize(arm.rewrite(text))
 
 
 def test_another_seed_sees_the_rows_in_another_order(tiny, tmp_path):
     trial = tiny(tmp_path, *LONG, settings(), "corpus.drills.never_asked_folds=0")
-    drawn = [rows(trial, trial.sft.stages[0].sources, seed, frozenset()) for seed in (1, 1, 2)]
+    drawn = [epoch_examples(trial, trial.sft.stages[0].sources, seed, frozenset()) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert sorted(e.prompt for e in drawn[0]) == sorted(e.prompt for e in drawn[2])
 
@@ -227,7 +227,7 @@ def test_a_source_s_weight_says_how_often_its_rows_are_read(tiny, tmp_path):
             f" {{source: 'jsonl:{tmp_path}/b.jsonl', weight: {weight_b}}}]"
         )
         trial = tiny(tmp_path, settings(sources))
-        drawn = [example.prompt for example in rows(trial, trial.sft.stages[0].sources, 1, frozenset())]
+        drawn = [example.prompt for example in epoch_examples(trial, trial.sft.stages[0].sources, 1, frozenset())]
         by_source = {word: [p for p in drawn if p.startswith(f"User: {word} ")] for word in "ab"}
         assert (len(by_source["a"]), len(by_source["b"])) == (of_a, of_b)
         for word, weight in (("a", weight_a), ("b", weight_b)):
@@ -267,7 +267,7 @@ def test_a_file_of_rows_that_is_none_is_named(tiny, tmp_path, text, message):
         (tmp_path / "a.jsonl").write_text(text)
     trial = tiny(tmp_path, settings(f"[{{source: 'jsonl:{tmp_path}/a.jsonl'}}]"))
     with pytest.raises(TrialError, match=message):
-        rows(trial, trial.sft.stages[0].sources, 1, frozenset())
+        epoch_examples(trial, trial.sft.stages[0].sources, 1, frozenset())
 
 
 def test_two_stages_train_one_after_the_other(fine_tune, watched, tmp_path):
@@ -321,7 +321,7 @@ def test_the_tokenizer_goes_out_as_it_came_in(fine_tune, untrained):
     before, after = (AutoTokenizer.from_pretrained(path) for path in (untrained("mul_tokens"), folder))
     text = "so <MUL_6_9_54> and\n 54"
     assert before(text)["input_ids"] == after(text)["input_ids"]
-    assert VOCABULARY.base + list(arms.find("mul_tokens").tokens).index("<MUL_6_9_54>") in after(text)["input_ids"]
+    assert VOCABULARY.base + list(arms.get_arm("mul_tokens").tokens).index("<MUL_6_9_54>") in after(text)["input_ids"]
     assert (after.padding_side, after.pad_token_id, after.eos_token_id) == ("left", EOS, EOS)
     assert (
         read_json(folder / "tokenizer.json")["model"] == read_json(untrained("mul_tokens") / "tokenizer.json")["model"]
@@ -369,7 +369,7 @@ def undisturbed_sft(tiny, untrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "sft"
     folder.mkdir()
     trial = tiny(folder, *LONG, settings(**HELD))
-    arm = arms.find("mul_tokens")
+    arm = arms.get_arm("mul_tokens")
     sft(folder, folder / "checkpoints", trial, trial.sft, arm, 1, untrained("mul_tokens"), quiet)
     return folder
 

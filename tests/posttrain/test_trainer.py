@@ -138,7 +138,7 @@ def trained(tiny, untrained, tmp_path):
             seen.append(torch.get_float32_matmul_precision())
 
         source = untrained("baseline")
-        function(folder, tmp_path / "checkpoints", trial, settings, arms.find("baseline"), 1, source, progress)
+        function(folder, tmp_path / "checkpoints", trial, settings, arms.get_arm("baseline"), 1, source, progress)
         return read_json(folder / f"{stage}_results.json"), seen
 
     return make

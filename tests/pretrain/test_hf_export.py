@@ -31,7 +31,7 @@ def exported(finished):
 
 def go(pretrained, folder):
     folder.mkdir()
-    export(folder, pretrained, arms.find("mul_tokens"), VOCABULARY, "tiny")
+    export(folder, pretrained, arms.get_arm("mul_tokens"), VOCABULARY, "tiny")
     return folder
 
 
@@ -122,7 +122,7 @@ def test_the_embeddings_are_tied_and_trimmed(exported):
 
 
 def test_the_tokenizer_that_is_loaded_again_gives_the_trained_ids(exported):
-    loaded, arm = AutoTokenizer.from_pretrained(exported), arms.find("mul_tokens")
+    loaded, arm = AutoTokenizer.from_pretrained(exported), arms.get_arm("mul_tokens")
     for text in ("so 6*9=54 and 2*3=6.", "plain prose\n with  blanks", "Ünïcödé 😀", "User: What is 3 times 4?"):
         ids = VOCABULARY.encode_arm(arm, text).tolist()
         assert loaded(arm.rewrite(text), add_special_tokens=False)["input_ids"] == ids
@@ -150,7 +150,7 @@ def test_a_missing_or_damaged_pretraining_is_named(pretrained, tmp_path):
 
 def test_the_reference_s_ids_survive_the_way_out(tmp_path):
     """50,349 ids, facts from 50304 to 50348, in a model of tiny width (FACTS, section 1)."""
-    vocabulary, arm = Vocabulary(50_000, 45), arms.find("mul_tokens")
+    vocabulary, arm = Vocabulary(50_000, 45), arms.get_arm("mul_tokens")
     model = GPT(Config(vocabulary.size, 1, 1, 8, 16), seed=1)
     assert model.config.rows == 50_432
     made = to_hf(model, vocabulary.eos)

@@ -55,7 +55,7 @@ def trial(tiny, checkpoint, tmp_path):
 
 def begun(folder, arm, shape=SHAPE, vocabulary=VOCABULARY):
     model = GPT(shape, seed=1)
-    begin(model, folder, vocabulary, arms.find(arm))
+    begin(model, folder, vocabulary, arms.get_arm(arm))
     return model
 
 
@@ -71,7 +71,7 @@ def test_a_fact_begins_as_the_mean_of_its_digits_and_every_other_new_row_as_the_
     old = theirs.transformer.wte.weight.detach()
     digit = {d: old[VOCABULARY.encode(d)[0]] for d in "0123456789"}
     rows = begun(checkpoint, "mul_tokens").wte.weight.detach()
-    of = VOCABULARY.token_ids(arms.find("mul_tokens"))
+    of = VOCABULARY.token_ids(arms.get_arm("mul_tokens"))
     torch.testing.assert_close(rows[of["<MUL_6_9_54>"]], (digit["6"] + digit["9"] + digit["5"] + digit["4"]) / 4)
     torch.testing.assert_close(rows[of["<MUL_2_2_4>"]], (2 * digit["2"] + digit["4"]) / 3)
     torch.testing.assert_close(rows[EOS + 1 : VOCABULARY.base], old.mean(0).expand(63, -1))
@@ -194,7 +194,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(trial, checkpoint):
 
 
 def test_other_merges_are_refused_and_ours_are_taken(trial, checkpoint):
-    to_transformers(VOCABULARY, arms.find("baseline"), 96).save_pretrained(checkpoint)
+    to_transformers(VOCABULARY, arms.get_arm("baseline"), 96).save_pretrained(checkpoint)
     prepare_start(trial(), VOCABULARY)
     path = checkpoint / "tokenizer.json"
     tokenizer = json.loads(path.read_text())

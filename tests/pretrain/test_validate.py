@@ -53,7 +53,7 @@ def test_each_id_of_a_long_document_is_given_a_quarter_of_a_context(model, batch
 def test_bits_are_per_byte_of_the_original_text_and_the_loss_is_of_the_arm_s_own(model, plan, arm):
     """The first 50,000 bytes of val text, as the baseline's shards hold it, rewritten here; and the first 20,000 ids of
     the arm's, as one text."""
-    stream, treatment = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, 1), arms.find(arm)
+    stream, treatment = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, 1), arms.get_arm(arm)
     bits, sizes, taken, all_ids = {}, {}, 0, []
     for path in shard_paths(plan.folder, "fineweb", "val"):
         shard = open_shard(path, plan.vocabulary.eos)

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.tasks.arithmetic import Arithmetic, by_fact, mean_by_fact, table_subsets
+from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets
+from tokentrial.trial import load
 
 EXAMPLES = Arithmetic().examples()
 BY_TASK = {task: [e for e in EXAMPLES if e.task == task] for task in dict.fromkeys(e.task for e in EXAMPLES)}
-read = Arithmetic().read
+CAPITALS = build_facts(load("smoke", ["facts={csv: tests/capitals.csv}"]).facts)
 
 # what each question asks, worked out from its words
 WORDS = {
@@ -43,35 +44,24 @@ def test_every_answer_is_right_and_every_prompt_asks_in_the_one_form(task):
         assert example.answer == str(solve(*operands))
         assert example.prompt == f"User: {example.question}\nAssistant: The answer is"
         assert example.completion == f" {example.answer}."
+        assert example.fact == (TIMES_TABLE.of(*operands) if task == "mul_table" else None)
+        assert Arithmetic().score(example, example.completion)
+        for wrong in (f" {solve(*operands) + 1}.", f" {example.answer}0.", ""):
+            assert not Arithmetic().score(example, wrong)
 
 
-def test_the_table_asks_every_pair_in_both_orders_with_its_fact():
+def test_the_table_asks_every_pair_in_both_orders_with_the_floors_of_the_reference():
+    """Constant answer 4/81, echo the larger operand 17/81, echo either operand 9/81 (FACTS R11)."""
     table = Arithmetic().table()
     assert [example.operands for example in table] == [(a, b) for a in range(1, 10) for b in range(1, 10)]
-    assert all(example.fact == TIMES_TABLE.of(*example.operands) for example in table)
-    assert {example.fact for example in table} == set(TIMES_TABLE)
-    assert all(example.fact is None for example in EXAMPLES if example.task != "mul_table")
-
-
-def test_the_floors_of_the_table_are_those_of_the_reference():
-    """Constant answer 4/81, echo the larger operand 17/81, echo either operand 9/81 (TIMES_TABLE R11)."""
-    table = Arithmetic().table()
     assert max(Counter(example.answer for example in table).values()) == 4
     assert sum(example.answer == str(max(example.operands)) for example in table) == 17
     assert sum(example.answer == str(example.operands[0]) for example in table) == 9
 
 
 def test_the_items_follow_from_the_seed_alone():
-    assert list(Arithmetic(100, 0).examples()) == list(EXAMPLES)
-    assert list(Arithmetic(100, 1).examples()) != list(EXAMPLES)
-    assert [e.question for e in Arithmetic(10, 0).examples() if e.task == "addition"] == [
-        e.question for e in BY_TASK["addition"][:10]
-    ]
-
-
-def test_no_question_but_the_tables_is_one_of_the_facts():
-    others = [example for example in EXAMPLES if example.task == "mul_multidigit"]
-    assert min(max(example.operands) for example in others) >= 10
+    assert Arithmetic(100, 0).examples() == EXAMPLES != Arithmetic(100, 1).examples()
+    assert [e for e in Arithmetic(10, 0).examples() if e.task == "addition"] == BY_TASK["addition"][:10]
 
 
 # the reader
@@ -81,17 +71,13 @@ def test_no_question_but_the_tables_is_one_of_the_facts():
     ("completion", "answer"),
     [
         (" 54.", "54"),
-        ("54", "54"),
         (" is 54, or 12", "54"),  # the first number
         (" 6*9=54.", "54"),  # after a leading equation the number that follows
         (" 6 × 9 = 54", "54"),
-        ("9x6=54 and 12", "54"),
         (" 6*9=", "6"),  # no equation without its result
         (" so 6*9=54", "6"),  # the equation does not lead
         (" 12*3=36 is", "36"),
         (" 6*9=-54", "-54"),
-        (" -5.", "-5"),
-        (" 054", "054"),
         (" 5\n4", "5"),  # cut at a newline
         ("\n54", None),
         (" none<|endoftext|>54", None),  # at eos
@@ -100,32 +86,17 @@ def test_no_question_but_the_tables_is_one_of_the_facts():
         (" fifty-four", None),
         (" ٥٤", None),
         (" 54.9", "54"),
-        (" 6*9=54 5", "54"),
     ],
 )
 def test_the_answer_of_a_completion(completion, answer):
-    assert read(completion) == answer
-
-
-@given(st.integers(-999, 9999), st.sampled_from([".", "", ", so", "\n12", "<|endoftext|>7", "User: 8", " 9"]))
-def test_a_number_is_read_whatever_follows(number, rest):
-    assert read(f" {number}{rest}") == str(number)
+    assert Arithmetic().extract_answer(completion) == answer
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_read_without_an_error(text):
-    answer = read(text)
-    assert answer is None or answer in text
-
-
-@pytest.mark.parametrize("task", WORDS)
-def test_an_example_scores_its_own_completion_and_no_other_answer(task):
-    task_object = Arithmetic()
-    for example in BY_TASK[task]:
-        assert task_object.score(example, example.completion)
-        assert not task_object.score(example, f" {int(example.answer) + 1}.")
-        assert not task_object.score(example, f" {example.answer}0.")
-        assert not task_object.score(example, "")
+    for facts in (TIMES_TABLE, CAPITALS):
+        answer = Arithmetic(facts=facts).extract_answer(text)
+        assert answer is None or answer in text
 
 
 # subsets of the table
@@ -150,5 +121,5 @@ def test_subsets_of_the_table():
 def test_the_mean_is_over_unordered_facts():
     """A square has one order and a pair two: over items 3 of 4, over facts (1/2 + 1 + 1) / 3."""
     subset = table_subsets(rows())["from_2"]
-    assert by_fact(subset, "correct") == {"2*3=6": 0.5, "4*4=16": 1.0, "5*5=25": 1.0}
-    assert mean_by_fact(subset, "correct") == pytest.approx(2.5 / 3)
+    assert fact_means(subset, "correct") == {"2*3=6": 0.5, "4*4=16": 1.0, "5*5=25": 1.0}
+    assert mean_over_facts(subset, "correct") == pytest.approx(2.5 / 3)

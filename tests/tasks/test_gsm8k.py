@@ -1,11 +1,13 @@
 """GSM8K and its like: every gold answer is read, every published judgement is agreed with."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tokentrial.errors import TrialError
-from tokentrial.tasks.gsm8k import GSM8K, Sums, normal, read_last, read_marked, solution_prompt
+from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, extract_last, extract_marked
 
 
 @pytest.mark.parametrize(("split", "rows"), [("train", 7473), ("test", 1319)])
@@ -17,6 +19,7 @@ def test_all_problems_are_there_with_the_answer_after_the_marker(shared_data, sp
         row = json.loads(line)
         gold = row["answer"].rpartition("#### ")[2].replace(",", "")
         assert (example.question, example.answer, example.split) == (row["question"], gold, split)
+        assert example.prompt == f"User: {row['question']}\nAssistant:"  # as the reference asks
         assert example.completion == f" {row['answer']}"
         assert GSM8K().score(example, example.completion)
         assert GSM8K().score_flexible(example, example.completion)
@@ -27,9 +30,9 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
     judged = right = 0
     for line in (shared_data / "gsm8k" / "example_model_solutions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        gold = read_marked(row["ground_truth"], "\nA:")
+        gold = extract_marked(row["ground_truth"], "\nA:")
         for answer in (value for value in row.values() if isinstance(value, dict)):
-            assert (read_marked(answer["solution"], "\nA:") == gold) == answer["is_correct"], answer
+            assert (extract_marked(answer["solution"], "\nA:") == gold) == answer["is_correct"], answer
             judged += 1
             right += answer["is_correct"]
     assert (judged, right) == (5276, 286 + 515 + 458 + 742)
@@ -42,7 +45,8 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
         ("#### 1,234", "1234", "1234"),
         ("#### -7", "-7", "-7"),
         ("#### 18.", "18", "18"),
-        ("it is $18", None, "18"),
+        ("it is $1,018.", None, "1018"),
+        ("it is 5.50", None, "5.50"),
         ("####54", None, "54"),
         ("no number", None, None),
         ("", None, None),
@@ -52,28 +56,17 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
     ],
 )
 def test_strict_reads_after_the_marker_flexible_the_last_number(text, strict, flexible):
-    assert read_marked(text) == strict
-    assert read_last(text) == flexible
-
-
-def test_a_number_is_compared_without_its_dress():
-    assert [normal(number) for number in ("1,000", "$5", "5.", "5.50")] == ["1000", "5", "5", "5.50"]
-
-
-def test_the_prompt_is_the_reference_s():
-    assert solution_prompt("Why?") == "User: Why?\nAssistant:"
+    assert extract_marked(text) == strict
+    assert extract_last(text) == flexible
 
 
 def test_without_the_hub_the_error_says_both_ways(monkeypatch):
-    import datasets
-
-    def unreachable(*given, **settings):
+    def unreachable(*arguments, **settings):
         raise ConnectionError("offline")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(TrialError, match=r"go online, or give a folder .* gsm8k=path:FOLDER") as error:
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=unreachable))
+    with pytest.raises(TrialError, match=r"go online, or give a folder .* gsm8k=path:FOLDER"):
         GSM8K().examples()
-    assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_the_files_is_named(tmp_path):
@@ -83,11 +76,10 @@ def test_a_folder_without_the_files_is_named(tmp_path):
 
 @pytest.mark.parametrize(("file", "rows"), [("SVAMP.json", 1000), ("MultiArith.json", 600)])
 def test_svamp_and_multiarith_are_read(shared_data, file, rows):
-    [path] = [each for each in (shared_data / "word_problems").iterdir() if each.name.lower() == file.lower()]
-    task = Sums(f"path:{path}")
+    [path] = [path for path in (shared_data / "word_problems").iterdir() if path.name.lower() == file.lower()]
+    task = AnswerOnly(f"path:{path}")
     examples = task.examples()
     assert len(examples) == rows
-    assert all(float(example.answer) == float(example.answer) for example in examples)
     assert all(task.score(example, f" #### {example.answer}") for example in examples)
     assert not any(task.score(example, f" #### {float(example.answer) + 1:g}") for example in examples)
 
@@ -95,7 +87,7 @@ def test_svamp_and_multiarith_are_read(shared_data, file, rows):
 def test_eight_and_eight_point_nought_are_the_same_sum(tmp_path):
     row = {"Body": "Ann has 8 pens", "Question": "How many?", "Answer": 8.0, "Equation": "", "Type": "", "ID": "1"}
     (tmp_path / "SVAMP.json").write_text(json.dumps([row]))
-    task = Sums(f"path:{tmp_path / 'SVAMP.json'}")
+    task = AnswerOnly(f"path:{tmp_path / 'SVAMP.json'}")
     [example] = task.examples()
     assert example.question == "Ann has 8 pens. How many?"
     assert task.score(example, " #### 8.0")

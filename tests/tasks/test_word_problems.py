@@ -8,7 +8,8 @@ from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.fact_settings import FactSettings
 from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")
@@ -59,27 +60,27 @@ def test_no_step_of_training_uses_a_never_asked_fact(seed):
     assert {example.fact for example in WordProblems(steps=1).examples("test")} & never  # it may be tested
 
 
-def test_test_questions_do_not_stand_in_training():
+def test_no_sum_of_training_is_a_never_asked_fact_where_the_facts_are_sums():
+    facts = build_facts(FactSettings(family="addition", range=(1, 60)))
+    never = facts.never_asked(1, 3)
+    completions = [e.completion for e in WordProblems(rows=100, never_asked=never, facts=facts).examples("train")]
+    assert never.isdisjoint(site.fact for completion in completions for site in facts.sites(completion))
+
+
+def test_the_test_is_the_same_whatever_is_trained_and_none_of_it_stands_in_training():
     task = WordProblems(rows=1500, steps=1)
     tested = {example.question for example in task.examples("test")}
-    assert len(task.examples("test")) == TEST_ROWS
-    assert len(task.examples("train")) == 1500
+    assert (len(task.examples("test")), len(task.examples("train"))) == (TEST_ROWS, 1500)
     assert not tested & {example.question for example in task.examples("train")}
+    other = WordProblems(rows=99, steps=1, never_asked=TIMES_TABLE.never_asked(1, 3))
+    assert task.examples("test") == other.examples("test") != WordProblems(steps=1, seed=1).examples("test")
 
 
-def test_the_test_is_the_same_whatever_is_trained():
-    assert (
-        WordProblems(rows=10).examples() == WordProblems(rows=99, never_asked=TIMES_TABLE.never_asked(1, 3)).examples()
-    )
-    assert WordProblems(seed=1).examples() != WordProblems(seed=2).examples()
-
-
-def test_all_four_operations_occur():
-    signs = {sign for example in WordProblems(steps=3).examples() for _, sign, _, _ in steps(example)}
+def test_all_four_operations_occur_and_a_problem_of_one_product_knows_its_fact():
+    signs = set()
+    for example in WordProblems(steps=3).examples():
+        worked = list(steps(example))
+        signs |= {sign for _, sign, _, _ in worked}
+        a, sign, b, _ = worked[0]
+        assert example.fact == (TIMES_TABLE.of(a, b) if sign == "*" and len(worked) == 1 else None)
     assert signs == {"+", "-", "*", "/"}
-
-
-def test_a_problem_of_one_product_knows_its_fact():
-    for example in WordProblems(rows=300, steps=1).examples("train"):
-        [(a, sign, b, _)] = steps(example)
-        assert example.fact == (TIMES_TABLE.of(a, b) if sign == "*" else None)

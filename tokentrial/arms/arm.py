@@ -1,14 +1,14 @@
-"""The seam of an arm: how one treatment cuts a text into plain pieces and fact tokens, and undoes it.
+"""The interface of an arm: how one treatment splits a text into plain segments and fact tokens, and undoes it.
 
 A new arm is one file in this folder that defines `ARM = SomeArm()`; it is found by its file's name.
 """
 
 import copy
-import random
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """A part of a text. `token` is the fact token it becomes, or None for text that stays plain.
 
     `start` and `end` are the span of source it stands for, empty where a token replaces nothing.
@@ -30,17 +30,17 @@ class Piece(NamedTuple):
 
 
 class Arm:
-    """One treatment of the text; as it stands here, none. Laws: `rewrite` is idempotent; `plain(rewrite(x))` has the
-    meaning of `x`, and its very bytes where facts are written canonically; both hold without the content where
+    """One treatment of the text; as it stands here, none. Laws: `rewrite` is idempotent; `untokenize(rewrite(x))` has
+    the meaning of `x`, and its very bytes where facts are written canonically; both hold without the content where
     `keeps_content` is False."""
 
     name: str
     summary: str
     version: int = 1
     keeps_content: bool = True
-    needles: bytes = b"="  # a text without any of these characters is left as it is
-    cut: str | None = None  # a pattern: where it matches, plain text is cut before it is encoded
-    draws: bool = False  # whether it draws at random
+    trigger_bytes: bytes = b"="  # a text without any of these characters is left as it is
+    split_pattern: str | None = None  # a regular expression: where it matches, text is split before it is encoded
+    is_random: bool = False  # whether it draws its tokens at random
     facts: Facts = TIMES_TABLE
 
     @property
@@ -48,65 +48,73 @@ class Arm:
         """The fact tokens it may emit."""
         return ()
 
-    def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
-        """The text in pieces; each plain piece is encoded by itself. `rng` serves only arms that draw at random."""
-        if text:
-            yield Piece(text, None, 0, len(text))
+    def segments(self, text: str) -> Iterator[Segment]:
+        """The text in segments; each plain one is encoded by itself."""
+        splits = (match.start() for match in re.finditer(self.split_pattern, text)) if self.split_pattern else ()
+        for start, end in pairwise([0, *splits, len(text)]):
+            if end > start:
+                yield Segment(text[start:end], None, start, end)
 
-    def plain(self, text: str) -> str:
-        """Tokens back to the text they stand for."""
+    def untokenize(self, text: str) -> str:
+        """The text with its tokens' names turned back into what they stand for."""
         return text
 
-    def rewrite(self, text: str, rng: random.Random | None = None) -> str:
+    def rewrite(self, text: str) -> str:
         """The text with its tokens written by name."""
-        return "".join(piece.token or piece.text for piece in self.pieces(text, rng))
+        return "".join(segment.token or segment.text for segment in self.segments(text))
 
-    def spellings(self, answer: str) -> tuple[str, ...]:
+    def answer_tokens(self, answer: str) -> tuple[str, ...]:
         """The arm's own tokens that state this answer."""
-        stated = self.facts.by_token
+        stated = {} if self.is_random else self.facts.by_token
         return tuple(token for token in self.tokens if token in stated and stated[token].answer == answer)
 
 
 class SiteArm(Arm):
-    """An arm that writes a token at every site: in place of what stands there between two of its points."""
+    """An arm that writes a token at every site, in place of the text between two points of the site."""
 
-    replaced: tuple[str, str] = ("start", "end")  # names of a Site's fields: start, left, answer, end
+    site_span: tuple[str, str] = ("start", "end")  # names of a Site's fields: start, left, answer, end
 
     @property
     def tokens(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(map(self.token, self.facts)))
 
+    @cached_property
+    def _token_pattern(self) -> re.Pattern[str]:
+        """Compiled once: every completion of an evaluation is read through it."""
+        return re.compile("|".join(map(re.escape, self.tokens)))
+
     def token(self, fact: Fact) -> str:
         """The token of a site that states this fact."""
         return fact.token
 
-    def stands_for(self, token: str, before: str, after: str) -> str:
-        """What a token is in `plain`, given the text before and after it: its fact, or nothing where it names none."""
+    def expansion(self, token: str, before: str, after: str) -> str:
+        """What `untokenize` writes for a token, given the text before and after it: its fact, or nothing where it names
+        none."""
         fact = self.facts.by_token.get(token)
         return fact.equation if fact else ""
 
-    def pieces(self, text: str, rng: random.Random | None = None) -> Iterator[Piece]:
+    def segments(self, text: str) -> Iterator[Segment]:
         position = 0
         for site in self.facts.sites(text):
-            start, end = (getattr(site, name) for name in self.replaced)
+            start, end = (getattr(site, name) for name in self.site_span)
             token = self.token(site.fact)
             if start == end and (text.startswith(token, end) or text.endswith(token, 0, start)):
                 continue  # it has its token already: rewriting twice adds nothing
             if start > position:
-                yield Piece(text[position:start], None, position, start)
-            yield Piece(text[start:end], token, start, end)
+                yield Segment(text[position:start], None, position, start)
+            yield Segment(text[start:end], token, start, end)
             position = end
         if position < len(text):
-            yield Piece(text[position:], None, position, len(text))
+            yield Segment(text[position:], None, position, len(text))
 
-    def plain(self, text: str) -> str:
-        """Each token's name replaced by what it stands for, set off by a space from a number beside it:
-        `1<MUL_6_9_54>` is not 16*9=54, and `54<FACT>0` is not 540."""
+    def untokenize(self, text: str) -> str:
+        """Each token's name replaced by its expansion, set off by a space from a number beside it: `1<MUL_6_9_54>` is
+        not 16*9=54, and `54<FACT>0` is not 540."""
         done, position = "", 0
-        for match in _any_of(self.tokens).finditer(text):
+        for match in self._token_pattern.finditer(text):
             done += text[position : match.start()]
             position = match.end()
-            expansion = self.stands_for(match[0], done, text[position:])
+            expansion = self.expansion(match[0], done, text[position:])
             left = " " if re.search(r"[0-9][.,]?\Z", done[-2:]) else ""
             right = " " if re.match("[.,]?[0-9]", text[position : position + 2]) else ""
             if expansion:
@@ -116,22 +124,16 @@ class SiteArm(Arm):
         return done + text[position:]
 
 
-@lru_cache(maxsize=16)
-def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Made once: every completion of an evaluation is read through it."""
-    return re.compile("|".join(map(re.escape, tokens)))
-
-
-def names() -> list[str]:
-    """Names of the arms in this folder, the seam and the facts left out."""
+def arm_names() -> list[str]:
+    """Names of the arms in this folder, the interface and the facts left out."""
     files = Path(__file__).parent.glob("*.py")
     return sorted(path.stem for path in files if path.stem not in ("__init__", "arm", "facts", "families"))
 
 
-def find(name: str, facts: Facts = TIMES_TABLE) -> Arm:
+def get_arm(name: str, facts: Facts = TIMES_TABLE) -> Arm:
     """The arm of this name over these facts. Raises SettingsError with the names there are."""
-    if name not in names():
-        raise SettingsError(f"arms: no arm {name!r}; there are {', '.join(names())}")
+    if name not in arm_names():
+        raise SettingsError(f"arms: no arm {name!r}; there are {', '.join(arm_names())}")
     arm: Arm = copy.copy(import_module(f"tokentrial.arms.{name}").ARM)
     arm.name, arm.facts = name, facts
     return arm

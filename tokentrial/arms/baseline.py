@@ -5,7 +5,7 @@ from tokentrial.arms.arm import Arm
 
 class Baseline(Arm):
     summary = "text stays as it is"
-    needles = b""
+    trigger_bytes = b""
 
 
 ARM = Baseline()

@@ -14,9 +14,9 @@ from typing import NamedTuple, Self
 
 from tokentrial.fact_settings import FactSettings
 
-FORMS = ("equation", "times_sign", "letter_x", "boxes", "statement", "question")  # of drill lines, as in drills.mix
-SLOT = "<FACT>"  # the one token of arms whose token says nothing of the fact
-ASKING = frozenset({"statement", "question"})  # the forms that ask a fact directly
+DRILL_FORMS = ("equation", "times_sign", "letter_x", "boxes", "statement", "question")  # as in drills.mix
+SLOT_TOKEN = "<FACT>"  # the one token of arms whose token says nothing of the fact
+ASKING_FORMS = frozenset({"statement", "question"})  # the forms that ask a fact directly
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Wording:
     phrase: str  # 6 times 9
     question: str  # What is 6 times 9?
     spellings: tuple[str, ...]
-    lines: Mapping[str, str]
+    drill_lines: Mapping[str, str]
 
 
 @dataclass(frozen=True, order=True)
@@ -63,33 +63,29 @@ class Facts(tuple[Fact, ...]):
     """All facts of a trial, in the order of their ids."""
 
     settings: FactSettings
-    table: str  # name of the probes that ask them all
+    table_task: str  # name of the probes that ask them all
     hard: tuple[Fact, ...]  # those that the folds deal out
-    signs: str  # operators of the facts' equations
+    operators: str  # of the facts' equations
 
     def __new__(
-        cls, settings: FactSettings, table: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], signs: str = ""
+        cls, settings: FactSettings, table_task: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], operators: str
     ) -> Self:
-        made = super().__new__(cls, facts)
-        made.settings, made.table, made.hard, made.signs = settings, table, hard, signs
-        return made
+        self = super().__new__(cls, facts)
+        self.settings, self.table_task, self.hard, self.operators = settings, table_task, hard, operators
+        return self
 
     def of(self, *operands: int) -> Fact:
         """The fact with these operands, in any order."""
         return next(fact for fact in self if any(operands == wording.operands for wording in fact.wordings))
 
     @cached_property
-    def tokens(self) -> tuple[str, ...]:
-        return tuple(fact.token for fact in self)
-
-    @cached_property
     def by_token(self) -> dict[str, Fact]:
         return {fact.token: fact for fact in self}
 
     @cached_property
-    def number(self) -> dict[Fact, int]:
-        """The place of each fact in their order."""
-        return {fact: number for number, fact in enumerate(self)}
+    def index_of(self) -> dict[Fact, int]:
+        """The index of each fact in their order."""
+        return {fact: index for index, fact in enumerate(self)}
 
     @cached_property
     def numeric(self) -> bool:
@@ -102,20 +98,20 @@ class Facts(tuple[Fact, ...]):
         return tuple(sorted({fact.answer for fact in self}, key=lambda text: (len(text), text)))
 
     @cached_property
-    def by_line(self) -> dict[str, tuple[Fact, str]]:
+    def by_drill_line(self) -> dict[str, tuple[Fact, str]]:
         """The fact and form of every drill line there can be."""
-        return {line: (fact, form) for fact in self for w in fact.wordings for form, line in w.lines.items()}
+        return {line: (fact, form) for fact in self for w in fact.wordings for form, line in w.drill_lines.items()}
 
     @cached_property
-    def places(self) -> dict[str, tuple[int, int]]:
-        """Row and column of every question in a picture of the table: its operands where they are two, else in rows of
-        like length."""
-        worded = [wording for fact in self for wording in fact.wordings]
-        if all(len(wording.operands) == 2 for wording in worded):
-            rows, columns = (sorted({wording.operands[side] for wording in worded}) for side in (0, 1))
-            return {w.question: (rows.index(w.operands[0]), columns.index(w.operands[1])) for w in worded}
-        width = math.ceil(math.sqrt(len(worded)))
-        return {wording.question: divmod(number, width) for number, wording in enumerate(worded)}
+    def table_cells(self) -> dict[str, tuple[int, int]]:
+        """Row and column of every question in a figure of the table: its operands where they are two, else in a
+        square."""
+        wordings = [wording for fact in self for wording in fact.wordings]
+        if all(len(wording.operands) == 2 for wording in wordings):
+            rows, columns = (sorted({wording.operands[side] for wording in wordings}) for side in (0, 1))
+            return {w.question: (rows.index(w.operands[0]), columns.index(w.operands[1])) for w in wordings}
+        width = math.ceil(math.sqrt(len(wordings)))
+        return {wording.question: divmod(index, width) for index, wording in enumerate(wordings)}
 
     def never_asked(self, seed: int, folds: int) -> frozenset[Fact]:
         """The facts that seed `seed` never asks directly: fold `seed mod folds` of the hard ones, dealt out in order.
@@ -124,35 +120,34 @@ class Facts(tuple[Fact, ...]):
 
     def asked_in(self, text: str) -> set[Fact]:
         """Facts that a text of any source asks directly: `6 times 9?`, `6 times 9 equals`, `6 times 9 is `."""
-        if self._marker not in text:
+        if self._shared_word not in text:
             return set()
-        return {self._by_phrase[match[1]] for match in self._asks.finditer(text)}
+        return {self._by_phrase[match[1]] for match in self._asking_pattern.finditer(text)}
 
     def sites(self, text: str) -> Iterator[Site]:
         """All sites of a text in order. Looks for "=" first: a regular expression over all of it is 70 times slower."""
-        sign = text.find("=")
-        while sign != -1:
-            site = self._site_at(text, sign)
-            if site:
+        equals = text.find("=")
+        while equals != -1:
+            if site := self._site_at(text, equals):
                 yield site
-            sign = text.find("=", sign + 1)
+            equals = text.find("=", equals + 1)
 
-    def _site_at(self, text: str, sign: int) -> Site | None:
-        right = sign + 1
-        while text.startswith(" ", right) and right < sign + 3:
-            right += 1
-        if text[right : right + 1] not in self._first_characters:
+    def _site_at(self, text: str, equals: int) -> Site | None:
+        answer = equals + 1
+        while text.startswith(" ", answer) and answer < equals + 3:
+            answer += 1
+        if text[answer : answer + 1] not in self._first_characters:
             return None
-        left = sign
-        while left > max(0, sign - 2) and text[left - 1] == " ":
+        left = equals
+        while left > max(0, equals - 2) and text[left - 1] == " ":
             left -= 1
-        for length in self._lengths:
+        for length in self._spelling_lengths:
             start = left - length
             fact = self._by_spelling.get(text[start:left]) if start >= 0 else None
-            if fact and text.startswith(fact.answer, right):
-                end = right + len(fact.answer)
-                if stands_alone(text, start, end):
-                    return Site(start, end, fact, left, right)
+            if fact and text.startswith(fact.answer, answer):
+                end = answer + len(fact.answer)
+                if is_standalone(text, start, end):
+                    return Site(start, end, fact, left, answer)
         return None
 
     @cached_property
@@ -160,14 +155,14 @@ class Facts(tuple[Fact, ...]):
         return {spelling: fact for fact in self for w in fact.wordings for spelling in w.spellings}
 
     @cached_property
-    def _lengths(self) -> list[int]:
+    def _spelling_lengths(self) -> list[int]:
         """Lengths of the spellings, the longest first: of `16*9=` the left side is not `6*9`."""
         return sorted({len(spelling) for spelling in self._by_spelling}, reverse=True)
 
     @cached_property
-    def reach(self) -> int:
+    def site_window(self) -> int:
         """Characters that a site and the neighbours that decide whether it is one take at most."""
-        return self._lengths[0] + max(len(answer) for answer in self.answers) + 5 + NEIGHBOURS
+        return self._spelling_lengths[0] + max(len(answer) for answer in self.answers) + 5 + NEIGHBOURHOOD
 
     @cached_property
     def _first_characters(self) -> frozenset[str]:
@@ -178,33 +173,29 @@ class Facts(tuple[Fact, ...]):
         return {wording.phrase: fact for fact in self for wording in fact.wordings}
 
     @cached_property
-    def _marker(self) -> str:
-        """A word that all phrases hold, `" times "`; empty where they share none."""
+    def _shared_word(self) -> str:
+        """A word that all phrases hold, `" times "`, found faster than a pattern; empty where they share none."""
         shared = set.intersection(*(set(phrase.split()[1:-1]) for phrase in self._by_phrase))
         return f" {max(shared, key=len)} " if shared else ""
 
     @cached_property
-    def _asks(self) -> re.Pattern[str]:
+    def _asking_pattern(self) -> re.Pattern[str]:
         phrases = "|".join(re.escape(phrase) for phrase in sorted(self._by_phrase, key=len, reverse=True))
         return re.compile(rf"(?<!\w)({phrases})(?:\?| equals| is )")
 
 
-NEIGHBOURS = 32  # characters on either side that are looked at
+NEIGHBOURHOOD = 32  # characters on either side that are looked at
 OPERATORS = "+-*×/÷^=−"
 
 
-def stands_alone(text: str, start: int, end: int) -> bool:
+def is_standalone(text: str, start: int, end: int) -> bool:
     """Whether nothing beside `text[start:end]` makes it part of a longer number, word or expression."""
-    before, after = text[max(0, start - NEIGHBOURS) : start], text[end : end + NEIGHBOURS]
-    if before and (_wordlike(before[-1]) or before[-1] in ".,$"):
+    before, after = text[max(0, start - NEIGHBOURHOOD) : start], text[end : end + NEIGHBOURHOOD]
+    if before and (before[-1].isalnum() or before[-1] in "_.,$"):
         return False
-    if after and (_wordlike(after[0]) or after[0] == "%" or (after[0] in ".," and after[1:2].isdecimal())):
+    if after and (after[0].isalnum() or after[0] in "_%" or (after[0] in ".," and after[1:2].isdecimal())):
         return False
     left, right = before.rstrip(" \t\u00a0"), after.lstrip(" \t\u00a0")
     if left and (left[-1] in OPERATORS or (left[-1] == "x" and not left[-2:-1].isalpha())):
         return False
     return not (right and (right[0] in OPERATORS or (right[0] == "x" and not right[1:2].isalpha())))
-
-
-def _wordlike(character: str) -> bool:
-    return character.isalnum() or character == "_"

@@ -20,11 +20,11 @@ class Operation(NamedTuple):
     """A family of two numbers whose order does not matter. In templates {a} and {b} are the numbers, {c} the result."""
 
     token: str
-    table: str
-    signs: str
+    table_task: str
+    operators: str
     word: str
     result: Callable[[int, int], int]
-    lines: dict[str, str]  # drill lines beside the equation
+    drill_lines: dict[str, str]  # those that differ from what `_wording` makes
 
 
 _TIMES_LINES = {
@@ -45,90 +45,91 @@ _WORDS = {"*": "times", "×": "times", "+": "plus", "-": "minus", "/": "divided 
 
 
 @lru_cache(maxsize=8)
-def facts_of(settings: FactSettings) -> Facts:
+def build_facts(settings: FactSettings) -> Facts:
     """The facts that a trial's settings name."""
     low, high = settings.range
     if operation := _OPERATIONS.get(settings.family):
         pairs = [(a, b) for a in range(low, high + 1) for b in range(a, high + 1)]
-        facts = tuple(_of_pair(operation, a, b) for a, b in pairs)
+        facts = tuple(_pair_fact(operation, a, b) for a, b in pairs)
         # doubles first and in the order of their results, so that the folds are equally hard; 1 * b is no question
         hard = [fact for fact in facts if fact.operands[0] >= 2 or settings.family != "multiplication"]
         hard.sort(key=lambda fact: (fact.operands[0] != fact.operands[1], int(fact.answer)))
-        return Facts(settings, operation.table, facts, tuple(hard), operation.signs)
+        return Facts(settings, operation.table_task, facts, tuple(hard), operation.operators)
     if settings.family == "squares":
-        facts = tuple(_square(a) for a in range(low, high + 1))
+        facts = tuple(_square_fact(a) for a in range(low, high + 1))
         return Facts(settings, "square_table", facts, facts, "^")
     if settings.family == "units":
-        facts = tuple(_converted(number, *unit) for unit in _UNITS for number in range(low, high + 1))
-        return Facts(settings, "unit_table", facts, facts)
-    facts = tuple(_of_row(number, row) for number, row in enumerate(settings.rows))
+        facts = tuple(_unit_fact(number, *unit) for unit in _UNITS for number in range(low, high + 1))
+        return Facts(settings, "unit_table", facts, facts, "")
+    facts = tuple(_row_fact(index, row) for index, row in enumerate(settings.rows))
     return Facts(settings, "fact_table", facts, facts, "".join({row[1] for row in settings.rows if len(row) == 4}))
 
 
-# a process that is sent the same facts again and again makes them once
-copyreg.pickle(Facts, lambda facts: (facts_of, (facts.settings,)))
+# pickled by their settings: a process that is sent the same facts again and again builds them once
+copyreg.pickle(Facts, lambda facts: (build_facts, (facts.settings,)))
 
 
-def _of_pair(operation: Operation, a: int, b: int) -> Fact:
+def _pair_fact(operation: Operation, a: int, b: int) -> Fact:
     c = operation.result(a, b)
     wordings = []
     for left, right in dict.fromkeys([(a, b), (b, a)]):
-        spellings = _spelled(str(left), operation.signs, str(right))
-        lines = {form: line.format(a=left, b=right, c=c) for form, line in operation.lines.items()}
-        wordings.append(_worded(spellings, f"{left} {operation.word} {right}", str(c), (left, right), lines))
+        spellings = _spellings(str(left), operation.operators, str(right))
+        lines = {form: line.format(a=left, b=right, c=c) for form, line in operation.drill_lines.items()}
+        wordings.append(_wording(spellings, f"{left} {operation.word} {right}", str(c), (left, right), lines))
     return Fact(f"<{operation.token}_{a}_{b}_{c}>", str(c), tuple(wordings))
 
 
-def _square(a: int) -> Fact:
-    c, spellings = a * a, _spelled(str(a), "^", "2")
+def _square_fact(a: int) -> Fact:
+    c, spellings = a * a, _spellings(str(a), "^", "2")
     boxes = {"boxes": f"A floor of {a} by {a} tiles has {a}^2={c} tiles in total, so {c}."}
-    return Fact(f"<SQR_{a}_{c}>", str(c), (_worded(spellings, f"{a} squared", str(c), (a,), boxes),))
+    return Fact(f"<SQR_{a}_{c}>", str(c), (_wording(spellings, f"{a} squared", str(c), (a,), boxes),))
 
 
-def _converted(number: int, unit: str, smaller: str, factor: int) -> Fact:
+def _unit_fact(number: int, unit: str, smaller: str, factor: int) -> Fact:
     answer = f"{number * factor} {smaller}"
     phrase = f"{number} {unit} in {smaller}"
-    wording = _worded((f"{number} {unit}", f"{number}{unit}"), phrase, answer)
+    wording = _wording((f"{number} {unit}", f"{number}{unit}"), phrase, answer)
     return Fact(f"<UNIT_{number}_{unit}_{number * factor}_{smaller}>", answer, (wording,))
 
 
-def _of_row(number: int, row: Sequence[str]) -> Fact:
+def _row_fact(index: int, row: Sequence[str]) -> Fact:
     """A row of a CSV file: question, answer; or left, operator, right, result."""
     *left, answer = row
-    token = "_".join(word for word in re.split(r"[^A-Za-z0-9]+", " ".join(row)) if word)
+    words = "_".join(word for word in re.split(r"[^A-Za-z0-9]+", " ".join(row)) if word)
+    token = f"<FACT_{index}_{words[:40]}>"
     if len(left) == 3:
-        spellings = _spelled(left[0], (left[1],), left[2])
+        spellings = _spellings(left[0], (left[1],), left[2])
         phrase = f"{left[0]} {_WORDS.get(left[1], left[1])} {left[2]}"
         numbers = tuple(int(side) for side in (left[0], left[2]) if re.fullmatch("[0-9]+", side))
-        return Fact(f"<FACT_{number}_{token[:40]}>", answer, (_worded(spellings, phrase, answer, numbers),))
+        return Fact(token, answer, (_wording(spellings, phrase, answer, numbers),))
     asked = left[0].removesuffix("?").rstrip()
     topic = re.sub(r"^(?:What|Who) (?:is|was) ", "", asked)  # the capital of France
     statement = f"{topic} is {answer}." if topic != asked else f"{asked}? {answer}."
-    wording = _worded((topic,), topic, answer, question=f"{asked}?", lines={"statement": statement})
-    return Fact(f"<FACT_{number}_{token[:40]}>", answer, (wording,))
+    wording = _wording((topic,), topic, answer, question=f"{asked}?", drill_lines={"statement": statement})
+    return Fact(token, answer, (wording,))
 
 
-def _spelled(left: str, signs: Sequence[str], right: str) -> tuple[str, ...]:
-    return tuple(f"{left}{gap}{sign}{other}{right}" for sign, gap, other in product(signs, _GAPS, _GAPS))
+def _spellings(left: str, operators: Sequence[str], right: str) -> tuple[str, ...]:
+    return tuple(f"{left}{gap}{operator}{other}{right}" for operator, gap, other in product(operators, _GAPS, _GAPS))
 
 
-def _worded(
+def _wording(
     spellings: tuple[str, ...],
     phrase: str,
     answer: str,
     operands: tuple[int, ...] = (),
-    lines: dict[str, str] | None = None,
+    drill_lines: dict[str, str] | None = None,
     question: str | None = None,
 ) -> Wording:
     equation, question = f"{spellings[0]}={answer}", question or f"What is {phrase}?"
-    drilled = {
+    by_form = {
         "equation": equation,
         "times_sign": f"{spellings[0]} = {answer}",
         "boxes": f"Remember that {equation}, so {answer}.",
         "statement": f"{phrase} equals {answer}.",
         "question": f"User: {question}\nAssistant: The answer is {answer}.",
     }
-    return Wording(operands, phrase, question, spellings, drilled | (lines or {}))
+    return Wording(operands, phrase, question, spellings, by_form | (drill_lines or {}))
 
 
-TIMES_TABLE = facts_of(FactSettings())  # the 45 products of 1 to 9: what a trial is about unless it says otherwise
+TIMES_TABLE = build_facts(FactSettings())  # the 45 products of 1 to 9: what a trial is about unless it says otherwise

@@ -5,11 +5,11 @@ from tokentrial.arms.arm import SiteArm
 
 class MulAppend(SiteArm):
     summary = "6*9=54 becomes 6*9=54<MUL_6_9_54>"
-    replaced = ("end", "end")
+    site_span = ("end", "end")
 
-    def stands_for(self, token: str, before: str, after: str) -> str:
+    def expansion(self, token: str, before: str, after: str) -> str:
         """Nothing after the token's own text, the equation where it stands alone."""
-        tail = before[-self.facts.reach :]
+        tail = before[-self.facts.site_window :]
         follows = any(site.end == len(tail) and site.fact.token == token for site in self.facts.sites(tail))
         return "" if follows else self.facts.by_token[token].equation
 

@@ -5,13 +5,13 @@ from tokentrial.arms.arm import SiteArm
 
 class MulBeforeAnswer(SiteArm):
     summary = "6*9=54 becomes 6*9=<MUL_6_9_54>54"
-    replaced = ("answer", "answer")
+    site_span = ("answer", "answer")
 
-    def stands_for(self, token: str, before: str, after: str) -> str:
+    def expansion(self, token: str, before: str, after: str) -> str:
         """Nothing between the fact's own two sides, its answer where the left side waits for one, else the equation."""
         fact = self.facts.by_token[token]
-        waits = before[-self.facts.reach :] + fact.answer
-        if not any(site.end == len(waits) and site.fact == fact for site in self.facts.sites(waits)):
+        stated = before[-self.facts.site_window :] + fact.answer
+        if not any(site.end == len(stated) and site.fact == fact for site in self.facts.sites(stated)):
             return fact.equation
         return "" if after.startswith(fact.answer) else fact.answer
 

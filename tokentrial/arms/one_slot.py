@@ -1,7 +1,7 @@
 """Control of compression: the sites of mul_tokens, one shared token that says nothing of the fact."""
 
 from tokentrial.arms.arm import SiteArm
-from tokentrial.arms.facts import SLOT, Fact
+from tokentrial.arms.facts import SLOT_TOKEN, Fact
 
 
 class OneSlot(SiteArm):
@@ -9,7 +9,7 @@ class OneSlot(SiteArm):
     keeps_content = False
 
     def token(self, fact: Fact) -> str:
-        return SLOT
+        return SLOT_TOKEN
 
 
 ARM = OneSlot()

@@ -6,13 +6,13 @@ from tokentrial.arms.facts import Fact
 
 class OperandOnly(SiteArm):
     summary = "6*9=54 becomes <MUL_6_9>=54: the answer stays digits"
-    replaced = ("start", "left")
+    site_span = ("start", "left")
 
     def token(self, fact: Fact) -> str:
         """The fact's name without its answer."""
         return fact.token.removesuffix(">").removesuffix(f"_{fact.answer}") + ">"
 
-    def stands_for(self, token: str, before: str, after: str) -> str:
+    def expansion(self, token: str, before: str, after: str) -> str:
         return next(fact.wordings[0].spellings[0] for fact in self.facts if self.token(fact) == token)
 
 

@@ -271,9 +271,9 @@ def arms(json: JsonOption = False) -> None:
 
     Example: tokentrial arms
     """
-    from tokentrial.arms.arm import find, names
+    from tokentrial.arms.arm import arm_names, get_arm
 
-    there = [find(name) for name in names()]
+    there = [get_arm(name) for name in arm_names()]
     rows = [
         {"name": arm.name, "summary": arm.summary, "tokens": len(arm.tokens), "keeps_content": arm.keeps_content}
         for arm in there

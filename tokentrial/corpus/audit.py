@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import ASKING, Facts
+from tokentrial.arms.facts import ASKING_FORMS, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
@@ -16,8 +16,8 @@ from tokentrial.corpus.shards import decode_documents, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.store import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.tasks.rows import contents, sources
 from tokentrial.tasks.task import Example
+from tokentrial.tasks.training_examples import source_hashes, stage_sources
 
 VERSION = 2
 
@@ -36,7 +36,7 @@ def audit_fingerprint(plan: CorpusPlan) -> str:
         evaluate=[trial.evaluate.probes_each, trial.evaluate.probe_seed],
         rows=[source.weight for part in (trial.sft.stages if trial.sft else ()) for source in part.sources],
         word_problems=trial.tasks.word_problems.model_dump(),
-        content=contents(trial, [source for stage in ("sft", "grpo") for source in sources(trial, stage)]),
+        content=source_hashes(trial, [source for stage in ("sft", "grpo") for source in stage_sources(trial, stage)]),
     )
 
 
@@ -87,10 +87,10 @@ def audit(plan: CorpusPlan) -> None:
 def leaking_prompts(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> list[str]:
     """Prompts that carry their answer: rewritten by an arm, or with the answer beside the operands (R3)."""
     problems = []
-    treatments = [arms.find(name, facts) for name in arm_names]
+    treatments = [arms.get_arm(name, facts) for name in arm_names]
     for probe in probes:
         for treatment in treatments:
-            if any(piece.token for piece in treatment.pieces(probe.prompt)):
+            if any(piece.token for piece in treatment.segments(probe.prompt)):
                 problems.append(f"leak: {treatment.name} rewrites the prompt {probe.prompt!r}")
         words, asked = ([word.strip("?.,") for word in text.split()] for text in (probe.prompt, probe.question))
         own = list(map(str, probe.operands)) or asked  # 1 times 6 is 6: an operand may be the answer
@@ -102,16 +102,16 @@ def leaking_prompts(arm_names: Iterable[str], facts: Facts, probes: Iterable[Exa
 def unserved_facts(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:
     """Facts that should be trained and are not served, by arm and seed (R2)."""
     problems = []
-    asked_in_drills = any(plan.trial.corpus.drills.mix.model_dump()[form] for form in ASKING)
+    asked_in_drills = any(plan.trial.corpus.drills.mix.model_dump()[form] for form in ASKING_FORMS)
     for arm, seeds in served.items():
-        treatment = arms.find(arm, plan.facts)
+        treatment = arms.get_arm(arm, plan.facts)
         for seed, record in seeds.items():
             never_asked = plan.facts.never_asked(int(seed), plan.trial.corpus.drills.never_asked_folds)
             for fact in plan.facts:
                 forms = record["facts"][fact.equation]
                 if not any(forms.values()):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never served")
-                if asked_in_drills and fact not in never_asked and not any(forms[form] for form in ASKING):
+                if asked_in_drills and fact not in never_asked and not any(forms[form] for form in ASKING_FORMS):
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never asked and should be")
                 written, left = treatment.rewrite(fact.equation), fact.wordings[0].spellings[0]
                 hidden = treatment.keeps_content and not (left in written and fact.answer in written)
@@ -129,7 +129,7 @@ def drilled_never_asked(plan: CorpusPlan, drilled: dict[int, list[str]]) -> list
     for fold, statements in drilled.items():
         never_asked = plan.facts.never_asked(fold, plan.trial.corpus.drills.never_asked_folds)
         for text in statements:
-            asked = {fact for fact, form in drills.parse(plan.facts, text) if form in ASKING}
+            asked = {fact for fact, form in drills.parse(plan.facts, text) if form in ASKING_FORMS}
             for fact in (plan.facts.asked_in(text) | asked) & never_asked:
                 problems.append(f"asked: drills of fold {fold} ask {fact.equation}: {text!r}")
     return problems

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from tokentrial.arms.facts import ASKING, Fact, Facts
+from tokentrial.arms.facts import ASKING_FORMS, Fact, Facts
 
 
 def generate(
@@ -24,9 +24,9 @@ def generate(
 def render(form: str, fact: Fact, never_asked: frozenset[Fact], rng: random.Random) -> str:
     """One line that states the fact in this form; as an equation where it must not be asked or has no such form."""
     wording = fact.wordings[0] if rng.random() < 0.5 else fact.wordings[-1]
-    if form in ASKING and fact in never_asked:
+    if form in ASKING_FORMS and fact in never_asked:
         form = "equation"
-    return wording.lines.get(form, wording.lines["equation"])
+    return wording.drill_lines.get(form, wording.drill_lines["equation"])
 
 
 def statements(document: str) -> list[str]:
@@ -36,4 +36,4 @@ def statements(document: str) -> list[str]:
 
 def parse(facts: Facts, document: str) -> Iterator[tuple[Fact, str]]:
     """Every (fact, form) that a drill document states, found by reading its lines, not by trusting its writer."""
-    return (found for text in statements(document) if (found := facts.by_line.get(text)))
+    return (found for text in statements(document) if (found := facts.by_drill_line.get(text)))

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokentrial.arms.facts import ASKING
+from tokentrial.arms.facts import ASKING_FORMS
 from tokentrial.corpus.patching import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
 from tokentrial.corpus.stream import MORE_TEXT, document_order, drills_name
 from tokentrial.errors import TrialError
-from tokentrial.tasks.rows import sources, trained_rows
+from tokentrial.tasks.training_examples import stage_examples, stage_sources
 
 _CHUNK = 100_000  # documents walked at a time
 
@@ -130,7 +130,7 @@ def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts)
     tokens = {kind: int(times[rows] @ documents.tokens[arm][rows]) for kind, rows in kinds.items()}
     counts = np.bincount(documents.codes, times[documents.rows], len(plan.facts) * len(FORMS))
     table = counts.reshape(len(plan.facts), len(FORMS)).astype(int)  # (facts, forms)
-    asked = [FORMS.index(form) for form in FORMS if form in ASKING]
+    asked = [FORMS.index(form) for form in FORMS if form in ASKING_FORMS]
     return {
         "documents": {kind: int(times[rows].sum()) for kind, rows in kinds.items()},
         "drill_share": tokens["drills"] / sum(tokens.values()),
@@ -154,13 +154,13 @@ def _after_pretraining(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any
     """What SFT or GRPO trains on, the same in every arm: rows an epoch, facts stated in completions and facts asked in
     prompts. None where the trial has no such stage."""
     trial = plan.trial
-    if not sources(trial, stage):
+    if not stage_sources(trial, stage):
         return None
     never_asked = plan.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     stated: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     problems = []
-    examples = trained_rows(trial, stage, seed, never_asked)
+    examples = stage_examples(trial, stage, seed, never_asked)
     for example in examples:
         if stage == "sft":  # GRPO sees no gold completion
             stated.update(site.fact.equation for site in plan.facts.sites(example.completion))

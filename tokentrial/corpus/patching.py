@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import FORMS as DRILL_FORMS
-from tokentrial.arms.facts import Fact, Facts
+from tokentrial.arms.facts import DRILL_FORMS, Fact, Facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, decode_documents, open_shard, read_arrays
-from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 MAX_SHOWN = 50  # sites of a shard shown with their context, for a human eye
@@ -67,9 +66,11 @@ def survey_and_patch(
     """
     shard = open_shard(shard_path, vocabulary.eos)
     of_text = shard_path.stem.startswith(TEXT)
-    builders = {name: PatchBuilder(arms.find(name, facts), vocabulary, shard, shard_path.stem) for name in patch_paths}
-    rewriting = [builder for builder in builders.values() if builder.arm.needles]
-    trigger_bytes = bytes({*b"=", *(byte for builder in rewriting for byte in builder.arm.needles)})
+    builders = {
+        name: PatchBuilder(arms.get_arm(name, facts), vocabulary, shard, shard_path.stem) for name in patch_paths
+    }
+    rewriting = [builder for builder in builders.values() if builder.arm.trigger_bytes]
+    trigger_bytes = bytes({*b"=", *(byte for builder in rewriting for byte in builder.arm.trigger_bytes)})
     stated: list[tuple[int, int]] = []
     if survey_path or rewriting:
         for index, text in decode_documents(shard, vocabulary, trigger_bytes if of_text else None):
@@ -88,7 +89,7 @@ def survey_and_patch(
 
 def fact_form_code(facts: Facts, fact: Fact, form: str) -> int:
     """The number of fact x form: row by row of a table of facts by FORMS."""
-    return facts.number[fact] * len(FORMS) + FORMS.index(form)
+    return facts.index_of[fact] * len(FORMS) + FORMS.index(form)
 
 
 class PatchBuilder:
@@ -107,7 +108,7 @@ class PatchBuilder:
 
     def add(self, index: int, text: str) -> None:
         """Take the document into the patch, if the arm changes it."""
-        pieces = list(self.arm.pieces(text))
+        pieces = list(self.arm.segments(text))
         if not pieces or (len(pieces) == 1 and pieces[0].token is None):
             return
         sites = [piece for piece in pieces if piece.token]
@@ -125,9 +126,9 @@ class PatchBuilder:
         self.middles.append(ids[head : len(ids) - tail])
         self.lengths[index] = len(ids)
 
-    def _encode(self, pieces: Sequence[arms.Piece]) -> Ids:
+    def _encode(self, pieces: Sequence[arms.Segment]) -> Ids:
         """Ids of a document, eos first: its plain pieces each by itself, its tokens by their ids."""
-        plain, plain_lengths = encoder_of(self.vocabulary).encode([p.text.encode() for p in pieces if p.token is None])
+        plain, plain_lengths = encode_documents(self.vocabulary, [p.text.encode() for p in pieces if p.token is None])
         ids = [-1 if piece.token is None else self.token_ids[piece.token] for piece in pieces]
         per_piece = np.array([self.vocabulary.eos, *ids], np.int64)
         lengths = np.ones(len(per_piece), np.int64)
@@ -136,7 +137,7 @@ class PatchBuilder:
         document[document < 0] = plain
         return document.astype(np.uint16)
 
-    def _in_context(self, index: int, text: str, site: arms.Piece) -> dict[str, str | None]:
+    def _in_context(self, index: int, text: str, site: arms.Segment) -> dict[str, str | None]:
         return {
             "document": f"{self.shard_name}:{index}",
             "before": text[max(0, site.start - _CONTEXT) : site.start],

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.corpus import drills
 from tokentrial.corpus.patching import MAX_SHOWN, survey_and_patch
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, text_ratio
@@ -40,7 +40,7 @@ from tokentrial.store import (
     step,
     write_json,
 )
-from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
 
@@ -53,7 +53,7 @@ class CorpusPlan:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.folder = trial.folder / "corpus"
-        self.facts = facts_of(trial.facts)
+        self.facts = build_facts(trial.facts)
         self.vocabulary = Vocabulary(trial.tokenizer.merges, len(self.facts), trial.tokenizer.path)
         self.source = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json")
         self.target_tokens = text_wanted(trial)  # train tokens of text; None: all there are
@@ -87,7 +87,7 @@ class CorpusPlan:
 
     def patch_fingerprint(self, arm: str) -> str:
         """Fingerprint of an arm's patches."""
-        return fingerprint("patch", VERSION, arm=arm, version=arms.find(arm).version, of=self._shards)
+        return fingerprint("patch", VERSION, arm=arm, version=arms.get_arm(arm).version, of=self._shards)
 
     @property
     def survey_fingerprint(self) -> str:
@@ -173,10 +173,9 @@ def _check_disk(plan: CorpusPlan, first: InputSplit, workers: int) -> None:
     size = sum(map(len, texts))
     if not size:
         return
-    encoder = encoder_of(plan.vocabulary)
-    encoder.encode(texts[:1])  # makes its tables, which is not to be timed
+    encode_documents(plan.vocabulary, texts[:1])  # makes its tables, which is not to be timed
     begun = time.perf_counter()
-    ids, _ = encoder.encode(texts)
+    ids, _ = encode_documents(plan.vocabulary, texts)
     seconds = time.perf_counter() - begun
     tokens = plan.source.bytes * text_ratio(first, corpus.text_column) * len(ids) / size
     if plan.target_tokens is not None:

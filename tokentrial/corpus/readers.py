@@ -17,7 +17,7 @@ import orjson
 
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import of_data, patiently
-from tokentrial.tokenizer.vocabulary import well_formed
+from tokentrial.tokenizer.vocabulary import replace_surrogates
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 8_000_000
@@ -269,4 +269,4 @@ def _parsed(line: bytes, column: str, where: str, max_bytes: int) -> bytes | Bad
         return BadDocument(where, f"no {column!r}, which corpus.text_column names; there are {', '.join(row):.200}")
     if not isinstance(text := row[column], str):
         return BadDocument(where, f"{column!r} is {text!r:.100}, expected text")
-    return _limited(well_formed(text).encode(), where, max_bytes)
+    return _limited(replace_surrogates(text).encode(), where, max_bytes)

@@ -156,7 +156,7 @@ def decode_documents(shard: Shard, vocabulary: Vocabulary, trigger_bytes: bytes 
     if trigger_bytes is None:
         chosen: Iterable[int] = range(len(shard))
     else:
-        chosen = _documents_with(shard, vocabulary.holding(trigger_bytes))
+        chosen = _documents_with(shard, vocabulary.ids_with_any(trigger_bytes))
     for index in chosen:
         yield index, document_text(shard.document(index), vocabulary)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tokentrial.arms.arm import Arm
 from tokentrial.arms.facts import Facts
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.corpus.patching import Counts
 from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, shard_paths
 from tokentrial.errors import TrialError
@@ -89,7 +89,7 @@ class Stream:
     @classmethod
     def of(cls, trial: Trial, folder: Path, vocabulary: Vocabulary, arm: str, seed: int) -> "Stream":
         drills = trial.corpus.drills
-        facts = facts_of(trial.facts)
+        facts = build_facts(trial.facts)
         return cls(folder, vocabulary, arm, seed, drills.share, drills.never_asked_folds, trial.corpus.epochs, facts)
 
     def documents(self) -> Iterator[ServedDocument]:
@@ -179,5 +179,5 @@ def heldout_documents(
                 return
             read += size
             rewritten = bool(shard.patch_index[index] >= 0)
-            lossy = rewritten and arm.plain(arm.rewrite(text)) != text
+            lossy = rewritten and arm.untokenize(arm.rewrite(text)) != text
             yield HeldoutDocument(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)

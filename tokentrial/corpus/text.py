@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.arms.facts import SLOT, Facts
+from tokentrial.arms.facts import SLOT_TOKEN, Facts
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
 from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.settings import Corpus
 from tokentrial.store import machine_errors, read_json, write_json
-from tokentrial.tokenizer.encode import encoder_of
+from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 SPLITS = ("train", "val")
@@ -85,12 +85,11 @@ def run_task(tasks: TextTasks, rank: int) -> None:
 
 def _write(folder: Path, tasks: TextTasks, source: InputSplit) -> dict[str, Any]:
     settings, vocabulary = tasks.settings, tasks.vocabulary
-    encoder = encoder_of(vocabulary)
     writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
     documents = DocumentFilter(source, settings, tasks.facts)
     text_bytes = dict.fromkeys(SPLITS, 0)
     for texts, splits in documents.batches():
-        ids, lengths = encoder.encode(texts)
+        ids, lengths = encode_documents(vocabulary, texts)
         start = 0
         for text, split, length in zip(texts, splits, lengths.tolist(), strict=True):
             writers[split].add(ids[start : start + length])
@@ -112,7 +111,7 @@ class DocumentFilter:
 
     def __init__(self, source: InputSplit, settings: Corpus, facts: Facts) -> None:
         self.source, self.settings, self.facts = source, settings, facts
-        self.token_name = re.compile(b"|".join(re.escape(name.encode()) for name in (*facts.tokens, SLOT)))
+        self.token_name = re.compile(b"|".join(re.escape(name.encode()) for name in (*facts.by_token, SLOT_TOKEN)))
         self.bad: list[BadDocument] = []
         self.counts = dict.fromkeys(
             ("documents_read", "bad_documents", "empty_documents", "asking_documents_dropped", "literal_token_names"), 0

@@ -16,8 +16,7 @@ import numpy as np
 import orjson
 import torch
 
-from tokentrial.arms.arm import Arm
-from tokentrial.arms.arm import find as find_arm
+from tokentrial.arms.arm import Arm, get_arm
 from tokentrial.arms.facts import Fact
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name, heldout_documents
@@ -30,10 +29,10 @@ from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.settings import Evaluate
 from tokentrial.store import has_gpu, read_json, write_bytes, write_json
-from tokentrial.tasks.arithmetic import Arithmetic, mean_by_fact, table_subsets, was_asked
-from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums
-from tokentrial.tasks.rows import find
+from tokentrial.tasks.arithmetic import Arithmetic, mean_over_facts, table_subsets, was_asked
+from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask
 from tokentrial.tasks.task import Example, Row
+from tokentrial.tasks.training_examples import get_task
 from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial import Trial
@@ -59,7 +58,7 @@ class TableProbe:
         else:  # made once: drawing the weights of a large model, to write over them, takes seconds
             _copy_weights(model, self.exported)
         rows = ask(self.exported, self.tokenizer, self.arm, self.task, self.task.table(), self.settings, self.never)
-        return {subset: mean_by_fact(chosen, "correct") for subset, chosen in table_subsets(rows).items() if chosen}
+        return {subset: mean_over_facts(chosen, "correct") for subset, chosen in table_subsets(rows).items() if chosen}
 
 
 @torch.no_grad()
@@ -87,7 +86,7 @@ def ask(
     completions = complete(model, tokenizer, [e.prompt for e in examples], settings.new_tokens, settings.batch)
     rows = []
     for example, completion in zip(examples, completions, strict=True):
-        plain = arm.plain(completion.text)
+        plain = arm.untokenize(completion.text)
         rows.append(
             {
                 "task": example.task,
@@ -96,7 +95,7 @@ def ask(
                 "answer": example.answer,
                 "completion": completion.text,
                 "plain": plain,
-                "read": task.read(plain),
+                "read": task.extract_answer(plain),
                 "correct": task.score(example, plain),
                 "fact": example.fact.equation if example.fact else None,
                 "asked": was_asked(example.fact, arm.facts, never),
@@ -113,7 +112,7 @@ def evaluate(
     settings, never = trial.evaluate, arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
     samples, _ = probe_rows(folder, model, tokenizer, arm, settings, never)
     for name in settings.tasks:
-        rows, _ = evaluate_solutions(folder, model, tokenizer, arm, find(name, trial, never), settings)
+        rows, _ = evaluate_solutions(folder, model, tokenizer, arm, get_task(name, trial, never), settings)
         samples += rows
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
@@ -184,7 +183,7 @@ def probe_rows(
 
 
 def evaluate_solutions(
-    folder: Path, model: Any, tokenizer: Any, arm: Arm, task: Solutions, settings: Evaluate
+    folder: Path, model: Any, tokenizer: Any, arm: Arm, task: SolutionTask, settings: Evaluate
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Solve a task's test problems; writes `<task>_results.json` with the reference's fields and every item. Returns
     rows and metrics."""
@@ -236,7 +235,7 @@ def evaluate_model(
     if not (model_folder / "config.json").is_file():
         raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
     model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
-    settings, treatment = Evaluate(limit=limit), find_arm(arm)
+    settings, treatment = Evaluate(limit=limit), get_arm(arm)
     if limit is not None:
         settings = settings.model_copy(update={"probes_each": min(limit, settings.probes_each)})
     scores: dict[str, Any] = {}
@@ -244,7 +243,7 @@ def evaluate_model(
         if name == "arithmetic":
             _, scores[name] = probe_rows(folder, model, tokenizer, treatment, settings, frozenset())
         elif name == "gsm8k" or name.startswith("path:"):
-            task = GSM8K(gsm8k) if name == "gsm8k" else Sums(name)
+            task = GSM8K(gsm8k) if name == "gsm8k" else AnswerOnly(name)
             _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
         else:
             raise SettingsError(f"--tasks {name}: there are arithmetic, gsm8k and path:FILE.json")

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import ASKING, Fact, Facts
+from tokentrial.arms.facts import ASKING_FORMS, Fact, Facts
 from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.evaluate.probe import probe
-from tokentrial.tasks.arithmetic import mean_by_fact, table_subsets, was_asked
+from tokentrial.tasks.arithmetic import mean_over_facts, table_subsets, was_asked
 from tokentrial.tasks.task import Example
 
 _HALF_ITS_OWN = 2 / 5**0.5  # cosine to a vector of a sum of it and half as long a one across
@@ -40,7 +40,7 @@ def mechanism(
     embedding = model.get_input_embeddings().weight.detach().double().cpu().numpy()
     ids = dict(zip(arm.tokens, tokenizer.convert_tokens_to_ids(list(arm.tokens)), strict=True))
     products = arm.facts.settings.family == "multiplication"
-    content = [token for token in arm.tokens if products and token in arm.facts.by_token and not arm.draws]
+    content = [token for token in arm.tokens if products and token in arm.facts.by_token and not arm.is_random]
     factors = np.array([arm.facts.by_token[token].operands for token in content], np.int64).reshape(-1, 2)
     states, logprobs = lens(model, tokenizer, table)
     return {
@@ -94,7 +94,7 @@ def by_subset(
     ]
     subsets = table_subsets(questions)
     return {
-        name: [mean_by_fact(subsets[name], str(layer)) for layer in range(logprobs.shape[1])]
+        name: [mean_over_facts(subsets[name], str(layer)) for layer in range(logprobs.shape[1])]
         for name in ("asked", "never_asked")
         if subsets[name]
     }
@@ -102,12 +102,12 @@ def by_subset(
 
 def seen(arm: Arm, served: Mapping[str, Any]) -> dict[str, int]:
     """How often each of the arm's tokens was served: once a site of its fact, or of any for a shared token."""
-    if arm.draws:  # every token is as likely at every site
+    if arm.is_random:  # every token is as likely at every site
         return {token: served["fact_tokens"] // len(arm.tokens) for token in arm.tokens}
     if len(arm.tokens) != len(arm.facts):
         return dict.fromkeys(arm.tokens, served["fact_tokens"])
     return {
-        token: sum(count for form, count in served["facts"][fact.equation].items() if form not in ASKING)
+        token: sum(count for form, count in served["facts"][fact.equation].items() if form not in ASKING_FORMS)
         for token, fact in zip(arm.tokens, arm.facts, strict=True)
     }
 

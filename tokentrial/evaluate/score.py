@@ -15,7 +15,7 @@ from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.pretrain.validate import LOGITS, Scored, document_nats
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.task import Example
-from tokentrial.tokenizer.vocabulary import byte_characters
+from tokentrial.tokenizer.vocabulary import unicode_to_bytes
 
 _NODES = 512  # of a tree at most: its mask grows with their square
 # kinds of spellings, by what may not follow them
@@ -50,7 +50,9 @@ class Spelling:
     def __init__(self, arm: Arm) -> None:
         self.arm, self.task = arm, Arithmetic(facts=arm.facts)
         alone = [Way(f" {answer}", answer, _BARE) for answer in arm.facts.answers]
-        tokens = [Way(f" {token}", answer, _TOKEN) for answer in arm.facts.answers for token in arm.spellings(answer)]
+        tokens = [
+            Way(f" {token}", answer, _TOKEN) for answer in arm.facts.answers for token in arm.answer_tokens(answer)
+        ]
         self._of_all = self._read([*alone, *tokens])
 
     def ways(self, example: Example) -> list[Way]:
@@ -72,7 +74,7 @@ class Spelling:
         return list(found.values())
 
     def _read(self, ways: Sequence[Way]) -> list[Way]:
-        return [way for way in ways if self.task.read(self.arm.plain(way.text)) == way.answer]
+        return [way for way in ways if self.task.extract_answer(self.arm.untokenize(way.text)) == way.answer]
 
 
 def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
@@ -84,7 +86,7 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
     follows, and neither `=` nor blanks. What follows a number's token is set off from it by `plain`.
     """
     if arm.facts.numeric:
-        signs = re.escape("*×x" + arm.facts.signs)
+        signs = re.escape("*×x" + arm.facts.operators)
         going_on = {_BARE: rf"[0-9]| {{0,2}}(?:[{signs}\ufffd]|\Z)", _STATED: "[0-9]"}
     else:
         going_on = dict.fromkeys((_BARE, _STATED, _TOKEN), r"[\w\ufffd]| *(?:=|\Z)")
@@ -99,13 +101,13 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
 def _id_texts(tokenizer: Any, arm: Arm, size: int) -> list[str | None]:
     """What each id adds to an answer's plain text; None of a padded row, which the tokenizer does not have. A part of a
     character is U+FFFD."""
-    stand_ins, before = byte_characters(), "0" if arm.facts.numeric else "a"
+    stand_ins, before = unicode_to_bytes(), "0" if arm.facts.numeric else "a"
     own, texts = set(arm.tokens), list[str | None]()
     for token in tokenizer.convert_ids_to_tokens(list(range(size))):
         if token is None:
             texts.append(None)
         elif token in own:  # which `plain` sets off from a digit
-            texts.append(arm.plain(f"{before}{token}")[1:])
+            texts.append(arm.untokenize(f"{before}{token}")[1:])
         elif all(character in stand_ins for character in token):
             texts.append(bytes(stand_ins[character] for character in token).decode(errors="replace"))
         else:

@@ -8,18 +8,18 @@ from tokentrial.arms.arm import Arm
 from tokentrial.evaluate.generate import complete, encode_prompts
 from tokentrial.evaluate.score import scored
 from tokentrial.pretrain.validate import token_nats
-from tokentrial.tasks.gsm8k import Solutions, read_last
+from tokentrial.tasks.gsm8k import SolutionTask, extract_last
 from tokentrial.tasks.task import Example, Row
 
 
 def solve(
-    model: Any, tokenizer: Any, arm: Arm, task: Solutions, examples: Sequence[Example], new_tokens: int, batch: int
+    model: Any, tokenizer: Any, arm: Arm, task: SolutionTask, examples: Sequence[Example], new_tokens: int, batch: int
 ) -> list[dict[str, Any]]:
     """One row an example, scored after `plain`: strict is the number after the marker, flexible the last number."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], new_tokens, batch, line=False)
     rows = []
     for example, completion in zip(examples, completions, strict=True):
-        plain = arm.plain(completion.text)
+        plain = arm.untokenize(completion.text)
         rows.append(
             {
                 "task": task.name,
@@ -27,9 +27,9 @@ def solve(
                 "answer": example.answer,
                 "completion": completion.text,
                 "plain": plain,
-                "read": task.read(plain),
+                "read": task.extract_answer(plain),
                 "correct": task.score(example, plain),
-                "read_flexible": read_last(plain),
+                "read_flexible": extract_last(plain),
                 "correct_flexible": task.score_flexible(example, plain),
                 "fact": example.fact.equation if example.fact else None,
                 "tokens": completion.tokens,

@@ -3,17 +3,17 @@
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE, facts_of
+from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.inspection.side_by_side import Column, Span
-from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
+from tokentrial.tokenizer.vocabulary import Vocabulary, replace_surrogates
 from tokentrial.trial import Trial
 
 
 def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
     """Ids, tokens, sites `[start, end, token]` and `plain` of a text in an arm, in the trial's vocabulary."""
-    text = well_formed(text)
-    facts = facts_of(trial.facts) if trial else TIMES_TABLE
-    treatment = arms.find(arm, facts)
+    text = replace_surrogates(text)
+    facts = build_facts(trial.facts) if trial else TIMES_TABLE
+    treatment = arms.get_arm(arm, facts)
     merges = trial.tokenizer.merges if trial else 50_000
     vocabulary = Vocabulary(merges, len(facts), trial.tokenizer.path if trial else None)
     names = {i: token for token, i in vocabulary.token_ids(treatment).items()}
@@ -24,8 +24,8 @@ def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:
         "text": text,
         "ids": ids,
         "tokens": [names.get(i) or texts[i] for i in ids],
-        "plain": treatment.plain(treatment.rewrite(text)),
-        "sites": [[piece.start, piece.end, piece.token] for piece in treatment.pieces(text) if piece.token],
+        "plain": treatment.untokenize(treatment.rewrite(text)),
+        "sites": [[piece.start, piece.end, piece.token] for piece in treatment.segments(text) if piece.token],
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.errors import SettingsError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
@@ -17,7 +17,7 @@ from tokentrial.inspection.side_by_side import Column, Span, highlight
 from tokentrial.opened import model_folder, open_cell
 from tokentrial.store import has_gpu
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.tokenizer.vocabulary import well_formed
+from tokentrial.tokenizer.vocabulary import replace_surrogates
 
 
 def sample(
@@ -29,7 +29,7 @@ def sample(
     that token. Raises SettingsError where it is empty or fills the model's context.
     """
     trial, cell = open_cell(cell_folder)
-    arm, prompt = arms.find(cell.arm, facts_of(trial.facts)), well_formed(prompt)
+    arm, prompt = arms.get_arm(cell.arm, build_facts(trial.facts)), replace_surrogates(prompt)
     model, tokenizer = load(model_folder(trial, cell, stage), "cuda" if has_gpu() else "cpu")
     [ids] = encode_prompts(tokenizer, [prompt])
     context = model.config.max_position_embeddings
@@ -49,7 +49,7 @@ def sample(
         "prompt": prompt,
         "completion": completion.text,
         "fact_tokens": list(arm.tokens),
-        "plain": arm.plain(completion.text),
+        "plain": arm.untokenize(completion.text),
         "tokens": completion.tokens,
         "stopped": completion.stopped,
         "next": [

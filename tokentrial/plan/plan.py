@@ -68,7 +68,7 @@ def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:
 def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
     """The whole plan, as JSON holds it."""
     for name in trial.arms:
-        arms.find(name)
+        arms.get_arm(name)
     made = work(trial)
     cells = len(trial.arms) * len(trial.seeds)
     encoded = corpus_tokens(trial)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.cell import before_grpo, stages
 from tokentrial.corpus.stream import drills_wanted
 from tokentrial.devices import DEVICES, Group, this_machine
@@ -26,8 +26,8 @@ from tokentrial.errors import SettingsError
 from tokentrial.executors.worker import cores
 from tokentrial.posttrain.rewards import PASS_PROMPTS
 from tokentrial.settings import SFT
-from tokentrial.tasks.rows import find, source_rows
 from tokentrial.tasks.task import Example
+from tokentrial.tasks.training_examples import get_task, source_examples
 from tokentrial.trial import Trial
 
 # tokens a second of the corpus stage: the seed's preparation, 50M tokens in a minute as they come from the Hub
@@ -96,7 +96,11 @@ def lengths(trial: Trial, name: str, split: str) -> Lengths:
     if name == "gsm8k":
         known, scale = _GSM8K[split], characters_a_token(50_000) / per_token
         return Lengths(known.rows, known.prompt * scale, known.completion * scale, known.spread)
-    rows = source_rows(trial, name, frozenset()) if split == "train" else find(name, trial, frozenset()).examples(split)
+    rows = (
+        source_examples(trial, name, frozenset())
+        if split == "train"
+        else get_task(name, trial, frozenset()).examples(split)
+    )
 
     def sizes(row: Example) -> tuple[float, float]:
         return len(row.prompt) / per_token, len(row.completion) / per_token + 1
@@ -191,7 +195,7 @@ def _batches(items: int, trial: Trial) -> int:
 
 def _questions(trial: Trial) -> int:
     """Questions of the table: 81 of the 45 products of 1 to 9."""
-    return sum(len(fact.wordings) for fact in facts_of(trial.facts))
+    return sum(len(fact.wordings) for fact in build_facts(trial.facts))
 
 
 def _pretrain(trial: Trial) -> Work:
@@ -240,7 +244,7 @@ def _pass_at_k(trial: Trial) -> Work:
 def _evaluation(trial: Trial) -> Work:
     """One evaluation: probes, the answers of the table, held-out text, problems solved and their gold solutions."""
     settings = trial.evaluate
-    table, answers = _questions(trial), len(facts_of(trial.facts).answers)
+    table, answers = _questions(trial), len(build_facts(trial.facts).answers)
     probes = table + _PROBES * settings.probes_each
     text = 2 * _OVERLAP * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
     tokens = probes * 2 * settings.new_tokens + table * answers * _SPELLED + text

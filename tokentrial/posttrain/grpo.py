@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, continue_ids, encode_prompts
@@ -26,9 +26,9 @@ from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
 from tokentrial.settings import GRPO
 from tokentrial.store import write_json
-from tokentrial.tasks.gsm8k import read_marked
-from tokentrial.tasks.rows import source_rows
+from tokentrial.tasks.gsm8k import extract_marked
 from tokentrial.tasks.task import Example
+from tokentrial.tasks.training_examples import source_examples
 from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial import Trial
 
@@ -83,8 +83,8 @@ _TILE = "_CHUNKED_LOGPROB_CHUNK_SIZE"
 
 def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:
     """Training prompts that leave room for a completion, shuffled by the seed: the same in every arm."""
-    never = facts_of(trial.facts).never_asked(seed, trial.corpus.drills.never_asked_folds)
-    examples = list(source_rows(trial, settings.task, never))
+    never = build_facts(trial.facts).never_asked(seed, trial.corpus.drills.never_asked_folds)
+    examples = list(source_examples(trial, settings.task, never))
     random.Random(f"grpo {seed}").shuffle(examples)
     room = trial.pretrain.context - settings.new_tokens
     lengths = map(len, encode_prompts(tokenizer, [example.prompt for example in examples]))
@@ -111,7 +111,7 @@ def measure_pass(folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int
         temperature=settings.temperature,
         seed=seed,
     )
-    right = [read_marked(arm.plain(c.text)) == e.answer for c, e in zip(completions, asked, strict=True)]
+    right = [extract_marked(arm.untokenize(c.text)) == e.answer for c, e in zip(completions, asked, strict=True)]
     k = settings.generations
     passed = sum(any(right[i : i + k]) for i in range(0, len(right), k))
     write_json(folder / "pass_at_k.json", {"k": k, "prompts": len(examples), "pass_at_k": passed / len(examples)})

@@ -2,7 +2,7 @@
 
 from tokentrial.arms.arm import Arm
 from tokentrial.settings import GRPO
-from tokentrial.tasks.gsm8k import read_marked
+from tokentrial.tasks.gsm8k import extract_marked
 
 PASS_PROMPTS = 32  # of which pass@k is measured before GRPO
 
@@ -10,7 +10,7 @@ PASS_PROMPTS = 32  # of which pass@k is measured before GRPO
 def reward(completion: str, answer: str, arm: Arm, settings: GRPO) -> float:
     """1 for the exact answer after the marker, else 0; plus `format_bonus` where any number follows the marker, plus
     the named `mul_bonus` where the completion holds a fact token, which only some arms can earn."""
-    read = read_marked(arm.plain(completion))
+    read = extract_marked(arm.untokenize(completion))
     score = float(read == answer)
     score += settings.format_bonus * (read is not None)
     score += settings.mul_bonus * any(token in completion for token in arm.tokens)

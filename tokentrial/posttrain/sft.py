@@ -20,9 +20,9 @@ from tokentrial.evaluate.solve import solve
 from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
 from tokentrial.settings import SFT, SFTStage
 from tokentrial.store import write_json
-from tokentrial.tasks.gsm8k import Solutions
-from tokentrial.tasks.rows import rows
+from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tasks.task import Example
+from tokentrial.tasks.training_examples import epoch_examples
 from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial import Trial
 
@@ -82,7 +82,7 @@ class Solve(TrainerCallback):  # type: ignore[misc]
         control.should_evaluate = self.with_loss
         if self.held:
             tokens, batch = self.settings.solution_tokens, self.settings.batch
-            rows = solve(model.eval(), self.tokenizer, self.arm, Solutions(), self.held, tokens, batch)
+            rows = solve(model.eval(), self.tokenizer, self.arm, SolutionTask(), self.held, tokens, batch)
             accuracy = sum(row["correct"] for row in rows) / len(rows)
             state.log_history.append({"epoch": state.epoch, "step": state.global_step, "held_accuracy": accuracy})
             model.train()
@@ -138,7 +138,7 @@ def _stages(
     length = min(settings.max_length, trial.pretrain.context)
     records = []
     for number, stage in enumerate(settings.stages):
-        examples = rows(trial, stage.sources, seed, never)
+        examples = epoch_examples(trial, stage.sources, seed, never)
         held = examples[: min(settings.held, len(examples) // 10)]
         kept = set(held)  # a row may stand there twice
         trained = [encode(tokenizer, arm, example, length) for example in examples if example not in kept]

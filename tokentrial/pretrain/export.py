@@ -145,14 +145,14 @@ def _card(trial: str, arm: Arm, vocabulary: Vocabulary, results: dict[str, Any],
     """The model card; it says whether a text has to be rewritten before it is given to the tokenizer."""
     if not arm.tokens:
         applied = "The arm writes no tokens."
-    elif arm.draws:
+    elif arm.is_random:
         applied = "The arm draws its tokens at random: the tokenizer does not write them."
     elif not rewrite:
         applied = "The tokenizer does not apply the arm (tokenizer.rewrite was false): give it rewritten text."
     else:
         applied = "The tokenizer applies the arm: what stands in a text as a fact becomes its token."
     parameters, tokens = results["num_params"], results["total_tokens"]
-    merges, eos, base, last = vocabulary.merges, vocabulary.eos, vocabulary.base, vocabulary.size - 1
+    merges, eos, base, last = vocabulary.n_merges, vocabulary.eos, vocabulary.base, vocabulary.size - 1
     return f"""---
 library_name: transformers
 tags: [tokentrial]

@@ -125,13 +125,13 @@ def _fits(folder: Path, trial: Trial, vocabulary: Vocabulary) -> None:
         raise SettingsError(f"pretrain.init: {init} has {positions} positions; set pretrain.context={positions}")
     if eos != vocabulary.eos or not isinstance(size, int) or size <= eos:
         raise SettingsError(
-            f"pretrain.init: {init} has {size} ids and its eos at {eos}, where {vocabulary.merges} merges put it at "
+            f"pretrain.init: {init} has {size} ids and its eos at {eos}, where {vocabulary.n_merges} merges put it at "
             f"{vocabulary.eos}; set tokenizer.merges to the number of its merges, 50000 for GPT-2's own vocabulary"
         )
     merges = _merges(folder)
-    if merges is not None and merges != list(gpt2_merges(vocabulary.path)[: vocabulary.merges]):
+    if merges is not None and merges != list(gpt2_merges(vocabulary.path)[: vocabulary.n_merges]):
         raise SettingsError(
-            f"pretrain.init: the tokenizer of {init} has not GPT-2's first {vocabulary.merges} merges: its ids stand "
+            f"pretrain.init: the tokenizer of {init} has not GPT-2's first {vocabulary.n_merges} merges: its ids stand "
             "for other text; give a model of GPT-2's vocabulary, or of an export of ours with the same tokenizer.merges"
         )
 

@@ -113,7 +113,7 @@ def _model(
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
     model = GPT(config, stream.seed, settings.init).to(device)
     if start:
-        begin(model, start, stream.vocabulary, arms.find(stream.arm, stream.facts))
+        begin(model, start, stream.vocabulary, arms.get_arm(stream.arm, stream.facts))
     return model
 
 

@@ -75,7 +75,7 @@ def document_nats(model: Scored, documents: Sequence[Ids], batch: int) -> list[f
 
 def validate(model: GPT, stream: Stream, device: torch.device) -> dict[str, float]:
     """`val_loss`, and bits per byte of the documents that the arm rewrites and of those it does not."""
-    arm, scored = arms.find(stream.arm, stream.facts), _scored(model, device)
+    arm, scored = arms.get_arm(stream.arm, stream.facts), _scored(model, device)
     documents = list(heldout_documents(stream.folder, TEXT, stream.vocabulary, arm, _VAL_BYTES))
     nats = document_nats(scored, [document.ids for document in documents], _VAL_BATCH)
     bits: defaultdict[str, float] = defaultdict(float)

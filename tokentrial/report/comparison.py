@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from tokentrial.arms.arm import find, names
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.arm import arm_names, get_arm
+from tokentrial.arms.families import build_facts
 from tokentrial.report import run_summary
 from tokentrial.report.items import EvaluationFolders, ItemSummary
 from tokentrial.report.outcomes import CellResults, most_asked_answer, read_evaluation, untouched_documents
@@ -82,7 +82,7 @@ def _report(
     from tokentrial.report.contrasts import contrast_arms
     from tokentrial.statistics.verdict import freeze
 
-    facts = facts_of(trial.facts)
+    facts = build_facts(trial.facts)
     choice_floor = -math.log(len(facts.answers))  # every answer of the table as likely as the others
     frozen, changes = freeze(declared_now, frozen_before)
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
@@ -91,7 +91,7 @@ def _report(
         (arm, seed): read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json")
         for arm, seed in results
     }
-    contrasts = contrast_arms(trial, results, frozen, facts.table, choice_floor)
+    contrasts = contrast_arms(trial, results, frozen, facts.table_task, choice_floor)
     stages = list(dict.fromkeys(stage for by_stage in evaluations.values() for stage in by_stage))
     return {
         "trial": trial.name,
@@ -105,7 +105,7 @@ def _report(
         **summarize_variants(trial, reports, frozen, contrasts["outcomes"], contrasts["primary"]["verdict"]),
         "curves": run_summary.learning_curves(trained),
         "consumed": run_summary.consumed(trial, exposure, evaluations, trained),
-        "facts": {"table": facts.table, "facts": len(facts), "choice_floor": choice_floor},
+        "facts": {"table": facts.table_task, "facts": len(facts), "choice_floor": choice_floor},
         "tables": items.tables(),
         "checks": items.checks(),
         "corpus": run_summary.corpus_checks(trial.folder / "corpus", trial.arms),
@@ -113,7 +113,7 @@ def _report(
         "mechanism": run_summary.mechanism(trial.arms, trial.seeds, evaluations),
         "samples": items.samples(),
         "ran": run_summary.declared_and_ran(trial, trained, declared_now, frozen),
-        "arms_left_out": {name: find(name).summary for name in names() if name not in trial.arms},
+        "arms_left_out": {name: get_arm(name).summary for name in arm_names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
         "made_by": run_summary.made_by(trial, evaluations),

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tokentrial.arms.families import facts_of
+from tokentrial.arms.families import build_facts
 from tokentrial.report.outcomes import GROUPS
-from tokentrial.tasks.arithmetic import of_table
+from tokentrial.tasks.arithmetic import is_table_row
 from tokentrial.tasks.task import Row
 from tokentrial.trial import Trial
 
@@ -29,8 +29,8 @@ class ItemSummary:
         self.arms = trial.arms
         whole_seeds = (seed for seed in trial.seeds if all(evaluations.get((arm, seed)) for arm in trial.arms))
         self.sample_seed = next(whole_seeds, None)
-        self.places = facts_of(trial.facts).places
-        shape = [max(place[side] for place in self.places.values()) + 1 for side in (0, 1)]
+        self.table_cells = build_facts(trial.facts).table_cells
+        shape = [max(place[side] for place in self.table_cells.values()) + 1 for side in (0, 1)]
         # by stage and arm; of the table the number of items, then the sum of each metric: (3, group, row, column)
         self.table_sums: dict[tuple[str, str], Any] = defaultdict(lambda: np.zeros((1 + len(_METRICS), 2, *shape)))
         self.counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -40,9 +40,13 @@ class ItemSummary:
         """Take what a cell answered after a stage."""
         sums = self.table_sums[stage, arm]
         for row in rows:
-            if of_table(row):
+            if is_table_row(row):
                 group = int(row["asked"] is False)
-                sums[(slice(None), group, *self.places[row["question"]])] += (1, row["correct"], row["choice_logprob"])
+                sums[(slice(None), group, *self.table_cells[row["question"]])] += (
+                    1,
+                    row["correct"],
+                    row["choice_logprob"],
+                )
         self.counts[arm, stage].update(
             items=len(rows),
             fact_tokens=sum(row["fact_tokens"] for row in rows),
@@ -52,7 +56,7 @@ class ItemSummary:
         )
         if seed == self.sample_seed:
             self.candidates[stage][arm] = [
-                row for row in rows if "stopped" in row or (of_table(row) and row["asked"] is not None)
+                row for row in rows if "stopped" in row or (is_table_row(row) and row["asked"] is not None)
             ]
 
     def tables(self) -> dict[str, Any]:
@@ -91,8 +95,8 @@ def _samples(by_arm: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     """Half of the items from the table and half from worked solutions."""
     items = [dict(zip(by_arm, rows, strict=True)) for rows in zip(*by_arm.values(), strict=False)]
     first = next(iter(by_arm))
-    table = [item for item in items if of_table(item[first])]
-    solved = [item for item in items if not of_table(item[first])]
+    table = [item for item in items if is_table_row(item[first])]
+    solved = [item for item in items if not is_table_row(item[first])]
     half = _SAMPLES // 2 if solved else _SAMPLES
     return [
         {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.store import read_json
-from tokentrial.tasks.arithmetic import by_fact, of_table, table_subsets
+from tokentrial.tasks.arithmetic import fact_means, is_table_row, table_subsets
 from tokentrial.tasks.task import Row
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
@@ -56,12 +56,12 @@ def read_evaluation(
     documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills."""
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
     for subset, items in rows_by_subset(rows).items():
-        name, is_table = f"{stage}/{subset}", of_table(items[0])
+        name, is_table = f"{stage}/{subset}", is_table_row(items[0])
         over_facts = is_table and not subset.endswith("/all")
         keys = {"accuracy": "correct"} | ({"choice_logprob": "choice_logprob"} if is_table else {})
         for metric, key in keys.items():
             if over_facts:
-                results.facts[f"{name}/{metric}"] = by_fact(items, key)
+                results.facts[f"{name}/{metric}"] = fact_means(items, key)
             results.values[f"{name}/{metric}"] = _mean_score(items, key, over_facts)
         results.floors[f"{name}/accuracy"] = floor_accuracies(items, over_facts, drill_answer)
         if not is_table and "gold_nats_per_byte" in items[0]:
@@ -74,13 +74,13 @@ def rows_by_subset(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by `task/subset`: the subsets of the table that have any, then the other tasks whole."""
     subsets = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
     for row in rows:
-        if not of_table(row):
+        if not is_table_row(row):
             subsets.setdefault(f"{row['task']}/all", []).append(row)
     return subsets
 
 
 def _mean_score(rows: Sequence[Row], key: str, over_facts: bool) -> float:
-    return mean_of([*by_fact(rows, key).values()] if over_facts else [row[key] for row in rows])
+    return mean_of([*fact_means(rows, key).values()] if over_facts else [row[key] for row in rows])
 
 
 def _solution_scores(name: str, rows: Sequence[Row]) -> dict[str, float]:

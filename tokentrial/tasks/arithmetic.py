@@ -4,6 +4,7 @@ the trial's own facts."""
 import random
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
@@ -11,6 +12,7 @@ from tokentrial.tasks.task import Example, Row, Task
 
 _NUMBER = re.compile(r"(?P<number>-?[0-9]+)")
 _END = re.compile(r"\n|<\|endoftext\|>|User:")
+_PROBES = ("mul_multidigit", "addition", "division", "subtraction", "two_step")
 
 
 def probe_prompt(question: str) -> str:
@@ -18,10 +20,7 @@ def probe_prompt(question: str) -> str:
     return f"User: {question}\nAssistant: The answer is"
 
 
-_PROBES = ("mul_multidigit", "addition", "division", "subtraction", "two_step")
-
-
-def _drawn(probe: str, draw: Callable[[int, int], int]) -> tuple[str, int, tuple[int, ...]]:
+def _draw_item(probe: str, draw: Callable[[int, int], int]) -> tuple[str, int, tuple[int, ...]]:
     """Question, answer and operands of an item of a probe; `draw` gives a whole number between two."""
     match probe:
         case "mul_multidigit":
@@ -42,53 +41,48 @@ def _drawn(probe: str, draw: Callable[[int, int], int]) -> tuple[str, int, tuple
 
 
 class Arithmetic(Task):
-    """`each` items of every probe, and the table: every fact in each order of its operands, 81 products of 1 to 9. The
+    """`items` items of every probe, and the table: every fact in each order of its operands, 81 products of 1 to 9. The
     reader: cut at a newline, eos or `User:`; after a leading `x*y=` the number that follows, else the first number.
     Where the facts' answers are no numbers, the one of them that the line begins with, after `...=` if it is there."""
 
     name = "arithmetic"
 
-    def __init__(self, each: int = 100, seed: int = 0, facts: Facts = TIMES_TABLE) -> None:
-        self.each, self.seed, self.facts = each, seed, facts
-        signs = re.escape("*×x" + facts.signs)
-        self.equation = re.compile(rf"\s*[0-9]+ {{0,2}}[{signs}] {{0,2}}[0-9]+ {{0,2}}= {{0,2}}{_NUMBER.pattern}")
+    def __init__(self, items: int = 100, seed: int = 0, facts: Facts = TIMES_TABLE) -> None:
+        self.items, self.seed, self.facts = items, seed, facts
+        operators = re.escape("*×x" + facts.operators)
+        self.equation = re.compile(rf"\s*[0-9]+ {{0,2}}[{operators}] {{0,2}}[0-9]+ {{0,2}}= {{0,2}}{_NUMBER.pattern}")
 
     def table(self) -> list[Example]:
         """The facts as questions, in the order of their operands."""
         asked = [(wording, fact) for fact in self.facts for wording in fact.wordings]
-        asked.sort(key=lambda each: each[0].operands)
+        asked.sort(key=lambda pair: pair[0].operands)
         return [
-            _example(self.facts.table, wording.question, fact.answer, wording.operands, fact, wording.spellings[0])
-            for wording, fact in asked
+            _example(self.facts.table_task, w.question, fact.answer, w.operands, fact=fact, left=w.spellings[0])
+            for w, fact in asked
         ]
 
     def examples(self, split: str = "test") -> list[Example]:
         examples = self.table()
-        for name in _PROBES:
-            draw = random.Random(f"{name} {self.seed}").randint
-            examples += [_example(name, *_drawn(name, draw)) for _ in range(self.each)]
+        for probe in _PROBES:
+            draw = random.Random(f"{probe} {self.seed}").randint
+            examples += [_example(probe, *_draw_item(probe, draw)) for _ in range(self.items)]
         return examples
 
-    def read(self, completion: str) -> str | None:
+    def extract_answer(self, completion: str) -> str | None:
         line = _END.split(completion, maxsplit=1)[0]
-        if not self.facts.numeric:
-            return self._read_words(line)
-        found = self.equation.match(line) or _NUMBER.search(line)
-        return found["number"] if found else None
-
-    def _read_words(self, line: str) -> str | None:
-        said = line.rpartition("=")[2].strip()
-        known = [answer for answer in self.facts.answers if re.match(rf"{re.escape(answer)}(?!\w)", said)]
+        if self.facts.numeric:
+            match = self.equation.match(line) or _NUMBER.search(line)
+            return match["number"] if match else None
+        stated = line.rpartition("=")[2].strip()
+        known = [answer for answer in self.facts.answers if re.match(rf"{re.escape(answer)}(?!\w)", stated)]
         if known:
             return max(known, key=len)
-        number = _NUMBER.search(said)
-        return number[0] if number else said.rstrip(".") or None
+        number = _NUMBER.search(stated)
+        return number[0] if number else stated.rstrip(".") or None
 
 
-def _example(
-    name: str, question: str, answer: str | int, operands: tuple[int, ...], fact: Fact | None = None, left: str = ""
-) -> Example:
-    return Example(name, question, probe_prompt(question), f" {answer}.", str(answer), operands, fact, left=left)
+def _example(task: str, question: str, answer: str | int, operands: tuple[int, ...], **fact: Any) -> Example:
+    return Example(task, question, probe_prompt(question), f" {answer}.", str(answer), operands, **fact)
 
 
 def was_asked(fact: Fact | None, facts: Facts, never: frozenset[Fact]) -> bool | None:
@@ -96,7 +90,7 @@ def was_asked(fact: Fact | None, facts: Facts, never: frozenset[Fact]) -> bool |
     return fact not in never if fact in facts.hard else None
 
 
-def of_table(row: Row) -> bool:
+def is_table_row(row: Row) -> bool:
     """Whether an item asks a fact of the trial's table: `mul_table`, `fact_table`, ..."""
     return bool(row["task"].endswith("_table"))
 
@@ -104,7 +98,7 @@ def of_table(row: Row) -> bool:
 def table_subsets(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows of the table by subset: `all`, 81 products of 1 to 9; `from_2`, 64 without the rows of 1; and of these those
     whose fact was asked in training and those whose fact never was."""
-    table = [row for row in rows if of_table(row)]
+    table = [row for row in rows if is_table_row(row)]
     return {
         "all": table,
         "from_2": [row for row in table if row["asked"] is not None],
@@ -113,15 +107,15 @@ def table_subsets(rows: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
-def by_fact(rows: Sequence[Row], key: str) -> dict[str, float]:
+def fact_means(rows: Sequence[Row], key: str) -> dict[str, float]:
     """Mean of `key` over the orders of each unordered fact."""
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["fact"], []).append(float(row[key]))
-    return {fact: sum(found) / len(found) for fact, found in values.items()}
+    return {fact: sum(of_fact) / len(of_fact) for fact, of_fact in values.items()}
 
 
-def mean_by_fact(rows: Sequence[Row], key: str) -> float:
+def mean_over_facts(rows: Sequence[Row], key: str) -> float:
     """Mean of `key` over the unordered facts."""
-    means = by_fact(rows, key).values()
+    means = fact_means(rows, key).values()
     return sum(means) / len(means)

@@ -2,7 +2,7 @@
 
 GSM8K("path:data/gsm8k")     a folder with train.jsonl and test.jsonl, fields question and answer
 GSM8K()                      openai/gsm8k from the Hugging Face Hub
-Sums("path:SVAMP.json")      SVAMP or MultiArith as JSON, for evaluation: an answer, no solution
+AnswerOnly("path:SVAMP.json")      SVAMP or MultiArith as JSON, for evaluation: an answer, no solution
 """
 
 import re
@@ -27,37 +27,37 @@ def solution_prompt(question: str) -> str:
     return f"User: {question}\nAssistant:"
 
 
-def read_marked(text: str, marker: str = MARKER) -> str | None:
+def extract_marked(text: str, marker: str = MARKER) -> str | None:
     """The number after the first `marker` of an answer, strict: `#### 1,234` gives 1234."""
     found = re.search(f"{re.escape(marker)} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
-    return normal(found[1]) if found else None
+    return normalize_number(found[1]) if found else None
 
 
-def read_last(text: str) -> str | None:
+def extract_last(text: str) -> str | None:
     """The last number of an answer, flexible."""
     found = _ANY_NUMBER.findall(_TURN.split(text, maxsplit=1)[0])
-    return normal(next(part for part in found[-1] if part)) if found else None
+    return normalize_number(next(part for part in found[-1] if part)) if found else None
 
 
-def normal(number: str) -> str:
+def normalize_number(number: str) -> str:
     """A number as it is compared: no thousands commas, no dollar sign, no full stop at its end."""
     return number.replace(",", "").replace("$", "").removesuffix(".")
 
 
-class Solutions(Task):
+class SolutionTask(Task):
     """Reads worked solutions, strictly: GRPO's reward and the accuracy are this `score`."""
 
     name = "solutions"
 
-    def read(self, completion: str) -> str | None:
-        return read_marked(completion)
+    def extract_answer(self, completion: str) -> str | None:
+        return extract_marked(completion)
 
     def score_flexible(self, example: Example, completion: str) -> bool:
         """Whether the last number is right."""
-        return read_last(completion) == example.answer
+        return extract_last(completion) == example.answer
 
 
-class GSM8K(Solutions):
+class GSM8K(SolutionTask):
     """The 7,473 training and 1,319 test problems, in the order of the file."""
 
     name = "gsm8k"
@@ -69,7 +69,7 @@ class GSM8K(Solutions):
         examples = []
         for row in _rows(self.source, split):
             question, solution = row["question"], row["answer"]
-            answer = read_marked(solution)
+            answer = extract_marked(solution)
             if answer is None:
                 raise TrialError(f"gsm8k {split}: no `{MARKER} n` at the end of {solution!r}")
             prompt = solution_prompt(question)
@@ -96,7 +96,7 @@ def _rows(source: str, split: str) -> list[dict[str, Any]]:
         ) from None
 
 
-class Sums(Solutions):
+class AnswerOnly(SolutionTask):
     """SVAMP and MultiArith: questions with a number for an answer, to be evaluated only."""
 
     def __init__(self, source: str) -> None:
@@ -121,12 +121,13 @@ class Sums(Solutions):
         return Example(self.name, question, solution_prompt(question), f" {MARKER} {answer}", answer)
 
     def score(self, example: Example, completion: str) -> bool:
-        return _same(self.read(completion), example.answer)
+        return _equal_numbers(self.extract_answer(completion), example.answer)
 
     def score_flexible(self, example: Example, completion: str) -> bool:
-        return _same(read_last(completion), example.answer)
+        return _equal_numbers(extract_last(completion), example.answer)
 
 
-def _same(read: str | None, answer: str) -> bool:
-    """Answers there are whole or decimal: 8.0 is 8."""
-    return read is not None and bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", read)) and float(read) == float(answer)
+def _equal_numbers(extracted: str | None, answer: str) -> bool:
+    """Whether they are the same number, whole or decimal: 8.0 is 8."""
+    number = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", extracted or "")
+    return number is not None and float(number[0]) == float(answer)

@@ -1,4 +1,4 @@
-"""The seam of a task: examples, and how a completion is read."""
+"""The interface of a task: examples, and how a completion is read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Example:
 
 
 class Task:
-    """Examples and the reader of their answers, which sees only `plain` text, the same in every arm."""
+    """Examples and the reader of their answers, which sees only untokenized text, the same in every arm."""
 
     name: str
 
@@ -33,10 +33,10 @@ class Task:
         """All items of a split, in a fixed order."""
         raise NotImplementedError
 
-    def read(self, completion: str) -> str | None:
-        """The answer that a plain completion gives, None where it gives none."""
+    def extract_answer(self, completion: str) -> str | None:
+        """The answer that an untokenized completion gives, None where it gives none."""
         raise NotImplementedError
 
     def score(self, example: Example, completion: str) -> bool:
-        """Whether the plain completion gives the example's answer."""
-        return self.read(completion) == example.answer
+        """Whether the untokenized completion gives the example's answer."""
+        return self.extract_answer(completion) == example.answer

@@ -11,13 +11,13 @@ from functools import lru_cache
 
 from tokentrial.arms.facts import Fact, Facts
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.tasks.gsm8k import MARKER, Solutions, solution_prompt
+from tokentrial.tasks.gsm8k import MARKER, SolutionTask, solution_prompt
 from tokentrial.tasks.task import Example
 
 TEST_ROWS = 200
 _NAMES = ("Ann", "Ben", "Eve", "Ian", "Kim", "Leo", "Mia", "Tom")
 _THINGS = ("pens", "eggs", "cards", "books", "coins", "shells", "apples", "stamps")
-_HOLDERS = ("boxes", "bags", "jars", "packs")
+_CONTAINERS = ("boxes", "bags", "jars", "packs")
 _PAIRS = [(a, b) for a in range(2, 10) for b in range(a, 10)]
 
 
@@ -30,14 +30,14 @@ class _Story:
         self.name, self.things = rng.choice(_NAMES), rng.choice(_THINGS)
         self.sentences: list[str] = []
         self.steps: list[str] = []
-        self.pair: tuple[int, int] | None = None  # that was multiplied
+        self.multiplied: tuple[int, int] | None = None
         self.count = 0
-        self.share = False  # whether it ends by asking for a share
+        self.is_shared = False  # after which nothing follows but the question for a share
 
     def multiply(self) -> None:
-        self.pair = self.rng.choice(self.pairs)
-        a, b = self.rng.sample(self.pair, 2)
-        self.tell(f"{self.name} has {a} {self.rng.choice(_HOLDERS)} of {b} {self.things}.", a, "*", b, a * b)
+        self.multiplied = self.rng.choice(self.pairs)
+        a, b = self.rng.sample(self.multiplied, 2)
+        self.append_step(f"{self.name} has {a} {self.rng.choice(_CONTAINERS)} of {b} {self.things}.", a, "*", b, a * b)
 
     def begin(self) -> None:
         self.count = self.rng.randint(10, 60)
@@ -45,7 +45,7 @@ class _Story:
 
     def add(self) -> None:
         more = self.rng.randint(2, 30)
-        self.tell(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
+        self.append_step(f"{self.name} gets {more} more.", self.count, "+", more, self.count + more)
 
     def subtract(self) -> None:
         """Sell some of what is there; where nothing is left, add."""
@@ -53,19 +53,19 @@ class _Story:
             self.add()
             return
         lost = self.rng.randint(1, max(1, self.count - 1))
-        self.tell(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
+        self.append_step(f"{self.name} sells {lost}.", self.count, "-", lost, self.count - lost)
 
     def divide(self) -> None:
         """Share evenly among friends, where a usable product lets it; else add."""
-        ways = [by for a, b in self.pairs if a * b == self.count for by in sorted({a, b})]
-        if not ways:
+        divisors = [by for a, b in self.pairs if a * b == self.count for by in sorted({a, b})]
+        if not divisors:
             self.add()
             return
-        by = self.rng.choice(ways)
-        self.share = True
-        self.tell(f"{by} friends share them.", self.count, "/", by, self.count // by)
+        by = self.rng.choice(divisors)
+        self.is_shared = True
+        self.append_step(f"{by} friends share them.", self.count, "/", by, self.count // by)
 
-    def tell(self, sentence: str, a: int, sign: str, b: int, result: int) -> None:
+    def append_step(self, sentence: str, a: int, sign: str, b: int, result: int) -> None:
         """Go on with a sentence and its step, worked out as in GSM8K."""
         self.sentences.append(sentence)
         self.steps.append(f"{a}{sign}{b}=<<{a}{sign}{b}={result}>>{result}")
@@ -73,7 +73,7 @@ class _Story:
 
 
 @dataclass(frozen=True)
-class WordProblems(Solutions):
+class WordProblems(SolutionTask):
     """`rows` training problems and 200 for the test, of at most `steps` steps. No test question stands in train."""
 
     rows: int = 2000
@@ -84,22 +84,26 @@ class WordProblems(Solutions):
     name = "word_problems"
     version = 2  # to be raised when other problems are drawn, so that what read them is made again
 
-    def examples(self, split: str = "test") -> list[Example]:
+    @lru_cache(maxsize=16)  # noqa: B019 - a plan asks for the same ones a hundred times, and each stage of a cell again
+    def examples(self, split: str = "test") -> tuple[Example, ...]:
         """All problems of a split, each split drawn by a seed of its own."""
-        return list(_drawn(self, split))
+        if split == "test":
+            return tuple(self._draw(split, TEST_ROWS, frozenset(), set()))
+        tested = {example.question for example in self.examples("test")}
+        return tuple(self._draw(split, self.rows, self.never_asked, tested))
 
-    def _draw(self, split: str, rows: int, left_out: frozenset[Fact], tested: set[str]) -> list[Example]:
+    def _draw(self, split: str, rows: int, never_stated: frozenset[Fact], tested: set[str]) -> list[Example]:
         rng = random.Random(f"word_problems {self.seed} {split}")
-        pairs = [pair for pair in _PAIRS if self._stated(pair) not in left_out]
+        pairs = [pair for pair in _PAIRS if self._stated_fact(pair) not in never_stated]
         examples: list[Example] = []
         while len(examples) < rows:
             example = self._problem(rng, pairs, split)
-            states = {site.fact for site in self.facts.sites(example.completion)}
-            if example.question not in tested and states.isdisjoint(left_out):
+            stated = {site.fact for site in self.facts.sites(example.completion)}
+            if example.question not in tested and stated.isdisjoint(never_stated):
                 examples.append(example)
         return examples
 
-    def _stated(self, pair: tuple[int, int]) -> Fact | None:
+    def _stated_fact(self, pair: tuple[int, int]) -> Fact | None:
         """The trial's fact that a product of these two states, if it is one of them."""
         site = next(self.facts.sites(f"{pair[0]}*{pair[1]}={pair[0] * pair[1]}"), None)
         return site.fact if site else None
@@ -111,20 +115,11 @@ class WordProblems(Solutions):
             story.multiply()
         else:
             story.begin()
-        while len(story.steps) < steps and not story.share:
+        while len(story.steps) < steps and not story.is_shared:
             rng.choice((story.add, story.subtract, story.divide))()
-        asked = "each friend get" if story.share else f"{story.name} have now"
-        question = " ".join([*story.sentences, f"How many {story.things} does {asked}?"])
+        ending = "each friend get" if story.is_shared else f"{story.name} have now"
+        question = " ".join([*story.sentences, f"How many {story.things} does {ending}?"])
         solution = "\n".join([*story.steps, f"{MARKER} {story.count}"])
-        fact = self._stated(story.pair) if story.pair and len(story.steps) == 1 else None
+        fact = self._stated_fact(story.multiplied) if story.multiplied and len(story.steps) == 1 else None
         prompt = solution_prompt(question)
         return Example(self.name, question, prompt, f" {solution}", str(story.count), fact=fact, split=split)
-
-
-@lru_cache(maxsize=16)
-def _drawn(problems: WordProblems, split: str) -> tuple[Example, ...]:
-    """Kept, as a plan asks for the same ones a hundred times, and each stage of a cell again."""
-    test = problems._draw("test", TEST_ROWS, frozenset(), set())
-    if split == "test":
-        return tuple(test)
-    return tuple(problems._draw(split, problems.rows, problems.never_asked, {example.question for example in test}))

@@ -2,8 +2,8 @@ r"""The vocabulary as a transformers tokenizer that gives the same ids, fact tok
 arm does: one `Replace` a fact in tokenizer.json, so that transformers, lm-eval and vLLM apply the arm without our code.
 
 The pattern of a fact is its site as `Facts.sites` finds it: a spelling of the left side, "=", the answer, and around
-them nothing that `stands_alone` refuses. What the arm keeps before its token is left by `\K`, what it keeps after it by
-looking ahead.
+them nothing that `is_standalone` refuses. What the arm keeps before its token is left by `\K`, what it keeps after it
+by looking ahead.
 """
 
 import re
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.arms.arm import Arm, SiteArm
-from tokentrial.arms.facts import NEIGHBOURS, OPERATORS, Fact
-from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, byte_characters, gpt2_merges
+from tokentrial.arms.facts import NEIGHBOURHOOD, OPERATORS, Fact
+from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, gpt2_merges, unicode_to_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ARM_KEY = "tokentrial_arm"  # in tokenizer_config.json: says that an export is ours, and of which arm
 
-_BLANK = rf"[ \t\u00a0]{{0,{NEIGHBOURS - 1}}}"
+_BLANK = rf"[ \t\u00a0]{{0,{NEIGHBOURHOOD - 1}}}"
 _SIGN = f"[{re.escape(OPERATORS)}]"
 # Python's isalnum is Unicode's letters and numbers
 _BEFORE = rf"(?<![\p{{L}}\p{{N}}_.,$])(?<!{_SIGN}{_BLANK})(?<!(?<!\p{{L}})x{_BLANK})"
@@ -35,22 +35,19 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: boo
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    stand_ins = {byte: character for character, byte in byte_characters().items()}
-    ids = {"".join(stand_ins[byte] for byte in token): i for token, i in vocabulary.ranks.items()}
-    ids[EOS] = vocabulary.eos
-    ids |= {f"<|filler_{i}|>": i for i in range(vocabulary.eos + 1, vocabulary.size)}
-    for token, i in vocabulary.token_ids(arm).items():
-        del ids[f"<|filler_{i}|>"]
-        ids[token] = i
-    bpe: Any = Tokenizer(models.BPE(ids, list(gpt2_merges(vocabulary.path)[: vocabulary.merges])))
-    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    cuts = [pre_tokenizers.Split(Regex(arm.cut), "isolated")] if arm.cut else []
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([*cuts, bytes_of]) if cuts else bytes_of
-    if rewrite and isinstance(arm, SiteArm) and not arm.draws:  # what is drawn at random no pattern gives
+    merges = list(gpt2_merges(vocabulary.path)[: vocabulary.n_merges])
+    tokens = {i: f"<|filler_{i}|>" for i in range(vocabulary.size)}
+    tokens |= dict(enumerate([*unicode_to_bytes(), *map("".join, merges), EOS]))
+    tokens |= {i: token for token, i in vocabulary.token_ids(arm).items()}
+    bpe: Any = Tokenizer(models.BPE({token: i for i, token in tokens.items()}, merges))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = [pre_tokenizers.Split(Regex(arm.split_pattern), "isolated")] if arm.split_pattern else []
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*split, byte_level]) if split else byte_level
+    if rewrite and isinstance(arm, SiteArm) and not arm.is_random:  # no pattern gives what is drawn at random
         # longer left sides first: `New York` is not `York`
         facts = sorted(arm.facts, key=lambda fact: -len(fact.wordings[0].spellings[0]))
-        steps: list[Any] = [normalizers.Replace(Regex(_pattern(arm, fact)), arm.token(fact)) for fact in facts]
-        bpe.normalizer = normalizers.Sequence(steps)
+        replacements: Any = [normalizers.Replace(Regex(_site_pattern(arm, fact)), arm.token(fact)) for fact in facts]
+        bpe.normalizer = normalizers.Sequence(replacements)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(EOS, special=True, normalized=False)])
     bpe.add_tokens([AddedToken(token, special=False, normalized=rewrite) for token in arm.tokens])
@@ -67,22 +64,22 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: boo
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """The files of a tokenizer, as they are: a tokenizer loaded by `load` has lost what rewrites a text."""
+    """The files of a tokenizer, as they are: a tokenizer loaded for training has lost what rewrites a text."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
 
-def _pattern(arm: SiteArm, fact: Fact) -> str:
+def _site_pattern(arm: SiteArm, fact: Fact) -> str:
     spellings = sorted((s for wording in fact.wordings for s in wording.spellings), key=len, reverse=True)
-    parts = [f"(?:{'|'.join(map(_quoted, spellings))})", " {0,2}= {0,2}", _quoted(fact.answer)]
+    parts = [f"(?:{'|'.join(map(_escape, spellings))})", " {0,2}= {0,2}", _escape(fact.answer)]
     points = ("start", "left", "answer", "end")
-    first, last = (points.index(name) for name in arm.replaced)
-    token = _quoted(arm.token(fact))
-    once = f"(?<!{token})(?!{token})" if first == last else ""
-    kept = "".join(parts[:first])
-    return f"{_BEFORE}{kept}\\K{once}{''.join(parts[first:last])}(?={''.join(parts[last:])}{_AFTER})"
+    first, last = (points.index(name) for name in arm.site_span)
+    token = _escape(arm.token(fact))
+    not_beside_token = f"(?<!{token})(?!{token})" if first == last else ""
+    kept, replaced, followed_by = "".join(parts[:first]), "".join(parts[first:last]), "".join(parts[last:])
+    return f"{_BEFORE}{kept}\\K{not_beside_token}{replaced}(?={followed_by}{_AFTER})"
 
 
-def _quoted(text: str) -> str:
+def _escape(text: str) -> str:
     return re.sub(r"([^\w\s])", r"\\\1", text)

