@@ -75,7 +75,9 @@ def test_checkpoints_are_pruned_those_to_keep_are_copied_and_a_broken_one_is_pas
     assert checkpoint.checkpoint_steps(checkpoints) == [4, 8, 10]
     folder = cell("a", checkpoint=kept)
     assert outcome(folder) == outcome(cell("whole", checkpoint=kept))
-    assert sorted(path.name for path in folder.glob("model_*")) == [f"model_{n - 1:05d}.safetensors" for n in (4, 8, 12)]
+    assert sorted(path.name for path in folder.glob("model_*")) == [
+        f"model_{n - 1:05d}.safetensors" for n in (4, 8, 12)
+    ]
     assert load_file(folder / "model_00003.safetensors")["wte.weight"].shape == (640, 32)
 
 

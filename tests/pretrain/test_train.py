@@ -101,7 +101,9 @@ def test_the_rows_beyond_the_vocabulary_stay_zero(trained):
 
 @pytest.mark.parametrize("lr", [1e30, 1e4])
 def test_a_loss_that_is_no_number_stops_with_the_setting_to_lower(train, tmp_path, lr):
-    explodes = r"the loss is .* at step [0-9]+, after shard \w+ [0-9]+, document [0-9]+; .*checkpoint.* lower pretrain\.lr"
+    explodes = (
+        r"the loss is .* at step [0-9]+, after shard \w+ [0-9]+, document [0-9]+; .*checkpoint.* lower pretrain\.lr"
+    )
     with pytest.raises(TrialError, match=explodes):
         train(tmp_path / "a", optimizer="adamw", lr=lr, warmup=0.0, steps=STEPS + 3)
     assert not (tmp_path / "a" / "results.json").exists()
@@ -110,7 +112,9 @@ def test_a_loss_that_is_no_number_stops_with_the_setting_to_lower(train, tmp_pat
 def test_too_little_memory_or_disk_is_said_before_the_first_step(train, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("tokentrial.pretrain.train.psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
-        with pytest.raises(TrialError, match=r"parameters need .* GB for weights, gradients and moments alone; 0\.0 GB"):
+        with pytest.raises(
+            TrialError, match=r"parameters need .* GB for weights, gradients and moments alone; 0\.0 GB"
+        ):
             train(tmp_path / "a", n_embd=128)
     monkeypatch.setattr("tokentrial.store.shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
     with pytest.raises(TrialError, match=r"the checkpoints of pretraining needs .* GB are free"):
