@@ -31,10 +31,12 @@ def stop_after(answers):
 
 @pytest.fixture(scope="session")
 def train(plan):
-    """`train(folder, arm, seed, probe, progress, ranks, stop, **settings)`: one cell, trained into `folder`; with
+    """`train(folder, arm, seed, probe, progress, ranks, stop, start, **settings)`: a cell trained into `folder`; with
     checkpoints beside it where `stop` is given. Validation, of 50 kB in a run, is of 2 kB."""
 
-    def train_cell(folder, arm="baseline", seed=1, probe=None, progress=None, ranks=None, stop=None, **changed):
+    def train_cell(
+        folder, arm="baseline", seed=1, probe=None, progress=None, ranks=None, stop=None, start=None, **changed
+    ):
         steps = {"steps": STEPS, "batch_tokens": 1024, "micro_batch": 16, "log_every": 1}
         settings = Pretrain(**plan.trial.pretrain.model_dump() | steps | changed)
         stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed)
@@ -43,7 +45,7 @@ def train(plan):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tokentrial.pretrain.validate._VAL_BYTES", 2000)
             patch.setattr("tokentrial.pretrain.validate._VAL_TOKENS", 1000)
-            pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop or bool)
+            pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop or bool, start)
         return folder
 
     return train_cell
