@@ -67,7 +67,7 @@ def from_hf(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         name: tensor.t().contiguous() if name.endswith(_TRANSPOSED) else tensor
         for name, tensor in named.items()
-        # the head is tied, and old checkpoints hold the causal mask
+        # the head is tied to wte, and old checkpoints hold the causal mask
         if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
 
@@ -83,8 +83,8 @@ def load_initial_weights(model: GPT, folder: Path, vocabulary: Vocabulary, arm: 
     try:
         files = [load_file(path) for path in sorted(folder.glob("model*.safetensors"))]
         state = from_hf(dict(chain.from_iterable(file.items() for file in files)))
-        old, new = state["wte.weight"][: vocabulary.eos + 1], torch.zeros(model.wte.weight.shape)
-        new[: vocabulary.size] = old.mean(dim=0)
+        old, new = state["wte.weight"][: vocabulary.eos + 1], torch.zeros(model.wte.weight.shape)  # (rows, C)
+        new[: vocabulary.size] = old.mean(dim=0)  # the padded rows stay zero
         new[: len(old)] = old
         for token, row in vocabulary.token_ids(arm).items():
             new[row] = old[_source_ids(token, vocabulary, arm)].mean(dim=0)
