@@ -427,40 +427,32 @@ def test_samples_are_drawn_from_the_seed_whatever_was_drawn_before(pass_at_k, mo
     assert seen[0] == seen[1]
 
 
-@pytest.fixture
-def decided(tiny, tmp_path, monkeypatch):
-    """`decided(passes, on_zero, pending)`: what `learnable` says of these pass@k by cell, and what it wrote."""
-
-    def make(passes, on_zero, pending=()):
-        trial = tiny(tmp_path, settings(on_zero=on_zero))
-        for (arm, seed), value in passes.items():
-            write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
-        absent = [cell for cell in cells(trial) if (cell.arm, cell.seed) not in passes]
-        monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
-        return learnable(trial), read_json(tmp_path / "grpo_decision.json")
-
-    return make
-
-
 ZERO = {(arm, seed): 0.0 for arm in ("baseline", "mul_tokens") for seed in (1, 2)}
+SOME = {cell: value for cell, value in ZERO.items() if cell != ("mul_tokens", 2)}
 
 
-def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(decided, capsys):
-    go_on, written = decided(ZERO, "skip")
-    assert go_on is written["go_on"] is False
-    assert written["pass_at_k"] == {f"{arm}/seed{seed}": 0.0 for arm, seed in ZERO}
-    said = capsys.readouterr().err
-    assert "pass@3 is 0" in said
-    assert "RL has nothing to learn from; grpo.on_zero is 'skip'" in said
-    assert decided(ZERO, "go on")[0] is True
-    assert "grpo.on_zero is 'go on'" in capsys.readouterr().err
-    for cell in ZERO:  # one cell is enough, in whichever arm
-        assert decided(ZERO | {cell: 1 / 32}, "skip")[0] is True
-    assert capsys.readouterr().err == ""
-
-
-def test_nothing_is_skipped_before_every_cell_is_measured(decided):
-    some = {cell: value for cell, value in ZERO.items() if cell != ("mul_tokens", 2)}
-    with pytest.raises(TrialError, match=r"not measured yet in mul_tokens/seed2.*run `tokentrial evaluate`"):
-        decided(some, "skip")
-    assert decided(some | {("baseline", 1): 0.5}, "skip")[0] is True
+@pytest.mark.parametrize(
+    ("passes", "on_zero", "go_on"),
+    [
+        (ZERO, "skip", False),
+        (ZERO, "go on", True),
+        *((ZERO | {cell: 1 / 32}, "skip", True) for cell in ZERO),  # one cell is enough, in whichever arm
+        (SOME, "skip", None),  # nothing is skipped before every cell is measured
+        (SOME | {("baseline", 1): 0.5}, "skip", True),
+    ],
+)
+def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(
+    tiny, tmp_path, monkeypatch, capsys, passes, on_zero, go_on
+):
+    trial = tiny(tmp_path, settings(on_zero=on_zero))
+    for (arm, seed), value in passes.items():
+        write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
+    absent = [cell for cell in cells(trial) if (cell.arm, cell.seed) not in passes]
+    monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
+    if go_on is None:
+        with pytest.raises(TrialError, match=r"not measured yet in mul_tokens/seed2.*run `tokentrial evaluate`"):
+            learnable(trial)
+        return
+    assert learnable(trial) is read_json(tmp_path / "grpo_decision.json")["go_on"] is go_on
+    zero = f"pass@3 is 0): RL has nothing to learn from; grpo.on_zero is '{on_zero}'"
+    assert (zero in capsys.readouterr().err) == (not any(passes.values()))

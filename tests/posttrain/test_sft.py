@@ -87,8 +87,8 @@ def rows_of(seen):
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_prompt_is_read_and_the_completion_and_its_end_are_learnt(untrained, arm):
     """Defect R3: the prompt goes in as it is. Defect R8: eos is among the labels."""
-    treatment = arms.find(arm)
-    row = encode(AutoTokenizer.from_pretrained(untrained(arm)), treatment, FACT, 128)
+    treatment, tokenizer = arms.find(arm), AutoTokenizer.from_pretrained(untrained(arm))
+    row = encode(tokenizer, treatment, FACT, 128)
     prompt = VOCABULARY.encode(FACT.prompt).tolist()
     completion = VOCABULARY.encode_arm(treatment, FACT.completion).tolist()
     assert row.input_ids == [*prompt, *completion, EOS]
@@ -96,16 +96,9 @@ def test_the_prompt_is_read_and_the_completion_and_its_end_are_learnt(untrained,
     assert not row.truncated
     token = VOCABULARY.base + list(arms.find("mul_tokens").tokens).index("<MUL_6_9_54>")
     assert row.input_ids.count(token) == (arm != "baseline")
-
-
-def test_a_row_is_cut_at_the_longest_length_and_says_so(untrained):
-    tokenizer, arm = AutoTokenizer.from_pretrained(untrained("baseline")), arms.find("baseline")
-    whole = encode(tokenizer, arm, FACT, 128)
-    size = len(whole.input_ids)
-    assert encode(tokenizer, arm, FACT, size) == whole
-    cut = encode(tokenizer, arm, FACT, size - 1)  # eos does not fit
-    assert (cut.input_ids, cut.labels) == (whole.input_ids[:-1], whole.labels[:-1])
-    assert cut.truncated
+    size = len(row.input_ids)
+    assert encode(tokenizer, treatment, FACT, size) == row
+    assert encode(tokenizer, treatment, FACT, size - 1) == (row.input_ids[:-1], row.labels[:-1], True)  # eos is cut
 
 
 @pytest.mark.parametrize("small", [8192, 0])
