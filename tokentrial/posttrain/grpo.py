@@ -81,7 +81,9 @@ def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Exa
     """Training prompts that leave room for a completion, shuffled by the seed: the same in every arm."""
     never = facts_of(trial.facts).never_asked(seed, trial.corpus.drills.never_asked_folds)
     examples = list(source_rows(trial, settings.task, never))
+    # named by the stage: SFT shuffles the same rows, and both orders are to be independent
     random.Random(f"grpo {seed}").shuffle(examples)
+    # a prompt is never in an arm's tokens (defect R3), so that the same ones fit in every arm
     room = trial.pretrain.context - settings.new_tokens
     lengths = map(len, encode_prompts(tokenizer, [example.prompt for example in examples]))
     fitting = [example for example, length in zip(examples, lengths, strict=True) if length <= room]

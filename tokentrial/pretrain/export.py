@@ -57,6 +57,7 @@ def to_hf(model: GPT, eos: int) -> "GPT2LMHeadModel":
         for name, tensor in model.state_dict().items()
     }
     state["transformer.wte.weight"] = state["transformer.wte.weight"][: shape.vocab]
+    # strict: a name that is missing or left over is an error here and no weight at random
     exported.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
     return exported.eval()
 

@@ -45,12 +45,13 @@ class Ranks(NamedTuple):
         if self.world == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
+        # gradients live in the buckets that travel: a copy of them all less
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean over ranks."""
+        """The mean over ranks, in place."""
         if self.world > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value)  # the sum
             value /= self.world
         return value
 
