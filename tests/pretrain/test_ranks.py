@@ -31,9 +31,9 @@ GENTLE = (
 
 
 @pytest.fixture
-def cell(tiny, source, tmp_path, inline):
-    """`cell(name, *overrides)`: the run folder of the gentle trial with its corpus, and the command that pretrains a
-    cell of it."""
+def cell_command(tiny, source, tmp_path, inline):
+    """`cell_command(name, *overrides)`: the folder of a cell of the gentle trial, whose corpus is there, and the command
+    that pretrains it."""
     from tests.conftest import TINY
     from tokentrial.run import run
 
@@ -48,9 +48,9 @@ def cell(tiny, source, tmp_path, inline):
     return prepare
 
 
-def finish(cell, *given):
+def finish(cell_command, *given):
     """Run a cell's command to its end: what it has in results.json."""
-    folder, command = cell(*given)
+    folder, command = cell_command(*given)
     subprocess.run(command, check=True, capture_output=True)
     return json.loads((folder / "pretrain" / "results.json").read_bytes())
 
@@ -61,20 +61,20 @@ def gap(one, other):
 
 
 @pytest.mark.slow
-def test_one_two_and_four_ranks_give_the_same_losses(cell):
-    one, *others = (finish(cell, f"run{ranks}", f"pretrain.ranks={ranks}") for ranks in (1, 2, 4))
+def test_one_two_and_four_ranks_give_the_same_losses(cell_command):
+    one, *others = (finish(cell_command, f"run{ranks}", f"pretrain.ranks={ranks}") for ranks in (1, 2, 4))
     assert len(one["train_losses"]) == 50
     assert [one["ranks"], *(other["ranks"] for other in others)] == [1, 2, 4]
     assert max(gap(one, other) for other in others) < 1e-5
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell):
+def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell_command):
     """As docs/scaling.md has it typed on each node; here both are this machine, and 127.0.0.1 is the first's name."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     nodes = "pretrain.nodes=2", "pretrain.ranks=1", f"pretrain.endpoint=127.0.0.1:{port}"
-    folder, command = cell("spread", *nodes)
+    folder, command = cell_command("spread", *nodes)
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     words = f"--nnodes=2 --node-rank=1 --master-addr=127.0.0.1 --master-port={port} --nproc-per-node=1".split()
     rank = ["-m", "tokentrial.rank", folder.parents[1], "baseline", "1"]
@@ -84,16 +84,16 @@ def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell):
     assert first.returncode == 0, errors
     assert second.returncode == 0, second.stderr
     manifest = (folder / "pretrain" / "manifest.json").read_bytes()
-    spread = finish(cell, "spread")  # the step is done, for any number of nodes
+    spread = finish(cell_command, "spread")  # the step is done, for any number of nodes
     assert (folder / "pretrain" / "manifest.json").read_bytes() == manifest
     assert spread["ranks"] == 2
-    assert gap(finish(cell, "alone"), spread) < 1e-5
+    assert gap(finish(cell_command, "alone"), spread) < 1e-5
 
 
 @pytest.mark.slow
-def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(cell):
+def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(cell_command):
     long = ["pretrain.steps=200", "corpus.epochs=20"]
-    folder, command = cell("stopped", *long, "pretrain.ranks=2")
+    folder, command = cell_command("stopped", *long, "pretrain.ranks=2")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = folder / "pretrain.partial" / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 5:
@@ -103,7 +103,7 @@ def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(cell):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     assert list((folder / "pretrain.checkpoints").glob("*/step_*/manifest.json"))
-    assert gap(finish(cell, "whole", *long), finish(cell, "stopped", *long)) < 1e-4
+    assert gap(finish(cell_command, "whole", *long), finish(cell_command, "stopped", *long)) < 1e-4
 
 
 @pytest.mark.parametrize(("rows", "micro", "world", "expected"), [(16, 4, 1, 4), (16, 16, 2, 8), (16, 3, 16, 1)])
