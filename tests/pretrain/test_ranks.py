@@ -32,8 +32,8 @@ GENTLE = (
 
 @pytest.fixture
 def cell_command(tiny, source, tmp_path, inline):
-    """`cell_command(name, *overrides)`: the folder of a cell of the gentle trial, whose corpus is there, and the command
-    that pretrains it."""
+    """`cell_command(name, *overrides)`: the folder of a cell of the gentle trial, whose corpus is there, and the
+    command that pretrains it."""
     from tests.conftest import TINY
     from tokentrial.run import run
 
