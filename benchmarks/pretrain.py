@@ -85,7 +85,7 @@ def ours(shape: dict[str, int]) -> Any:
 
     from tokentrial.pretrain.gpt import GPT, Config
     from tokentrial.pretrain.loader import Batch, Position
-    from tokentrial.pretrain.optim import Step
+    from tokentrial.pretrain.optim import TrainStep
     from tokentrial.pretrain.ranks import Ranks
     from tokentrial.settings import Pretrain
 
@@ -102,7 +102,7 @@ def ours(shape: dict[str, int]) -> Any:
     step_settings = {"batch_tokens": batch, "micro_batch": micro, "lr": LR, "betas": BETAS, "clip": CLIP}
     settings = Pretrain(**parts, **step_settings, optimizer=optimizer, device=device)
     model = GPT(Config(shape["vocab"], *parts.values()), 0).to(device)
-    step = Step(model, drawn, settings, Ranks(device=torch.device(device)))
+    step = TrainStep(model, drawn, settings, Ranks(device=torch.device(device)))
     return lambda: float(step(1.0)[0])
 
 

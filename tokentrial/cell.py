@@ -14,7 +14,7 @@ from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import report, stoppable
 from tokentrial.pretrain.device import precision, ranks_of, resolve_device, resolve_dtype
 from tokentrial.pretrain.launch import launch
-from tokentrial.pretrain.start import identity, start_folder
+from tokentrial.pretrain.start import start_fingerprint, start_folder
 from tokentrial.storage import Storage, is_weights
 from tokentrial.store import (
     MANIFEST,
@@ -111,8 +111,8 @@ class Cell:
         """Fingerprint of pretraining."""
         trial = plan.trial
         # with matched bytes, how far the control reads says how many steps an arm takes
-        matched = {"bytes_of": plan.patch_fingerprint(trial.control)} if trial.budget.match == "bytes" else {}
-        resolved = {"dtype": resolve_dtype(trial.pretrain), "init": identity(trial)}
+        matched = {"bytes_of": plan.patch(trial.control)} if trial.budget.match == "bytes" else {}
+        resolved = {"dtype": resolve_dtype(trial.pretrain), "init": start_fingerprint(trial)}
         return fingerprint(
             "pretrain",
             _VERSIONS["pretrain"],
@@ -250,7 +250,7 @@ def pretrain_cell(
 ) -> None:
     """Pretrain a cell in this process, or as one rank of the group that torchrun has started."""
     from tokentrial.evaluate.evaluate import TableProbe
-    from tokentrial.pretrain.ranks import joined
+    from tokentrial.pretrain.ranks import process_group
     from tokentrial.pretrain.train import pretrain
 
     trial = plan.trial
@@ -258,7 +258,7 @@ def pretrain_cell(
     served = read_json(plan.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
     probe = TableProbe(trial, plan.vocabulary, arms.get_arm(cell.arm, plan.facts), cell.seed)
-    with stoppable() as stop, joined(settings) as ranks:
+    with stoppable() as stop, process_group(settings) as ranks:
         start = start_folder(trial) if trial.pretrain.starts_from else None
         saved = Storage(trial).send_checkpoint
         pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop, start, saved)
@@ -299,14 +299,16 @@ def _do(
         with precision(tf32=False):
             evaluate(folder, trial, plan.folder, plan.vocabulary, arm, cell.seed, model, tokenizer)
             if trial.grpo and stage == before_grpo(trial):
-                from tokentrial.posttrain.grpo import measure_pass
+                from tokentrial.posttrain.grpo import measure_pass_at_k
 
-                measure_pass(folder, trial, trial.grpo, arm, cell.seed, model, tokenizer)
+                measure_pass_at_k(folder, trial, trial.grpo, arm, cell.seed, model, tokenizer)
     elif trial.sft and stage == "sft":
         from tokentrial.posttrain.sft import sft
+        from tokentrial.posttrain.trainer import Job
 
-        sft(folder, checkpoints, trial, trial.sft, arm, cell.seed, source, progress, saved)
+        sft(Job(folder, checkpoints, trial, arm, cell.seed, source, progress, saved), trial.sft)
     elif trial.grpo and stage == "grpo":
         from tokentrial.posttrain.grpo import grpo
+        from tokentrial.posttrain.trainer import Job
 
-        grpo(folder, checkpoints, trial, trial.grpo, arm, cell.seed, source, progress, saved)
+        grpo(Job(folder, checkpoints, trial, arm, cell.seed, source, progress, saved), trial.grpo)

@@ -13,7 +13,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.executors import worker
 from tokentrial.opened import open_run
-from tokentrial.pretrain.launch import tell
+from tokentrial.pretrain.launch import print_progress
 from tokentrial.store import machine_errors, partial
 
 
@@ -28,7 +28,7 @@ def main(out: str, arm: str, seed: str) -> None:
         folder = partial(cell.folder(plan.trial, "pretrain"))
         checkpoints = cell.checkpoints(plan.trial, "pretrain", cell.fingerprint(plan))
         with machine_errors(folder):
-            pretrain_cell(plan, cell, folder, checkpoints, tell)
+            pretrain_cell(plan, cell, folder, checkpoints, print_progress)
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)
         sys.exit(error.code)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pretrain.test_ranks import prepared  # noqa: F401 - a fixture
+from tests.pretrain.test_ranks import cell_command  # noqa: F401 - a fixture
 from tests.publish.test_hub import cell, stub  # noqa: F401 - fixtures
 from tokentrial.store import file_hash
 

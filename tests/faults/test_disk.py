@@ -103,12 +103,12 @@ def test_a_disk_that_fills_up_before_a_checkpoint(
     stage, on_small_disk, small_disk, written, refused, hashes, climbed, monkeypatch
 ):
     """Stages that train write their first bytes of weight into a checkpoint."""
-    from tokentrial.posttrain.trainer import Watch
-    from tokentrial.pretrain import train
+    from tokentrial.posttrain.trainer import CheckpointCallback
+    from tokentrial.pretrain.checkpoint import CheckpointWriter
 
     trial = on_small_disk(stage)
     (small_disk / "theirs").write_bytes(b"")
-    owner, name = (train, "save") if stage == "pretrain" else (Watch, "on_step_end")
+    owner, name = (CheckpointWriter, "save") if stage == "pretrain" else (CheckpointCallback, "on_step_end")
     real = getattr(owner, name)
 
     def full_first(*given, **more):

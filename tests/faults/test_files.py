@@ -139,21 +139,21 @@ def stopped_after(steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_a_damaged_checkpoint_of_a_trainer_is_not_used(climbed, ladder, inline, tmp_path, monkeypatch, stage):
-    from tokentrial.posttrain.trainer import Watch
+    from tokentrial.posttrain.trainer import CheckpointCallback
 
     shutil.copytree(climbed.folder, tmp_path / "run")
     trial = ladder(tmp_path / "run")
     for name in ("sft", "eval_sft", "grpo", "eval_grpo")[0 if stage == "sft" else 2 :]:
         shutil.rmtree(tmp_path / "run" / CELL / name)
     (tmp_path / "run" / "comparison_report.json").unlink()
-    real = Watch.on_save
+    real = CheckpointCallback.on_save
 
     def saved(self, *given, **more):
         real(self, *given, **more)
         raise Interrupted("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "on_save", saved)
+        patch.setattr(CheckpointCallback, "on_save", saved)
         with pytest.raises(Interrupted):
             run(trial)
     [path] = (tmp_path / "run" / CELL).glob(f"{stage}.checkpoints/**/checkpoint-*/model.safetensors")

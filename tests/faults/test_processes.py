@@ -4,13 +4,11 @@ ends as a run that nobody disturbed. That of the main process, at any moment: te
 import os
 import resource
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.pretrain.test_ranks import command as of_ranks
-from tests.pretrain.test_ranks import losses
+from tests.pretrain.test_ranks import finish
 from tests.test_interrupted_run import alive, nothing_is_half_there, outcomes, start, until, written
 from tokentrial.cell import Cell, run_cell
 from tokentrial.errors import TrialError
@@ -47,12 +45,11 @@ def test_a_worker_that_is_killed(tiny, undisturbed, tmp_path, inline, moment):
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed(prepared, source):
+def test_a_rank_that_is_killed(cell_command):
     long = ["pretrain.steps=100", "corpus.epochs=20", "pretrain.ranks=2", "pretrain.checkpoint={interval: 1000}"]
-    whole, hurt = prepared("whole", *long), prepared("hurt", *long)
-    subprocess.run(of_ranks(whole, source, *long), check=True, capture_output=True, timeout=PATIENCE_S)
-    process = start(of_ranks(hurt, source, *long))
-    metrics = hurt / "baseline/seed1/pretrain.partial/metrics.jsonl"
+    folder, command = cell_command("hurt", *long)
+    process = start(command)
+    metrics = folder / "pretrain.partial" / "metrics.jsonl"
     until(lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) > 4, process)
     os.kill(max(every_rank()), signal.SIGKILL)
     said = process.communicate(timeout=PATIENCE_S)[1].decode()
@@ -61,9 +58,8 @@ def test_a_rank_that_is_killed(prepared, source):
     assert "run the same command again" in said
     assert "Traceback" not in said
     until(lambda: not every_rank())
-    again = subprocess.run(of_ranks(hurt, source, *long), capture_output=True, timeout=PATIENCE_S, check=False)
-    assert again.returncode == 0, again.stderr.decode()
-    assert losses(hurt)["train_losses"] == losses(whole)["train_losses"]
+    resumed, whole = (finish(cell_command, name, *long) for name in ("hurt", "whole"))
+    assert resumed["train_losses"] == whole["train_losses"]
 
 
 def every_rank():

@@ -20,7 +20,7 @@ from tokentrial.errors import SettingsError
 from tokentrial.plan import plan as plans
 from tokentrial.plan.work import cells_at_a_time, hours, lengths, work
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.measure import STEPS, Measured, measure
+from tokentrial.pretrain.measure import STEPS, Throughput, measure
 from tokentrial.settings import Checkpoint, Pretrain
 from tokentrial.statistics.power import mde, power
 from tokentrial.store import read_json
@@ -352,7 +352,7 @@ def test_a_gpu_whose_other_stages_are_slower_against_pretraining_is_named(tokent
 
 
 def test_a_measured_speed_takes_the_place_of_the_assumed_one(monkeypatch):
-    monkeypatch.setattr("tokentrial.pretrain.measure.measure", lambda *given: Measured(7_000.0, 20))
+    monkeypatch.setattr("tokentrial.pretrain.measure.measure", lambda *given: Throughput(7_000.0, 20))
     trial = load("pilot")
     [here] = plans.measured(trial, plans.chosen_groups(trial, [HERE], {}))
     assert plans.costs(trial, here)["tokens_per_s"] == pytest.approx(7_000 * here.device.workers)

@@ -1,12 +1,20 @@
 """Small exported models to train on: one that is untrained, one that has learnt the form of a solution."""
 
+import shutil
+from functools import cache
+
 import pytest
-import torch
+from safetensors.torch import load_file
 
 from tokentrial.arms import arm as arms
+from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.posttrain.grpo import grpo
 from tokentrial.posttrain.sft import sft
+from tokentrial.posttrain.trainer import Job
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
+from tokentrial.store import read_json
+from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -42,48 +50,52 @@ def stop_at(step):
     return progress, seen
 
 
+def training_problems(seed=1):
+    """The word problems that the trials of these tests train a seed on."""
+    return WordProblems(200, 1, 0, TIMES_TABLE.never_asked(seed, 3)).examples("train")
+
+
+def weights(folder):
+    """The bytes of a model's weights, by which two are the same bit for bit."""
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """`untrained(arm)`: folder of an exported model with the same random weights in every arm."""
-    made = {}
 
-    def make(arm):
-        if arm not in made:
-            made[arm] = tmp_path_factory.mktemp("untrained") / arm
-            model = GPT(Config(VOCABULARY.size, 1, 2, 32, CONTEXT), seed=1)
-            to_hf(model, VOCABULARY.eos).save_pretrained(made[arm])
-            to_transformers(VOCABULARY, arms.get_arm(arm), CONTEXT).save_pretrained(made[arm])
-        return made[arm]
+    @cache
+    def export(arm):
+        folder = tmp_path_factory.mktemp("untrained") / arm
+        to_hf(GPT(Config(VOCABULARY.size, 1, 2, 32, CONTEXT), seed=1), VOCABULARY.eos).save_pretrained(folder)
+        to_transformers(VOCABULARY, arms.get_arm(arm), CONTEXT).save_pretrained(folder)
+        return folder
 
-    return make
+    return export
 
 
 @pytest.fixture(scope="session")
-def tuned(tiny, untrained, tmp_path_factory):
-    """`tuned(arm)`: folder of the untrained model after a short SFT on one-step word problems."""
-    made = {}
+def train_stage(tiny):
+    """`train_stage(stage, folder, source, arm, seed, overrides, progress)`: the record of SFT or GRPO of the model in
+    `source`, with checkpoints beside `folder`."""
 
-    def make(arm):
-        if arm not in made:
-            folder = made[arm] = tmp_path_factory.mktemp("tuned") / arm
-            folder.mkdir()
-            stage = "{sources: [{source: word_problems}], epochs: 6, lr: 0.01}"
-            trial = tiny(folder, *LONG, f"sft={{stages: [{stage}], batch: 8, max_length: 128, held: 16}}")
-            sft(folder, folder / "checkpoints", trial, trial.sft, arms.get_arm(arm), 1, untrained(arm), quiet)
-        return made[arm]
+    def train(stage, folder, source, arm, seed, overrides, progress=quiet):
+        trial = tiny(folder.with_name("run"), *LONG, *overrides)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        checkpoints = folder.with_name(f"{folder.name}.checkpoints")
+        job = Job(folder, checkpoints, trial, arms.get_arm(arm), seed, source, progress)
+        {"sft": sft, "grpo": grpo}[stage](job, getattr(trial, stage))
+        return read_json(folder / f"{stage}_results.json")
 
-    return make
-
-
-@pytest.fixture
-def weights():
-    """`weights(folder)`: its tensors by name."""
-    from safetensors.torch import load_file
-
-    return lambda folder: load_file(folder / "model.safetensors")
+    return train
 
 
-@pytest.fixture
-def same():
-    """`same(a, b)`: whether two sets of weights are equal bit for bit."""
-    return lambda a, b: a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+@pytest.fixture(scope="session")
+def tuned(train_stage, untrained, tmp_path_factory):
+    """Folder of the untrained model after a short SFT of mul_tokens on one-step word problems."""
+    folder = tmp_path_factory.mktemp("tuned") / "sft"
+    stage = "{sources: [{source: word_problems}], epochs: 6, lr: 0.01}"
+    override = f"sft={{stages: [{stage}], batch: 8, max_length: 128, held: 16}}"
+    train_stage("sft", folder, untrained("mul_tokens"), "mul_tokens", 1, [override])
+    return folder

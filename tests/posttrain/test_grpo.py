@@ -13,7 +13,7 @@ import torch
 import trl
 from transformers import AutoTokenizer
 
-from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at
+from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at, training_problems, weights
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cell import Cell, cells
@@ -21,62 +21,52 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
-from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
-from tokentrial.posttrain.trainer import Watch, last_complete
+from tokentrial.posttrain.grpo import measure_pass_at_k, prompts
+from tokentrial.posttrain.trainer import CheckpointCallback, last_checkpoint
 from tokentrial.run import learnable
 from tokentrial.settings import GRPO
 from tokentrial.store import read_json, seal, write_json
 from tokentrial.tasks.task import Example
-from tokentrial.tasks.word_problems import WordProblems
 
 
 def settings(**more):
-    given = {
-        "task": "word_problems",
-        "prompts": 12,
-        "generations": 3,
-        "batch": 4,
-        "new_tokens": 32,
-        "temperature": 1.0,
-        "lr": 0.001,
-        "kl": 0.1,
-        "checkpoint_every": 1,
-    } | more
+    given = {"task": "word_problems", "prompts": 12, "generations": 3, "batch": 4, "new_tokens": 32, "lr": 0.001}
+    given |= {"temperature": 1.0, "kl": 0.1, "checkpoint_every": 1} | more
     return "grpo={" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
 
 
 @pytest.fixture
-def reinforce(tiny, tuned, tmp_path):
-    """`reinforce(override, arm, name, progress)`: (folder, checkpoints, record) of GRPO on the tuned model."""
+def reinforce(train_stage, untrained, tmp_path):
+    """`reinforce(override, arm, name, progress, source)`: folder and record of GRPO, on the untrained model where no
+    other is given."""
 
-    def make(override, arm="baseline", name="grpo", progress=quiet, seed=1):
-        trial = tiny(tmp_path / "run", *LONG, override)
-        folder, checkpoints = tmp_path / name, tmp_path / f"{name}.checkpoints"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        grpo(folder, checkpoints, trial, trial.grpo, arms.get_arm(arm), seed, tuned(arm), progress)
-        return folder, checkpoints, read_json(folder / "grpo_results.json")
+    def train(override, arm="baseline", name="grpo", progress=quiet, source=None):
+        folder = tmp_path / name
+        return folder, train_stage("grpo", folder, source or untrained(arm), arm, 1, [override], progress)
 
-    return make
+    return train
 
 
-def answers(seed=1):
+@pytest.fixture
+def tokenizer(untrained):
+    return AutoTokenizer.from_pretrained(untrained("baseline"))
+
+
+def answers():
     """Every training question's answer, worked out from its solution's last step."""
-    found = {}
-    for example in WordProblems(200, 1, 0, TIMES_TABLE.never_asked(seed, 3)).examples("train"):
-        found[example.prompt] = example.completion.rpartition("=")[2].partition(">>")[2].partition("\n")[0]
-    return found
+    last_steps = {e.prompt: e.completion.rpartition("=")[2] for e in training_problems()}
+    return {prompt: step.partition(">>")[2].partition("\n")[0] for prompt, step in last_steps.items()}
 
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """`scripted(say)`: GRPO samples `say(prompt, number)`, its number among all; (prompt, completion, reward) of every
-    call of the reward, as the trainer sees them."""
+    """`scripted(script)`: GRPO samples `script(prompt, number)`, its number among all; (prompt, completion, reward) of
+    every call of the reward, as the trainer sees them."""
     calls, numbers = [], itertools.count()
 
-    def make(say):
+    def install(script):
         def continue_ids(model, tokenizer, prompt_ids, *rest):
-            texts = [say(tokenizer.decode(ids), next(numbers)) for ids in prompt_ids]
+            texts = [script(tokenizer.decode(ids), next(numbers)) for ids in prompt_ids]
             return [[*tokenizer(text)["input_ids"], VOCABULARY.eos] for text in texts]
 
         class Scripted(trl.GRPOTrainer):
@@ -89,65 +79,68 @@ def scripted(monkeypatch):
         monkeypatch.setattr(grpos, "continue_ids", continue_ids)
         return calls
 
-    return make
+    return install
 
 
 # the reward of a row is that row's
 
 
-@pytest.mark.parametrize("arm", ["mul_tokens", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS[::2])])
-def test_the_reward_of_a_known_completion_is_that_of_its_own_row(reinforce, scripted, arm):
+def test_the_reward_of_a_known_completion_is_that_of_its_own_row_in_the_same_order_in_every_arm(
+    reinforce, scripted, tiny, tokenizer, tmp_path
+):
     """Defect R7: the reference looked answers up by a global counter; with several generations and shuffling its
     reward was noise. Here a third of the completions are right, one is of another row, one says nothing."""
     right = answers()
     questions = sorted(right)
 
-    def say(prompt, number):
+    def script(prompt, number):
         kind = random.Random(number).randrange(3)
         other = next(right[q] for q in questions[number:] + questions if right[q] != right[prompt])
         return (f" so\n#### {right[prompt]}", f" so\n#### {other}", " no idea")[kind]
 
-    calls = scripted(say)
-    reinforce(settings(prompts=24), arm)
-    assert len(calls) == 6
-    rewards = []
-    for call in calls:
-        asked = [prompt for prompt, _, _ in call]
-        assert [asked.count(prompt) for prompt in asked] == [3] * 12
-        for prompt, completion, reward in call:
-            assert reward == float(completion == f" so\n#### {right[prompt]}"), (prompt, completion)
-            rewards.append(reward)
-    assert 15 < sum(rewards) < 35
-    # a counter over the rows in their order would have been wrong: they come shuffled
-    served = [prompt for call in calls for prompt, _, _ in call[::3]]
-    assert sorted(served) == sorted(set(served))
-
-
-def test_rows_come_in_the_same_order_in_every_arm_and_shuffled(reinforce, scripted, tiny, tuned, tmp_path):
-    orders = {}
-    calls = scripted(lambda prompt, number: "#### 1")
+    calls, orders = scripted(script), {}
     for arm in ARMS:
         calls.clear()
         reinforce(settings(), arm, arm)
+        assert len(calls) == 3
+        rewards = []
+        for call in calls:
+            for prompt, completion, reward in call:
+                assert reward == float(completion == f" so\n#### {right[prompt]}"), (prompt, completion)
+                rewards.append(reward)
+        assert 5 < sum(rewards) < 20
         orders[arm] = [prompt for call in calls for prompt, _, _ in call]
     assert orders["baseline"] == orders["mul_tokens"] == orders["mul_append"]
+    served = orders["baseline"][::3]  # three completions of each
+    assert orders["baseline"] == [prompt for prompt in served for _ in range(3)]
     trial = tiny(tmp_path, *LONG, settings())
-    rows = [e.prompt for e in prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), 1)]
-    assert sorted(orders["baseline"][::3]) == sorted(rows)
-    assert orders["baseline"][::3] != rows
+    rows = [e.prompt for e in prompts(trial, trial.grpo, tokenizer, 1)]
+    # a counter over the rows in their order would have been wrong: they come shuffled
+    assert sorted(served) == sorted(rows)
+    assert served != rows
 
 
-def test_what_is_rewarded_more_is_said_more(reinforce, scripted, weights, same, tuned):
+def test_what_is_rewarded_more_is_learnt_and_what_is_logged_of_every_step(reinforce, scripted, untrained):
     """The policy moves where rewards of a prompt differ, and stays where they do not."""
-    right = answers()
-    scripted(lambda prompt, number: f" #### {right[prompt] if number % 3 else 'no'}")
-    folder, _, record = reinforce(settings())
-    assert not same(weights(folder), weights(tuned("baseline")))
-    assert [round(r["reward"], 6) for r in record["log"]] == [round(2 / 3, 6)] * 3
-    assert record["last"]["frac_reward_zero_std"] == 0
+    right, token = answers(), "<MUL_6_9_54>"
+    scripted(lambda prompt, number: f"{token * (number % 3)} #### {right[prompt]}")
+    folder, record = reinforce(settings(mul_bonus=0.5), "mul_tokens")
+    assert weights(folder) != weights(untrained("mul_tokens"))
+    assert (record["condition"], record["seed"], record["prompts"], record["steps"]) == ("mul_tokens", 1, 12, 3)
+    assert record["mul_bonus"] == 0.5
+    assert [r["step"] for r in record["log"]] == [1, 2, 3]
+    size = [len(VOCABULARY.encode_arm(arms.get_arm("mul_tokens"), f" #### {right[p]}")) + 1 for p in right]
+    for logged in (record["first"], record["last"]):
+        assert logged["reward"] == pytest.approx(1 + 0.5 * 2 / 3)
+        assert logged["fact_tokens"] == pytest.approx(1)  # 0, 1 and 2 of them
+        assert logged["truncated"] == logged["frac_reward_zero_std"] == 0
+        assert min(size) <= logged["length"] - 1 <= max(size)
+    assert record["first"]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
+    assert record["last"]["kl"] > 1e-6
+    assert record["seconds"] > 0
     scripted(lambda prompt, number: f" #### {right[prompt]}")
-    folder, _, record = reinforce(settings(kl=0), name="equal")
-    assert same(weights(folder), weights(tuned("baseline")))
+    folder, record = reinforce(settings(kl=0), name="equal")
+    assert weights(folder) == weights(untrained("baseline"))
     assert [r["reward"] for r in record["log"]] == [1.0] * 3
     assert record["first"]["frac_reward_zero_std"] == 1
 
@@ -163,9 +156,9 @@ def steps(monkeypatch):
     def watch():
         class Watched(trl.GRPOTrainer):
             def compute_loss(self, model, inputs, *rest, **named):
-                weights = copy.deepcopy(model.state_dict())
+                state = copy.deepcopy(model.state_dict())
                 loss = super().compute_loss(model, inputs, *rest, **named)
-                seen.append((inputs, float(loss.detach()), weights))
+                seen.append((inputs, float(loss.detach()), state))
                 return loss
 
         monkeypatch.setattr(trl, "GRPOTrainer", Watched)
@@ -174,9 +167,9 @@ def steps(monkeypatch):
     return watch
 
 
-def log_probs(model, weights, prompt, completion, temperature):
+def log_probs(model, state, prompt, completion, temperature):
     """ln p of every token of one row's completion [time], without a batch and without padding."""
-    model.load_state_dict(weights)
+    model.load_state_dict(state)
     with torch.no_grad():
         logits = model(torch.cat([prompt, completion])[None]).logits[0].double() / temperature
     scores = logits[len(prompt) - 1 : -1]
@@ -194,27 +187,33 @@ def advantages(rewards, scale):
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "scale"), [("dapo", "group"), ("grpo", "none"), ("dr_grpo", "batch"), ("bnpo", "group")]
+    ("loss_type", "scale"),
+    [
+        ("dapo", "group"),
+        ("grpo", "none"),
+        pytest.param("dr_grpo", "batch", marks=pytest.mark.slow),
+        pytest.param("bnpo", "group", marks=pytest.mark.slow),
+    ],
 )
-def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps, tuned, loss_type, scale):
+def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps, untrained, loss_type, scale):
     """The clipped ratio to the sampling policy times the advantage, less the KL estimate of Schulman 2020 (k3) from the
     model that GRPO began with, times the ratio. Two steps on the same completions, so that the ratio leaves 1; prompts
     and completions of many lengths, so that padding would show."""
     right = answers()
 
-    def say(prompt, number):
+    def script(prompt, number):
         return (f" so{' so' * (number % 7)}\n#### {right[prompt]}", " no idea at all", " 6")[number % 3]
 
-    scripted(say)
+    scripted(script)
     seen = steps()
     temperature, kl, epsilon, new_tokens = 0.8, 0.1, 0.05, 32
     more = {"loss_type": loss_type, "scale_rewards": scale, "num_iterations": 2, "epsilon": epsilon}
-    _, _, record = reinforce(settings(temperature=temperature, prompts=8, lr=0.001, **more))
+    _, record = reinforce(settings(temperature=temperature, prompts=8, lr=0.001, **more))
     assert record["arguments"].items() >= more.items()
     assert len(seen) == record["steps"] == 4
-    model, tokenizer = load(tuned("baseline"))
+    model, tokenizer = load(untrained("baseline"))
     first, clipped, ratios = copy.deepcopy(model.state_dict()), 0, []
-    for number, (inputs, loss, weights) in enumerate(seen):
+    for number, (inputs, loss, state) in enumerate(seen):
         sampled_from = seen[number - number % 2][2]
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         rows = [
@@ -227,9 +226,7 @@ def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps
         gained = advantages(groups, scale)
         losses = []
         for text, reward, (prompt, said) in zip(texts, earned, rows, strict=True):
-            new, old, reference = (
-                log_probs(model, w, prompt, said, temperature) for w in (weights, sampled_from, first)
-            )
+            new, old, reference = (log_probs(model, w, prompt, said, temperature) for w in (state, sampled_from, first))
             advantage, of_row = gained[text][reward], []
             for p, q, r in zip(new, old, reference, strict=True):
                 ratio = math.exp(p - q)
@@ -250,74 +247,17 @@ def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps
     assert 0 < clipped < len(ratios) / 2
 
 
-# what is logged
-
-
-def test_what_is_logged_of_every_step(reinforce, scripted):
-    right = answers()
-    token = "<MUL_6_9_54>"
-    scripted(lambda prompt, number: f"{token * (number % 3)} #### {right[prompt]}")
-    _, _, record = reinforce(settings(mul_bonus=0.5), "mul_tokens")
-    assert (record["condition"], record["seed"], record["prompts"], record["steps"]) == ("mul_tokens", 1, 12, 3)
-    assert record["mul_bonus"] == 0.5
-    assert [r["step"] for r in record["log"]] == [1, 2, 3]
-    size = [len(VOCABULARY.encode_arm(arms.get_arm("mul_tokens"), f" #### {right[p]}")) + 1 for p in right]
-    for logged in (record["first"], record["last"]):
-        assert logged["reward"] == pytest.approx(1 + 0.5 * 2 / 3)
-        assert logged["fact_tokens"] == pytest.approx(1)  # 0, 1 and 2 of them
-        assert logged["truncated"] == 0
-        assert logged["frac_reward_zero_std"] == 0
-        assert min(size) <= logged["length"] - 1 <= max(size)
-        assert logged["kl"] >= 0
-    assert record["first"]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
-    assert record["last"]["kl"] > 1e-6
-    assert record["seconds"] > 0
-
-
-def test_a_completion_that_is_cut_is_counted(reinforce):
-    _, _, record = reinforce(settings(new_tokens=2))
-    assert record["last"]["truncated"] == 1
-    assert record["last"]["length"] == 2
-
-
-def test_the_policy_s_own_samples_train_it(reinforce, weights, same, tuned):
-    """Without a script: the tuned model's samples earn different rewards."""
-    folder, _, record = reinforce(settings(format_bonus=0.5, generations=4), "mul_tokens")
-    assert any(r["reward_std"] > 0 for r in record["log"])
-    assert not same(weights(folder), weights(tuned("mul_tokens")))
-    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
-    assert AutoTokenizer.from_pretrained(folder).padding_side == "left"
-
-
 # prompts
 
 
-def test_prompts_are_the_same_in_every_arm_and_leave_room_for_the_completion(tiny, tuned, tmp_path):
-    drawn = {}
-    for arm in ARMS:
-        trial = tiny(tmp_path, *LONG, settings(prompts=200, new_tokens=80))
-        drawn[arm] = prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned(arm)), 1)
-    assert drawn["baseline"] == drawn["mul_tokens"] == drawn["mul_append"]
-    train = WordProblems(200, 1, 0, TIMES_TABLE.never_asked(1, 3)).examples("train")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_prompts_leave_room_for_the_completion_and_ask_no_never_asked_fact(tiny, tokenizer, tmp_path, seed):
+    trial = tiny(tmp_path, *LONG, settings(prompts=200, new_tokens=80))
+    drawn, train = prompts(trial, trial.grpo, tokenizer, seed), training_problems(seed)
     fitting = [e for e in train if len(VOCABULARY.encode(e.prompt)) + 80 <= 128]
     assert 0 < len(fitting) < len(train)
-    assert sorted(e.prompt for e in drawn["baseline"]) == sorted(e.prompt for e in fitting)
-    assert all(e.split == "train" for e in drawn["baseline"])
-
-
-def test_no_more_prompts_than_asked_for_drawn_by_the_seed(tiny, tuned, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tuned("baseline"))
-    trial = tiny(tmp_path, *LONG, settings(prompts=20), "corpus.drills.never_asked_folds=0")
-    first, again, other = (prompts(trial, trial.grpo, tokenizer, seed) for seed in (1, 1, 2))
-    assert len(first) == 20
-    assert first == again
-    assert {e.prompt for e in first} != {e.prompt for e in other}
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_never_asked_fact_is_not_asked(tiny, tuned, tmp_path, seed):
-    trial = tiny(tmp_path, *LONG, settings(prompts=200))
-    drawn = prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), seed)
+    assert sorted(e.prompt for e in drawn) == sorted(e.prompt for e in fitting)
+    assert prompts(trial, trial.grpo.model_copy(update={"prompts": 20}), tokenizer, seed) == drawn[:20]
     never = TIMES_TABLE.never_asked(seed, 3)
     asked = {fact for e in drawn for fact in TIMES_TABLE.asked_in(e.prompt) | {e.fact} if fact}
     worked = {TIMES_TABLE.of(int(a), int(b)) for e in drawn for a, b in [operands(e.completion)] if a}
@@ -331,10 +271,14 @@ def operands(completion):
     return (left.strip(), rest) if sign else (None, None)
 
 
-def test_no_room_for_any_prompt_is_named(tiny, tuned, tmp_path):
+def test_another_seed_draws_other_prompts_and_no_room_for_any_is_named(tiny, tokenizer, tmp_path):
+    trial = tiny(tmp_path, *LONG, settings(prompts=20), "corpus.drills.never_asked_folds=0")
+    first, other = ({e.prompt for e in prompts(trial, trial.grpo, tokenizer, seed)} for seed in (1, 2))
+    assert len(first) == 20
+    assert first != other
     trial = tiny(tmp_path, *LONG, settings(new_tokens=120))
     with pytest.raises(TrialError, match=r"grpo\.new_tokens: 120 of a context of 128 leave no room for any prompt"):
-        prompts(trial, trial.grpo, AutoTokenizer.from_pretrained(tuned("baseline")), 1)
+        prompts(trial, trial.grpo, tokenizer, 1)
 
 
 # three prompts that state facts, and answers that are right only as `plain` reads them
@@ -344,21 +288,18 @@ STATED = [
 ]
 
 
-@pytest.mark.parametrize("arm", arms.arm_names())
-def test_a_prompt_that_states_a_fact_arrives_as_it_is(tiny, untrained, tmp_path, monkeypatch, scripted, arm):
-    """Defect R3, in every arm: in GRPO's rows, in what is generated from, and in pass@k."""
+@pytest.mark.parametrize(
+    "arm",
+    [n if n in ("mul_tokens", "digit_split") else pytest.param(n, marks=pytest.mark.slow) for n in arms.arm_names()],
+)
+def test_a_prompt_that_states_a_fact_arrives_as_it_is(reinforce, untrained, monkeypatch, scripted, arm):
+    """Defect R3, in every arm: in GRPO's rows and in what is generated from."""
     monkeypatch.setattr(grpos, "source_examples", lambda trial, task, never: STATED)
-    stated = sorted(example.prompt for example in STATED)
-    trial = tiny(tmp_path / "run", settings(prompts=3, batch=3, generations=2, new_tokens=8), *LONG)
-    asked = []
-    monkeypatch.setattr(grpos, "complete", lambda m, t, given, *rest, **named: asked.extend(given) or [])
-    with pytest.raises(ValueError, match="zip"):  # nothing is said
-        measure_pass(tmp_path, trial, trial.grpo, arms.get_arm(arm), 1, *load(untrained(arm)))
-    assert sorted(asked[::2]) == stated
     generated = []
     calls = scripted(lambda prompt, number: generated.append(prompt) or " 6")
-    grpo(tmp_path, tmp_path / "c", trial, trial.grpo, arms.get_arm(arm), 1, untrained(arm), quiet)
-    assert sorted(generated[::2]) == sorted(prompt for prompt, _, _ in calls[0][::2]) == stated
+    reinforce(settings(prompts=3, batch=3, generations=2, new_tokens=8), arm)
+    assert sorted(generated[::2]) == sorted(prompt for prompt, _, _ in calls[0][::2])
+    assert sorted(generated[::2]) == sorted(example.prompt for example in STATED)
 
 
 @pytest.mark.parametrize("together", [1, 2, 5])
@@ -373,7 +314,7 @@ def test_what_grpo_samples_depends_on_seed_step_and_row_and_not_on_the_batch(unt
             model=model,
             state=SimpleNamespace(global_step=step),
         )
-        return grpos._rollouts(tokenizer, chosen, seed)(of, trainer)
+        return grpos._rollout(tokenizer, chosen, seed)(of, trainer)
 
     whole = sampled(prompts, 1, 3)
     part = sampled(prompts[:together], 1, 3)
@@ -386,61 +327,44 @@ def test_what_grpo_samples_depends_on_seed_step_and_row_and_not_on_the_batch(unt
 # stopped, and gone on
 
 
-SAMPLED = {"prompts": 20, "format_bonus": 0.5, "generations": 3, "checkpoint_every": 2}
-
-
 def test_it_stops_only_where_its_completions_are_used_up():
     """Those of a step before are in no checkpoint."""
-    watch, saved = Watch(quiet, "grpo", lambda: True, lambda path: None), []
+    callback, saved = CheckpointCallback(SimpleNamespace(progress=quiet), "grpo", lambda: True), []
     for step in range(1, 7):
         control = SimpleNamespace(should_save=False, should_training_stop=False)
-        watch.on_step_end(SimpleNamespace(num_iterations=3), SimpleNamespace(global_step=step, max_steps=9), control)
+        callback.on_step_end(SimpleNamespace(num_iterations=3), SimpleNamespace(global_step=step, max_steps=9), control)
         assert control.should_save == control.should_training_stop
         saved += [step] if control.should_save else []
     assert saved == [3, 6]
 
 
-def test_completions_that_are_used_twice_are_gone_on_from_bit_for_bit(reinforce, weights, same):
-    twice = settings(prompts=12, format_bonus=0.5, generations=2, num_iterations=2)
-    undisturbed, _, _ = reinforce(twice, name="undisturbed")
+def test_a_stopped_grpo_goes_on_bit_for_bit(reinforce, tuned, tmp_path):
+    """With completions that are used twice, and a checkpoint every second batch of them: after step 4."""
+    override = settings(format_bonus=0.5, num_iterations=2, checkpoint_every=2)
+    whole, before = reinforce(override, "mul_tokens", "whole", source=tuned)
+    assert weights(whole) != weights(tuned)  # the policy's own samples earn different rewards
     with pytest.raises(Stop):
-        reinforce(twice, progress=stop_at(4)[0])
-    progress, steps = stop_at(None)
-    folder, _, _ = reinforce(twice, progress=progress)
-    assert steps == [3, 4, 5, 6]
-    assert same(weights(folder), weights(undisturbed))
-
-
-@pytest.mark.parametrize("half_written", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_stopped_grpo_goes_on_bit_for_bit(reinforce, tuned, weights, same, tmp_path, half_written):
-    undisturbed, _, before = reinforce(settings(**SAMPLED), "mul_tokens", "undisturbed")
-    assert not same(weights(undisturbed), weights(tuned("mul_tokens")))
-    with pytest.raises(Stop):
-        reinforce(settings(**SAMPLED), "mul_tokens", progress=stop_at(5)[0])
-    checkpoints = tmp_path / "grpo.checkpoints"
-    assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-4"]
-    if half_written:
-        shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-5")
-        (checkpoints / "checkpoint-5" / "manifest.json").unlink()
-        (checkpoints / "checkpoint-5" / "optimizer.pt").unlink()
-    progress, steps = stop_at(None)
-    folder, _, after = reinforce(settings(**SAMPLED), "mul_tokens", progress=progress)
-    assert steps == [5]
-    assert same(weights(folder), weights(undisturbed))
-    logged = [
-        [{k: r[k] for k in ("step", "reward", "kl", "completions/mean_length")} for r in record["log"]]
-        for record in (before, after)
-    ]
-    assert logged[0] == logged[1]
+        reinforce(override, "mul_tokens", progress=stop_at(5)[0], source=tuned)
+    [newest] = (tmp_path / "grpo.checkpoints").glob("checkpoint-*")
+    half_written = shutil.copytree(newest, newest.with_name("checkpoint-99"))
+    (half_written / "manifest.json").unlink()
+    (half_written / "optimizer.pt").unlink()
+    progress, seen = stop_at(None)
+    folder, after = reinforce(override, "mul_tokens", progress=progress, source=tuned)
+    assert seen == [5, 6]
+    assert weights(folder) == weights(whole)
+    keys = ("step", "reward", "kl", "completions/mean_length")
+    assert [[r[key] for key in keys] for r in after["log"]] == [[r[key] for key in keys] for r in before["log"]]
+    assert AutoTokenizer.from_pretrained(folder).padding_side == "left"
 
 
 def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_path):
-    assert last_complete(tmp_path / "none") is None
+    assert last_checkpoint(tmp_path / "none") is None
     for step, whole in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
             seal(tmp_path / f"checkpoint-{step}", f"checkpoint-{step}")
-    assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-11").exists()
 
 
@@ -448,94 +372,88 @@ def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_
 
 
 @pytest.fixture
-def measured(tiny, tuned, tmp_path, monkeypatch):
-    """`measured(says, override, arm)`: pass_at_k.json where the model says `says(prompt, number)`."""
+def pass_at_k(tiny, untrained, tmp_path, monkeypatch):
+    """`pass_at_k(script, arm, **settings)`: pass_at_k.json where the model says `script(prompt, number)`, and what it
+    was asked."""
 
-    def make(says, override=None, arm="baseline"):
-        given = []
+    def measure(script, arm="baseline", **more):
+        asked = []
 
-        def complete(model, tokenizer, asked, new_tokens, batch, line, temperature, seed):
-            assert seed == 1  # the cell's
-            given.append((list(asked), new_tokens, line, temperature))
-            return [Completion(says(prompt, number), 1, True) for number, prompt in enumerate(asked)]
+        def complete(model, tokenizer, prompts, new_tokens, batch, line, temperature, seed):
+            assert (new_tokens, line, temperature, seed) == (32, False, 1.0, 1)
+            asked.extend(prompts)
+            return [Completion(script(prompt, number), 1, True) for number, prompt in enumerate(prompts)]
 
-        monkeypatch.setattr(grpos, "complete", complete)
-        trial = tiny(tmp_path / "run", *LONG, override or settings(prompts=100, generations=4))
-        measure_pass(tmp_path, trial, trial.grpo, arms.get_arm(arm), 1, *load(tuned(arm)))
-        return read_json(tmp_path / "pass_at_k.json"), given
+        with monkeypatch.context() as patch:
+            if script:
+                patch.setattr(grpos, "complete", complete)
+            trial = tiny(tmp_path / "run", *LONG, settings(**{"prompts": 100, "generations": 4} | more))
+            measure_pass_at_k(tmp_path, trial, trial.grpo, arms.get_arm(arm), 1, *load(untrained(arm)))
+        return read_json(tmp_path / "pass_at_k.json"), asked
 
-    return make
+    return measure
 
 
-def test_a_model_that_is_right_passes_and_one_that_is_wrong_does_not(measured):
+def test_a_model_that_is_right_passes_and_one_that_is_wrong_does_not(pass_at_k):
     right = answers()
-    found, [(asked, new_tokens, line, temperature)] = measured(lambda prompt, number: f"#### {right[prompt]}")
+    found, asked = pass_at_k(lambda prompt, number: f"#### {right[prompt]}")
     assert found == {"k": 4, "prompts": 32, "pass_at_k": 1.0}
     assert len(asked) == 32 * 4
     assert {asked.count(prompt) for prompt in asked} == {4}
-    assert (new_tokens, line, temperature) == (32, False, 1.0)
-    assert measured(lambda prompt, number: f"#### {right[prompt]}1")[0]["pass_at_k"] == 0
-    # one of four is enough, and it counts for its own prompt alone
-    assert measured(lambda prompt, number: f"#### {right[prompt]}" if number % 4 == 3 else "")[0]["pass_at_k"] == 1
-    assert measured(lambda prompt, number: f"#### {right[prompt]}" if number < 20 else "")[0]["pass_at_k"] == 5 / 32
-    assert measured(lambda prompt, number: f"#### {right[prompt]}", arm="mul_tokens")[0]["pass_at_k"] == 1
+    for script, share in (
+        (lambda prompt, number: f"#### {right[prompt]}1", 0),
+        # one of four is enough, and it counts for its own prompt alone
+        (lambda prompt, number: f"#### {right[prompt]}" if number % 4 == 3 else "", 1),
+        (lambda prompt, number: f"#### {right[prompt]}" if number < 20 else "", 5 / 32),
+    ):
+        assert pass_at_k(script)[0]["pass_at_k"] == share
+    bonus = pass_at_k(lambda prompt, number: "<MUL_6_9_54> #### 0", "mul_tokens", format_bonus=1.0, mul_bonus=1.0)
+    assert bonus[0]["pass_at_k"] == 0  # a bonus is no pass
 
 
-def test_a_bonus_is_no_pass(measured):
-    bonus = settings(prompts=100, format_bonus=1.0, mul_bonus=1.0)
-    assert measured(lambda prompt, number: "<MUL_6_9_54> #### 0", bonus, "mul_tokens")[0]["pass_at_k"] == 0
-
-
-def test_pass_at_k_reads_what_a_token_stands_for(measured, monkeypatch):
+def test_pass_at_k_asks_a_prompt_as_it_is_and_reads_what_a_token_stands_for(pass_at_k, monkeypatch):
     monkeypatch.setattr(grpos, "source_examples", lambda trial, task, never: STATED)
-    for said, passed in (("#### <MUL_6_9_54>", 1), ("#### <MUL_7_8_56>", 0)):  # 6 is what all ask
-        assert measured(lambda prompt, number, said=said: said, arm="mul_tokens")[0]["pass_at_k"] == passed
+    for text, passed in (("#### <MUL_6_9_54>", 1), ("#### <MUL_7_8_56>", 0)):  # 6 is what all ask
+        found, asked = pass_at_k(lambda prompt, number, text=text: text, "mul_tokens")
+        assert found["pass_at_k"] == passed
+        assert sorted(asked[::4]) == sorted(example.prompt for example in STATED)
 
 
-def test_samples_are_drawn_at_the_trial_s_temperature_from_the_seed(tiny, tuned, tmp_path):
-    trial = tiny(tmp_path / "run", *LONG, settings(prompts=100, generations=4))
-    found = []
+def test_samples_are_drawn_from_the_seed_whatever_was_drawn_before(pass_at_k, monkeypatch):
+    seen, real = [], grpos.complete
+    monkeypatch.setattr(grpos, "complete", lambda *given: seen.append(real(*given)) or seen[-1])
     for _ in range(2):
-        torch.rand(3)  # whatever was drawn before
-        measure_pass(tmp_path, trial, trial.grpo, arms.get_arm("baseline"), 1, *load(tuned("baseline")))
-        found.append(read_json(tmp_path / "pass_at_k.json"))
-    assert found[0] == found[1]
-
-
-@pytest.fixture
-def decided(tiny, tmp_path, monkeypatch):
-    """`decided(passes, on_zero, pending)`: what `learnable` says of these pass@k by cell, and what it wrote."""
-
-    def make(passes, on_zero, pending=()):
-        trial = tiny(tmp_path, settings(on_zero=on_zero))
-        for (arm, seed), value in passes.items():
-            write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
-        absent = [cell for cell in cells(trial) if (cell.arm, cell.seed) not in passes]
-        monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
-        return learnable(trial), read_json(tmp_path / "grpo_decision.json")
-
-    return make
+        torch.rand(3)
+        pass_at_k(None, prompts=3)
+    assert seen[0] == seen[1]
 
 
 ZERO = {(arm, seed): 0.0 for arm in ("baseline", "mul_tokens") for seed in (1, 2)}
+SOME = {cell: value for cell, value in ZERO.items() if cell != ("mul_tokens", 2)}
 
 
-def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(decided, capsys):
-    go_on, written = decided(ZERO, "skip")
-    assert go_on is written["go_on"] is False
-    assert written["pass_at_k"] == {f"{arm}/seed{seed}": 0.0 for arm, seed in ZERO}
-    said = capsys.readouterr().err
-    assert "pass@3 is 0" in said
-    assert "RL has nothing to learn from; grpo.on_zero is 'skip'" in said
-    assert decided(ZERO, "go on")[0] is True
-    assert "grpo.on_zero is 'go on'" in capsys.readouterr().err
-    for cell in ZERO:  # one cell is enough, in whichever arm
-        assert decided(ZERO | {cell: 1 / 32}, "skip")[0] is True
-    assert capsys.readouterr().err == ""
-
-
-def test_nothing_is_skipped_before_every_cell_is_measured(decided):
-    some = {cell: value for cell, value in ZERO.items() if cell != ("mul_tokens", 2)}
-    with pytest.raises(TrialError, match=r"not measured yet in mul_tokens/seed2.*run `tokentrial evaluate`"):
-        decided(some, "skip")
-    assert decided(some | {("baseline", 1): 0.5}, "skip")[0] is True
+@pytest.mark.parametrize(
+    ("passes", "on_zero", "go_on"),
+    [
+        (ZERO, "skip", False),
+        (ZERO, "go on", True),
+        *((ZERO | {cell: 1 / 32}, "skip", True) for cell in ZERO),  # one cell is enough, in whichever arm
+        (SOME, "skip", None),  # nothing is skipped before every cell is measured
+        (SOME | {("baseline", 1): 0.5}, "skip", True),
+    ],
+)
+def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(
+    tiny, tmp_path, monkeypatch, capsys, passes, on_zero, go_on
+):
+    trial = tiny(tmp_path, settings(on_zero=on_zero))
+    for (arm, seed), value in passes.items():
+        write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
+    absent = [cell for cell in cells(trial) if (cell.arm, cell.seed) not in passes]
+    monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
+    if go_on is None:
+        with pytest.raises(TrialError, match=r"not measured yet in mul_tokens/seed2.*run `tokentrial evaluate`"):
+            learnable(trial)
+        return
+    assert learnable(trial) is read_json(tmp_path / "grpo_decision.json")["go_on"] is go_on
+    zero = f"pass@3 is 0): RL has nothing to learn from; grpo.on_zero is '{on_zero}'"
+    assert (zero in capsys.readouterr().err) == (not any(passes.values()))

@@ -28,9 +28,12 @@ PLAIN = (
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("text", "answer", "worth"), PLAIN)
 def test_the_same_plain_content_is_worth_the_same_in_every_arm(arm, text, answer, worth):
+    """And the format bonus is paid for any marked number."""
     treatment = arms.get_arm(arm)
-    assert reward(text, answer, treatment, GRPO()) == worth
-    assert reward(treatment.rewrite(text), answer, treatment, GRPO()) == worth
+    marked = text.split("User:")[0].replace(",", "").partition("#### ")[2][:1].isdigit()
+    for completion in (text, treatment.rewrite(text)):
+        assert reward(completion, answer, treatment, GRPO()) == worth
+        assert reward(completion, answer, treatment, GRPO(format_bonus=0.25)) == worth + 0.25 * marked
 
 
 @pytest.mark.parametrize("text", ["#### <MUL_6_9_54>", "<MUL_6_9_54>", " <MUL_6_9_54> so\n#### 6"])
@@ -43,19 +46,10 @@ def test_an_answer_is_never_read_out_of_a_token_s_name(text):
 
 def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
     for example in WordProblems(50, 3).examples("train"):
-        for arm in map(arms.get_arm, ARMS):
-            said = arm.rewrite(example.completion)
-            assert reward(said, example.answer, arm, GRPO()) == 1
-            assert reward(said, example.answer + "1", arm, GRPO()) == 0
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_the_format_bonus_is_paid_for_any_marked_number_in_every_arm(arm):
-    treatment, settings = arms.get_arm(arm), GRPO(format_bonus=0.25)
-    for text, answer, worth in PLAIN:
-        marked = text.split("User:")[0].replace(",", "").partition("#### ")[2][:1].isdigit()
-        for said in (text, treatment.rewrite(text)):
-            assert reward(said, answer, treatment, settings) == worth + 0.25 * marked
+        for arm in map(arms.find, ARMS):
+            completion = arm.rewrite(example.completion)
+            assert reward(completion, example.answer, arm, GRPO()) == 1
+            assert reward(completion, example.answer + "1", arm, GRPO()) == 0
 
 
 def test_only_the_named_bonus_is_for_tokens_and_only_arms_with_tokens_earn_it():

@@ -10,14 +10,14 @@ import torch
 import trl
 from transformers import AutoTokenizer
 
-from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at
+from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at, training_problems, weights
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete
 from tokentrial.posttrain import sft as sfts
-from tokentrial.posttrain.sft import encode, sft
+from tokentrial.posttrain.sft import encode
 from tokentrial.store import read_json
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import epoch_examples
@@ -35,18 +35,14 @@ def settings(sources="[{source: word_problems}]", epochs=1, lr=0.002, **more):
 
 
 @pytest.fixture
-def fine_tune(tiny, untrained, tmp_path):
-    """`fine_tune(override, arm, name, progress)`: (folder, checkpoints, record) of SFT on the untrained model."""
+def fine_tune(train_stage, untrained, tmp_path):
+    """`fine_tune(override, arm, name, progress)`: folder and record of SFT on the untrained model."""
 
-    def make(override, arm="baseline", name="sft", progress=quiet, seed=1):
-        trial = tiny(tmp_path / "run", *LONG, override)
-        folder, checkpoints = tmp_path / name, tmp_path / f"{name}.checkpoints"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        sft(folder, checkpoints, trial, trial.sft, arms.get_arm(arm), seed, untrained(arm), progress)
-        return folder, checkpoints, read_json(folder / "sft_results.json")
+    def train(override, arm="baseline", name="sft", progress=quiet, seed=1):
+        folder = tmp_path / name
+        return folder, train_stage("sft", folder, untrained(arm), arm, seed, [override], progress)
 
-    return make
+    return train
 
 
 @pytest.fixture
@@ -75,14 +71,24 @@ def watched(monkeypatch):
     return seen, Watched
 
 
+def rows_of(seen):
+    """Ids and labels of every row of these batches, without the padding."""
+    for batch, _, _ in seen:
+        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+            length = int(mask.sum())
+            assert mask.tolist() == [1] * length + [0] * (len(mask) - length)
+            assert (labels[length:] == -100).all()
+            yield ids[:length], labels[:length]
+
+
 # what is labelled
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_prompt_is_read_and_the_completion_and_its_end_are_learnt(untrained, arm):
     """Defect R3: the prompt goes in as it is. Defect R8: eos is among the labels."""
-    treatment = arms.get_arm(arm)
-    row = encode(AutoTokenizer.from_pretrained(untrained(arm)), treatment, FACT, 128)
+    treatment, tokenizer = arms.get_arm(arm), AutoTokenizer.from_pretrained(untrained(arm))
+    row = encode(tokenizer, treatment, FACT, 128)
     prompt = VOCABULARY.encode(FACT.prompt).tolist()
     completion = VOCABULARY.encode_arm(treatment, FACT.completion).tolist()
     assert row.input_ids == [*prompt, *completion, EOS]
@@ -90,61 +96,29 @@ def test_the_prompt_is_read_and_the_completion_and_its_end_are_learnt(untrained,
     assert not row.truncated
     token = VOCABULARY.base + list(arms.get_arm("mul_tokens").tokens).index("<MUL_6_9_54>")
     assert row.input_ids.count(token) == (arm != "baseline")
+    size = len(row.input_ids)
+    assert encode(tokenizer, treatment, FACT, size) == row
+    assert encode(tokenizer, treatment, FACT, size - 1) == (row.input_ids[:-1], row.labels[:-1], True)  # eos is cut
 
 
-def test_a_row_is_cut_at_the_longest_length_and_says_so(untrained):
-    tokenizer, arm = AutoTokenizer.from_pretrained(untrained("baseline")), arms.get_arm("baseline")
-    whole = encode(tokenizer, arm, FACT, 128)
-    size = len(whole.input_ids)
-    assert encode(tokenizer, arm, FACT, size) == whole
-    cut = encode(tokenizer, arm, FACT, size - 1)  # eos does not fit
-    assert (cut.input_ids, cut.labels) == (whole.input_ids[:-1], whole.labels[:-1])
-    assert cut.truncated
-
-
-def test_in_a_padded_batch_the_true_end_is_labelled_and_the_padding_is_not(fine_tune, watched):
-    """Defect R8: pad is eos, and the reference masked both."""
-    seen, _ = watched
-    fine_tune(settings())
-    padded = 0
-    for batch, _, _ in seen:
-        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
-            length = int(mask.sum())
-            assert mask.tolist() == [1] * length + [0] * (len(mask) - length)
-            assert ids[length - 1 :].tolist() == [EOS] * (len(ids) - length + 1)  # the true end, then padding
-            assert labels[length - 1] == EOS
-            assert (labels[length:] == -100).all()
-            assert EOS not in ids[: length - 1]
-            taught = (labels != -100).nonzero().flatten().tolist()
-            assert taught == list(range(taught[0], length))  # the completion, without a gap
-            assert (labels[taught] == ids[taught]).all()
-            padded += length < len(ids)
-    assert padded > 50
-    widths = {batch["input_ids"].shape[1] for batch, _, _ in seen}
-    assert len(widths) > 1  # each batch is as wide as its longest row
-
-
-@pytest.mark.parametrize("few", [8192, 0])
+@pytest.mark.parametrize("small", [8192, 0])
 def test_the_loss_of_a_batch_is_the_mean_cross_entropy_of_completion_tokens(
-    fine_tune, watched, untrained, monkeypatch, few
+    fine_tune, watched, untrained, monkeypatch, small
 ):
     """Row by row without padding, in plain logarithms: of the whole logits, and of TRL's head for many ids."""
-    monkeypatch.setattr(sfts, "_FEW_IDS", few)
+    monkeypatch.setattr(sfts, "_SMALL_VOCABULARY", small)
     seen, trainer = watched
     trainer.keep_weights = True
-    fine_tune(settings(batch=8))
+    fine_tune(settings(batch=16))
     model, _ = load(untrained("baseline"))
-    for batch, loss, as_it_was in seen[:: len(seen) // 5]:
-        model.load_state_dict(as_it_was)
+    for batch, loss, state in seen[:: len(seen) // 4]:
+        model.load_state_dict(state)
         nats = []
-        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
-            row = ids[: int(mask.sum())]
+        for ids, labels in rows_of([(batch, loss, state)]):
             with torch.no_grad():
-                logits = model(row[None]).logits[0].double()
-            for position in range(1, len(row)):
-                if labels[position] != -100:
-                    scores = logits[position - 1]
-                    nats.append(float(scores.logsumexp(0) - scores[row[position]]))
+                scores = model(ids[None]).logits[0, :-1].double()
+            of_ids = scores.logsumexp(1) - scores.gather(1, ids[1:, None])[:, 0]
+            nats += of_ids[labels[1:] != -100].tolist()
         assert loss == pytest.approx(sum(nats) / len(nats), rel=1e-5)
 
 
@@ -156,43 +130,41 @@ def test_every_arm_is_trained_on_the_same_rows_in_the_same_order_and_steps(fine_
     read, steps = {}, {}
     for arm in ARMS:
         seen.clear()
-        folder, _, record = fine_tune(settings(epochs=2), arm, arm)
+        folder, record = fine_tune(settings(epochs=2, batch=32), arm, arm)
         tokenizer, treatment = AutoTokenizer.from_pretrained(folder), arms.get_arm(arm)
-        assert any(token in tokenizer.decode(seen[0][0]["input_ids"].flatten()) for token in treatment.tokens) == (
-            arm != "baseline"
-        )
-        texts = []
-        for batch, _, _ in seen:
-            for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
-                asked = int((labels == -100).sum() - (mask == 0).sum())
-                prompt, completion = ids[:asked], ids[asked : int(mask.sum()) - 1]
-                texts.append((tokenizer.decode(prompt), canonical(treatment.untokenize(tokenizer.decode(completion)))))
-        read[arm], steps[arm] = texts, record["stages"][0]["steps"]
+        used = {i for ids, _ in rows_of(seen) for i in ids.tolist()} & set(VOCABULARY.token_ids(treatment).values())
+        assert bool(used) == (arm != "baseline")
+        read[arm], steps[arm] = [], record["stages"][0]["steps"]
+        for ids, labels in rows_of(seen):
+            # defect R8: pad is eos, and the reference masked both
+            assert ids[-1] == labels[-1] == EOS
+            assert EOS not in ids[:-1]
+            prompt = int((labels == -100).sum())
+            assert (labels[prompt:] == ids[prompt:]).all()  # the completion, without a gap
+            completion = treatment.plain(tokenizer.decode(ids[prompt:-1]))
+            read[arm].append((tokenizer.decode(ids[:prompt]), canonical(completion)))
+        assert len({batch["input_ids"].shape[1] for batch, _, _ in seen}) > 1  # each as wide as its longest row
     assert read["baseline"] == read["mul_tokens"] == read["mul_append"]
-    assert set(steps.values()) == {2 * -(-199 // 16)}
+    assert set(steps.values()) == {2 * -(-199 // 32)}
     # two epochs, each of every row once, in different orders
     once, again = read["baseline"][:199], read["baseline"][199:]
     assert sorted(once) == sorted(again)
     assert once != again
-    train = WordProblems(200, 1, 0, TIMES_TABLE.never_asked(1, 3)).examples("train")
-    left = [(example.prompt, canonical(example.completion)) for example in train]
+    left = [(example.prompt, canonical(example.completion)) for example in training_problems()]
     for row in once:
         left.remove(row)
     assert len(left) == 1  # the row that is held
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_row_asks_or_works_out_a_fact_that_its_seed_never_asks(fine_tune, watched, seed):
-    seen, _ = watched
-    fine_tune(settings(batch=64), seed=seed)
-    never = TIMES_TABLE.never_asked(seed, 3)
+def test_no_row_asks_or_works_out_a_fact_that_its_seed_never_asks(tiny, tmp_path, seed):
+    trial, never = tiny(tmp_path, *LONG, settings()), TIMES_TABLE.never_asked(seed, 3)
     assert len(never) == 12
     used = set()
-    for batch, _, _ in seen:
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            text = VOCABULARY.decode_bytes(ids[mask == 1].numpy()).decode()
-            used |= {TIMES_TABLE.of(int(a), int(b)) for a, b in re.findall(r"\b(\d)\*(\d)=", text)}
-            used |= {TIMES_TABLE.of(int(b), int(c)) for b, c in re.findall(r"/(\d)=(\d)\b", text)}
+    for example in epoch_examples(trial, trial.sft.stages[0].sources, seed, never):
+        text = example.prompt + example.completion
+        used |= {TIMES_TABLE.of(int(a), int(b)) for a, b in re.findall(r"\b(\d)\*(\d)=", text)}
+        used |= {TIMES_TABLE.of(int(b), int(c)) for b, c in re.findall(r"/(\d)=(\d)\b", text)}
     assert len(used - {None}) > 15
     assert not used & never
 
@@ -214,8 +186,8 @@ def test_another_seed_sees_the_rows_in_another_order(tiny, tmp_path):
 
 
 def write_rows(path, count, word):
-    made = [{"prompt": f"User: {word} {i}\nAssistant:", "completion": f" {i}"} for i in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    lines = [{"prompt": f"User: {word} {i}\nAssistant:", "completion": f" {i}"} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines))
 
 
 def test_a_source_s_weight_says_how_often_its_rows_are_read(tiny, tmp_path):
@@ -239,16 +211,11 @@ def test_a_source_s_weight_says_how_often_its_rows_are_read(tiny, tmp_path):
 def test_a_row_that_is_read_twice_is_not_both_held_and_trained_on(fine_tune, watched, tmp_path):
     seen, _ = watched
     write_rows(tmp_path / "a.jsonl", 40, "a")
-    _, _, record = fine_tune(settings(f"[{{source: 'jsonl:{tmp_path}/a.jsonl', weight: 2}}]", held=8, batch=4))
+    _, record = fine_tune(settings(f"[{{source: 'jsonl:{tmp_path}/a.jsonl', weight: 2}}]", held=8, batch=8))
     [stage] = record["stages"]
-    rows_read = [
-        VOCABULARY.decode_bytes(ids[mask == 1].numpy())
-        for batch, _, _ in seen
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    ]
-    assert len(rows_read) == stage["rows"]
-    times = [rows_read.count(f"User: a {i}\nAssistant: {i}".encode()) for i in range(40)]
-    assert stage["held_rows"] == 8
+    read = [VOCABULARY.decode_bytes(ids.numpy()[:-1]) for ids, _ in rows_of(seen)]
+    times = [read.count(f"User: a {i}\nAssistant: {i}".encode()) for i in range(40)]
+    assert (stage["rows"], stage["held_rows"]) == (sum(times), 8)
     assert set(times) == {0, 2}
     assert 4 <= times.count(0) <= 8  # eight rows are held, some of them the same one twice
 
@@ -275,29 +242,25 @@ def test_two_stages_train_one_after_the_other(fine_tune, watched, tmp_path):
     write_rows(tmp_path / "a.jsonl", 32, "a")
     second = f"{{sources: [{{source: 'jsonl:{tmp_path}/a.jsonl'}}], epochs: 3, lr: 0.001}}"
     first = "{sources: [{source: word_problems}], epochs: 1, lr: 0.005}"
-    _, _, record = fine_tune(f"sft={{stages: [{first}, {second}], batch: 16, max_length: 128, held: 1}}")
-    assert [stage["steps"] for stage in record["stages"]] == [13, 6]
-    assert [stage["rows"] for stage in record["stages"]] == [199, 31]
-    assert next(stage["sources"][0]["source"] for stage in record["stages"]) == "word_problems"
+    _, record = fine_tune(f"sft={{stages: [{first}, {second}], batch: 16, max_length: 128, held: 1}}")
+    assert [(stage["rows"], stage["steps"]) for stage in record["stages"]] == [(199, 13), (31, 6)]
+    assert record["stages"][0]["sources"][0]["source"] == "word_problems"
     a_row = VOCABULARY.encode("User: a").tolist()
     of_second = [all(ids[: len(a_row)].tolist() == a_row for ids in batch["input_ids"]) for batch, _, _ in seen]
     assert of_second == [False] * 13 + [True] * 6
     # the second goes on from the first: its loss is far below that of a model that knows nothing, ln 621 = 6.4
-    assert seen[0][1] > 6
-    assert seen[13][1] < 6
+    assert seen[0][1] > 6 > seen[13][1]
 
 
-def test_what_is_recorded(fine_tune, watched):
+def test_what_is_recorded(fine_tune, watched, untrained):
     seen, trainer = watched
-    train = WordProblems(200, 1, 0, TIMES_TABLE.never_asked(1, 3)).examples("train")
-    lengths = [len(VOCABULARY.encode(e.prompt)) + len(VOCABULARY.encode(e.completion)) + 1 for e in train]
+    lengths = [len(VOCABULARY.encode(e.prompt)) + len(VOCABULARY.encode(e.completion)) + 1 for e in training_problems()]
     longest = sorted(lengths)[100]
-    folder, _, record = fine_tune(settings(epochs=2, held=16, max_length=longest))
+    folder, record = fine_tune(settings(epochs=2, held=16, max_length=longest))
     [stage] = record["stages"]
     assert (record["condition"], record["seed"]) == ("baseline", 1)
     assert (stage["rows"], stage["held_rows"], stage["epochs"], stage["steps"]) == (184, 16, 2, 2 * 12)
     too_long = sum(length > longest for length in lengths)
-    assert 16 < too_long < 184
     assert too_long - 16 <= stage["truncated"] <= too_long
     assert stage["longest"] == longest
     assert len(seen) == stage["steps"]
@@ -307,37 +270,30 @@ def test_what_is_recorded(fine_tune, watched):
     logged = {r["step"]: r["loss"] for r in stage["log"] if "loss" in r}
     assert logged == pytest.approx(dict(enumerate(losses, 1)), rel=1e-5)
     # the loss on held rows, after each epoch
-    first, second = (sum(trainer.held_losses[i : i + 2]) / 2 for i in (0, 2))  # 16 rows are two batches
-    assert [r["eval_loss"] for r in stage["log"] if "eval_loss" in r] == pytest.approx([first, second], rel=1e-5)
-    assert record["eval_loss"] == stage["eval_loss"] == pytest.approx(second, rel=1e-5)
+    held = [sum(trainer.held_losses[i : i + 2]) / 2 for i in (0, 2)]  # 16 rows are two batches
+    assert [r["eval_loss"] for r in stage["log"] if "eval_loss" in r] == pytest.approx(held, rel=1e-5)
+    assert record["eval_loss"] == stage["eval_loss"] == pytest.approx(held[1], rel=1e-5)
     assert len(stage["held_accuracy"]) == 2
     assert all(0 <= accuracy <= 1 for accuracy in stage["held_accuracy"])
     assert record["seconds"] > 0
     assert {path.name for path in folder.iterdir()} >= {"model.safetensors", "config.json", "tokenizer.json"}
-
-
-def test_the_tokenizer_goes_out_as_it_came_in(fine_tune, untrained):
-    folder, _, _ = fine_tune(settings(), "mul_tokens")
-    before, after = (AutoTokenizer.from_pretrained(path) for path in (untrained("mul_tokens"), folder))
-    text = "so <MUL_6_9_54> and\n 54"
-    assert before(text)["input_ids"] == after(text)["input_ids"]
-    assert VOCABULARY.base + list(arms.get_arm("mul_tokens").tokens).index("<MUL_6_9_54>") in after(text)["input_ids"]
+    # the tokenizer goes out as it came in
+    after = AutoTokenizer.from_pretrained(folder)
     assert (after.padding_side, after.pad_token_id, after.eos_token_id) == ("left", EOS, EOS)
-    assert (
-        read_json(folder / "tokenizer.json")["model"] == read_json(untrained("mul_tokens") / "tokenizer.json")["model"]
-    )
+    models = [read_json(path / "tokenizer.json")["model"] for path in (folder, untrained("baseline"))]
+    assert models[0] == models[1]
 
 
-def test_rows_of_which_no_completion_is_left_are_left_out_and_counted(fine_tune, tmp_path, weights):
+def test_rows_of_which_no_completion_is_left_are_left_out_and_counted(fine_tune, tmp_path):
     """A batch without any label has no loss: 0/0, and all weights would be lost."""
-    made = [{"prompt": "User: " + "a b " * 30 + "\nAssistant:", "completion": " 1"}] * 4
-    made += [{"prompt": f"User: {i}\nAssistant:", "completion": " 1"} for i in range(5)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    write_rows(tmp_path / "a.jsonl", 9, "a")
+    first, *rest = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "a.jsonl").write_text(first.replace(" a ", " a b " * 30) * 4 + "".join(rest[:5]))
     source = f"[{{source: 'jsonl:{tmp_path}/a.jsonl'}}]"
-    folder, _, record = fine_tune(settings(source, batch=1, max_length=32))
+    folder, record = fine_tune(settings(source, batch=1, max_length=32))
     [stage] = record["stages"]
     assert (stage["rows"], stage["left_out"], stage["steps"], stage["truncated"]) == (5, 4, 5, 0)
-    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+    assert all(parameter.isfinite().all() for parameter in load(folder)[0].parameters())
     with pytest.raises(TrialError, match=r"sft\.max_length: 2 tokens hold no row's prompt; give more"):
         fine_tune(settings(source, max_length=2))
 
@@ -347,77 +303,38 @@ def test_rows_of_which_no_completion_is_left_are_left_out_and_counted(fine_tune,
 
 def test_the_trained_model_stops(untrained, tuned):
     """Defect R8: the reference's models never did."""
-    examples = WordProblems(200, 1).examples("test")[:60]
-    stopped = {}
-    for name, folder in (("untrained", untrained("baseline")), ("tuned", tuned("baseline"))):
-        model, tokenizer = load(folder)
-        completions = complete(model, tokenizer, [e.prompt for e in examples], 60, 60, line=False)
-        stopped[name] = sum(completion.stopped for completion in completions) / len(completions)
-    assert stopped["untrained"] < 0.1
-    assert stopped["tuned"] > 0.9
+    asked = [example.prompt for example in WordProblems(200, 1).examples("test")[:60]]
+    stopped = [
+        sum(completion.stopped for completion in complete(*load(folder), asked, 60, 60, line=False)) / 60
+        for folder in (untrained("mul_tokens"), tuned)
+    ]
+    assert stopped[0] < 0.1
+    assert stopped[1] > 0.9
 
 
 # stopped, and gone on
 
 
-HELD = {"held": 16, "checkpoint_every": 3}
+HELD = settings(held=16, checkpoint_every=3)
 
 
 @pytest.fixture(scope="module")
-def undisturbed_sft(tiny, untrained, tmp_path_factory):
-    """Folder of an SFT that was never stopped."""
+def undisturbed(train_stage, untrained, tmp_path_factory):
+    """Weights and record of an SFT that was never stopped."""
     folder = tmp_path_factory.mktemp("undisturbed") / "sft"
-    folder.mkdir()
-    trial = tiny(folder, *LONG, settings(**HELD))
-    arm = arms.get_arm("mul_tokens")
-    sft(folder, folder / "checkpoints", trial, trial.sft, arm, 1, untrained("mul_tokens"), quiet)
-    return folder
+    record = train_stage("sft", folder, untrained("mul_tokens"), "mul_tokens", 1, [HELD])
+    return weights(folder), record["stages"][0]
 
 
-def marked(checkpoints):
-    return sorted(path.parent.name for path in checkpoints.rglob("manifest.json"))
+def checkpoints(folder):
+    """Names of those that are there, and of those that are whole."""
+    found = sorted(folder.glob("sft.checkpoints/0/checkpoint-*"))
+    return [path.name for path in found], [path.name for path in found if (path / "manifest.json").exists()]
 
 
-def go_on(fine_tune, undisturbed_sft, weights, same):
-    """Run again; the steps it took. It must end as if it had never been stopped."""
-    progress, steps = stop_at(None)
-    folder, checkpoints, record = fine_tune(settings(**HELD), "mul_tokens", progress=progress)
-    assert same(weights(folder), weights(undisturbed_sft))
-    before = read_json(undisturbed_sft / "sft_results.json")
-    keys = ("train_loss", "eval_loss", "held_accuracy", "steps", "rows", "truncated", "tokens_an_epoch")
-    assert {k: record["stages"][0][k] for k in keys} == {k: before["stages"][0][k] for k in keys}
-    assert marked(checkpoints) == ["checkpoint-12"]  # the older ones are pruned
-    assert [path.name for path in (checkpoints / "0").glob("checkpoint-*")] == ["checkpoint-12"]
-    return steps
-
-
-def test_a_stopped_sft_goes_on_from_its_newest_whole_checkpoint(fine_tune, undisturbed_sft, tmp_path, weights, same):
-    with pytest.raises(Stop):
-        fine_tune(settings(**HELD), "mul_tokens", progress=stop_at(8)[0])
-    assert marked(tmp_path / "sft.checkpoints") == ["checkpoint-6"]
-    # the next was being written: it has no mark, and is not trusted
-    of_stage = tmp_path / "sft.checkpoints" / "0"
-    shutil.copytree(of_stage / "checkpoint-6", of_stage / "checkpoint-9")
-    (of_stage / "checkpoint-9" / "manifest.json").unlink()
-    (of_stage / "checkpoint-9" / "optimizer.pt").write_bytes(b"half")
-    assert go_on(fine_tune, undisturbed_sft, weights, same) == [7, 8, 9, 10, 11, 12]
-
-
-def test_without_a_whole_checkpoint_it_begins_anew(fine_tune, undisturbed_sft, tmp_path, weights, same):
-    with pytest.raises(Stop):
-        fine_tune(settings(**HELD), "mul_tokens", progress=stop_at(4)[0])
-    (tmp_path / "sft.checkpoints" / "0" / "checkpoint-3" / "manifest.json").unlink()
-    assert go_on(fine_tune, undisturbed_sft, weights, same) == list(range(1, 13))
-
-
-def test_stopped_after_its_last_step_it_only_writes_its_result(fine_tune, undisturbed_sft, weights, same):
-    fine_tune(settings(**HELD), "mul_tokens")
-    assert go_on(fine_tune, undisturbed_sft, weights, same) == []
-
-
-def test_the_old_checkpoint_stays_until_the_new_one_is_marked(
-    fine_tune, undisturbed_sft, tmp_path, weights, same, monkeypatch
-):
+@pytest.mark.parametrize("stopped", ["in a step", "as a checkpoint is written", "before any is whole", "at the end"])
+def test_a_stopped_sft_goes_on_from_its_newest_whole_checkpoint(fine_tune, undisturbed, tmp_path, monkeypatch, stopped):
+    """As if it had never been stopped, and with one checkpoint left. The old one stays until the new one is marked."""
     save = trl.SFTTrainer._save_checkpoint
 
     def killed_as_it_ends(self, *given):
@@ -425,9 +342,28 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_marked(
         if self.state.global_step == 6:
             raise Stop
 
-    monkeypatch.setattr(trl.SFTTrainer, "_save_checkpoint", killed_as_it_ends)
-    with pytest.raises(Stop):
-        fine_tune(settings(**HELD), "mul_tokens")
-    monkeypatch.undo()
-    assert marked(tmp_path / "sft.checkpoints") == ["checkpoint-3"]
-    assert go_on(fine_tune, undisturbed_sft, weights, same) == list(range(4, 13))
+    if stopped == "at the end":
+        fine_tune(HELD, "mul_tokens")
+    else:
+        if stopped == "as a checkpoint is written":
+            monkeypatch.setattr(trl.SFTTrainer, "_save_checkpoint", killed_as_it_ends)
+        with pytest.raises(Stop):
+            fine_tune(HELD, "mul_tokens", progress=stop_at(4 if stopped == "before any is whole" else 8)[0])
+        monkeypatch.setattr(trl.SFTTrainer, "_save_checkpoint", save)
+    first = {"in a step": 6, "as a checkpoint is written": 3, "before any is whole": 3, "at the end": 12}[stopped]
+    assert checkpoints(tmp_path)[1] == [f"checkpoint-{first}"]
+    newest = tmp_path / "sft.checkpoints" / "0" / f"checkpoint-{first}"
+    if stopped == "in a step":  # the next was being written: it has no mark, and is not trusted
+        shutil.copytree(newest, newest.with_name("checkpoint-9"))
+        (newest.with_name("checkpoint-9") / "manifest.json").unlink()
+        (newest.with_name("checkpoint-9") / "optimizer.pt").write_bytes(b"half")
+    if stopped == "before any is whole":
+        (newest / "manifest.json").unlink()
+        first = 0
+    progress, steps = stop_at(None)
+    folder, record = fine_tune(HELD, "mul_tokens", progress=progress)
+    assert steps == list(range(first + 1, 13))
+    assert weights(folder) == undisturbed[0]
+    keys = ("train_loss", "eval_loss", "held_accuracy", "steps", "rows", "truncated", "tokens_an_epoch")
+    assert [record["stages"][0][key] for key in keys] == [undisturbed[1][key] for key in keys]
+    assert checkpoints(tmp_path) == (["checkpoint-12"], ["checkpoint-12"])

@@ -1,7 +1,6 @@
 """What SFT and GRPO ask of TRL: what shapes a result is ours, on any device, whatever stands in the environment."""
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
@@ -11,15 +10,12 @@ import trl
 from trl.trainer import utils
 
 from tests.posttrain.conftest import LONG, VOCABULARY
-from tokentrial.arms import arm as arms
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain import sft as sfts
 from tokentrial.posttrain import trainer as trainers
-from tokentrial.posttrain.grpo import grpo, tiles
-from tokentrial.posttrain.sft import sft
+from tokentrial.posttrain.grpo import narrow_chunks
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.store import read_json
 
 SMALL = (
     *LONG,
@@ -77,10 +73,11 @@ OF_GRPO = {
 
 
 def given(trial, kind):
-    shared = trainers.shared_arguments(Path("there"), trial.pretrain, 1, 5)
+    local = trainers.local_arguments(Path("there"), trial.pretrain, 5)
+    shared = trainers.shared_arguments(trial.pretrain, 1)
     if kind is trl.SFTConfig:
-        return shared | sfts.arguments(trial.sft, trial.sft.stages[0], 10)
-    return shared | grpos.arguments(trial.grpo)
+        return local | shared | sfts.arguments(trial.sft, trial.sft.stages[0], 10)
+    return local | shared | grpos.arguments(trial.grpo)
 
 
 @pytest.mark.parametrize(("kind", "own"), [(trl.SFTConfig, OF_SFT), (trl.GRPOConfig, OF_GRPO)])
@@ -89,21 +86,10 @@ def test_a_new_release_changes_no_default_that_was_not_looked_at(tiny, tmp_path,
     left = set()
     for field in dataclasses.fields(kind):
         if field.name not in passed:
-            made = field.default_factory() if field.default is dataclasses.MISSING else field.default
-            left.add(f"{field.name}={made!r}")
+            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+            left.add(f"{field.name}={default!r}")
     judged = {entry for reason in (JUDGED | own).values() for entry in reason.split()}
     assert left == judged
-
-
-def test_the_record_holds_what_shapes_the_result_and_no_place(tiny, tmp_path):
-    for kind in (trl.SFTConfig, trl.GRPOConfig):
-        passed = given(tiny(tmp_path, *SMALL), kind) | {"output_dir": str(tmp_path)}
-        record = trainers.recorded(kind(**passed), passed)
-        assert record["adam_beta2"] == 0.999
-        assert record["loss_type"] == {trl.SFTConfig: "nll", trl.GRPOConfig: "dapo"}[kind]
-        assert record["seed"] == 1
-        assert not {"output_dir", "use_cpu", "save_steps"} & record.keys()
-        assert str(tmp_path) not in str(record)
 
 
 # where it runs
@@ -115,56 +101,57 @@ def test_the_record_holds_what_shapes_the_result_and_no_place(tiny, tmp_path):
         ("cpu", "fp32", False, False),
         ("cuda", "bf16", True, False),
         ("cuda", "fp16", False, True),
-        ("cpu", "fp16", 0, 0),
+        ("cpu", "fp16", False, False),
     ],
 )
 def test_the_dtype_is_that_of_pretraining(tiny, tmp_path, device, dtype, bf16, fp16):
-    trial = tiny(tmp_path, f"pretrain.device={device}", f"pretrain.dtype={dtype}")
-    passed = trainers.shared_arguments(tmp_path, trial.pretrain, 1, 5)
-    assert (passed["bf16"], passed["fp16"], passed["use_cpu"]) == (bf16, fp16, device == "cpu")
+    settings = tiny(tmp_path, f"pretrain.device={device}", f"pretrain.dtype={dtype}").pretrain
+    shared = trainers.shared_arguments(settings, 1)
+    assert (shared["bf16"], shared["fp16"]) == (bf16, fp16)
+    assert trainers.local_arguments(tmp_path, settings, 5)["use_cpu"] == (device == "cpu")
 
 
 @pytest.fixture
-def trained(tiny, untrained, tmp_path):
+def trained(train_stage, untrained, tmp_path):
     """`trained("sft", *overrides)`: its record; and the precision of matrix products seen at each step."""
 
-    def make(stage, *overrides):
-        trial, seen = tiny(tmp_path / "run", *SMALL, *overrides), []
-        folder = tmp_path / stage
-        folder.mkdir()
-        function, settings = {"sft": (sft, trial.sft), "grpo": (grpo, trial.grpo)}[stage]
+    def train(stage, *overrides):
+        seen = []
 
         def progress(share, text):
             seen.append(torch.get_float32_matmul_precision())
 
-        source = untrained("baseline")
-        function(folder, tmp_path / "checkpoints", trial, settings, arms.get_arm("baseline"), 1, source, progress)
-        return read_json(folder / f"{stage}_results.json"), seen
+        source, given = untrained("baseline"), [*SMALL, *overrides]
+        return train_stage(stage, tmp_path / stage, source, "baseline", 1, given, progress), set(seen)
 
-    return make
+    return train
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_a_process_that_sees_two_gpus_uses_one_in_the_precision_of_pretraining(trained, monkeypatch, stage):
+@pytest.mark.parametrize(("stage", "loss_type"), [("sft", "nll"), ("grpo", "dapo")])
+def test_a_process_that_sees_two_gpus_uses_one_in_the_precision_of_pretraining(
+    trained, monkeypatch, tmp_path, stage, loss_type
+):
     """TRL refuses several. The GPUs are pretended: torch counts two and computes on the CPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(trainers, "resolve_device", lambda settings: "cuda")
     record, seen = trained(stage)
-    assert record["seconds"] > 0
-    assert set(seen) == {"high"}
+    assert seen == {"high"}
     assert torch.get_float32_matmul_precision() == "highest"
+    # the record holds what shapes the result, and no place
+    arguments = (record["stages"][0] if stage == "sft" else record)["arguments"]
+    assert (arguments["adam_beta2"], arguments["loss_type"], arguments["seed"]) == (0.999, loss_type, 1)
+    assert not {"output_dir", "use_cpu", "save_steps"} & arguments.keys()
+    assert str(tmp_path) not in str(arguments)
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_what_a_launcher_or_another_stage_has_left_changes_nothing(trained, monkeypatch, stage):
+def test_what_a_launcher_or_another_stage_has_left_changes_nothing(trained, monkeypatch):
     """As srun and torchrun set them for whatever they start: accelerate would wait for a second process."""
     left = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2"}
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     torch.set_float32_matmul_precision("high")
     try:
-        _, seen = trained(stage)
-        assert set(seen) == {"highest"}
+        assert trained("sft")[1] == {"highest"}
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -174,7 +161,7 @@ def test_what_a_launcher_or_another_stage_has_left_changes_nothing(trained, monk
 # speed
 
 
-def test_trl_s_tiles_are_as_wide_as_the_vocabulary(monkeypatch):
+def test_trl_s_chunks_are_no_wider_than_the_vocabulary(monkeypatch):
     """The constant is private to TRL: this fails where it goes or is used no more."""
     before = utils._CHUNKED_LOGPROB_CHUNK_SIZE
     widths = []
@@ -192,7 +179,7 @@ def test_trl_s_tiles_are_as_wide_as_the_vocabulary(monkeypatch):
     ids = torch.arange(16)[None]
     losses = []
     for width in (VOCABULARY.size, 10 * before):
-        with tiles(width):
+        with narrow_chunks(width):
             losses.append(float(model(ids, labels=ids, fused_lm_head=True).loss.detach()))
     assert widths == [VOCABULARY.size, before]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -202,15 +189,15 @@ def test_trl_s_tiles_are_as_wide_as_the_vocabulary(monkeypatch):
 # the rate
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.05, 1.0])
-def test_the_rate_rises_over_its_share_of_the_steps_and_falls_to_zero(trained, warmup):
+def test_the_rate_rises_over_its_share_of_the_steps_and_falls_to_zero(trained, tiny, tmp_path):
     """A share of 1 is all steps; transformers would take it for one step."""
-    record, _ = trained("sft", f"sft.warmup={warmup}", "sft.batch=2")
-    [stage] = record["stages"]
-    steps = stage["steps"]
-    warm = math.ceil(warmup * steps)
-    assert (steps, warm) == (30, {0.0: 0, 0.05: 2, 1.0: 30}[warmup])
+    settings = tiny(tmp_path, *SMALL).sft
+    for share, steps in ((0.0, 0), (0.05, 2), (1.0, 30)):
+        chosen = settings.model_copy(update={"warmup": share, "batch": 2})
+        assert sfts.arguments(chosen, chosen.stages[0], 60)["warmup_steps"] == steps
+    [stage] = trained("sft", "sft.warmup=0.3", "sft.batch=8")[0]["stages"]
+    steps, warm = stage["steps"], stage["arguments"]["warmup_steps"]
+    assert (steps, warm) == (8, 3)
     rates = [r["learning_rate"] for r in stage["log"] if "learning_rate" in r]
     expected = [0.002 * (k / warm if k < warm else (steps - k) / (steps - warm)) for k in range(steps)]
     assert rates == pytest.approx(expected)
-    assert stage["arguments"]["warmup_steps"] == warm

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tokentrial.settings import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=64)
 SETTINGS = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context": 64, "batch_tokens": 1024, "micro_batch": 4, "steps": 10}
+FLOPS = Pretrain(**SETTINGS).flops_per_token(SHAPE.vocab)
 
 
 @pytest.fixture
@@ -27,14 +29,14 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def made(tmp_path):
-    """`made(world, records, progress, **settings)`: a meter that writes into the test's folder."""
+def new_meter(tmp_path):
+    """`new_meter(world, records, progress, **settings)`: a meter that writes into the test's folder."""
 
-    def make(world=1, records=(), progress=None, **changed):
+    def build(world=1, records=(), progress=None, **changed):
         settings = Pretrain(**SETTINGS | changed)
         return Meter(tmp_path, settings, SHAPE.vocab, Ranks(0, world), "cell", list(records), progress)
 
-    return make
+    return build
 
 
 def records(folder):
@@ -42,71 +44,53 @@ def records(folder):
 
 
 def test_flops_are_six_for_each_weight_of_a_product_and_attention():
-    """Counted from the model: every matrix but the positions', the tied head once; and 12 L d T for attention."""
-    model = GPT(SHAPE, 0)
-    weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h."))
-    expected = 6 * (weights + 621 * 32) + 12 * 2 * 32 * 64
-    assert Pretrain(**SETTINGS).flops_per_token(621) == expected
-
-
-def test_gpt2s_flops_are_those_of_the_literature():
-    """124M at context 1024: about 0.86 GFLOP a token (llm.c's and nanoGPT's 6N + 12LdT)."""
+    """Counted from the model: every matrix but the positions', the tied head once; and 12 L d T for attention. Of
+    GPT-2's 124M at context 1024 about 0.86 GFLOP a token (llm.c's and nanoGPT's 6N + 12LdT)."""
+    weights = sum(p.numel() for name, p in GPT(SHAPE, 0).named_parameters() if p.ndim == 2 and name.startswith("h."))
+    assert 6 * (weights + 621 * 32) + 12 * 2 * 32 * 64 == FLOPS
     assert Pretrain().flops_per_token(50_257) == pytest.approx(0.855e9, rel=0.01)
 
 
-def test_the_speed_is_tokens_over_seconds_and_leaves_out_what_was_set_aside(clock, made, tmp_path):
-    seen = made()
+def test_the_speed_is_tokens_over_seconds_and_goes_on_after_a_stop(clock, new_meter, tmp_path):
+    before = {"step": -1, "loss": 6.5, "seconds": 30.0}
+    seen = new_meter(records=[before])
     clock.now += 2.0
     seen.step(0, 6.0, 1e-3, 1.0)
     clock.now += 4.0
-    with seen.aside():
+    with seen.excluding():
         clock.now += 1.0
     seen.step(4, 5.0, 1e-3, 1.0)
-    first, second = records(tmp_path)
+    again, first, second = records(tmp_path)
+    assert again == before
     assert first["tokens_per_s"] == pytest.approx(1024 / 2.0)
     assert second["tokens_per_s"] == pytest.approx(4 * 1024 / 4.0)
-    assert second["tflops_per_s"] == pytest.approx(1024 * Pretrain(**SETTINGS).flops_per_token(621) / 1e12)
-    assert second["mfu"] == pytest.approx(1024 * Pretrain(**SETTINGS).flops_per_token(621) / 1e9)
-    assert second["seconds"] == pytest.approx(7.0)
+    assert second["tflops_per_s"] == pytest.approx(1024 * FLOPS / 1e12)
+    assert second["mfu"] == pytest.approx(1024 * FLOPS / 1e9)
+    assert second["seconds"] == pytest.approx(37.0)
     assert 0.01 < second["memory_gb"] < 100
 
 
-def test_with_several_ranks_the_peak_is_that_of_all(clock, made, tmp_path):
-    seen = made(world=4)
+@pytest.mark.parametrize(("world", "peak", "mfu"), [(4, 1e9, 1024 * FLOPS / 4e9), (1, None, None)])
+def test_the_peak_is_that_of_all_ranks_and_of_an_unknown_gpu_no_use_is_claimed(
+    clock, new_meter, tmp_path, monkeypatch, world, peak, mfu
+):
+    monkeypatch.setattr(meter, "peak_flops", lambda device: peak)
+    seen = new_meter(world)
     clock.now += 1.0
     seen.step(0, 6.0, 1e-3, 1.0)
-    assert records(tmp_path)[0]["mfu"] == pytest.approx(1024 * Pretrain(**SETTINGS).flops_per_token(621) / 4e9)
+    assert records(tmp_path)[0]["mfu"] == (mfu and pytest.approx(mfu))
 
 
-def test_a_line_says_loss_rate_norm_speed_use_memory_and_time_left(clock, made):
-    told = []
-    seen = made(progress=lambda share, text: told.append((share, text)))
+def test_a_line_says_loss_rate_norm_speed_use_memory_and_time_left(clock, new_meter):
+    lines = []
+    seen = new_meter(progress=lambda share, text: lines.append((share, text)))
     clock.now += 1.0
     seen.step(3, 5.25, 2e-3, 0.75)
-    [(share, text)] = told
+    [(share, text)] = lines
     assert share == pytest.approx(0.4)
     for part in ("step 4", "loss 5.250", "lr 2.0e-03", "norm 0.75", "4,096 tokens/s", "TFLOP/s", "mfu", "GB"):
         assert part in text
     assert text.endswith("2 s left")  # 6 steps of 1,024 tokens at 4,096 a second: 1.5
-
-
-def test_log_txt_has_the_references_lines(clock, made, tmp_path):
-    seen = made()
-    seen.step(0, 6.0, 1e-3, 1.0)
-    seen.add({"step": 0, "val_loss": 6.25})
-    seen.close()
-    assert (tmp_path / "log.txt").read_text() == "0 train 6.000000\n0 val 6.2500\n"
-
-
-def test_what_was_recorded_before_a_stop_is_written_again_and_its_seconds_count(clock, made, tmp_path):
-    before = [{"step": 0, "loss": 6.0, "seconds": 30.0}]
-    seen = made(records=before)
-    clock.now += 1.0
-    seen.step(2, 5.0, 1e-3, 1.0)
-    first, second = records(tmp_path)
-    assert first == before[0]
-    assert second["seconds"] == pytest.approx(31.0)
-    assert second["tokens_per_s"] == pytest.approx(2 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -120,74 +104,38 @@ def test_what_was_recorded_before_a_stop_is_written_again_and_its_seconds_count(
         ("NVIDIA GeForce RTX 4090", 165.2),
         ("NVIDIA L4", 121.0),
         ("NVIDIA L40S", 362.0),
+        ("Somebody's GPU", None),
     ],
 )
 def test_a_gpus_peak_is_its_makers(monkeypatch, name, tflops):
     monkeypatch.setattr(meter.torch.cuda, "get_device_name", lambda device: name)
-    assert peak_flops(torch.device("cuda")) == tflops * 1e12
-
-
-def test_of_an_unknown_gpu_no_use_is_claimed(monkeypatch, made, tmp_path):
-    monkeypatch.setattr(meter.torch.cuda, "get_device_name", lambda device: "Somebody's GPU")
-    assert peak_flops(torch.device("cuda")) is None
-    monkeypatch.setattr(meter, "peak_flops", lambda device: None)
-    made().step(0, 6.0, 1e-3, 1.0)
-    assert records(tmp_path)[0]["mfu"] is None
+    assert peak_flops(torch.device("cuda")) == (tflops and tflops * 1e12)
 
 
 def test_a_cpus_peak_is_measured():
     assert 1e8 < peak_flops(torch.device("cpu")) < 1e14
 
 
-class Recorder(tracking.GeneralTracker):
-    """A tracker of accelerate's kind that keeps what it is given."""
-
-    name, requires_logging_directory = "recorder", True
-    begun: list["Recorder"] = []  # noqa: RUF012 - what tests look at
-
-    def __init__(self, run_name, logging_dir=None):
-        super().__init__()
-        self.run_name, self.logging_dir, self.logged, self.finished = run_name, logging_dir, [], False
-        Recorder.begun.append(self)
-
-    @property
-    def tracker(self):
-        return self
-
-    def start(self):
-        pass
-
-    def store_init_configuration(self, values):
-        self.configuration = values
-
-    def log(self, values, step=None, **kwargs):
-        self.logged.append((step, values))
-
-    def finish(self):
-        self.finished = True
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
-def test_one_setting_hands_all_numbers_to_a_tracker_of_accelerate(clock, made, tmp_path, monkeypatch, name):
-    assert name in tracking.LOGGER_TYPE_TO_CLASS
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, name, Recorder)
-    seen = made(track=name)
-    tracker = Recorder.begun[-1]
+@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb", "none"])
+def test_one_setting_hands_all_numbers_to_a_tracker_of_accelerate(clock, new_meter, tmp_path, monkeypatch, name):
+    kind = MagicMock(requires_logging_directory=True)
+    if name != "none":
+        assert name in tracking.LOGGER_TYPE_TO_CLASS
+    monkeypatch.setattr(tracking, "LOGGER_TYPE_TO_CLASS", {name: kind})
+    seen = new_meter(track=name)
     clock.now += 1.0
     seen.step(0, 6.0, 1e-3, 1.0)
     seen.add({"step": 4, "val_loss": 5.5, "asked": 0.25})
     seen.close()
-    assert tracker.run_name == "cell"
-    assert tracker.logging_dir == str(tmp_path / "tracking")
-    assert tracker.configuration["n_layer"] == 2
-    assert [step for step, _ in tracker.logged] == [0, 4]
-    assert tracker.logged[0][1]["loss"] == 6.0
-    assert tracker.logged[0][1]["tokens_per_s"] == 1024
-    assert tracker.logged[1][1] == {"val_loss": 5.5, "asked": 0.25, "seconds": 1.0}
-    assert tracker.finished
-
-
-def test_without_the_setting_no_tracker_is_begun(clock, made):
-    before = len(Recorder.begun)
-    assert made().tracker is None
-    assert len(Recorder.begun) == before
+    assert (tmp_path / "log.txt").read_text() == "0 train 6.000000\n4 val 5.5000\n"  # the reference's lines
+    if name == "none":
+        assert not kind.called
+        return
+    kind.assert_called_once_with("cell", logging_dir=str(tmp_path / "tracking"))
+    tracker = kind.return_value
+    assert tracker.store_init_configuration.call_args.args[0]["n_layer"] == 2
+    (first,), (second,) = (call.args for call in tracker.log.call_args_list)
+    assert (first["loss"], first["tokens_per_s"]) == (6.0, 1024)
+    assert second == {"val_loss": 5.5, "asked": 0.25, "seconds": 1.0}
+    assert [call.kwargs for call in tracker.log.call_args_list] == [{"step": 0}, {"step": 4}]
+    tracker.finish.assert_called_once_with()

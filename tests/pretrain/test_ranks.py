@@ -1,7 +1,6 @@
 """Several processes of one cell: the same losses as one, whatever their number."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from tokentrial.errors import SettingsError
-from tokentrial.pretrain.ranks import Ranks, joined
+from tokentrial.pretrain.ranks import Ranks, process_group
 from tokentrial.settings import Pretrain
 
 GENTLE = (
@@ -31,86 +30,80 @@ GENTLE = (
 )
 
 
-def command(folder, source, *more):
-    from tests.conftest import TINY
-
-    overrides = [*TINY, f"corpus.source=jsonl:{source}", f"output={folder}", *GENTLE, *more]
-    return [sys.executable, "-m", "tokentrial", "pretrain", "smoke", *overrides, "--arm", "baseline", "--seed", "1"]
-
-
 @pytest.fixture
-def prepared(tiny, tmp_path, inline):
-    """`prepared(name, *overrides)`: the run folder of the gentle trial with its corpus."""
+def cell_command(tiny, source, tmp_path, inline):
+    """`cell_command(name, *overrides)`: the folder of a cell of the gentle trial, whose corpus is there, and the
+    command that pretrains it."""
+    from tests.conftest import TINY
     from tokentrial.run import run
 
-    def make(name, *overrides):
-        run(tiny(tmp_path / name, *GENTLE, *overrides), ("corpus",))
-        return tmp_path / name
+    def prepare(name, *overrides):
+        folder = tmp_path / name
+        if not folder.exists():
+            run(tiny(folder, *GENTLE, *overrides), ("corpus",))
+        given = [*TINY, f"corpus.source=jsonl:{source}", f"output={folder}", *GENTLE, *overrides]
+        words = ["pretrain", "smoke", *given, "--arm", "baseline", "--seed", "1"]
+        return folder / "baseline" / "seed1", [sys.executable, "-m", "tokentrial", *words]
 
-    return make
+    return prepare
 
 
-def losses(folder):
-    return json.loads((folder / "baseline/seed1/pretrain/results.json").read_bytes())
+def finish(cell_command, *given):
+    """Run a cell's command to its end: what it has in results.json."""
+    folder, command = cell_command(*given)
+    subprocess.run(command, check=True, capture_output=True)
+    return json.loads((folder / "pretrain" / "results.json").read_bytes())
 
 
-@pytest.mark.slow
-def test_one_two_and_four_ranks_give_the_same_losses(prepared, source):
-    found = {}
-    for ranks in (1, 2, 4):
-        folder = prepared(f"run{ranks}")
-        subprocess.run(command(folder, source, f"pretrain.ranks={ranks}"), check=True, capture_output=True)
-        found[ranks] = losses(folder)
-        assert found[ranks]["ranks"] == ranks
-    assert len(found[1]["train_losses"]) == 50
-    for ranks in (2, 4):
-        gaps = [abs(a - b) for a, b in zip(found[1]["train_losses"], found[ranks]["train_losses"], strict=True)]
-        assert max(gaps) < 1e-5
-        assert found[ranks]["documents"] == found[1]["documents"]
+def gap(one, other):
+    assert one["documents"] == other["documents"]
+    return max(abs(a - b) for a, b in zip(one["train_losses"], other["train_losses"], strict=True))
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(prepared, source):
+def test_one_two_and_four_ranks_give_the_same_losses(cell_command):
+    one, *others = (finish(cell_command, f"run{ranks}", f"pretrain.ranks={ranks}") for ranks in (1, 2, 4))
+    assert len(one["train_losses"]) == 50
+    assert [one["ranks"], *(other["ranks"] for other in others)] == [1, 2, 4]
+    assert max(gap(one, other) for other in others) < 1e-5
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell_command):
     """As docs/scaling.md has it typed on each node; here both are this machine, and 127.0.0.1 is the first's name."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    alone, spread = prepared("alone"), prepared("spread")
-    subprocess.run(command(alone, source), check=True, capture_output=True)
     nodes = "pretrain.nodes=2", "pretrain.ranks=1", f"pretrain.endpoint=127.0.0.1:{port}"
-    first = subprocess.Popen(command(spread, source, *nodes), stderr=subprocess.PIPE, text=True)
+    folder, command = cell_command("spread", *nodes)
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     words = f"--nnodes=2 --node-rank=1 --master-addr=127.0.0.1 --master-port={port} --nproc-per-node=1".split()
-    joins = [sys.executable, "-m", "torch.distributed.run", *words, "-m", "tokentrial.rank", spread, "baseline", "1"]
-    second = subprocess.run(joins, capture_output=True, text=True, timeout=240, check=False)
-    said = first.communicate(timeout=240)[1]
-    assert first.returncode == 0, said
+    rank = ["-m", "tokentrial.rank", folder.parents[1], "baseline", "1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *words, *rank]
+    second = subprocess.run(torchrun, capture_output=True, text=True, timeout=240, check=False)
+    _, errors = first.communicate(timeout=240)
+    assert first.returncode == 0, errors
     assert second.returncode == 0, second.stderr
-    assert losses(spread)["ranks"] == 2
-    gaps = [abs(a - b) for a, b in zip(losses(alone)["train_losses"], losses(spread)["train_losses"], strict=True)]
-    assert len(gaps) == 50
-    assert max(gaps) < 1e-5
-    manifest = spread / "baseline/seed1/pretrain/manifest.json"
-    made = manifest.read_bytes()
-    subprocess.run(command(spread, source), check=True, capture_output=True)
-    assert manifest.read_bytes() == made  # the step is done, for any number of nodes
+    manifest = (folder / "pretrain" / "manifest.json").read_bytes()
+    spread = finish(cell_command, "spread")  # the step is done, for any number of nodes
+    assert (folder / "pretrain" / "manifest.json").read_bytes() == manifest
+    assert spread["ranks"] == 2
+    assert gap(finish(cell_command, "alone"), spread) < 1e-5
 
 
 @pytest.mark.slow
-def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(prepared, source):
+def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(cell_command):
     long = ["pretrain.steps=200", "corpus.epochs=20"]
-    whole, stopped = prepared("whole", *long), prepared("stopped", *long)
-    subprocess.run([*command(whole, source, *long)], check=True, capture_output=True)
-    process = subprocess.Popen(command(stopped, source, *long, "pretrain.ranks=2"), stderr=subprocess.PIPE, text=True)
-    metrics = stopped / "baseline/seed1/pretrain.partial/metrics.jsonl"
+    folder, command = cell_command("stopped", *long, "pretrain.ranks=2")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = folder / "pretrain.partial" / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 5:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
-    assert list((stopped / "baseline/seed1/pretrain.checkpoints").glob("*/step_*/manifest.json"))
-    subprocess.run(command(stopped, source, *long), check=True, capture_output=True)
-    gaps = [abs(a - b) for a, b in zip(losses(whole)["train_losses"], losses(stopped)["train_losses"], strict=True)]
-    assert max(gaps) < 1e-4
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert list((folder / "pretrain.checkpoints").glob("*/step_*/manifest.json"))
+    assert gap(finish(cell_command, "whole", *long), finish(cell_command, "stopped", *long)) < 1e-4
 
 
 @pytest.mark.parametrize(("rows", "micro", "world", "expected"), [(16, 4, 1, 4), (16, 16, 2, 8), (16, 3, 16, 1)])
@@ -132,11 +125,9 @@ def test_rows_that_do_not_divide_name_the_setting(rows, micro, world, name):
 def test_one_rank_is_no_group():
     alone, model = Ranks(), torch.nn.Linear(2, 2)
     assert alone.wrap(model) is model
-    assert alone.any(True)
-    assert not alone.any(False)
+    assert (alone.any(True), alone.any(False)) == (True, False)
     assert alone.mean(torch.tensor(3.0)) == 3.0
-    alone.wait()
-    assert os.environ.get("WORLD_SIZE", "1") == "1"
+    alone.barrier()
 
 
 def test_ranks_wait_for_the_first_one_s_probes_and_uploads_and_leave_the_group(monkeypatch):
@@ -146,7 +137,7 @@ def test_ranks_wait_for_the_first_one_s_probes_and_uploads_and_leave_the_group(m
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with joined(Pretrain(device="cpu")) as ranks:
+    with process_group(Pretrain(device="cpu")) as ranks:
         assert (ranks.rank, ranks.world) == (1, 2)
     [(kind, timeout), left] = calls
     assert (kind, left) == ("gloo", "left")

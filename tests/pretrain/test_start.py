@@ -13,9 +13,9 @@ from tokentrial.arms import arm as arms
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.pretrain.export import begin, from_hf, load_gpt, to_hf
+from tokentrial.pretrain.export import from_hf, load_gpt, load_initial_weights, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.pretrain.start import identity, prepare_start
+from tokentrial.pretrain.start import prepare_start, start_fingerprint
 from tokentrial.run import run
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -25,8 +25,8 @@ EOS = 512
 SHAPE = Config(VOCABULARY.size, 1, 2, 32, 64)
 
 
-def model_of_theirs(**changed):
-    """A GPT-2 by transformers with random weights, biases and norms among them."""
+def random_gpt2(**changed):
+    """A GPT-2 of transformers with random weights, biases and norms among them."""
     torch.manual_seed(5)
     settings = {"vocab_size": EOS + 1, "n_positions": 96, "n_embd": 32, "n_layer": 1, "n_head": 2}
     model = GPT2LMHeadModel(GPT2Config(**settings | {"bos_token_id": EOS, "eos_token_id": EOS} | changed)).eval()
@@ -37,13 +37,13 @@ def model_of_theirs(**changed):
 
 
 @pytest.fixture(scope="module")
-def theirs():
-    return model_of_theirs()
+def gpt2():
+    return random_gpt2()
 
 
 @pytest.fixture
-def checkpoint(theirs, tmp_path):
-    theirs.save_pretrained(tmp_path / "mine")
+def checkpoint(gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path / "mine")
     return tmp_path / "mine"
 
 
@@ -53,69 +53,65 @@ def trial(tiny, checkpoint, tmp_path):
     return lambda *overrides: tiny(tmp_path / "run", f"pretrain.init={checkpoint}", *overrides)
 
 
-def begun(folder, arm, shape=SHAPE, vocabulary=VOCABULARY):
+def initialized(folder, arm, shape=SHAPE, vocabulary=VOCABULARY):
     model = GPT(shape, seed=1)
-    begin(model, folder, vocabulary, arms.get_arm(arm))
+    load_initial_weights(model, folder, vocabulary, arms.get_arm(arm))
     return model
 
 
-def test_plain_ids_have_the_logits_that_transformers_gives_them(theirs, checkpoint):
+@torch.no_grad()
+def test_plain_ids_have_the_logits_that_transformers_gives_them(gpt2, checkpoint):
     ids = torch.randint(EOS + 1, (3, 64), generator=torch.Generator().manual_seed(0))
-    for arm in ("baseline", "mul_tokens"):
-        with torch.no_grad():
-            ours, expected = begun(checkpoint, arm).logits(ids), theirs(ids).logits
-        torch.testing.assert_close(ours[..., : EOS + 1], expected, atol=2e-5, rtol=1e-4)
+    logits = initialized(checkpoint, "mul_tokens").logits(ids)[..., : EOS + 1]
+    torch.testing.assert_close(logits, gpt2(ids).logits, atol=2e-5, rtol=1e-4)
 
 
-def test_a_fact_begins_as_the_mean_of_its_digits_and_every_other_new_row_as_the_mean_of_all(theirs, checkpoint):
-    old = theirs.transformer.wte.weight.detach()
+def test_a_fact_begins_as_the_mean_of_its_digits_and_every_other_new_row_as_the_mean_of_all(gpt2, checkpoint):
+    old = gpt2.transformer.wte.weight.detach()
     digit = {d: old[VOCABULARY.encode(d)[0]] for d in "0123456789"}
-    rows = begun(checkpoint, "mul_tokens").wte.weight.detach()
+    rows = initialized(checkpoint, "mul_tokens").wte.weight.detach()
     of = VOCABULARY.token_ids(arms.get_arm("mul_tokens"))
     torch.testing.assert_close(rows[of["<MUL_6_9_54>"]], (digit["6"] + digit["9"] + digit["5"] + digit["4"]) / 4)
     torch.testing.assert_close(rows[of["<MUL_2_2_4>"]], (2 * digit["2"] + digit["4"]) / 3)
     torch.testing.assert_close(rows[EOS + 1 : VOCABULARY.base], old.mean(0).expand(63, -1))
     torch.testing.assert_close(rows[VOCABULARY.size :], torch.zeros(len(rows) - VOCABULARY.size, 32))
-    one_slot = begun(checkpoint, "one_slot").wte.weight.detach()
+    one_slot = initialized(checkpoint, "one_slot").wte.weight.detach()
     torch.testing.assert_close(one_slot[VOCABULARY.base], torch.stack([*digit.values()]).mean(0))
 
 
 def test_arms_start_alike_but_for_their_own_tokens(checkpoint):
-    plain, treated = (begun(checkpoint, arm).state_dict() for arm in ("baseline", "mul_tokens"))
+    plain, treated = (initialized(checkpoint, arm).state_dict() for arm in ("baseline", "mul_tokens"))
     differ = [name for name in plain if not torch.equal(plain[name], treated[name])]
     assert differ == ["wte.weight"]
     rows = (plain["wte.weight"] != treated["wte.weight"]).any(dim=1).nonzero().flatten()
     assert rows.tolist() == [*range(VOCABULARY.base, VOCABULARY.size)]
 
 
-def test_what_was_exported_comes_back_the_same():
-    model = GPT(SHAPE, seed=3)
-    back = from_hf(to_hf(model, EOS).state_dict())
-    kept = model.state_dict() | {"wte.weight": model.wte.weight[: VOCABULARY.size]}
-    assert back.keys() == kept.keys()
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
-
-
-def test_an_old_checkpoint_without_a_head_and_with_causal_masks_is_read_too(theirs, checkpoint, tmp_path):
+def test_an_old_checkpoint_without_a_head_and_with_causal_masks_is_read_too(gpt2, checkpoint, tmp_path):
     """openai-community/gpt2 on the Hub is such a one: a GPT2Model's names, and `h.0.attn.bias`."""
-    bare = GPT2Model(theirs.config)
-    bare.load_state_dict(theirs.transformer.state_dict())
+    bare = GPT2Model(gpt2.config)
+    bare.load_state_dict(gpt2.transformer.state_dict())
     state = {name: tensor.half() for name, tensor in bare.state_dict().items()}
     save_file(state | {"h.0.attn.bias": torch.tril(torch.ones(1, 1, 96, 96))}, tmp_path / "model.safetensors")
-    old, new = begun(tmp_path, "baseline").state_dict(), begun(checkpoint, "baseline").state_dict()
-    for name in new:
-        torch.testing.assert_close(old[name], new[name], atol=1e-3, rtol=1e-3)
+    old, new = (initialized(folder, "baseline").state_dict() for folder in (tmp_path, checkpoint))
+    torch.testing.assert_close(old, new, atol=1e-3, rtol=1e-3)
+
+
+def test_what_was_exported_comes_back_the_same():
+    model = GPT(SHAPE, seed=3)
+    kept = model.state_dict() | {"wte.weight": model.wte.weight.detach()[: VOCABULARY.size]}
+    torch.testing.assert_close(from_hf(to_hf(model, EOS).state_dict()), dict(kept), rtol=0, atol=0)
 
 
 def test_gpt2_s_own_vocabulary_fits_all_merges_and_its_shards_are_put_together(tiny, tmp_path):
     """50,257 ids: the ids of encoder.json are ours (tests/tokenizer/test_vocabulary.py), the facts stand at 50304."""
-    model = model_of_theirs(vocab_size=50_257, bos_token_id=50_256, eos_token_id=50_256, n_positions=64)
+    model = random_gpt2(vocab_size=50_257, bos_token_id=50_256, eos_token_id=50_256, n_positions=64)
     model.save_pretrained(tmp_path / "gpt2", max_shard_size="1MB")
     assert len([*(tmp_path / "gpt2").glob("model-*-of-*.safetensors")]) > 1
     vocabulary = Vocabulary(50_000, 45)
     trial = tiny(tmp_path / "run", f"pretrain.init={tmp_path / 'gpt2'}", "tokenizer.merges=50000")
     prepare_start(trial, vocabulary)
-    made = begun(trial.folder / "start", "mul_tokens", Config(vocabulary.size, 1, 2, 32, 64), vocabulary)
+    made = initialized(trial.folder / "start", "mul_tokens", Config(vocabulary.size, 1, 2, 32, 64), vocabulary)
     rows = model.transformer.wte.weight.detach()
     assert torch.equal(made.wte.weight[:50_257], rows)
     digits = rows[[vocabulary.encode(d)[0] for d in "9981"]].mean(0)
@@ -127,45 +123,36 @@ def test_gpt2_s_own_vocabulary_fits_all_merges_and_its_shards_are_put_together(t
 
 def test_the_content_of_the_files_is_what_counts(trial, checkpoint, tmp_path):
     prepare_start(trial(), VOCABULARY)
-    first = identity(trial())
+    first = start_fingerprint(trial())
     shutil.copytree(checkpoint, tmp_path / "moved")
     moved = trial(f"pretrain.init={tmp_path / 'moved'}")
     prepare_start(moved, VOCABULARY)
-    assert identity(moved) == first
+    assert start_fingerprint(moved) == first
     state = load_file(checkpoint / "model.safetensors")
     state["transformer.ln_f.bias"] += 1
     (checkpoint / "model.safetensors").unlink()
     save_file(state, checkpoint / "model.safetensors")
     prepare_start(trial(), VOCABULARY)
-    assert identity(trial()) != first
+    assert start_fingerprint(trial()) != first
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_without_the_folder_it_began_from_and_another_start_pretrains_anew(
     trial, tiny, checkpoint, tmp_path, inline
 ):
-    begun_with = trial()
-    run(begun_with)
-    plan = CorpusPlan(begun_with)
-    assert not Cell("mul_tokens", 1).pending(plan)
-    drawn = CorpusPlan(tiny(tmp_path / "run"))
-    assert "pretrain" in Cell("mul_tokens", 1).pending(drawn)
+    warm = trial()
+    run(warm)
+    assert not Cell("mul_tokens", 1).pending(CorpusPlan(warm))
+    assert "pretrain" in Cell("mul_tokens", 1).pending(CorpusPlan(tiny(tmp_path / "run")))
     shutil.rmtree(checkpoint)
-    report = run(begun_with)
-    assert report is not None
-    assert not report["missing"]
+    assert run(warm)["missing"] == []
 
 
 # what is refused
 
 
-def edited(checkpoint, **changed):
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | changed))
-
-
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"n_layer": 2}, r"has n_layer 2; set pretrain\.n_layer=2"),
         ({"n_embd": 48}, r"has n_embd 48; set pretrain\.n_embd=48"),
@@ -180,9 +167,10 @@ def edited(checkpoint, **changed):
         ({"n_inner": 64}, r"has n_inner 64, expected 128"),
     ],
 )
-def test_another_model_than_the_trial_s_is_refused_with_what_differs(trial, checkpoint, changed, said):
-    edited(checkpoint, **changed)
-    with pytest.raises(SettingsError, match=said):
+def test_another_model_than_the_trial_s_is_refused_with_what_differs(trial, checkpoint, changed, message):
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(SettingsError, match=message):
         prepare_start(trial(), VOCABULARY)
     assert not (trial().folder / "start").exists()
 
@@ -210,31 +198,23 @@ def test_weights_that_are_not_those_of_the_config_are_named(checkpoint):
     del state["transformer.h.0.mlp.c_fc.bias"]
     save_file(state, checkpoint / "model.safetensors")
     with pytest.raises(TrialError, match=r"not those of its config\.json.*h\.0\.mlp\.c_fc\.bias"):
-        begun(checkpoint, "baseline")
+        initialized(checkpoint, "baseline")
     (checkpoint / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(TrialError, match="the weights in"):
-        begun(checkpoint, "baseline")
+        initialized(checkpoint, "baseline")
 
 
 @pytest.mark.parametrize("init", ["gpt3", "zero_projection"])
-def test_a_word_that_is_neither_a_way_to_draw_nor_a_place_is_refused(tiny, tmp_path, init):
+def test_a_word_or_a_folder_that_names_no_model_is_refused(tiny, tmp_path, init):
     with pytest.raises(SettingsError, match=rf"init is '{init}', expected gpt2, zero_projections, a folder"):
         tiny(tmp_path, f"pretrain.init={init}")
-
-
-def test_a_folder_that_is_not_there_is_refused(tiny, tmp_path):
     with pytest.raises(SettingsError, match="no such folder, and no OWNER/NAME on the Hub"):
-        prepare_start(tiny(tmp_path, f"pretrain.init={tmp_path}/nowhere"), VOCABULARY)
+        prepare_start(tiny(tmp_path, f"pretrain.init={tmp_path}/{init}"), VOCABULARY)
 
 
-# training on
-
-
-def test_a_trained_model_remembers_what_it_began_from(trial, theirs, inline):
-    """Steps at a rate near zero leave the checkpoint's weights, in every arm and seed, up to what was cut."""
-    still = trial("pretrain.lr=1e-9", "pretrain.muon_lr=1e-9", "pretrain.probes=1", "seeds=[1]")
-    run(still, ("corpus", "pretrain"))
-    for arm in still.arms:
-        kept = load_gpt(Cell(arm, 1).folder(still, "pretrain"))
-        torch.testing.assert_close(kept.wpe.weight, theirs.transformer.wpe.weight[:64], atol=1e-6, rtol=0)
-        torch.testing.assert_close(kept.wte.weight[: EOS + 1], theirs.transformer.wte.weight, atol=1e-6, rtol=0)
+def test_a_trained_model_remembers_what_it_began_from(train, gpt2, checkpoint, tmp_path):
+    """Steps at a rate near zero leave the checkpoint's weights, up to what was cut."""
+    init = {"init": str(checkpoint), "lr": 1e-9, "muon_lr": 1e-9}
+    kept = load_gpt(train(tmp_path / "cell", "mul_tokens", start=checkpoint, **init))
+    torch.testing.assert_close(kept.wpe.weight, gpt2.transformer.wpe.weight[:64], atol=1e-6, rtol=0)
+    torch.testing.assert_close(kept.wte.weight[: EOS + 1], gpt2.transformer.wte.weight, atol=1e-6, rtol=0)

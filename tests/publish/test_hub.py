@@ -11,12 +11,12 @@ from urllib.parse import unquote
 import pytest
 import torch
 import yaml
+from tokentrial.sharing import hub
+from tokentrial.sharing.hub import pull, push
 
 from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.pretrain.start import identity, prepare_start
-from tokentrial.publish import hub
-from tokentrial.publish.hub import pull, push
+from tokentrial.pretrain.start import prepare_start, start_fingerprint
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"
@@ -203,7 +203,7 @@ def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell,
     assert json.loads((tmp_path / "run" / "start" / "manifest.json").read_bytes())["revision"] == COMMIT
     local = tiny(tmp_path / "local", f"pretrain.init={cell / 'hf'}")
     prepare_start(local, Vocabulary(256, 45))
-    assert identity(trial) == identity(local)
+    assert start_fingerprint(trial) == start_fingerprint(local)
     stub.status = 500
     prepare_start(trial, Vocabulary(256, 45))
 

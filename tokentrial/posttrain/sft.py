@@ -7,7 +7,6 @@ A row is `User: …\\nAssistant:` and a completion that ends in eos. The loss is
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import Trainer, TrainerCallback
@@ -17,63 +16,66 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
-from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
+from tokentrial.posttrain.trainer import (
+    Job,
+    local_arguments,
+    on_one_device,
+    recorded_arguments,
+    shared_arguments,
+    single_process,
+    train,
+    write_result,
+)
 from tokentrial.settings import SFT, SFTStage
-from tokentrial.store import write_json
 from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import epoch_examples
-from tokentrial.tokenizer.export import copy_tokenizer
-from tokentrial.trial import Trial
 
 # TRL's defaults that shape a result, written down: rows come encoded and labelled, and are neither cut nor packed
-_SHAPING: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "loss_type": "nll",
     "completion_only_loss": True,
-    "assistant_only_loss": False,
-    "max_length": None,
-    "packing": False,
-    "eval_packing": None,
-    "padding_free": False,
     "shuffle_dataset": False,  # the Trainer draws the order of rows, anew for each epoch
     "dataset_kwargs": {"skip_prepare_dataset": True},
     "remove_unused_columns": True,
-    "eos_token": None,
-    "chat_template_path": None,
-    "activation_offloading": False,
 }
+_DEFAULTS |= dict.fromkeys(("assistant_only_loss", "packing", "padding_free", "activation_offloading"), False)
+_DEFAULTS |= dict.fromkeys(("max_length", "eval_packing", "eos_token", "chat_template_path"), None)
+_IGNORED = -100  # the label of a token that has no loss, as in torch and transformers
 # Ids up to which the whole logits are cheaper than TRL's head, which makes them in tiles, computes entropy and accuracy
 # that nobody reads, and makes them again for the gradient: on a CPU a step of the pilot takes a fifth longer by it.
-_FEW_IDS = 8192
+_SMALL_VOCABULARY = 8192
 
 
 class Row(NamedTuple):
-    """One row as it is trained: `labels` are -100 on the prompt."""
+    """One row as it is trained."""
 
     input_ids: list[int]
     labels: list[int]
     truncated: bool
 
     @property
-    def taught(self) -> bool:
-        """Whether anything of the completion is left; a batch without any would have no loss. The same in every arm."""
-        return any(label != -100 for label in self.labels)
+    def has_target(self) -> bool:
+        """Whether anything of the completion is left after the cut. A batch of rows without would have no loss."""
+        return any(label != _IGNORED for label in self.labels)
 
 
 def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> Row:
     """Ids of prompt, rewritten completion and eos, cut at `max_length`."""
     prompt, completion = encode_prompts(tokenizer, [example.prompt, arm.rewrite(example.completion)])
     ids = [*prompt, *completion, tokenizer.eos_token_id]
-    labels = [-100] * len(prompt) + ids[len(prompt) :]
+    # The labels are made here and not by a collator: padding is eos too, and a mask by id would take the true end with
+    # it, so that the model never learnt to stop (defect R8).
+    labels = [_IGNORED] * len(prompt) + ids[len(prompt) :]
     return Row(ids[:max_length], labels[:max_length], len(ids) > max_length)
 
 
-class Solve(TrainerCallback):  # type: ignore[misc]
-    """Adds loss and accuracy on held training rows to the trainer's log, epoch by epoch: with the last step of each, as
-    a checkpoint of that step must hold them."""
+class HeldAccuracy(TrainerCallback):  # type: ignore[misc]
+    """Adds loss and accuracy on held training rows to the trainer's log, epoch by epoch: with the last step of each and
+    not in `on_epoch_end`, as a checkpoint of that step must hold them."""
 
-    def __init__(self, tokenizer: Any, arm: Arm, held: Sequence[Example], trial: Trial, with_loss: bool) -> None:
-        self.tokenizer, self.arm, self.settings = tokenizer, arm, trial.evaluate
+    def __init__(self, job: Job, tokenizer: Any, held: Sequence[Example], with_loss: bool) -> None:
+        self.arm, self.settings, self.tokenizer = job.arm, job.trial.evaluate, tokenizer
         self.held, self.with_loss = [example for example in held if example.answer], with_loss
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
@@ -88,88 +90,72 @@ class Solve(TrainerCallback):  # type: ignore[misc]
             model.train()
 
 
-def sft(
-    folder: Path,
-    checkpoints: Path,
-    trial: Trial,
-    settings: SFT,
-    arm: Arm,
-    seed: int,
-    source: Path,
-    progress: Progress,
-    saved: Saved = lambda checkpoint: None,
-) -> None:
-    """Fine-tune the model in `source`, stage by stage; write model, tokenizer and `sft_results.json` into `folder`.
-
-    `checkpoints` outlives an interruption: a second call goes on from the newest whole checkpoint in it.
-    """
+def sft(job: Job, settings: SFT) -> None:
+    """Fine-tune the model in `job.source`, stage by stage; write model, tokenizer and `sft_results.json`."""
     started = time.perf_counter()
-    model, tokenizer = load(source)
-    with alone(trial.pretrain):
-        records = _stages(model, tokenizer, checkpoints, trial, settings, arm, seed, progress, saved)
-    model.save_pretrained(folder)
-    copy_tokenizer(source, folder)
-    write_json(
-        folder / "sft_results.json",
-        {
-            "condition": arm.name,
-            "seed": seed,
-            "train_loss": records[-1]["train_loss"],
-            "eval_loss": records[-1]["eval_loss"],
-            "stages": records,
-            "seconds": time.perf_counter() - started,
-        },
+    model, tokenizer = load(job.source)
+    with single_process(job.trial.pretrain):
+        records = [_train_stage(job, settings, number, model, tokenizer) for number in range(len(settings.stages))]
+    losses = {name: records[-1][name] for name in ("train_loss", "eval_loss")}
+    write_result(job, "sft", model, {**losses, "stages": records}, started)
+
+
+def _train_stage(job: Job, settings: SFT, number: int, model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Train the model in place; the stage's record."""
+    stage, pretrain, checkpoints = settings.stages[number], job.trial.pretrain, job.checkpoints / str(number)
+    never_asked = job.arm.facts.never_asked(job.seed, job.trial.corpus.drills.never_asked_folds)
+    max_length = min(settings.max_length, pretrain.context)
+    examples = epoch_examples(job.trial, stage.sources, job.seed, never_asked)
+    held = examples[: min(settings.held, len(examples) // 10)]
+    held_set = set(held)  # a source of weight 2 has each row twice: neither copy of a held row is trained on
+    encoded = [encode(tokenizer, job.arm, example, max_length) for example in examples if example not in held_set]
+    trained = [row for row in encoded if row.has_target]
+    if not trained:
+        raise TrialError(f"sft.max_length: {max_length} tokens hold no row's prompt; give more")
+    evaluated = [row for example in held if (row := encode(tokenizer, job.arm, example, max_length)).has_target]
+    shaping = shared_arguments(pretrain, job.seed) | arguments(settings, stage, len(trained))
+    local = local_arguments(checkpoints, pretrain, settings.checkpoint_every)
+    trainer = _trainer(model, tokenizer, local | shaping, trained, evaluated)
+    trainer.add_callback(HeldAccuracy(job, tokenizer, held, bool(evaluated)))
+    log = train(trainer, checkpoints, job, "sft")
+    lengths = [len(row.input_ids) for row in trained]
+    # the mean over all steps: the Trainer's own forgets those before a stop
+    losses, held_losses, accuracies = (
+        [record[key] for record in log if key in record] for key in ("loss", "eval_loss", "held_accuracy")
     )
-
-
-def _stages(
-    model: Any,
-    tokenizer: Any,
-    checkpoints: Path,
-    trial: Trial,
-    settings: SFT,
-    arm: Arm,
-    seed: int,
-    progress: Progress,
-    saved: Saved,
-) -> list[dict[str, Any]]:
-    """Train the model in place, stage by stage; the record of each."""
-    never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
-    length = min(settings.max_length, trial.pretrain.context)
-    records = []
-    for number, stage in enumerate(settings.stages):
-        examples = epoch_examples(trial, stage.sources, seed, never)
-        held = examples[: min(settings.held, len(examples) // 10)]
-        kept = set(held)  # a row may stand there twice
-        trained = [encode(tokenizer, arm, example, length) for example in examples if example not in kept]
-        if not any(row.taught for row in trained):
-            raise TrialError(f"sft.max_length: {length} tokens hold no row's prompt; give more")
-        evaluated = [encode(tokenizer, arm, example, length) for example in held]
-        of_stage = checkpoints / str(number)
-        shared = shared_arguments(of_stage, trial.pretrain, seed, settings.checkpoint_every)
-        given = shared | arguments(settings, stage, sum(row.taught for row in trained))
-        trainer = _trainer(model, tokenizer, given, trained, evaluated)
-        trainer.add_callback(Solve(tokenizer, arm, held, trial, trainer.eval_dataset is not None))
-        log = train(trainer, of_stage, progress, "sft", saved)
-        records.append(_record(stage, trained, len(held), log) | {"arguments": recorded(trainer.args, given)})
-    return records
+    return {
+        "sources": [source.model_dump() for source in stage.sources],
+        "rows": len(trained),
+        "epochs": stage.epochs,
+        "steps": len(losses),
+        "train_loss": sum(losses) / len(losses),
+        "eval_loss": held_losses[-1] if held_losses else None,
+        "held_rows": len(held),
+        "held_accuracy": accuracies,
+        "tokens_an_epoch": sum(lengths),
+        "longest": max(lengths),
+        "truncated": sum(row.truncated for row in trained),
+        "left_out": len(encoded) - len(trained),
+        "log": log,
+        "arguments": recorded_arguments(trainer.args, shaping),
+    }
 
 
 def arguments(settings: SFT, stage: SFTStage, rows: int) -> dict[str, Any]:
-    """Arguments of one stage of SFT on so many rows, beside the shared ones."""
+    """Arguments of one stage on so many rows, in addition to the shared ones."""
     steps = math.ceil(rows / settings.batch) * stage.epochs
-    return _SHAPING | {
+    return _DEFAULTS | {
         "per_device_train_batch_size": settings.batch,
         "num_train_epochs": stage.epochs,
         "learning_rate": stage.lr,
         "weight_decay": settings.weight_decay,
-        # in steps: a share of 1 would be taken for one step
+        # in steps: the Trainer would take a share of 1 for one step
         "warmup_steps": math.ceil(settings.warmup * steps),
     }
 
 
 def _trainer(
-    model: Any, tokenizer: Any, given: dict[str, Any], trained: Sequence[Row], evaluated: Sequence[Row]
+    model: Any, tokenizer: Any, arguments: dict[str, Any], trained: Sequence[Row], evaluated: Sequence[Row]
 ) -> Any:
     """TRL's trainer of one stage, in which the model is trained in place."""
     from datasets import Dataset
@@ -182,38 +168,13 @@ def _trainer(
             return Trainer.compute_loss(self, model, inputs | {"use_cache": False}, *rest, **named)
 
     train_dataset, eval_dataset = (
-        Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.taught])
+        Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in encoded])
         for encoded in (trained, evaluated)
     )
-    return (WholeLogits if model.config.vocab_size <= _FEW_IDS else SFTTrainer)(
+    return (WholeLogits if model.config.vocab_size <= _SMALL_VOCABULARY else SFTTrainer)(
         model=model,
-        args=on_one_device(SFTConfig(**given)),
+        args=on_one_device(SFTConfig(**arguments)),
         train_dataset=train_dataset,
-        eval_dataset=eval_dataset if len(eval_dataset) else None,
+        eval_dataset=eval_dataset if evaluated else None,
         processing_class=tokenizer,
     )
-
-
-def _record(stage: SFTStage, trained: Sequence[Row], held: int, log: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `sft_results.json` says of a stage. The loss is the mean over all steps: the Trainer's own forgets those
-    before a stop."""
-    taught = [row for row in trained if row.taught]
-    lengths = [len(row.input_ids) for row in taught]
-    losses, held_losses, accuracies = (
-        [record[key] for record in log if key in record] for key in ("loss", "eval_loss", "held_accuracy")
-    )
-    return {
-        "sources": [source.model_dump() for source in stage.sources],
-        "rows": len(taught),
-        "epochs": stage.epochs,
-        "steps": len(losses),
-        "train_loss": sum(losses) / len(losses),
-        "eval_loss": held_losses[-1] if held_losses else None,
-        "held_rows": held,
-        "held_accuracy": accuracies,
-        "tokens_an_epoch": sum(lengths),
-        "longest": max(lengths),
-        "truncated": sum(row.truncated for row in taught),
-        "left_out": len(trained) - len(taught),
-        "log": log,
-    }

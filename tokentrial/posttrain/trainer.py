@@ -1,104 +1,97 @@
-"""What SFT and GRPO share of the Hugging Face Trainer: its arguments, the place it runs in, progress, checkpoints that
-are whole, and the word to stop, at which one more is written."""
+"""What SFT and GRPO share: the job, the arguments of the Hugging Face Trainer, the process it runs in, progress,
+checkpoints that are whole, and stopping."""
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 
+from tokentrial.arms.arm import Arm
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import launcher_variables, stoppable
 from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
 from tokentrial.settings import Pretrain
-from tokentrial.store import MANIFEST, is_done, seal, verify
+from tokentrial.store import MANIFEST, is_done, seal, verify, write_json
+from tokentrial.tokenizer.export import copy_tokenizer
+from tokentrial.trial import Trial
 
-Progress = Callable[[float, str], None]
-Saved = Callable[[Path], None]
-
-# what transformers 5.23 calls it, and 5.17
-_NAMES = {field.name for field in fields(TrainingArguments)}
-_CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _NAMES else "gradient_checkpointing"
 # Defaults of transformers and accelerate that shape a result, written down, so that a new release changes none. A
 # setting of the trial stands in none of these tables.
-_SHAPING: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     # AdamW (Loshchilov & Hutter 2019), one fused kernel; the rate falls linearly to zero
     "optim": "adamw_torch_fused",
-    "optim_args": None,
-    "optim_target_modules": None,
     "adam_beta1": 0.9,
     "adam_beta2": 0.999,
     "adam_epsilon": 1e-8,
     "lr_scheduler_type": "linear",
-    "lr_scheduler_kwargs": None,
     "max_grad_norm": 1.0,
     # one batch a step, of which every row counts
     "max_steps": -1,
     "gradient_accumulation_steps": 1,
     "average_tokens_across_devices": True,
-    "auto_find_batch_size": False,
     "train_sampling_strategy": "random",
-    "dataloader_drop_last": False,
     "dataloader_num_workers": 0,
     "dataloader_in_order": True,
     "accelerator_config": {
         "split_batches": False,
         "dispatch_batches": None,
         "even_batches": True,
-        "use_seedable_sampler": True,
+        "use_seedable_sampler": True,  # the order of rows comes from the seed, not from a global generator
         "gradient_accumulation_kwargs": None,
     },
-    "pad_to_multiple_of": None,
-    "ignore_data_skip": False,  # a run that goes on skips the rows it has read
-    # the model as it is
     "label_smoothing_factor": 0.0,
-    "neftune_noise_alpha": None,
-    "router_aux_loss_coef": None,
-    _CHECKPOINTING: False,
-    "torch_compile": False,
-    "use_liger_kernel": False,
-    "full_determinism": False,
-    "tf32": None,  # `precision` decides
-    "bf16_full_eval": False,
-    "fp16_full_eval": False,
     "eval_strategy": "no",  # SFT asks for an evaluation itself
     "per_device_eval_batch_size": 8,
     "logging_nan_inf_filter": True,
-    "load_best_model_at_end": False,
 }
-# what says where a stage runs and what it writes; not recorded
-_PLACE = frozenset(
-    {
-        "output_dir",
-        "use_cpu",
-        "report_to",
-        "disable_tqdm",
-        "save_strategy",
-        "save_steps",
-        "logging_strategy",
-        "logging_steps",
-        "log_level",
-        "dataloader_pin_memory",
-    }
-)
+_DEFAULTS |= dict.fromkeys(("optim_args", "optim_target_modules", "lr_scheduler_kwargs", "pad_to_multiple_of"), None)
+_DEFAULTS |= dict.fromkeys(("neftune_noise_alpha", "router_aux_loss_coef"), None)
+_DEFAULTS |= dict.fromkeys(("auto_find_batch_size", "dataloader_drop_last", "load_best_model_at_end"), False)
+_DEFAULTS |= dict.fromkeys(("activation_checkpointing", "torch_compile", "use_liger_kernel"), False)
+_DEFAULTS |= dict.fromkeys(("full_determinism", "bf16_full_eval", "fp16_full_eval"), False)
+_DEFAULTS |= {
+    "ignore_data_skip": False,  # a resumed run skips the rows that it has read
+    "tf32": None,  # `precision` decides: the Trainer's switch would stay set for the worker's next stage
+}
 
 
-def shared_arguments(output: Path, settings: Pretrain, seed: int, save_steps: int) -> dict[str, Any]:
-    """Arguments that both trainers take: the device and dtype of pretraining, nothing reported. Every step is logged,
-    as means over several would begin anew where a run goes on. Checkpoints are pruned by `Watch`: the Trainer would
-    delete the old one before the new one is whole."""
-    on_cpu, dtype = resolve_device(settings) == "cpu", resolve_dtype(settings)
-    return _SHAPING | {
+class Job(NamedTuple):
+    """Post-training of one cell: it trains the model in `source` and writes into `folder`. `checkpoints` outlives an
+    interruption: a second call goes on from the newest whole checkpoint in it. `saved` is called with each that is
+    written."""
+
+    folder: Path
+    checkpoints: Path
+    trial: Trial
+    arm: Arm
+    seed: int
+    source: Path
+    progress: Callable[[float, str], None]
+    saved: Callable[[Path], None] = lambda checkpoint: None
+
+
+def shared_arguments(settings: Pretrain, seed: int) -> dict[str, Any]:
+    """Arguments of both trainers that shape a result, and that the record of a stage holds."""
+    dtype = resolve_dtype(settings)
+    # accelerate has no fp16 on a CPU; fp32 there
+    fp16 = dtype == "fp16" and resolve_device(settings) != "cpu"
+    return _DEFAULTS | {"seed": seed, "data_seed": seed, "bf16": dtype == "bf16", "fp16": fp16}
+
+
+def local_arguments(output: Path, settings: Pretrain, save_steps: int) -> dict[str, Any]:
+    """Arguments of both trainers that say where a stage runs and what it writes; not recorded. Every step is logged, as
+    means over several would begin anew where a run is resumed. Checkpoints are pruned by `CheckpointCallback`: the
+    Trainer would delete the old one before the new one is whole."""
+    on_cpu = resolve_device(settings) == "cpu"
+    return {
         "output_dir": str(output),
-        "seed": seed,
-        "data_seed": seed,
         "use_cpu": on_cpu,
-        "bf16": dtype == "bf16",
-        "fp16": dtype == "fp16" and not on_cpu,  # accelerate has no fp16 on a CPU; fp32 there
+        "dataloader_pin_memory": not on_cpu,
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "steps",
@@ -106,7 +99,6 @@ def shared_arguments(output: Path, settings: Pretrain, seed: int, save_steps: in
         "logging_strategy": "steps",
         "logging_steps": 1,
         "log_level": "error",
-        "dataloader_pin_memory": not on_cpu,
     }
 
 
@@ -114,41 +106,42 @@ def on_one_device(arguments: Any) -> Any:
     """The same TrainingArguments, of a process that uses one GPU however many it sees: with more TRL's trainers
     refuse to start."""
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # transformers has no public way, beside hiding GPUs before CUDA starts
+        arguments._n_gpu = 1  # no public way, except hiding GPUs before CUDA starts
     return arguments
 
 
-def recorded(arguments: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage's record says of its arguments: those given that shape a result, as the Trainer resolved them."""
+def recorded_arguments(arguments: Any, shaping: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's record says of its arguments: those that shape a result, as the Trainer resolved them."""
     resolved = arguments.to_dict()
-    return {name: resolved[name] for name in sorted(given) if name not in _PLACE}
+    return {name: resolved[name] for name in sorted(shaping)}
 
 
 @contextmanager
-def alone(settings: Pretrain) -> Iterator[None]:
+def single_process(settings: Pretrain) -> Iterator[None]:
     """Within the block the Trainer is one process, whatever a launcher has left in the environment: accelerate would
-    wait for ranks that never come. Products of matrices are as exact as in pretraining."""
-    taken = {name: os.environ.pop(name) for name in launcher_variables()}
+    wait for ranks that never come. Matrix products are as exact as in pretraining."""
+    hidden = {name: os.environ.pop(name) for name in launcher_variables()}
     try:
         with precision(tf32=resolve_device(settings) == "cuda"):
             yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(hidden)
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress and looks for the word to stop; writes a checkpoint's manifest once all of its files are there,
-    as the Trainer writes in place, and only then deletes the one before, its manifest first."""
+class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+    """Reports progress, stops where `stop()` says so, and makes checkpoints whole or absent: a checkpoint's manifest is
+    written once all of its files are, as the Trainer writes in place; only then the one before is deleted."""
 
-    def __init__(self, progress: Progress, stage: str, stop: Callable[[], bool], saved: Saved) -> None:
-        self.progress, self.stage, self.stop, self.saved = progress, stage, stop, saved
+    def __init__(self, job: Job, stage: str, stop: Callable[[], bool]) -> None:
+        self.job, self.stage, self.stop = job, stage, stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # on completions that were used before, GRPO could not go on: they are not in the checkpoint
-        whole = state.global_step % getattr(args, "num_iterations", 1) == 0
-        if self.stop() and whole and state.global_step < state.max_steps:
+        # GRPO uses a batch of completions `num_iterations` times, and they are in no checkpoint: a resume between two
+        # uses would sample others
+        resumable = state.global_step % getattr(args, "num_iterations", 1) == 0
+        if self.stop() and resumable and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
-        self.progress(state.global_step / max(1, state.max_steps), f"{self.stage} step {state.global_step}")
+        self.job.progress(state.global_step / max(1, state.max_steps), f"{self.stage} step {state.global_step}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
@@ -156,18 +149,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         seal(newest, newest.name)
         for path in folder.glob("checkpoint-*"):
             if path != newest:
+                # the manifest first: a kill while the rest is deleted then leaves nothing that passes for whole
                 (path / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(path)
-        self.saved(newest)
+        self.job.saved(newest)
 
 
-def train(trainer: Any, checkpoints: Path, progress: Progress, stage: str, saved: Saved) -> list[dict[str, Any]]:
-    """Train to the end, from the newest whole checkpoint on, and return the log; `saved` is called with each checkpoint
-    that is written. Told to stop, it writes one and raises Interrupted."""
+def train(trainer: Any, checkpoints: Path, job: Job, stage: str) -> list[dict[str, Any]]:
+    """Train to the end, from the newest whole checkpoint on, and return the log. Told to stop, it writes a checkpoint
+    and raises Interrupted."""
     trainer.remove_callback(PrinterCallback)
     with stoppable() as stop:
-        trainer.add_callback(Watch(progress, stage, stop, saved))
-        trainer.train(resume_from_checkpoint=last_complete(checkpoints))
+        trainer.add_callback(CheckpointCallback(job, stage, stop))
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     state = trainer.state
     if state.global_step < state.max_steps:
         raise Interrupted(f"{checkpoints}: stopped after step {state.global_step}; the same command goes on from there")
@@ -175,12 +169,21 @@ def train(trainer: Any, checkpoints: Path, progress: Progress, stage: str, saved
     return log
 
 
-def last_complete(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that is as it was written; what was written in part, or damaged since, is deleted."""
     whole = {}
     for path in folder.glob("checkpoint-*"):
         if is_done(path, path.name) and not verify(path):
-            whole[int(path.name.rpartition("-")[2])] = str(path)
+            whole[int(path.name.rpartition("-")[2])] = str(path)  # by number: by name 9 comes after 10
         else:
             shutil.rmtree(path)
     return whole[max(whole)] if whole else None
+
+
+def write_result(job: Job, stage: str, model: Any, record: Mapping[str, Any], started: float) -> None:
+    """Write model, tokenizer and `<stage>_results.json`."""
+    model.save_pretrained(job.folder)
+    copy_tokenizer(job.source, job.folder)
+    cell = {"condition": job.arm.name, "seed": job.seed}
+    seconds = time.perf_counter() - started
+    write_json(job.folder / f"{stage}_results.json", {**cell, **record, "seconds": seconds})

@@ -1,15 +1,14 @@
-"""Checkpoints of pretraining: model, optimizers and log, whole or absent; the loader's place is the step itself.
+"""Checkpoints of pretraining: model, optimizers and log, whole or absent.
 
     <checkpoints>/step_000500/{model.safetensors, optimizer.safetensors, log.json, manifest.json}
 
-They are written beside training: a disk or a storage takes seconds for what a GPU computes in one. Nothing in the loop
-draws at random, so there is no state of a generator to keep; that of fp16's scaler is in the log.
+The number of steps is all the loader needs to find its place again. Nothing in the loop draws at random, so there is no
+state of a generator to keep; that of fp16's scaler is in the log.
 """
 
-import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,89 +21,89 @@ from tokentrial.settings import Checkpoint
 from tokentrial.store import is_done, read_json, step, verify, write_json
 
 Optimizers = list[torch.optim.Optimizer]
-Scaler = torch.amp.GradScaler
 Records = list[dict[str, Any]]
 Tensors = dict[str, torch.Tensor]
-_FOLDER = re.compile(r"step_(\d{6,})")
 
 
-class Writer:
-    """Writes checkpoints of one cell in a thread of its own, one after the other; `saved` is called there with each.
-    Use as a context manager: leaving it waits for the last. What fails in the thread is raised by the next call."""
+class CheckpointWriter:
+    """Writes a cell's checkpoints in a thread of its own, one after the other: a disk or a storage takes seconds for
+    what a GPU computes in one. `saved` is called there with each. What fails in the thread is raised by the next call,
+    or as the context manager, which waits for the last, is left."""
 
     def __init__(self, folder: Path, settings: Checkpoint, saved: Callable[[Path], None] = lambda folder: None) -> None:
         self.folder, self.settings, self.saved = folder, settings, saved
         self._thread = ThreadPoolExecutor(1)
-        self._writing: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
-        if error[0] is None:
+        if error[0] is None:  # an error of the training is the one to be seen
             self.wait()
 
-    def save(self, number: int, model: GPT, optimizers: Optimizers, scaler: Scaler, records: Records) -> None:
-        """Take a copy of the state after `number` steps, on the CPU, and write it while training goes on. The
-        optimizers' state, all of it tensors, is named `optimizer.parameter.key`."""
-        self.wait()  # at most two copies of the state are in memory, and a slow disk holds training up, not memory
-        weights = {name: _copy(tensor) for name, tensor in model.state_dict().items()}
+    def save(
+        self, steps: int, model: GPT, optimizers: Optimizers, scaler: torch.amp.GradScaler, records: Records
+    ) -> None:
+        """Copy the state after so many steps to the CPU and write it while training goes on. The optimizers' state, all
+        of it tensors, is named `optimizer.parameter.key`."""
+        self.wait()  # so that a slow disk holds up training instead of filling the memory with copies
         state = {
-            f"{optimizer}.{parameter}.{key}": _copy(tensor)
-            for optimizer, one in enumerate(optimizers)
-            for parameter, tensors in one.state_dict()["state"].items()
+            f"{number}.{parameter}.{key}": tensor
+            for number, optimizer in enumerate(optimizers)
+            for parameter, tensors in optimizer.state_dict()["state"].items()
             for key, tensor in tensors.items()
         }
         log = {"records": list(records), "scaler": scaler.state_dict()}
-        self._writing = self._thread.submit(self._write, number, weights, state, log)
+        self._pending = self._thread.submit(self._write, steps, cpu_copies(model.state_dict()), cpu_copies(state), log)
 
     def wait(self) -> None:
         """Until what was saved is on the disk."""
-        if self._writing:
-            self._writing.result()
-            self._writing = None
+        if self._pending:
+            self._pending.result()
+            self._pending = None
 
-    def _write(self, number: int, weights: Tensors, state: Tensors, log: dict[str, Any]) -> None:
-        """Write one, then prune: the last ones stay, and those of `keep_every`."""
-        with step(_at(self.folder, number), _name(number), step=number) as partial:
+    def _write(self, steps: int, weights: Tensors, state: Tensors, log: dict[str, Any]) -> None:
+        with step(_folder(self.folder, steps), _fingerprint(steps), step=steps) as partial:
             save_file(weights, partial / "model.safetensors")
             save_file(state, partial / "optimizer.safetensors")
             write_json(partial / "log.json", log)
-        for old in _whole(self.folder)[: -self.settings.keep_last]:
+        # prune only now that the new one is whole: a kill at any moment leaves one to resume from
+        for old in checkpoint_steps(self.folder)[: -self.settings.keep_last]:
             if self.settings.keep_every is None or old % self.settings.keep_every:
-                shutil.rmtree(_at(self.folder, old))
-        self.saved(_at(self.folder, number))
+                shutil.rmtree(_folder(self.folder, old))
+        self.saved(_folder(self.folder, steps))
 
 
-def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: Scaler) -> tuple[int, Records]:
+def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.GradScaler) -> tuple[int, Records]:
     """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and the
-    records of their log; 0 and none without any."""
+    records of its log; 0 and none without any."""
     device = str(model.wte.weight.device)
-    for number in reversed(_whole(folder)):
-        newest = _at(folder, number)
+    for steps in reversed(checkpoint_steps(folder)):
+        newest = _folder(folder, steps)
         if damaged := verify(newest):
             print(f"{newest / damaged[0]}: damaged; going on from the checkpoint before", file=sys.stderr)
             continue
         model.load_state_dict(load_file(newest / "model.safetensors", device=device))
-        states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
+        states: list[dict[int, Tensors]] = [{} for _ in optimizers]
         for name, tensor in load_file(newest / "optimizer.safetensors", device=device).items():
-            optimizer, parameter, key = name.split(".")
-            states[int(optimizer)].setdefault(int(parameter), {})[key] = tensor
-        for one, state in zip(optimizers, states, strict=True):
-            one.load_state_dict(one.state_dict() | {"state": state})
+            number, parameter, key = name.split(".")
+            states[int(number)].setdefault(int(parameter), {})[key] = tensor
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         log = read_json(newest / "log.json")
         if log.get("scaler"):  # empty unless the precision was fp16
             scaler.load_state_dict(log["scaler"])
-        return number, log["records"]
+        return steps, log["records"]
     return 0, []
 
 
-def hand_over(folder: Path, to: Path, settings: Checkpoint) -> None:
-    """Copy the weights of the checkpoints that are kept to the end, as `model_<step>.safetensors`."""
-    for number in _whole(folder):
-        if settings.keep_every and number % settings.keep_every == 0:
-            shutil.copyfile(_at(folder, number) / "model.safetensors", to / weights_name(number))
+def copy_kept(folder: Path, to: Path, settings: Checkpoint) -> None:
+    """Copy the weights of the checkpoints that `keep_every` keeps to the end, as `model_<step>.safetensors`."""
+    for steps in checkpoint_steps(folder):
+        if settings.keep_every and steps % settings.keep_every == 0:
+            shutil.copyfile(_folder(folder, steps) / "model.safetensors", to / weights_name(steps))
 
 
 def weights_name(steps: int) -> str:
@@ -112,30 +111,21 @@ def weights_name(steps: int) -> str:
     return f"model_{steps - 1:05d}.safetensors"
 
 
-def last_step(folder: Path) -> int:
-    """Steps of the last whole checkpoint, 0 where there is none."""
-    return max(_whole(folder), default=0)
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are whole, in order. By number: seven digits would sort before six."""
+    numbers = [name.removeprefix("step_") for name in (path.name for path in folder.glob("step_*"))]
+    steps = sorted(int(number) for number in numbers if number.isdigit())  # others are `.partial`
+    return [number for number in steps if is_done(_folder(folder, number), _fingerprint(number))]
 
 
-def save_tensors(state: Tensors, path: Path) -> None:
-    """Write tensors of any device as a safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+def cpu_copies(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Copies on the CPU, which later steps leave alone: an optimizer changes its tensors in place."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _folder(checkpoints: Path, steps: int) -> Path:
+    return checkpoints / f"step_{steps:06d}"
 
 
-def _whole(folder: Path) -> list[int]:
-    """Steps of the checkpoints that are whole, in order."""
-    names = [_FOLDER.fullmatch(path.name) for path in folder.glob("step_*")]
-    numbers = sorted(int(name[1]) for name in names if name)
-    return [number for number in numbers if is_done(_at(folder, number), _name(number))]
-
-
-def _at(folder: Path, number: int) -> Path:
-    return folder / f"step_{number:06d}"
-
-
-def _name(number: int) -> str:
-    return f"checkpoint {number}"
+def _fingerprint(steps: int) -> str:
+    return f"checkpoint {steps}"

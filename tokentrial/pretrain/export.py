@@ -57,6 +57,7 @@ def to_hf(model: GPT, eos: int) -> "GPT2LMHeadModel":
         for name, tensor in model.state_dict().items()
     }
     state["transformer.wte.weight"] = state["transformer.wte.weight"][: shape.vocab]
+    # strict: a name that is missing or left over is an error here and no weight at random
     exported.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
     return exported.eval()
 
@@ -67,14 +68,14 @@ def from_hf(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         name: tensor.t().contiguous() if name.endswith(_TRANSPOSED) else tensor
         for name, tensor in named.items()
-        # the head is tied, and old checkpoints hold the causal mask
+        # the head is tied to wte, and old checkpoints hold the causal mask
         if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
 
 
 @torch.no_grad()
-def begin(model: GPT, folder: Path, vocabulary: Vocabulary, arm: Arm) -> None:
-    """Give the model the weights of the checkpoint in `folder`; positions beyond its context are cut.
+def load_initial_weights(model: GPT, folder: Path, vocabulary: Vocabulary, arm: Arm) -> None:
+    """Give the model the weights of the GPT-2 in `folder`; positions beyond the model's context are cut.
 
     Rows of ids up to eos are the checkpoint's. What lies behind is new: an arm's own tokens begin as the mean of the
     digits they stand for, or of the words of an answer without any, every other row as the mean of all (Hewitt 2021: so
@@ -83,11 +84,11 @@ def begin(model: GPT, folder: Path, vocabulary: Vocabulary, arm: Arm) -> None:
     try:
         files = [load_file(path) for path in sorted(folder.glob("model*.safetensors"))]
         state = from_hf(dict(chain.from_iterable(file.items() for file in files)))
-        old, new = state["wte.weight"][: vocabulary.eos + 1], torch.zeros(model.wte.weight.shape)
-        new[: vocabulary.size] = old.mean(dim=0)
+        old, new = state["wte.weight"][: vocabulary.eos + 1], torch.zeros(model.wte.weight.shape)  # (rows, C)
+        new[: vocabulary.size] = old.mean(dim=0)  # the padded rows stay zero
         new[: len(old)] = old
         for token, row in vocabulary.token_ids(arm).items():
-            new[row] = old[_stood_for(token, vocabulary, arm)].mean(dim=0)
+            new[row] = old[_source_ids(token, vocabulary, arm)].mean(dim=0)
         state |= {"wte.weight": new, "wpe.weight": state["wpe.weight"][: model.config.context]}
         model.load_state_dict(state)
     except (SafetensorError, KeyError, RuntimeError, IndexError) as error:
@@ -96,7 +97,7 @@ def begin(model: GPT, folder: Path, vocabulary: Vocabulary, arm: Arm) -> None:
         ) from None
 
 
-def _stood_for(token: str, vocabulary: Vocabulary, arm: Arm) -> list[int]:
+def _source_ids(token: str, vocabulary: Vocabulary, arm: Arm) -> list[int]:
     """Ids of the digits of a token's fact, else of its answer's words; of all digits where it stands for any fact."""
     fact = arm.facts.by_token.get(token)
     digits = re.findall(r"[0-9]", fact.equation if fact else token)

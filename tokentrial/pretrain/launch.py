@@ -13,18 +13,18 @@ from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import die_with_parent, stoppable
 from tokentrial.settings import Pretrain
 
-_MARK = "@progress "
+_PROGRESS = "@progress "
 
 
 def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
     """Run `tokentrial.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError with
     what they said where they fail."""
-    where = ["--standalone"]
+    rendezvous = ["--standalone"]
     if settings.endpoint and settings.nodes > 1:
         host, port = settings.endpoint.split(":")
         # the static rendezvous numbers the nodes as they say: the first rank, which writes, is here
-        where = [f"--nnodes={settings.nodes}", "--node-rank=0", f"--master-addr={host}", f"--master-port={port}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={ranks}"]
+        rendezvous = [f"--nnodes={settings.nodes}", "--node-rank=0", f"--master-addr={host}", f"--master-port={port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}"]
     with stoppable() as stop:
         group = subprocess.Popen(
             [*command, "-m", "tokentrial.rank", *arguments],
@@ -32,45 +32,45 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which decides
             preexec_fn=die_with_parent,
         )
         # the word to stop reaches this process, whose call is blocked in reading: it is passed on from a handler
-        before = signal.getsignal(signal.SIGTERM)
+        previous = signal.getsignal(signal.SIGTERM)
 
-        def pass_on(number: int, frame: object) -> None:
+        def terminate_group(number: int, frame: object) -> None:
             group.terminate()
-            if callable(before):
-                before(number, frame)  # type: ignore[arg-type]
+            if callable(previous):
+                previous(number, frame)  # type: ignore[arg-type]
 
-        signal.signal(signal.SIGTERM, pass_on)
-        said: list[str] = []
+        signal.signal(signal.SIGTERM, terminate_group)
+        output: list[str] = []
         try:
             assert group.stdout is not None
             for line in group.stdout:
-                if line.startswith(_MARK):
-                    share, _, text = line.removeprefix(_MARK).rstrip().partition(" ")
+                if line.startswith(_PROGRESS):
+                    share, _, text = line.removeprefix(_PROGRESS).rstrip().partition(" ")
                     progress(float(share), text)
                 else:
-                    said.append(line)
+                    output.append(line)
             code = group.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, previous)
             if group.poll() is None:
                 os.killpg(group.pid, signal.SIGKILL)
         if code and stop():
             raise Interrupted(f"{'/'.join(arguments)}: stopped; the same command goes on from the last checkpoint")
         if code:
-            errors = [line.removeprefix("tokentrial: ") for line in said if line.startswith("tokentrial: ")]
-            if not errors and any("SIGKILL" in line for line in said):
+            errors = [line.removeprefix("tokentrial: ") for line in output if line.startswith("tokentrial: ")]
+            if not errors and any("SIGKILL" in line for line in output):
                 errors = [
                     f"{arguments[-2]}: a rank of pretraining was killed, perhaps for lack of memory; run the same "
                     "command again, with a smaller pretrain.micro_batch if memory is short"
                 ]
-            raise TrialError(errors[0].strip() if errors else "torchrun failed:\n" + "".join(said[-30:]))
+            raise TrialError(errors[0].strip() if errors else "torchrun failed:\n" + "".join(output[-30:]))
 
 
-def tell(share: float, text: str) -> None:
+def print_progress(share: float, text: str) -> None:
     """Progress from the first rank to the process that launched it."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{_MARK}{share:.5f} {text}", flush=True)
+        print(f"{_PROGRESS}{share:.5f} {text}", flush=True)

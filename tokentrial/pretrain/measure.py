@@ -8,30 +8,30 @@ import torch
 
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Batch, Position
-from tokentrial.pretrain.optim import Step
-from tokentrial.pretrain.ranks import joined
+from tokentrial.pretrain.optim import TrainStep
+from tokentrial.pretrain.ranks import process_group
 from tokentrial.settings import Pretrain
 
 STEPS = 20
 _SECONDS = 60.0  # after which no further step is begun
 
 
-class Measured(NamedTuple):
+class Throughput(NamedTuple):
     """Tokens a second of one worker over so many steps."""
 
     tokens_per_s: float
     steps: int
 
 
-def measure(settings: Pretrain, vocabulary: int) -> Measured:
+def measure(settings: Pretrain, vocabulary: int) -> Throughput:
     """Take 20 steps of one micro-batch each, fewer where a minute is over, after one that compiles and warms up; as one
     worker of a run does: on one GPU, or with one thread on a CPU. A step costs the same whatever ids it reads."""
-    with joined(settings) as ranks:
+    with process_group(settings) as ranks:
         if ranks.device.type == "cpu":
             torch.set_num_threads(1)
         shape, generator = (settings.micro_batch, settings.context + 1), np.random.default_rng(0)
 
-        def drawn() -> Batch:
+        def random_batch() -> Batch:
             ids = generator.integers(vocabulary, size=shape, dtype=np.int64)
             return Batch(ids[:, :-1], ids[:, 1:], Position(0, 0, ""))
 
@@ -40,11 +40,11 @@ def measure(settings: Pretrain, vocabulary: int) -> Measured:
         one_micro_batch = settings.model_copy(
             update={"batch_tokens": settings.micro_batch * settings.context, "compile": compiled}
         )
-        step = Step(GPT(config, 0).to(ranks.device), drawn, one_micro_batch, ranks)
+        step = TrainStep(GPT(config, 0).to(ranks.device), random_batch, one_micro_batch, ranks)
         ends: list[float] = []
         while len(ends) < 2 or (len(ends) <= STEPS and ends[-1] - ends[0] < _SECONDS):
             loss, _ = step(1.0)
             loss.item()  # waits for the GPU
             ends.append(time.perf_counter())
     steps = len(ends) - 1
-    return Measured(steps * one_micro_batch.batch_tokens / (ends[-1] - ends[0]), steps)
+    return Throughput(steps * one_micro_batch.batch_tokens / (ends[-1] - ends[0]), steps)

@@ -47,60 +47,52 @@ class Meter:
         progress: Progress | None,
     ) -> None:
         self.settings, self.device, self.records, self.progress = settings, ranks.device, records, progress
-        self.flops = settings.flops_per_token(vocabulary)
+        self.flops_per_token = settings.flops_per_token(vocabulary)
         peak = peak_flops(ranks.device)
         self.peak = peak * ranks.world if peak else None
         self.metrics, self.log = ((folder / file).open("w", buffering=1) for file in ("metrics.jsonl", "log.txt"))
         self.tracker = None if settings.track == "none" else _tracker(settings, folder, name)
         for record in records:
             self._write(record)
-        self.before = max((record["seconds"] for record in records), default=0.0)
+        # a resumed run goes on counting where the one before was stopped
+        self.seconds_before = max((record["seconds"] for record in records), default=0.0)
         self.last_step = max((record["step"] for record in records), default=-1)
-        self.started = self.last = time.perf_counter()
-        self.left_out = 0.0
+        self.started = self.last_time = time.perf_counter()
+        self.excluded = 0.0
 
     @property
     def seconds(self) -> float:
         """Since training began, what was before a stop among them."""
-        return self.before + time.perf_counter() - self.started
+        return self.seconds_before + time.perf_counter() - self.started
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """The seconds in the block, of a probe or a checkpoint, are left out of the speed."""
-        began = time.perf_counter()
+    def excluding(self) -> Iterator[None]:
+        """The seconds in the block, of a probe or a checkpoint, do not count for the speed of training."""
+        started = time.perf_counter()
         yield
-        self.left_out += time.perf_counter() - began
+        self.excluded += time.perf_counter() - started
 
     def step(self, step: int, loss: float, lr: float, norm: float) -> None:
         """Record a step that is logged."""
         now, settings = time.perf_counter(), self.settings
         tokens = (step - self.last_step) * settings.batch_tokens
-        rate = tokens / max(1e-9, now - self.last - self.left_out)
-        self.last, self.last_step, self.left_out = now, step, 0.0
+        rate = tokens / max(1e-9, now - self.last_time - self.excluded)
+        self.last_time, self.last_step, self.excluded = now, step, 0.0
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device)
         else:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        tflops, mfu = rate * self.flops / 1e12, rate * self.flops / self.peak if self.peak else None
-        self.add(
-            {
-                "step": step,
-                "loss": loss,
-                "lr": lr,
-                "norm": norm,
-                "tokens_per_s": rate,
-                "tflops_per_s": tflops,
-                "mfu": mfu,
-                "memory_gb": memory / 1e9,
-            }
-        )
+        flops = rate * self.flops_per_token
+        mfu = flops / self.peak if self.peak else None
+        speed = {"tokens_per_s": rate, "tflops_per_s": flops / 1e12, "mfu": mfu, "memory_gb": memory / 1e9}
+        self.add({"step": step, "loss": loss, "lr": lr, "norm": norm, **speed})
         if self.progress:
-            left = (settings.steps - step - 1) * settings.batch_tokens / rate
+            seconds_left = (settings.steps - step - 1) * settings.batch_tokens / rate
             used = f" mfu {mfu:.0%}" if mfu else ""
             self.progress(
                 (step + 1) / settings.steps,
                 f"step {step + 1} loss {loss:.3f} lr {lr:.1e} norm {norm:.2f} {rate:,.0f} tokens/s "
-                f"{tflops:.2f} TFLOP/s{used} {memory / 1e9:.1f} GB {left:.0f} s left",
+                f"{flops / 1e12:.2f} TFLOP/s{used} {memory / 1e9:.1f} GB {seconds_left:.0f} s left",
             )
 
     def add(self, record: dict[str, Any]) -> None:

@@ -11,51 +11,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# the quintic whose slope at zero is steepest: five rounds bring singular values of 0.003 and more near 1
+# the quintic whose slope at zero is steepest: five iterations bring singular values of 0.003 and more near 1
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-_ROUNDS = 5
+_ITERATIONS = 5
 _MOMENTUM = 0.95
-_LEAST_NORM = 1e-7
+_MIN_NORM = 1e-7
 
 
-def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The Newton-Schulz iteration x <- (a + b xx' + c (xx')^2) x of each matrix [rows, columns], rows <= columns, in
-    its dtype: U S V' comes out as about U V', with singular values of 0.7 to 1.2 for 1, which trains as well."""
-    found = []
-    for x in map(_scaled, matrices):
-        for _ in range(_ROUNDS):
-            gram = x @ x.mT  # [rows, rows]
+def newton_schulz(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The iteration x <- (a + b xx' + c (xx')^2) x of each matrix [rows, columns], rows <= columns, in its dtype:
+    U S V' comes out as about U V', with singular values of 0.7 to 1.2 for 1, which trains as well."""
+    updates = []
+    for x in map(_unit_norm, matrices):
+        for _ in range(_ITERATIONS):
+            gram = x @ x.mT  # (rows, rows)
             x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-        found.append(x)
-    return found
+        updates.append(x)
+    return updates
 
 
-def orthogonal_by_gram(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The same, iterated on xx' alone, as each round multiplies x from the left by a polynomial of xx': two thirds of
-    the products where a matrix is four times as wide as high, and those of like height in one stack. Squared singular
-    values need the digits of fp32: in bf16 the small ones drown."""
-    found, by_rows = list(matrices), defaultdict[int, list[int]](list)
-    for number, matrix in enumerate(matrices):
-        by_rows[matrix.shape[0]].append(number)
-    for numbers in by_rows.values():
-        start = [_scaled(matrices[number]) for number in numbers]
-        gram = torch.stack([x @ x.mT for x in start])  # [matrices, rows, rows]
-        product: Tensor | None = None
-        for step in range(_ROUNDS):
+def newton_schulz_gram(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The same, iterated on xx' alone, as each iteration multiplies x from the left by a polynomial of xx': two thirds
+    of the products where a matrix is four times as wide as high. Squared singular values need the digits of fp32: in
+    bf16 the small ones drown."""
+    updates, by_rows = list(matrices), defaultdict[int, list[int]](list)
+    for index, matrix in enumerate(matrices):
+        by_rows[matrix.shape[0]].append(index)
+    for indices in by_rows.values():  # Gram matrices of one size go through as one stack: fewer, larger products
+        start = [_unit_norm(matrices[index]) for index in indices]
+        gram = torch.stack([x @ x.mT for x in start])  # (matrices, rows, rows)
+        product: Tensor | None = None  # of the factors so far, (matrices, rows, rows)
+        for iteration in range(_ITERATIONS):
             factor = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
             factor.diagonal(dim1=1, dim2=2).add_(_A)
             product = factor if product is None else factor @ product
-            if step + 1 < _ROUNDS:
-                gram = factor @ gram @ factor
+            if iteration + 1 < _ITERATIONS:
+                gram = factor @ gram @ factor  # of the next x = factor x; both commute and are symmetric
         assert product is not None
-        for number, left, x in zip(numbers, product, start, strict=True):
-            found[number] = left @ x
-    return found
+        for index, left, x in zip(indices, product, start, strict=True):
+            updates[index] = left @ x
+    return updates
 
 
-def _scaled(matrix: Tensor) -> Tensor:
+def _unit_norm(matrix: Tensor) -> Tensor:
     """By the Frobenius norm no singular value is beyond 1, where the quintic would diverge."""
-    return torch.div(matrix, matrix.norm().clamp(min=_LEAST_NORM))
+    return torch.div(matrix, matrix.norm().clamp(min=_MIN_NORM))
 
 
 class Muon(torch.optim.Optimizer):
@@ -67,22 +67,25 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step on the gradients that are there; parameters without one are left alone."""
+        """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            wide = []
+            updates = []
             for weight in weights:
                 state = self.state[weight]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(weight.grad)
                 momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - _MOMENTUM)
-                update = weight.grad.lerp(momentum, _MOMENTUM)
-                wide.append(update if update.shape[0] <= update.shape[1] else update.mT)
-            if wide and wide[0].device.type == "cpu":
-                steps = orthogonal_by_gram(wide)
+                update = weight.grad.lerp(momentum, _MOMENTUM)  # Nesterov: the momentum one step ahead
+                # the side of xx' is the matrix's height: tall ones go through transposed, so that it is the shorter
+                updates.append(update if update.shape[0] <= update.shape[1] else update.mT)
+            if updates and updates[0].device.type == "cpu":
+                updates = newton_schulz_gram(updates)
             else:
-                steps = orthogonal([matrix.bfloat16() for matrix in wide])
-            for weight, step in zip(weights, steps, strict=True):
+                updates = newton_schulz([update.bfloat16() for update in updates])
+            for weight, update in zip(weights, updates, strict=True):
                 rows, columns = weight.shape
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(step if rows <= columns else step.mT, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+                weight.add_(
+                    update if rows <= columns else update.mT, alpha=-group["lr"] * max(1, rows / columns) ** 0.5
+                )

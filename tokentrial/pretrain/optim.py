@@ -18,7 +18,7 @@ from tokentrial.pretrain.ranks import Ranks
 from tokentrial.settings import Pretrain
 
 
-def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
     """The optimizers of a model, their peak rate kept in each group as `peak_lr`.
 
     `adamw`: one AdamW, weight decay on matrices and embeddings only (GPT-2's way in nanoGPT). `muon`: Muon on the
@@ -30,23 +30,21 @@ def optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:
     muon, decay = settings.optimizer == "muon", settings.weight_decay
     decayed = embeddings if muon else [*matrices, *embeddings]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=True)
-    ]
+    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [adamw]
     if muon:
-        made.append(Muon(matrices, lr=settings.muon_lr, weight_decay=decay))
-    for optimizer in made:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return made
+        optimizers.append(Muon(matrices, lr=settings.muon_lr, weight_decay=decay))
+    for group in JointOptimizer(optimizers).param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizers
 
 
-def lr_share(step: int, settings: Pretrain) -> float:
+def lr_scale(step: int, settings: Pretrain) -> float:
     """Share of the peak rate at a step: linear warm-up, then cosine (Loshchilov & Hutter 2017) to `min_lr`, or flat
     and a linear fall over the last `decay` of the steps (warm-up-stable-decay, Hu et al. 2024)."""
     warmup = settings.warmup * settings.steps
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return (step + 1) / (warmup + 1)  # from the first step on above 0: a step at rate 0 would be wasted
     if settings.schedule == "cosine":
         progress = (step - warmup) / max(1.0, settings.steps - warmup)
         return settings.min_lr + (1 - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -54,84 +52,82 @@ def lr_share(step: int, settings: Pretrain) -> float:
     return settings.min_lr + (1 - settings.min_lr) * min(1.0, left)
 
 
-def set_rates(made: list[torch.optim.Optimizer], share: float) -> None:
-    """Set every group's rate to `share` of its peak."""
-    for optimizer in made:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * share
+class JointOptimizer:
+    """The optimizers of a model as one, which is what GradScaler asks for. It keeps what it found of infinities by
+    optimizer; one that found none would step on gradients that the joint clip has made zero or NaN by an infinity in
+    the other's."""
 
-
-class Joint:
-    """The optimizers of a model as GradScaler asks one of them. It keeps what it found of infinities by optimizer; one
-    that found none would step on gradients that the joint clip has made zero or NaN by an infinity in the other's."""
-
-    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
-        self.members = members
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.members for group in optimizer.param_groups]
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self) -> None:
-        for optimizer in self.members:
+        for optimizer in self.optimizers:
             optimizer.step()
 
 
-class Step:
-    """Takes optimizer steps: gradients of the mean loss of the batch that `following` gives, of the whole group of
+class TrainStep:
+    """Takes optimizer steps: gradients of the mean loss of the batch that `next_batch` gives, of the whole group of
     ranks, `micro_batch` rows of each rank at a time. `position` is how far in the text the batches that were taken go:
     the loader itself may be a batch ahead."""
 
-    def __init__(self, model: GPT, following: Callable[[], Batch], settings: Pretrain, ranks: Ranks) -> None:
-        self.following, self.settings, self.ranks = following, settings, ranks
-        self.optimizers, self.parameters = optimizers(model, settings), list(model.parameters())
-        self.joint: Any = Joint(self.optimizers)
+    def __init__(self, model: GPT, next_batch: Callable[[], Batch], settings: Pretrain, ranks: Ranks) -> None:
+        self.next_batch, self.settings, self.ranks = next_batch, settings, ranks
+        self.optimizers, self.parameters = build_optimizers(model, settings), list(model.parameters())
+        self.joint: Any = JointOptimizer(self.optimizers)
         self.position = Position(0, 0, "the beginning")
         self.rows, self.micro_batch = ranks.rows(settings.batch_tokens // settings.context, settings.micro_batch)
         device, dtype = ranks.device.type, resolve_dtype(settings)
         # the model itself stays as it is: validation and probes ask it with other shapes, each to be compiled anew
-        trained: Any = torch.compile(model) if settings.compiles(device, model.config.vocab) else model
-        self.model = ranks.wrap(trained)
-        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        self.autocast = torch.autocast(device, kinds[dtype]) if dtype in kinds else nullcontext()
+        compiled: Any = torch.compile(model) if settings.compiles(device, model.config.vocab) else model
+        self.model = ranks.wrap(compiled)
+        low_precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype)
+        # weights and optimizer stay in fp32: an update of 1e-4 of a weight is lost in bf16's 8 bits
+        self.autocast = torch.autocast(device, low_precision) if low_precision else nullcontext()
+        # fp16 ends at 6e-5, where many gradients lie: the loss is scaled up, and a step that overflows is left out
         self.scaler = torch.amp.GradScaler(device, enabled=dtype == "fp16")
         # on a GPU the next batch is made while this one is computed; on a CPU it would only take from the same cores
-        self.ahead = ThreadPoolExecutor(1) if device == "cuda" else None
-        self.coming: Future[Batch] | None = None
+        self.prefetcher = ThreadPoolExecutor(1) if device == "cuda" else None
+        self.prefetched: Future[Batch] | None = None
 
-    def __call__(self, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take a step at a share of the peak rates. Returns this rank's mean loss and the norm of the gradient before
-        it was clipped."""
-        set_rates(self.optimizers, share)
-        inputs, targets, self.position = self._next()
+    def __call__(self, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a step at `scale` of the peak rates. Returns this rank's mean loss and the norm of the gradient before
+        it was clipped, both still on the device: reading them would make every step wait for the GPU."""
+        for group in self.joint.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+        inputs, targets, self.position = self._following_batch()
         parts = len(self.rows) // self.micro_batch
         total = torch.zeros((), device=self.ranks.device)
         for part in range(parts):
             first = self.rows.start + part * self.micro_batch
-            x, y = (self._there(side[first : first + self.micro_batch]) for side in (inputs, targets))
-            waits = self.ranks.world > 1 and part + 1 < parts
-            no_sync: Any = self.model.no_sync if waits else nullcontext
+            x, y = (self._to_device(ids[first : first + self.micro_batch]) for ids in (inputs, targets))  # (B, T)
+            # gradients travel between the ranks once a step, with the last micro-batch
+            accumulating = self.ranks.world > 1 and part + 1 < parts
+            no_sync: Any = self.model.no_sync if accumulating else nullcontext
             with no_sync(), self.autocast:
-                loss: torch.Tensor = self.model(x, y) / parts
+                loss: torch.Tensor = self.model(x, y) / parts  # all of one size, so the mean of means is the mean
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self.scaler.unscale_(self.joint)
+        self.scaler.unscale_(self.joint)  # before clipping, whose threshold is of the true gradient
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.scaler.step(self.joint)
         self.scaler.update()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         return total, norm
 
-    def _next(self) -> Batch:
-        if self.ahead is None:
-            return self.following()
-        batch = self.coming.result() if self.coming else self.following()
-        self.coming = self.ahead.submit(self.following)
+    def _following_batch(self) -> Batch:
+        if self.prefetcher is None:
+            return self.next_batch()
+        batch = self.prefetched.result() if self.prefetched else self.next_batch()
+        self.prefetched = self.prefetcher.submit(self.next_batch)
         return batch
 
-    def _there(self, side: NDArray[np.int64]) -> torch.Tensor:
-        tensor = torch.from_numpy(side)
+    def _to_device(self, ids: NDArray[np.int64]) -> torch.Tensor:
+        tensor = torch.from_numpy(ids)
         if self.ranks.device.type != "cuda":
             return tensor
-        return tensor.pin_memory().to(self.ranks.device, non_blocking=True)
+        return tensor.pin_memory().to(self.ranks.device, non_blocking=True)  # from pinned memory the copy runs aside

@@ -18,7 +18,9 @@ from tokentrial.errors import SettingsError
 from tokentrial.pretrain.device import precision, resolve_device
 from tokentrial.settings import Pretrain
 
-_PATIENCE = timedelta(hours=6)
+# a rank that dies ends the group by torchrun's hand; the default of ten minutes would end one that waits for the first
+# rank's probes and uploads
+_TIMEOUT = timedelta(hours=6)
 
 
 class Ranks(NamedTuple):
@@ -43,12 +45,13 @@ class Ranks(NamedTuple):
         if self.world == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
+        # gradients live in the buckets that travel: a copy of them all less
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean over ranks."""
+        """The mean over ranks, in place."""
         if self.world > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value)  # the sum
             value /= self.world
         return value
 
@@ -56,39 +59,31 @@ class Ranks(NamedTuple):
         """Whether it holds in any rank."""
         if self.world == 1:
             return flag
-        told = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told)
+        largest = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return bool(largest)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks are here."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextmanager
-def joined(settings: Pretrain) -> Iterator[Ranks]:
-    """This process's place: alone, or of the group that torchrun's environment names, which is joined and left."""
+def process_group(settings: Pretrain) -> Iterator[Ranks]:
+    """This process's place: alone, or in the group that torchrun's environment names, which is joined and left."""
     kind = resolve_device(settings)
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    device = torch.device(kind)
     if kind == "cuda":
+        device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    with precision(tf32=kind == "cuda"), _group(kind, world):
-        yield Ranks(dist.get_rank() if world > 1 else 0, world, device)
-
-
-@contextmanager
-def _group(kind: str, world: int) -> Iterator[None]:
-    """The group that torchrun's environment names; none for one process alone."""
-    if world == 1:
-        yield
-        return
-    # a rank that dies ends the group by torchrun's hand; the default of ten minutes would end one that waits for the
-    # first rank's probes and uploads
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    with precision(tf32=kind == "cuda"):
+        if world == 1:
+            yield Ranks(device=device)
+            return
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_TIMEOUT)
+        try:
+            yield Ranks(dist.get_rank(), world, device)
+        finally:
+            dist.destroy_process_group()

@@ -3,7 +3,7 @@
     OUT/start/{config.json, tokenizer.json or merges.txt, model*.safetensors}
 
 A folder's files are linked there, the Hub's are downloaded; the hash of what they hold enters the fingerprint. How the
-weights become the model's stands in `export.py`, `begin`.
+weights become the model's stands in `export.py`, `load_initial_weights`.
 """
 
 import re
@@ -19,11 +19,11 @@ from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 from tokentrial.trial import Trial
 
 _VERSION = 1
-_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
-_SMALL = ("config.json", "tokenizer.json", "merges.txt")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
+_METADATA = ("config.json", "tokenizer.json", "merges.txt")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # what GPT-2 is beside its size; one value of several says the same
-_KIND: dict[str, tuple[Any, ...]] = {
+_ARCHITECTURE: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
@@ -37,7 +37,7 @@ def start_folder(trial: Trial) -> Path:
     return trial.folder / "start"
 
 
-def identity(trial: Trial) -> str:
+def start_fingerprint(trial: Trial) -> str:
     """What `pretrain.init` is, for the fingerprint: how weights are drawn, or the hash of the checkpoint's files."""
     path = start_folder(trial) / MANIFEST
     if trial.pretrain.starts_from is None:
@@ -60,59 +60,60 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     source = Path(init).expanduser()
     manifest = read_json(to / MANIFEST) if (to / MANIFEST).exists() else {}
     if source.is_dir():
-        names = _chosen([path.name for path in source.iterdir()], init)
+        names = _checkpoint_files([path.name for path in source.iterdir()], init)
         stamps = [[name, (source / name).stat().st_size, (source / name).stat().st_mtime_ns] for name in names]
-        wanted = fingerprint("start", _VERSION, files=stamps)
-        if not is_done(to, wanted):
-            _fits(source, trial, vocabulary)
-            with step(to, wanted, init=init) as partial:
+        current = fingerprint("start", _VERSION, files=stamps)
+        if not is_done(to, current):
+            _check_compatible(source, trial, vocabulary)
+            with step(to, current, init=init) as partial:
                 for name in names:
                     link(source / name, partial / name)
     elif manifest.get("init") != init or not is_done(to, manifest["fingerprint"]):
-        if not _ON_THE_HUB.fullmatch(init):
+        if not _HUB_NAME.fullmatch(init):
             raise SettingsError(f"pretrain.init: {init}: no such folder, and no OWNER/NAME on the Hub")
         _download(init, to, trial, vocabulary)
-    _fits(to, trial, vocabulary)
+    _check_compatible(to, trial, vocabulary)
 
 
 def _download(init: str, to: Path, trial: Trial, vocabulary: Vocabulary) -> None:
     """From the Hub, the small files first: they say whether the weights are worth it."""
     name, _, revision = init.partition("@")
     with answered(name, "pull") as api:
-        found = api.model_info(name, revision=revision or None)
-        names = _chosen([each.rfilename for each in found.siblings or ()], init)
-        wanted = fingerprint("start", _VERSION, init=init, revision=found.sha)
-        with step(to, wanted, init=init, revision=found.sha) as partial:
+        info = api.model_info(name, revision=revision or None)
+        names = _checkpoint_files([file.rfilename for file in info.siblings or ()], init)
+        # of the commit and not of the branch's name: all files are of one commit, whatever is pushed meanwhile
+        current = fingerprint("start", _VERSION, init=init, revision=info.sha)
+        with step(to, current, init=init, revision=info.sha) as partial:
             for file in names:
-                if file not in _SMALL:
-                    _fits(partial, trial, vocabulary)
-                api.hf_hub_download(name, file, revision=found.sha, local_dir=partial)
+                if file not in _METADATA:
+                    _check_compatible(partial, trial, vocabulary)
+                api.hf_hub_download(name, file, revision=info.sha, local_dir=partial)
             shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's own notes
 
 
-def _chosen(there: Collection[str], init: str) -> list[str]:
+def _checkpoint_files(names: Collection[str], init: str) -> list[str]:
     """The files that are read. Nothing is unpickled."""
-    weights = sorted(filter(_WEIGHTS.fullmatch, there))
-    if "config.json" not in there or not weights:
-        pickled = any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in there)
+    weights = sorted(filter(_WEIGHTS.fullmatch, names))
+    if "config.json" not in names or not weights:
+        pickled = any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names)
         how = (
             "; a pickle is not loaded: convert it where you trust it, "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
         raise SettingsError(
-            f"pretrain.init: {init} holds {', '.join(sorted(there)[:10]) or 'no file'}; expected config.json and "
+            f"pretrain.init: {init} holds {', '.join(sorted(names)[:10]) or 'no file'}; expected config.json and "
             f"model.safetensors of a GPT-2{how if pickled else ''}"
         )
-    whole = "model.safetensors"
-    return [name for name in _SMALL if name in there] + ([whole] if whole in weights else weights)
+    whole = "model.safetensors"  # where there are shards too, they are the same weights once more
+    return [name for name in _METADATA if name in names] + ([whole] if whole in weights else weights)
 
 
-def _fits(folder: Path, trial: Trial, vocabulary: Vocabulary) -> None:
+def _check_compatible(folder: Path, trial: Trial, vocabulary: Vocabulary) -> None:
     """Refuse a checkpoint that is another model than the trial's, naming what differs and what to set."""
     config, settings, init = read_json(folder / "config.json"), trial.pretrain, trial.pretrain.init
     if not isinstance(config, dict):
         raise SettingsError(f"pretrain.init: {init}: config.json holds no settings of a model")
-    for key, expected in _KIND.items():
+    for key, expected in _ARCHITECTURE.items():
         if (found := config.get(key, expected[0])) not in expected:
             raise SettingsError(f"pretrain.init: {init} has {key} {found!r}, expected {expected[0]!r}: no plain GPT-2")
     for key in ("n_layer", "n_head", "n_embd"):

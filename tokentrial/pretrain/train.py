@@ -7,18 +7,26 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors.torch import save_file
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
 from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.pretrain.checkpoint import Writer, hand_over, last_step, restore, save_tensors, weights_name
+from tokentrial.pretrain.checkpoint import (
+    CheckpointWriter,
+    checkpoint_steps,
+    copy_kept,
+    cpu_copies,
+    restore,
+    weights_name,
+)
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
-from tokentrial.pretrain.export import begin
+from tokentrial.pretrain.export import load_initial_weights
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Loader, Position
 from tokentrial.pretrain.meter import Meter, Progress
-from tokentrial.pretrain.optim import Step, lr_share
+from tokentrial.pretrain.optim import TrainStep, lr_scale
 from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
 from tokentrial.settings import Pretrain
@@ -48,51 +56,54 @@ def pretrain(
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
     model = _model(stream, settings, ranks.device, start, checkpoints)
     loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)
-    take = Step(model, loader.next, settings, ranks)
-    done, records = restore(checkpoints, model, take.optimizers, take.scaler) if checkpoints else (0, [])
+    train_step = TrainStep(model, loader.next, settings, ranks)
+    optimizers, scaler = train_step.optimizers, train_step.scaler
+    done, records = restore(checkpoints, model, optimizers, scaler) if checkpoints else (0, [])
     loader.skip(done)
-    take.position = loader.position
+    train_step.position = loader.position
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
     meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None
-    probes, validations = _evenly(settings.probes, settings.steps), _evenly(settings.validations, settings.steps)
-    with Writer(checkpoints or folder, settings.checkpoint, saved) as writer:
+    probes, validations = (_evenly_spaced(times, settings.steps) for times in (settings.probes, settings.validations))
+    with CheckpointWriter(checkpoints or folder, settings.checkpoint, saved) as writer:
         for step in range(done, settings.steps):
-            share = lr_share(step, settings)
-            loss, norm = take(share)
+            scale = lr_scale(step, settings)
+            loss, norm = train_step(scale)
             after, last = step + 1, step + 1 == settings.steps
+            # not every step: to read a loss is to wait for the GPU
             logged = step % settings.log_every == 0 or last
-            goes_on = checkpoints is not None and not last
+            resumable = checkpoints is not None and not last
             # with several ranks only a logged step asks the others whether to stop: a question makes all of them wait
-            stopping = goes_on and (logged or ranks.world == 1) and ranks.any(stop())
-            saving = stopping or (goes_on and after % settings.checkpoint.interval == 0)
+            stopping = resumable and (logged or ranks.world == 1) and ranks.any(stop())
+            saving = stopping or (resumable and after % settings.checkpoint.interval == 0)
             if logged or saving:
                 value = float(ranks.mean(loss))
+                # before anything is written, so that no checkpoint holds a broken model
                 if not value <= _EXPLODED * math.log(vocabulary):  # nor is NaN
                     writer.wait()
-                    where = f"{folder}: the loss is {value:.4g} at step {step}, after {take.position.place}"
-                    raise TrialError(f"{where}; {_kept(checkpoints)}; lower pretrain.lr or pretrain.muon_lr")
+                    where = f"{folder}: the loss is {value:.4g} at step {step}, after {train_step.position.place}"
+                    raise TrialError(f"{where}; {_last_checkpoint(checkpoints)}; lower pretrain.lr or pretrain.muon_lr")
             if meter:
                 if logged:
-                    meter.step(step, value, share * settings.lr, float(norm))
-                with meter.aside():
+                    meter.step(step, value, scale * settings.lr, float(norm))
+                with meter.excluding():
                     if after in validations:
                         meter.add({"step": step, **validate(model, stream, ranks.device)})
                     if probe and after in probes:
                         meter.add({"step": after, "tokens": after * settings.batch_tokens, **probe(after, model)})
-                    if saving:
-                        writer.save(after, model, take.optimizers, take.scaler, meter.records)
+                    if saving:  # last, so that what was measured at this step is in the checkpoint's log
+                        writer.save(after, model, optimizers, scaler, meter.records)
             if stopping:
                 writer.wait()
             if after in probes or after in validations or stopping:
-                ranks.wait()
+                ranks.barrier()
             if stopping:
-                raise Interrupted(f"{folder}: stopped after step {after}, {_kept(checkpoints)}")
+                raise Interrupted(f"{folder}: stopped after step {after}, {_last_checkpoint(checkpoints)}")
     if meter:
         meter.close()
         if checkpoints:
-            hand_over(checkpoints, folder, settings.checkpoint)
-        save_tensors(model.state_dict(), folder / weights_name(settings.steps))
-        write_json(folder / "results.json", _results(stream, settings, model, take.position, ranks, meter))
+            copy_kept(checkpoints, folder, settings.checkpoint)
+        save_file(cpu_copies(model.state_dict()), folder / weights_name(settings.steps))
+        write_json(folder / "results.json", _results(stream, settings, model, train_step.position, ranks, meter))
 
 
 def _model(
@@ -102,7 +113,7 @@ def _model(
     moments, 16 bytes a parameter, or the disk not two checkpoints."""
     config = Config(stream.vocabulary.size, settings.n_layer, settings.n_head, settings.n_embd, settings.context)
     parameters = settings.parameters(config.rows)
-    # of a machine's memory what its page cache holds is free too
+    # `available` and not `free`: what a machine's page cache holds can be had too
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if 16 * parameters > free:
         raise TrialError(
@@ -113,18 +124,18 @@ def _model(
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
     model = GPT(config, stream.seed, settings.init).to(device)
     if start:
-        begin(model, start, stream.vocabulary, arms.get_arm(stream.arm, stream.facts))
+        load_initial_weights(model, start, stream.vocabulary, arms.get_arm(stream.arm, stream.facts))
     return model
 
 
-def _evenly(times: int, steps: int) -> set[int]:
+def _evenly_spaced(times: int, steps: int) -> set[int]:
     """So many step counts, evenly spaced, the last one the end."""
     return {math.ceil(steps * (i + 1) / times) for i in range(times)}
 
 
-def _kept(checkpoints: Path | None) -> str:
-    newest = last_step(checkpoints) if checkpoints else 0
-    return f"the last checkpoint is of step {newest}" if newest else "there is no checkpoint before it"
+def _last_checkpoint(checkpoints: Path | None) -> str:
+    steps = checkpoint_steps(checkpoints) if checkpoints else []
+    return f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint before it"
 
 
 def _results(
@@ -135,19 +146,14 @@ def _results(
     train_losses = [record["loss"] for record in meter.records if "loss" in record]
     val_losses = [record["val_loss"] for record in meter.records if "val_loss" in record]
     probed = [record for record in meter.records if "tokens" in record]
+    shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd")}
     return {
         "condition": stream.arm,
         "seed": stream.seed,
         "vocab_size": config.vocab,
         "num_params": model.num_params(),
         "config": settings.model_dump(mode="json"),
-        "gpt_config": {
-            "block_size": config.context,
-            "vocab_size": config.vocab,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_embd": config.n_embd,
-        },
+        "gpt_config": {"block_size": config.context, "vocab_size": config.vocab, **shape},
         "final_train_loss": train_losses[-1],
         "final_val_loss": val_losses[-1],
         "total_steps": settings.steps,

@@ -4,8 +4,9 @@ byte of original held-out text, by which arms compare.
 One rank measures, with the bare model, while the others wait: no bucket of gradients is touched."""
 
 import math
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms import arm as arms
-from tokentrial.corpus.shards import TEXT, Ids, open_shard, shard_paths
+from tokentrial.corpus.shards import TEXT, Ids
 from tokentrial.corpus.stream import Stream, heldout_documents
 from tokentrial.pretrain.gpt import GPT
 
@@ -26,7 +27,7 @@ _VAL_BATCH = 8  # windows at a time, so that it takes no more memory than a trai
 
 
 class Scored(NamedTuple):
-    """A causal model as scores see it: `logits` gives [rows, time, ids] of ids [rows, time]."""
+    """A causal model as scores see it: `logits` gives (B, T, ids) of ids (B, T)."""
 
     logits: Callable[[Tensor], Tensor]
     ids: int  # of its vocabulary
@@ -37,7 +38,7 @@ class Scored(NamedTuple):
 @torch.no_grad()
 def token_nats(model: Scored, rows: Sequence[Sequence[int]], batch: int) -> list[NDArray[np.float64]]:
     """Nats of each id after the first, row by row, in batches of like lengths with at most `LOGITS` logits."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # rows of like length waste the least on padding
     nats = [np.empty(0)] * len(rows)
     while order:
         longest = len(rows[order[min(batch, len(order)) - 1]])
@@ -45,10 +46,10 @@ def token_nats(model: Scored, rows: Sequence[Sequence[int]], batch: int) -> list
         chosen, order = order[:size], order[size:]
         # the padding stands behind every real id, so a causal model needs no mask
         padded = pad_sequence([torch.tensor(rows[i]) for i in chosen], batch_first=True).to(model.device)
-        logprobs = model.logits(padded[:, :-1]).float().log_softmax(-1)
+        logprobs = model.logits(padded[:, :-1]).float().log_softmax(-1)  # (B, T, ids)
         losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].double().cpu().numpy()
-        for i, found in zip(chosen, losses, strict=True):
-            nats[i] = found[: len(rows[i]) - 1]
+        for i, row_losses in zip(chosen, losses, strict=True):
+            nats[i] = row_losses[: len(rows[i]) - 1]
     return nats
 
 
@@ -68,8 +69,9 @@ def document_nats(model: Scored, documents: Sequence[Ids], batch: int) -> list[f
         for start in range(0, max(len(ids) - 1 - overlap, min(1, len(ids) - 1)), model.context - overlap)
     ]
     nats = [0.0] * len(documents)
-    for (index, start, _), found in zip(windows, token_nats(model, [ids for *_, ids in windows], batch), strict=True):
-        nats[index] += float(found[overlap if start else 0 :].sum())
+    losses = token_nats(model, [ids for *_, ids in windows], batch)
+    for (index, start, _), window_losses in zip(windows, losses, strict=True):
+        nats[index] += float(window_losses[overlap if start else 0 :].sum())
     return nats
 
 
@@ -80,9 +82,9 @@ def validate(model: GPT, stream: Stream, device: torch.device) -> dict[str, floa
     nats = document_nats(scored, [document.ids for document in documents], _VAL_BATCH)
     bits: defaultdict[str, float] = defaultdict(float)
     sizes: defaultdict[str, int] = defaultdict(int)
-    for document, of_document in zip(documents, nats, strict=True):
+    for document, its_nats in zip(documents, nats, strict=True):
         subset = "rewritten" if document.rewritten else "untouched"
-        bits[subset] += of_document / math.log(2)
+        bits[subset] += its_nats / math.log(2)
         sizes[subset] += document.bytes
     by_subset = {f"bits_per_byte_{subset}": bits[subset] / sizes[subset] for subset in bits}
     return {"val_loss": validation_loss(model, stream, device)} | by_subset
@@ -90,21 +92,14 @@ def validate(model: GPT, stream: Stream, device: torch.device) -> dict[str, floa
 
 def validation_loss(model: GPT, stream: Stream, device: torch.device) -> float:
     """Nats a token of the arm's own val text, the first 20,000 as one text; arms are not to be compared by it."""
-    parts, held = [np.empty(0, np.uint16)], 0
-    for document in _val_documents(stream):
-        parts.append(document)
-        held += len(document)
-        if held >= _VAL_TOKENS:
+    arm, parts = arms.get_arm(stream.arm, stream.facts), [np.empty(0, np.uint16)]
+    for document in heldout_documents(stream.folder, TEXT, stream.vocabulary, arm, sys.maxsize):
+        parts.append(document.ids)
+        if sum(map(len, parts)) >= _VAL_TOKENS:
             break
     ids = np.concatenate(parts)[:_VAL_TOKENS]
     [nats] = document_nats(_scored(model, device), [ids], _VAL_BATCH)
     return nats / (len(ids) - 1)
-
-
-def _val_documents(stream: Stream) -> Iterator[Ids]:
-    for path in shard_paths(stream.folder, TEXT, "val"):
-        shard = open_shard(path, stream.vocabulary.eos, stream.folder / "patches" / stream.arm / f"{path.stem}.npz")
-        yield from map(shard.document, range(len(shard)))
 
 
 def _scored(model: GPT, device: torch.device) -> Scored:
