@@ -82,7 +82,7 @@ def until(condition, process=None):
 def stop_at(words, folder, moment, number, later_s=0.0):
     """Start, wait for the moment and so many seconds, send the signal; (exit code, what it said)."""
     process = start(words)
-    until(lambda: any(folder.glob(MOMENTS[moment])), process)
+    until(lambda: any(folder.glob(MOMENTS.get(moment, moment))), process)
     time.sleep(later_s)
     process.send_signal(number)
     said = process.communicate(timeout=PATIENCE_S)[1].decode()
