@@ -14,9 +14,26 @@ from tokentrial.cli import main as cli
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
-VERBS = (
-    "run status report compare power inspect sample arms plan corpus pretrain export sft grpo evaluate bundle push pull"
-).split()
+VERBS = [
+    "run",
+    "status",
+    "report",
+    "compare",
+    "power",
+    "inspect",
+    "sample",
+    "arms",
+    "plan",
+    "corpus",
+    "pretrain",
+    "export",
+    "sft",
+    "grpo",
+    "evaluate",
+    "bundle",
+    "push",
+    "pull",
+]
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = TIMES_TABLE.index(TIMES_TABLE.of(6, 9))  # its place in the block of fact ids
 

@@ -29,6 +29,7 @@ RECOVERY = {"strategy": str, "max_restarts_on_errors": int, "recover_on_exit_cod
 STRATEGIES = {"FAILOVER", "EAGER_NEXT_REGION"}
 GPUS = {"A40", "A100-80GB", "H100", "H200", "RTX4090", "L4"}
 
+
 @pytest.fixture(scope="module")
 def sky():
     return yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())

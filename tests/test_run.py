@@ -21,6 +21,8 @@ from tokentrial.trial import load
 
 CELLS = "baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2"
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
+
+
 def snapshot(folder):
     """Every file with what would change if it were written again."""
     memory = (".lock", "trial.yaml", "sources.json")  # where the run lies and what it is asked
