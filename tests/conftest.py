@@ -56,7 +56,7 @@ TINY = (
 AFTER = (
     "pretrain.context=128",
     "pretrain.micro_batch=32",
-    "sft={stages: [{sources: [{source: word_problems}], epochs: 3, lr: 0.01}], batch: 8, max_length: 128, held: 6,"
+    "sft={stages: [{sources: [{source: word_problems}], epochs: 4, lr: 0.02}], batch: 8, max_length: 128, held: 6,"
     " checkpoint_every: 10}",
     "grpo={task: word_problems, prompts: 8, batch: 2, generations: 2, new_tokens: 32, lr: 0.001, format_bonus: 0.5,"
     " on_zero: go on, checkpoint_every: 1}",

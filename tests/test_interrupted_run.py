@@ -114,17 +114,6 @@ def stopped_politely(trial, words, moment, number=signal.SIGTERM):
 
 
 @pytest.mark.slow
-def test_a_run_stopped_by_sigterm_and_then_by_sigkill_goes_on(short, undisturbed, inline):
-    trial, words = short
-    stopped_politely(trial, words, "drills")
-    code, _ = stop_at(words, trial.folder, "pretrain", signal.SIGKILL, random.Random(1).random())
-    assert code == -signal.SIGKILL
-    nothing_is_half_there(trial)
-    assert run(trial)["outcomes"] == undisturbed
-    assert not list(trial.folder.rglob("*.partial"))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_sigkill_at_any_moment(command, finished, inline, moment):
     trial, words = command
