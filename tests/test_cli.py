@@ -164,6 +164,14 @@ def test_bad_usage_is_told_and_writes_nothing(refused, tmp_path, monkeypatch, wo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_an_output_that_is_a_file_is_named_and_kept(refused, tmp_path, below):
+    (tmp_path / "mine").write_text("notes")
+    err = refused(1, "run", "smoke", f"output={tmp_path / 'mine'}{below}")
+    assert f"{tmp_path / 'mine'}{below}: found a file, expected a folder; move it" in err
+    assert (tmp_path / "mine").read_text() == "notes"
+
+
 def test_a_stage_whose_input_is_missing_has_failed(refused, tmp_path):
     err = refused(1, "pretrain", "smoke", f"output={tmp_path}/out")
     assert "corpus: not ready; run `tokentrial corpus` with the same trial first" in err
@@ -188,11 +196,3 @@ def test_a_report_ends_with_the_path_of_its_page(tokentrial, finished_copy, undr
     assert code == 0
     assert out.splitlines()[-1] == f"Report: {finished_copy / 'report.html'}"
     assert (finished_copy / "report.html").is_file()
-
-
-@pytest.mark.parametrize("below", ["", "/run"])
-def test_an_output_that_is_a_file_is_named_and_kept(refused, tmp_path, below):
-    (tmp_path / "mine").write_text("notes")
-    err = refused(1, "run", "smoke", f"output={tmp_path / 'mine'}{below}")
-    assert f"{tmp_path / 'mine'}{below}: found a file, expected a folder; move it" in err
-    assert (tmp_path / "mine").read_text() == "notes"

@@ -194,13 +194,13 @@ def test_a_skipped_grpo_leaves_no_folder_and_is_done(before_grpo, ladder, no_wor
 
 def test_it_is_not_skipped_before_all_is_measured(before_grpo, ladder, inline):
     trial = ladder(before_grpo, "grpo.on_zero=skip")
-    write_pass_at_k(before_grpo, "mul_tokens/seed2", 0.5)
     shutil.rmtree(before_grpo / "baseline" / "seed1" / "eval_sft")
     with pytest.raises(TrialError, match=r"not measured yet in baseline/seed1.*run `tokentrial evaluate`"):
         run(trial, ("grpo",))
-    # evaluating needs no GRPO; and one cell that is ever right is enough for all
+    # evaluating needs no GRPO
     assert evaluations(trial, cells(trial)) == ["eval_pretrain", "eval_sft"]
     run(trial, evaluations(trial, cells(trial)), [Cell("baseline", 1)])
+    write_pass_at_k(before_grpo, "mul_tokens/seed2", 0.5)  # one cell that is ever right is enough for all
     run(trial, ("grpo",), [Cell("baseline", 1)])
     assert (before_grpo / "baseline" / "seed1" / "grpo" / "grpo_results.json").exists()
     assert read_json(before_grpo / "grpo_decision.json")["go_on"] is True
