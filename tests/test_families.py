@@ -1,5 +1,7 @@
 """Facts of other kinds through the whole smoke trial: no code is needed for them."""
 
+import math
+
 import pytest
 
 from tokentrial.arms.families import build_facts
@@ -7,12 +9,13 @@ from tokentrial.run import run
 from tokentrial.store import read_json
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("facts", "table"),
     [
-        pytest.param("{csv: tests/capitals.csv}", "fact_table", marks=pytest.mark.slow),
-        pytest.param("{family: addition}", "add_table", marks=pytest.mark.slow),
-        pytest.param("{range: [1, 12]}", "mul_table", marks=pytest.mark.slow),
+        ("{csv: tests/capitals.csv}", "fact_table"),
+        ("{family: addition}", "add_table"),
+        ("{range: [1, 12]}", "mul_table"),
     ],
 )
 def test_a_trial_of_other_facts_goes_through_every_stage(ladder, tmp_path, inline, facts, table):
@@ -31,16 +34,11 @@ def test_a_trial_of_other_facts_goes_through_every_stage(ladder, tmp_path, inlin
     assert report["gate"]["failed"]  # so small a model has learnt nothing: there is no verdict
     for stage in ("pretrain", "sft", "grpo"):
         assert set(report["outcomes"][f"{stage}/{table}/never_asked/choice_logprob"]["per_seed"]) == set(trial.arms)
-    assert report["facts"] == {"table": table, "facts": len(made), "choice_floor": pytest.approx(made_floor(made))}
+    floor = -math.log(len({fact.answer for fact in made}))
+    assert report["facts"] == {"table": table, "facts": len(made), "choice_floor": pytest.approx(floor)}
     served = read_json(trial.folder / "corpus" / "exposure.json")["served"]["mul_tokens"]["1"]
     assert set(served["facts"]) == {fact.equation for fact in made}
     assert served["fact_tokens"] > 100
     never = {fact.equation for fact in made.never_asked(1, 3)}
     assert not any(served["facts"][equation]["question"] + served["facts"][equation]["statement"] for equation in never)
     assert (trial.folder / "report.html").stat().st_size > 10_000
-
-
-def made_floor(facts):
-    import math
-
-    return -math.log(len({fact.answer for fact in facts}))

@@ -32,18 +32,6 @@ MOMENTS = {
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in Linux's /proc")
 
 
-@pytest.fixture
-def command(tiny, tmp_path):
-    """(trial, the words of the command that runs it)"""
-    return written(tiny(tmp_path / "run"), tmp_path)
-
-
-@pytest.fixture
-def short(tiny, tmp_path):
-    """The same of one seed with one worker."""
-    return written(tiny(tmp_path / "run", "seeds=[1]", "workers=1"), tmp_path)
-
-
 def written(trial, folder):
     path = folder / "trial.yaml"
     path.write_text(yaml.safe_dump(trial.model_dump(mode="json")))
@@ -79,15 +67,15 @@ def until(condition, process=None):
         time.sleep(0.005)
 
 
-def stop_at(words, folder, moment, number, later_s=0.0):
+def stop_at(words, folder, moment, number, later_s=0.0, send=os.kill):
     """Start, wait for the moment and so many seconds, send the signal; (exit code, what it said)."""
     process = start(words)
-    until(lambda: any(folder.glob(MOMENTS[moment])), process)
+    until(lambda: any(folder.glob(MOMENTS.get(moment, moment))), process)
     time.sleep(later_s)
-    process.send_signal(number)
-    said = process.communicate(timeout=PATIENCE_S)[1].decode()
+    send(process.pid, number)
+    message = process.communicate(timeout=PATIENCE_S)[1].decode()
     until(lambda: not alive(process.pid))  # the workers die with their parent
-    return process.returncode, said
+    return process.returncode, message
 
 
 def nothing_is_half_there(trial):
@@ -104,24 +92,10 @@ def outcomes(folder):
     return read_json(folder / "comparison_report.json")["outcomes"]
 
 
-def stopped_politely(trial, words, moment, number=signal.SIGTERM):
-    code, said = stop_at(words, trial.folder, moment, number)
-    assert code == 75, said
-    assert f"stopped by {number.name}; the same command goes on from here" in said
-    assert "Traceback" not in said
-    nothing_is_half_there(trial)
-    assert not (trial.folder / "comparison_report.json").exists()
-
-
-@pytest.mark.slow
-def test_a_run_stopped_by_sigterm_and_then_by_sigkill_goes_on(short, undisturbed, inline):
-    trial, words = short
-    stopped_politely(trial, words, "drills")
-    code, _ = stop_at(words, trial.folder, "pretrain", signal.SIGKILL, random.Random(1).random())
-    assert code == -signal.SIGKILL
-    nothing_is_half_there(trial)
-    assert run(trial)["outcomes"] == undisturbed
-    assert not list(trial.folder.rglob("*.partial"))
+@pytest.fixture
+def command(tiny, tmp_path):
+    """(trial, the words of the command that runs it)"""
+    return written(tiny(tmp_path / "run"), tmp_path)
 
 
 @pytest.mark.slow
@@ -157,15 +131,31 @@ def test_sigkill_at_a_random_time(command, finished, seed):
     ("moment", "number"),
     [
         ("text", signal.SIGINT),
+        ("drills", signal.SIGTERM),
         ("pretrain", signal.SIGTERM),
         ("export", signal.SIGINT),
         ("eval_pretrain", signal.SIGTERM),
     ],
 )
-def test_a_signal_at_other_moments(short, undisturbed, inline, moment, number):
-    trial, words = short
-    stopped_politely(trial, words, moment, number)
+def test_a_signal_at_other_moments(tiny, tmp_path, undisturbed, inline, moment, number):
+    trial, words = written(tiny(tmp_path / "run", "seeds=[1]", "workers=1"), tmp_path)
+    code, message = stop_at(words, trial.folder, moment, number)
+    assert code == 75, message
+    assert f"stopped by {number.name}; the same command goes on from here" in message
+    assert "Traceback" not in message
+    nothing_is_half_there(trial)
+    assert not (trial.folder / "comparison_report.json").exists()
     assert run(trial)["outcomes"] == undisturbed
+    assert not list(trial.folder.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_the_whole_group_and_the_parent_decides(command):
+    """A terminal sends SIGINT to workers too: none prints a traceback of its own."""
+    trial, words = command
+    code, message = stop_at(words, trial.folder, "pretrain", signal.SIGINT, send=os.killpg)
+    assert code == 75, message
+    assert "Traceback" not in message
 
 
 @pytest.mark.slow
@@ -184,19 +174,6 @@ def test_a_stop_leaves_checkpoints_of_the_running_cells_alone(tiny, tmp_path):
     assert {path.parent.name for path in trial.folder.glob("*/*/pretrain.checkpoints")} == {"seed1"}
     assert {path.parent.name for path in trial.folder.glob("*/*/pretrain.partial")} == {"seed1"}
     assert took < 5
-
-
-@pytest.mark.slow
-def test_ctrl_c_reaches_the_whole_group_and_the_parent_decides(command):
-    """A terminal sends SIGINT to workers too: none prints a traceback of its own."""
-    trial, words = command
-    process = start(words)
-    until(lambda: any(trial.folder.glob(MOMENTS["pretrain"])), process)
-    os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=PATIENCE_S)[1].decode()
-    assert process.returncode == 75, said
-    assert "Traceback" not in said
-    until(lambda: not alive(process.pid))
 
 
 @pytest.mark.slow

@@ -25,25 +25,23 @@ def seen(monkeypatch, capsys):
     return make
 
 
-def test_a_stage_counts_as_long_as_it_takes(seen):
-    """Pretraining 90 s, an evaluation 10 s: after pretraining 90 of 200 s are done on one worker, so 110 are left."""
-    calls = {"a": [90.0, 10.0], "b": [90.0, 10.0]}
-    share, elapsed, left, *_ = seen(calls, (0, "a", 0.0), (90, "a", 0.5))
-    assert (share, elapsed, left) == ("45%", "1:30", "1:50")
-    share, _, left, *_ = seen(calls, (0, "a", 0.0), (45, "a", 0.25), (100, "a", 1.0))
-    assert (share, left) == ("50%", "1:40")
+TWO = {"a": [90.0, 10.0], "b": [90.0, 10.0]}  # seconds of pretraining and of an evaluation in each of two cells
 
 
-def test_cells_with_other_stages_left_count_what_they_have_left(seen):
-    """One cell whole, one that only has its evaluation left: 10 of 110 s are done in 20."""
-    share, _, left, *_ = seen({"a": [90.0, 10.0], "b": [10.0]}, (20, "b", 1.0))
-    assert (share, left) == ("9%", "3:20")
-
-
-def test_a_stage_that_goes_on_from_a_checkpoint_says_nothing_of_its_first_part(seen):
-    """50 of 100 s were there; the 10 s since took 20: 40 are left, which take 80."""
-    share, _, left, *_ = seen({"a": [100.0]}, (5, "a", 0.5), (25, "a", 0.6))
-    assert (share, left) == ("60%", "1:20")
+@pytest.mark.parametrize(
+    ("calls", "reports", "share", "left"),
+    [
+        (TWO, [(0, "a", 0.0), (90, "a", 0.5)], "45%", "1:50"),  # 90 of 200 s are done on one worker, 110 are left
+        (TWO, [(0, "a", 0.0), (45, "a", 0.25), (100, "a", 1.0)], "50%", "1:40"),
+        # a cell that only has its evaluation left counts that alone: 10 of 110 s are done in 20
+        ({"a": [90.0, 10.0], "b": [10.0]}, [(20, "b", 1.0)], "9%", "3:20"),
+        # 50 of 100 s came from a checkpoint; the 10 s since took 20: 40 are left, which take 80
+        ({"a": [100.0]}, [(5, "a", 0.5), (25, "a", 0.6)], "60%", "1:20"),
+    ],
+)
+def test_a_stage_counts_as_long_as_it_takes_from_where_it_began(seen, calls, reports, share, left):
+    shown, _, time_left, *_ = seen(calls, *reports)
+    assert (shown, time_left) == (share, left)
 
 
 def test_what_has_hardly_begun_has_no_time_left(seen):

@@ -4,21 +4,24 @@ import re
 import shutil
 import signal
 from collections import Counter
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
 from tokentrial import run as runs
-from tokentrial.cell import Cell, cells, run_cell
+from tokentrial.cell import Cell, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
-from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.errors import Interrupted, TrialError
 from tokentrial.opened import open_run, status
 from tokentrial.run import declaration, interruptible, run
 from tokentrial.store import lock, read_json, write_json
 from tokentrial.trial import load
 
+CELLS = "baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2"
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
-ALONE = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"
+EVERYTHING = {cell: [*STAGES] for cell in CELLS}
 
 
 def snapshot(folder):
@@ -29,41 +32,22 @@ def snapshot(folder):
 
 
 @pytest.fixture
-def no_workers(monkeypatch):
-    monkeypatch.setattr(runs, "LocalExecutor", lambda *given: pytest.fail("a worker was started"))
-
-
-@pytest.fixture
-def asked_for(monkeypatch, finished_copy, tiny):
-    """`asked_for(*overrides)`: {cell: stages} and names of corpus work that a run with these settings hands out."""
+def asked_for(monkeypatch, finished_copy, tiny, in_process):
+    """`asked_for(*overrides)`: {cell: stages} that a run with these settings hands out."""
 
     def make(*overrides, stages=("corpus", *STAGES)):
-        work, corpus = {}, []
+        work = {}
 
-        class Recorder:
-            def __init__(self, *given):
-                pass
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *error):
-                pass
-
+        class Recorder(in_process):
             def run(self, calls, on_report):
-                returned = []
-                for call in calls:
-                    if call.function is run_cell:
-                        work[call.name] = call.arguments[2]
-                    else:
-                        corpus.append(call.name)
-                        returned.append(call.function(*call.arguments))
-                return returned
+                cells = [call for call in calls if call.function is run_cell]
+                work.update({call.name: call.arguments[2] for call in cells})
+                return super().run([call for call in calls if call not in cells], on_report)
 
         monkeypatch.setattr(runs, "LocalExecutor", Recorder)
         monkeypatch.setattr(runs, "build", lambda *given: None)
         run(tiny(finished_copy, *overrides), stages)
-        return work, corpus
+        return work
 
     return make
 
@@ -71,90 +55,60 @@ def asked_for(monkeypatch, finished_copy, tiny):
 # what is done and what is next
 
 
-def test_cells_come_seed_by_seed_so_that_an_unfinished_run_holds_whole_pairs(tiny, tmp_path):
-    names = [cell.name for cell in cells(tiny(tmp_path, "seeds=[4,2]"))]
-    assert names == ["baseline/seed4", "mul_tokens/seed4", "baseline/seed2", "mul_tokens/seed2"]
-
-
 def test_a_second_run_starts_no_worker_and_writes_nothing(finished, no_workers):
     before, report = snapshot(finished.folder), read_json(finished.folder / "comparison_report.json")
     assert run(finished) == report
     assert snapshot(finished.folder) == before
+    assert open_run(finished.folder) == load(str(finished.folder / "trial.yaml")) == finished
 
 
 @pytest.mark.parametrize(
-    "override", ["pretrain.micro_batch=8", "pretrain.device=auto", "workers=1", "pretrain.dtype=fp32"]
-)
-def test_where_and_with_what_it_runs_redoes_nothing(finished_copy, tiny, no_workers, override):
+    ("override", "work", "kept", "redone"),
+    [
+        ("evaluate.probes_each=3", {cell: ["eval_pretrain"] for cell in CELLS}, "corpus/*", None),
+        ("pretrain.lr=0.001", EVERYTHING, "corpus/*", None),
+        # seed by seed, so that an unfinished run holds whole pairs
+        ("seeds=[4,2,1]", {"baseline/seed4": [*STAGES], "mul_tokens/seed4": [*STAGES]}, "corpus/*.npy", None),
+        ("arms=[baseline,mul_tokens,one_slot]", {"one_slot/seed1": [*STAGES], "one_slot/seed2": [*STAGES]},
+         "corpus/*.np[yz]", None),
+        ("corpus.drills.lines=11", EVERYTHING, "corpus/fineweb_*", "corpus/drills/*000000.npy"),
+    ],
+)  # fmt: skip
+def test_a_change_redoes_what_it_bears_on_and_keeps_the_rest(asked_for, finished_copy, override, work, kept, redone):
     before = snapshot(finished_copy)
-    run(tiny(finished_copy, override))
-    assert snapshot(finished_copy) == before
-
-
-def test_a_run_that_was_moved_is_still_done(finished_copy, tiny, no_workers, source, tmp_path):
-    shutil.copy(source, tmp_path / "moved.jsonl")
-    before = snapshot(finished_copy)
-    run(tiny(finished_copy, f"corpus.source=jsonl:{tmp_path / 'moved.jsonl'}"))
-    assert snapshot(finished_copy) == before
-
-
-def test_a_changed_evaluation_redoes_only_the_evaluation(finished_copy, tiny, inline):
-    before = snapshot(finished_copy)
-    report = run(tiny(finished_copy, *ALONE, "evaluate.probes_each=3"))
+    asked = asked_for(override)
+    assert (asked, list(asked)) == (work, list(work))
     after = snapshot(finished_copy)
-    changed = {name for name in before if after.get(name) != before[name]}
-    evaluations = {name for name in before if re.match(r"(baseline|mul_tokens)/seed1/eval_pretrain/", name)}
-    audits = {"corpus/audit.json", "corpus/exposure.json", "corpus/meta.json"}
-    reports = {"comparison_report.json", "report.md", "report.html"}
-    reports |= {name for name in after if name.startswith("figures/")}
-    assert evaluations <= changed <= evaluations | audits | reports
-    assert set(after) == set(before)
-    assert len(report["outcomes"]["pretrain/addition/all/accuracy"]["per_seed"]["baseline"]) == 1
-
-
-def test_a_changed_training_leaves_the_corpus(asked_for):
-    work, corpus = asked_for("pretrain.lr=0.001")
-    assert work == {
-        name: [*STAGES] for name in ("baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2")
-    }
-    assert corpus == []
-
-
-def test_another_seed_leaves_the_cells_that_are_there(asked_for, finished_copy):
-    before = snapshot(finished_copy)
-    work, _ = asked_for("seeds=[1,2,3]")
-    assert work == {"baseline/seed3": [*STAGES], "mul_tokens/seed3": [*STAGES]}
-    assert all(snapshot(finished_copy)[name] == before[name] for name in before if name.endswith(".npy"))
-
-
-def test_another_arm_costs_its_patch_and_its_cells(asked_for, finished_copy):
-    before = snapshot(finished_copy)
-    work, _ = asked_for("arms=[baseline,mul_tokens,one_slot]")
-    assert work == {"one_slot/seed1": [*STAGES], "one_slot/seed2": [*STAGES]}
-    after = snapshot(finished_copy)
-    kept = [name for name in before if name.startswith("corpus/") and name.endswith((".npy", ".npz"))]
-    assert kept
-    assert all(after[name] == before[name] for name in kept)
-    assert any(name.startswith("corpus/patches/one_slot/") for name in after)
-
-
-def test_other_drills_leave_the_text(asked_for, finished_copy):
-    before = snapshot(finished_copy)
-    work, _ = asked_for("corpus.drills.lines=11")
-    assert list(work.values()) == [[*STAGES]] * 4
-    after = snapshot(finished_copy)
-    text = [name for name in before if name.startswith("corpus/fineweb_")]
-    drills = [name for name in before if name.startswith("corpus/drills/") and name.endswith("000000.npy")]
-    assert all(after[name] == before[name] for name in text)
-    assert all(after[name] != before[name] for name in drills)
-
-
-def test_a_cell_that_is_damaged_is_done_again(asked_for, finished_copy):
-    shutil.rmtree(finished_copy / "mul_tokens" / "seed2" / "hf")
-    assert asked_for()[0] == {"mul_tokens/seed2": ["export"]}
+    records = {"audit.json", "exposure.json", "meta.json"}
+    same = [name for name in before if fnmatch(name, kept) and Path(name).name not in records]
+    assert same
+    assert all(after[name] == before[name] for name in same)
+    if redone:
+        assert all(after[name] != before[name] for name in before if fnmatch(name, redone))
 
 
 # the same outcomes every time
+
+
+@pytest.fixture
+def corpus_alone(finished_copy, tiny):
+    """The tiny trial, of which only the corpus is done."""
+    for path in (*finished_copy.glob("*/seed*"), finished_copy / "comparison_report.json"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return tiny(finished_copy)
+
+
+def test_stages_alone_make_what_a_whole_run_makes(corpus_alone, finished, inline):
+    """Without the worker, the other cells and the other stages: a cell's figures are its own, bit for bit."""
+    trial, cell = corpus_alone, Cell("mul_tokens", 2)
+    for stage in STAGES:
+        assert run(trial, (stage,), [cell]) is None
+        done = [name for name, stages in status(trial.folder)["cells"].items() if any(stages.values())]
+        assert done == [cell.name]
+    for name in ("pretrain/model_00019.safetensors", "eval_pretrain/samples.jsonl", "eval_pretrain/heldout_text.json"):
+        made, whole = (folder / cell.name / name for folder in (trial.folder, finished.folder))
+        assert made.read_bytes() == whole.read_bytes()
+    assert not (trial.folder / "comparison_report.json").exists()
 
 
 @pytest.mark.slow
@@ -165,69 +119,29 @@ def test_two_runs_from_scratch_have_identical_outcomes(undisturbed, tiny, tmp_pa
     assert len(undisturbed) > 10
 
 
-def test_stages_alone_make_what_a_whole_run_makes(finished, tiny, tmp_path, inline):
-    trial, cell = tiny(tmp_path / "run"), Cell("mul_tokens", 2)
-    for stage in ("corpus", "pretrain", "export", "eval_pretrain"):
-        assert run(trial, (stage,), [cell]) is None
-        state = status(trial.folder)
-        done = [name for name, stages in state["cells"].items() if any(stages.values())]
-        assert done == ([] if stage == "corpus" else ["mul_tokens/seed2"])
-    for name in ("pretrain/model_00019.safetensors", "eval_pretrain/samples.jsonl", "eval_pretrain/heldout_text.json"):
-        made, whole = (folder / "mul_tokens" / "seed2" / name for folder in (trial.folder, finished.folder))
-        assert made.read_bytes() == whole.read_bytes()
-    assert not (trial.folder / "comparison_report.json").exists()
-
-
 # order
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_alone_needs_the_corpus(tiny, tmp_path, no_workers, stage):
-    with pytest.raises(TrialError, match="not ready; run `tokentrial corpus` with the same trial first"):
-        run(tiny(tmp_path / "run"), (stage,))
+def test_a_stage_alone_needs_the_ones_before_it(corpus_alone, tiny, tmp_path, no_workers):
+    for stage, needs in (("export", "pretrain"), ("eval_pretrain", "pretrain")):
+        with pytest.raises(TrialError, match=f"baseline/seed1: {stage} needs {needs}; run `tokentrial {needs}` first"):
+            run(corpus_alone, (stage,))
+    for stage in STAGES:
+        with pytest.raises(TrialError, match="not ready; run `tokentrial corpus` with the same trial first"):
+            run(tiny(tmp_path / "empty"), (stage,))
 
 
-@pytest.mark.parametrize(("stage", "needs"), [("export", "pretrain"), ("eval_pretrain", "pretrain")])
-def test_a_stage_alone_needs_the_ones_before_it(tiny, tmp_path, inline, monkeypatch, stage, needs):
-    trial = tiny(tmp_path / "run")
-    run(trial, ("corpus",))
-    monkeypatch.setattr(runs, "LocalExecutor", lambda *given: pytest.fail("a worker was started"))
-    with pytest.raises(TrialError, match=rf"baseline/seed1: {stage} needs {needs}; run `tokentrial {needs}` first"):
-        run(trial, (stage,))
-
-
-def test_evaluation_needs_the_export_of_this_training(finished_copy, tiny, no_workers):
-    shutil.rmtree(finished_copy / "baseline" / "seed1" / "hf")
-    shutil.rmtree(finished_copy / "baseline" / "seed1" / "eval_pretrain")
-    with pytest.raises(TrialError, match="baseline/seed1: eval_pretrain needs export"):
-        run(tiny(finished_copy), ("eval_pretrain",))
-
-
-def test_an_unknown_arm_is_refused_before_anything_is_written(tiny, tmp_path, no_workers):
-    with pytest.raises(SettingsError, match=r"no arm 'mul_tokenz'; there are append_slot, baseline"):
-        run(tiny(tmp_path / "run", "arms=[baseline,mul_tokens,mul_tokenz]"))
-    assert not (tmp_path / "run").exists()
-
-
-# what is declared
-
-
-def test_what_decides_is_written_down_before_the_first_evaluation(asked_for, finished_copy, tiny, monkeypatch):
-    path = finished_copy / "declared.json"
+def test_what_decides_is_written_down_before_the_first_evaluation(asked_for, corpus_alone):
+    path = corpus_alone.folder / "declared.json"
     path.unlink()
-    for folder in finished_copy.glob("*/seed*/eval_pretrain"):
-        shutil.rmtree(folder)
-    for folder in finished_copy.glob("*/seed*/hf"):
-        shutil.rmtree(folder)
-    trial = tiny(finished_copy)
-    assert asked_for(stages=("export",))[0]
+    assert asked_for(stages=("pretrain",))
     assert not path.exists()
-    assert asked_for(stages=("corpus", *STAGES))[0]  # an evaluation among what is handed out
+    assert asked_for()  # an evaluation among what is handed out
     declared = read_json(path)
-    assert declared == declaration(trial)
+    assert declared == declaration(corpus_alone)
     assert declared["seeds"] == [1, 2]
     assert declared["primary"]["outcome"] == "pretrain/mul_table/never_asked/accuracy"
-    assert asked_for("verdict.alpha=0.01")[0]
+    assert asked_for("verdict.alpha=0.01")
     assert read_json(path) == declared
 
 
@@ -248,20 +162,13 @@ def test_a_full_disk_is_told_before_anything_is_trained(finished_copy, tiny, no_
         run(tiny(finished_copy))
 
 
-def test_the_resolved_trial_is_written_into_its_run(finished):
-    assert open_run(finished.folder) == finished
-    assert load(str(finished.folder / "trial.yaml")) == finished
-
-
-def test_status_tells_what_is_done(finished, finished_copy, tiny):
-    state = status(finished.folder)
-    assert state["corpus"] is True
-    assert state["report"] is True
-    assert state["cells"] == {cell.name: dict.fromkeys(STAGES, True) for cell in cells(finished)}
+def test_status_tells_what_is_done(finished_copy):
     shutil.rmtree(finished_copy / "baseline" / "seed2" / "eval_pretrain")
     state = status(finished_copy)
-    assert state["cells"]["baseline/seed2"] == {"pretrain": True, "export": True, "eval_pretrain": False}
-    assert all(all(stages.values()) for name, stages in state["cells"].items() if name != "baseline/seed2")
+    assert (state["corpus"], state["report"]) == (True, True)
+    done = {name: dict.fromkeys(STAGES, True) for name in CELLS}
+    done["baseline/seed2"]["eval_pretrain"] = False
+    assert state["cells"] == done
 
 
 def test_the_seconds_of_each_stage_and_cell_are_in_status_and_report(finished_copy, undrawn, tokentrial):
@@ -303,11 +210,6 @@ def test_a_gpu_gives_its_workers_the_cores_that_are_there_and_a_cpu_one_each(tin
     assert runs._executor(trial, 32, [["pretrain"]]) == (32, 1)
 
 
-def test_status_of_no_run_is_an_error(tmp_path):
-    with pytest.raises(SettingsError, match=r"no trial\.yaml there; give a run folder"):
-        status(tmp_path)
-
-
 # signals
 
 
@@ -320,47 +222,32 @@ def test_a_signal_ends_the_work_as_resumable_and_the_old_handlers_come_back(tmp_
     assert signal.getsignal(number) == before
 
 
-# real web text
-
-
-@pytest.fixture
-def on_web_text(tiny, tmp_path, shared_data):
-    return tiny(tmp_path / "run", *ALONE, f"corpus.source=parquet:{shared_data / 'web'}")
-
-
-def test_the_corpus_of_web_text_has_exposure_and_audit_right(on_web_text, inline):
-    run(on_web_text, ("corpus",))
-    plan = CorpusPlan(on_web_text)
-    audit = read_json(plan.folder / "audit.json")
-    assert (audit["passed"], audit["problems"]) == (True, [])
-    text = read_json(plan.folder / "text.json")
-    assert text["documents_read"] == 452
-    exposure = read_json(plan.folder / "exposure.json")["served"]
-    for arm in on_web_text.arms:
-        tokens, questions, kinds = 0, Counter(), Counter()
-        for document in Stream.of(on_web_text, plan.folder, plan.vocabulary, arm, 1).documents():
-            kinds["drills" if document.set.startswith("drills") else "text"] += 1
-            if document.set.startswith("drills"):
-                ids = document.ids[document.ids < plan.vocabulary.base]
-                said = plan.vocabulary.decode_bytes(ids).decode()
-                found = re.findall(r"(?:is |^)(\d) times (\d)(?:\?| equals)", said, re.MULTILINE)
-                questions.update(f"{min(pair)}*{max(pair)}" for pair in found)
-            tokens += len(document.ids)
-            if tokens > on_web_text.pretrain.tokens:
-                break
-        told = exposure[arm]["1"]
-        assert told["documents"] == dict(kinds)
-        asked = {
-            equation.partition("=")[0]: forms["question"] + forms["statement"]
-            for equation, forms in told["facts"].items()
-        }
-        assert asked == {fact: questions[fact] for fact in asked}
-        assert told["questions"] == questions.total() > 100
-
-
 @pytest.mark.slow
-def test_a_trial_on_web_text_finishes(on_web_text, inline):
-    report = run(on_web_text)
+def test_a_trial_on_web_text_finishes_its_exposure_as_its_stream_serves_it(tiny, tmp_path, shared_data, inline):
+    settings = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"
+    trial = tiny(tmp_path / "run", *settings, f"corpus.source=parquet:{shared_data / 'web'}")
+    report = run(trial)
     assert report["missing"] == []
     values = report["outcomes"]["pretrain/heldout_text/untouched/bits_per_byte"]["per_seed"]
     assert all(0 < bits < 8 for seeds in values.values() for bits in seeds)
+    plan = CorpusPlan(trial)
+    audit = read_json(plan.folder / "audit.json")
+    assert (audit["passed"], audit["problems"]) == (True, [])
+    assert read_json(plan.folder / "text.json")["documents_read"] == 452
+    for arm in trial.arms:
+        tokens, questions, kinds = 0, Counter(), Counter()
+        for document in Stream.of(trial, plan.folder, plan.vocabulary, arm, 1).documents():
+            kinds["drills" if document.set.startswith("drills") else "text"] += 1
+            if document.set.startswith("drills"):
+                ids = document.ids[document.ids < plan.vocabulary.base]
+                text = plan.vocabulary.decode_bytes(ids).decode()
+                found = re.findall(r"(?:is |^)(\d) times (\d)(?:\?| equals)", text, re.MULTILINE)
+                questions.update(f"{min(pair)}*{max(pair)}" for pair in found)
+            tokens += len(document.ids)
+            if tokens > trial.pretrain.tokens:
+                break
+        served = read_json(plan.folder / "exposure.json")["served"][arm]["1"]
+        assert served["documents"] == dict(kinds)
+        for equation, forms in served["facts"].items():
+            assert forms["question"] + forms["statement"] == questions[equation.partition("=")[0]]
+        assert served["questions"] == questions.total() > 100

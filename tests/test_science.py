@@ -2,11 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.test_benchmarks import benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 GAUSSIAN = ("no seed noise", "seed noise 0.3, shared", "seed noise 0.3, own", "seed noise 0.6, shared")
@@ -31,14 +32,16 @@ def test_false_alarms_and_coverage_are_as_promised(shown):
     assert all(0.93 <= rates[3] <= 0.97 for rates in alarms.values() if len(rates) == 4)
 
 
-def test_the_command_prints_that_table(shown):
-    """At 2,000 trials, within four standard errors: 2 points at 5 %. Crossed seeds and facts have a fourth of them."""
-    script = ROOT / "benchmarks" / "simulations.py"
-    ended = subprocess.run([sys.executable, script, "2000"], capture_output=True, text=True, timeout=300, check=True)
-    rates = json.loads(ended.stdout.splitlines()[-1])
-    assert rates["trials"] == 2000
+def test_the_command_prints_that_table(shown, monkeypatch, capsys):
+    """At 500 trials, within four standard errors: 4 points at 5 %. Crossed seeds and facts have a fourth of them."""
+    simulations = benchmark("simulations")
+    monkeypatch.setattr(simulations, "BLOCK", 500)
+    monkeypatch.setattr(sys, "argv", ["simulations.py", "500"])
+    simulations.main()
+    rates = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert rates["trials"] == 500
     for name, of_docs in shown.items():
         ours = rates.get(name, rates.get(f"{name}: paired t"))
-        trials = 500 if name.startswith("interval") else 2000
+        trials = 125 if name.startswith("interval") else 500
         margin = 4 * (max(of_docs[0] * (1 - of_docs[0]), 0.005) / trials) ** 0.5
         assert ours == pytest.approx(of_docs[0], abs=margin), name

@@ -1,25 +1,21 @@
 """`run --stages --arm --seed`: what is run now is chosen by name; settings and fingerprints are the whole trial's."""
 
-import sys
+import shutil
 
 import pytest
 
 from tokentrial.cell import Cell
-from tokentrial.cli import main as cli
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.opened import status
 from tokentrial.run import run
 from tokentrial.selection import select
 from tokentrial.store import read_json
 
 
-def test_nothing_chosen_is_the_whole_trial(finished):
-    assert select(finished, None, None, None)[:2] == (None, None)
-
-
-def test_everything_named_is_the_whole_trial(finished):
-    chosen = select(finished, "corpus,pretrain,export,eval_pretrain", "mul_tokens,baseline", "2,1")
-    assert chosen[:2] == (None, None)
+@pytest.mark.parametrize(
+    "words", [(None, None, None), ("corpus,pretrain,export,eval_pretrain", "mul_tokens,baseline", "2,1")]
+)
+def test_nothing_or_everything_chosen_is_the_whole_trial(finished, words):
+    assert select(finished, *words)[:2] == (None, None)
 
 
 def test_the_choice_comes_in_the_trial_s_order(finished):
@@ -44,29 +40,25 @@ def test_what_the_trial_has_not_is_refused_with_what_it_has(finished, words, kno
         select(finished, *words)
 
 
-def test_a_chosen_cell_is_what_the_whole_run_makes(finished, tiny, tmp_path, inline, monkeypatch, capsys):
-    trial = tiny(tmp_path / "run")
+def test_a_chosen_cell_is_what_the_whole_run_makes(finished_copy, finished, tiny, tokentrial, inline, monkeypatch):
+    for cell in finished_copy.glob("*/seed*"):
+        shutil.rmtree(cell)
+    (finished_copy / "comparison_report.json").unlink()
+    trial = tiny(finished_copy)
     monkeypatch.setattr("tokentrial.trial.load", lambda *given: trial)
-    words = ["run", "smoke", "--arms", "mul_tokens", "--seed", "2", "--stages", "corpus,pretrain"]
-    monkeypatch.setattr(sys, "argv", ["tokentrial", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
-    assert "corpus, pretrain of mul_tokens, seeds 2: done; the same command without" in capsys.readouterr().out
-    done = {name for name, stages in status(trial.folder)["cells"].items() if stages["pretrain"]}
-    assert done == {"mul_tokens/seed2"}
-    prints = [
-        read_json(Cell("mul_tokens", 2).folder(of, "pretrain") / "manifest.json")["fingerprint"]
-        for of in (trial, finished)
-    ]
+    code, out, err = tokentrial("run", "smoke", "--arms", "mul_tokens", "--seed", "2", "--stages", "corpus,pretrain")
+    assert code == 0, err
+    assert "corpus, pretrain of mul_tokens, seeds 2: done; the same command without" in out
+    assert [path.parent.parent.name for path in finished_copy.glob("*/seed*/pretrain")] == ["mul_tokens"]
+    prints = [read_json(Cell("mul_tokens", 2).folder(of, "pretrain") / "manifest.json")["fingerprint"]
+              for of in (trial, finished)]  # fmt: skip
     assert prints[0] == prints[1]
-    assert not (trial.folder / "comparison_report.json").exists()
+    assert not (finished_copy / "comparison_report.json").exists()
 
 
-def test_stages_with_a_gap_between_them_are_refused(tiny, tmp_path, inline):
+def test_stages_with_a_gap_between_them_are_refused(finished_copy, tiny, inline):
     """The first of them could begin, but the last lacks what it is made from."""
-    trial = tiny(tmp_path / "run")
-    run(trial, ("corpus",))
+    shutil.rmtree(finished_copy / "baseline")
     with pytest.raises(TrialError, match="eval_pretrain needs export; run `tokentrial export` first"):
-        run(trial, ("pretrain", "eval_pretrain"))
-    assert not (trial.folder / "baseline").exists()
+        run(tiny(finished_copy), ("pretrain", "eval_pretrain"))
+    assert not (finished_copy / "baseline").exists()

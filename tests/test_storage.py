@@ -3,18 +3,14 @@
 import json
 import shutil
 import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
+from contextlib import nullcontext, suppress
 from threading import Barrier, BrokenBarrierError
 
 import fsspec
 import pytest
-import yaml
 
-from tokentrial import run as runs
+from tests.test_interrupted_run import PATIENCE_S, ROOT, start, until, written
 from tokentrial import storage as storages
 from tokentrial.cell import Cell, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
@@ -23,14 +19,7 @@ from tokentrial.run import run
 from tokentrial.storage import Storage
 from tokentrial.store import is_done, read_json, step
 
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_S = 300  # for a machine that is shared; nothing is timed
 CELL = Cell("mul_tokens", 1)
-
-
-@pytest.fixture
-def no_workers(monkeypatch, undrawn):
-    monkeypatch.setattr(runs, "LocalExecutor", lambda *given: pytest.fail("a worker was started"))
 
 
 @pytest.fixture
@@ -75,13 +64,8 @@ def test_a_cell_runs_on_a_machine_that_has_nothing(kept, finished, tiny, tmp_pat
     far = tiny(tmp_path / "far", f"storage={there}")
     run_cell(far, CELL, ["pretrain", "export", "eval_pretrain"])
     run(kept)  # which starts no worker: all of it is there
-    for name in ("hf/model.safetensors", "pretrain/results.json", "eval_pretrain/heldout_text.json"):
-        made, before = (read_json if name.endswith("json") else Path.read_bytes for _ in range(2))
-        assert _timeless(made(there / CELL.name / name)) == _timeless(before(finished.folder / CELL.name / name))
-
-
-def _timeless(value):
-    return {k: v for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
+    for name in ("hf/model.safetensors", "eval_pretrain/samples.jsonl"):
+        assert (there / CELL.name / name).read_bytes() == (finished.folder / CELL.name / name).read_bytes()
 
 
 def test_weights_that_lie_in_the_storage_alone_are_fetched_for_who_reads_them(kept, finished, tiny, tmp_path, there):
@@ -95,15 +79,16 @@ def test_weights_that_lie_in_the_storage_alone_are_fetched_for_who_reads_them(ke
 # whole or absent
 
 
-def damaged(path, how):
+def damage(path, how):
     data = path.read_bytes()
     path.write_bytes({"cut": data[:-1], "flipped": bytes([data[0] ^ 1]) + data[1:], "empty": b""}[how])
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
-@pytest.mark.parametrize("name", ["metrics.jsonl", "manifest.json"])
+@pytest.mark.parametrize(
+    ("name", "how"), [("metrics.jsonl", "flipped"), ("metrics.jsonl", "empty"), ("manifest.json", "cut")]
+)
 def test_a_damaged_step_is_named_and_counts_as_absent(kept, tiny, tmp_path, there, capsys, name, how):
-    damaged(there / CELL.name / "pretrain" / name, how)
+    damage(there / CELL.name / "pretrain" / name, how)
     fresh = tiny(tmp_path / "fresh", f"storage={there}")
     storage, plan = Storage(fresh), CorpusPlan(fresh)
     folder, wanted = CELL.folder(fresh, "pretrain"), CELL.fingerprints(plan)["pretrain"]
@@ -114,34 +99,53 @@ def test_a_damaged_step_is_named_and_counts_as_absent(kept, tiny, tmp_path, ther
     assert storage.fetch(folder, wanted) == (name == "manifest.json")
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
-def test_damaged_declarations_end_the_run(kept, tiny, tmp_path, there, how):
-    damaged(there / "state.json", how)
-    with pytest.raises(TrialError, match=r"there/state\.json is damaged; put back a copy"):
-        run(tiny(tmp_path / "fresh", f"storage={there}"))
+def test_a_storage_that_is_damaged_or_another_trial_s_ends_the_run(kept, tiny, tmp_path, there):
+    before = (there / "trial.yaml").read_bytes()
+    with pytest.raises(TrialError, match="is of the trial 'smoke', this is 'other'; give another"):
+        run(tiny(tmp_path / "fresh", f"storage={there}", "name=other"))
+    assert (there / "trial.yaml").read_bytes() == before
+    assert not (tmp_path / "fresh").exists()
+    for how in ("cut", "flipped", "empty"):
+        damage(there / "state.json", how)
+        with pytest.raises(TrialError, match=r"there/state\.json is damaged; put back a copy"):
+            run(tiny(tmp_path / "fresh", f"storage={there}"))
 
 
-@pytest.mark.parametrize("name", ["../../escaped.json", "/tmp/escaped.json", "..\\escaped.json", ""])
-def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, there, name):
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        *(("{}/" + place, "lie in each other; give another folder") for place in ("run", "run/storage", ".")),
+        ("nowhere://bucket", "storage: nowhere://bucket: Protocol not known"),
+    ],
+)
+def test_a_storage_that_cannot_be_one_is_refused(tiny, tmp_path, place, message):
+    with pytest.raises(SettingsError, match=message):
+        run(tiny(tmp_path / "run", f"storage={place.format(tmp_path)}"))
+
+
+def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, there):
     path = there / CELL.name / "pretrain" / "manifest.json"
     manifest = read_json(path)
-    manifest["files"][name] = manifest["files"]["metrics.jsonl"]
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(TrialError, match="outside of its folder; the storage is not ours"):
-        run(tiny(tmp_path / "fresh", f"storage={there}"))
+    for name in ("../../escaped.json", "/tmp/escaped.json", "..\\escaped.json", ""):
+        files = manifest["files"] | {name: manifest["files"]["metrics.jsonl"]}
+        path.write_text(json.dumps(manifest | {"files": files}))
+        with pytest.raises(TrialError, match="outside of its folder; the storage is not ours"):
+            run(tiny(tmp_path / "fresh", f"storage={there}"))
     assert not [*tmp_path.rglob("escaped*")]
+
+
+def made(folder, content, *names):
+    with step(folder, content) as partial:
+        for name in names:
+            (partial / name).write_text(content)
+    return folder
 
 
 @pytest.mark.parametrize("sent", range(4))
 def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, there, monkeypatch, sent):
-    trial = tiny(tmp_path / "run", f"storage={there}")
-    with step(trial.folder / "a", "first") as partial:
-        for name in "xyz":
-            (partial / name).write_text("first")
-    Storage(trial).send(trial.folder / "a")
-    with step(trial.folder / "a", "second") as partial:
-        for name in "xyz":
-            (partial / name).write_text("second")
+    trial, fresh = (tiny(tmp_path / name, f"storage={there}") for name in ("run", "fresh"))
+    Storage(trial).send(made(trial.folder / "a", "first", *"xyz"))
+    made(trial.folder / "a", "second", *"xyz")
     system = type(Storage(trial).system)
     put, count = system.put_file, iter(range(9))
 
@@ -151,12 +155,8 @@ def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, there, monkeypat
         return put(self, *given, **more)
 
     monkeypatch.setattr(system, "put_file", killed)
-    if sent < 3:
-        with pytest.raises(KeyboardInterrupt):
-            Storage(trial).send(trial.folder / "a")
-    else:
+    with pytest.raises(KeyboardInterrupt) if sent < 3 else nullcontext():
         Storage(trial).send(trial.folder / "a")
-    fresh = tiny(tmp_path / "fresh", f"storage={there}")
     assert not Storage(fresh).fetch(fresh.folder / "a", "first")
     assert Storage(fresh).fetch(fresh.folder / "a", "second") == (sent == 3)
 
@@ -166,23 +166,23 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, ther
     storage, folder = Storage(trial), trial.folder / "a.checkpoints"
 
     def saved(number):
-        with step(folder / f"step_{number}", f"checkpoint {number}") as partial:
-            (partial / "model.safetensors").write_text(str(number))
+        return made(folder / f"step_{number}", f"checkpoint {number}", "model.safetensors")
+
+    def stored():
+        return sorted(path.parent.name for path in (there / "a.checkpoints").glob("*/manifest.json"))
 
     for number in (1, 2):
-        saved(number)
-        storage.send_checkpoint(folder / f"step_{number}")
-    assert sorted(path.name for path in (there / "a.checkpoints").iterdir()) == ["step_1", "step_2"]
+        storage.send_checkpoint(saved(number))
+    assert stored() == ["step_1", "step_2"]
     shutil.rmtree(folder / "step_1")
     saved(3)
-    put = storage.system.put_file
-    monkeypatch.setattr(type(storage.system), "put_file", lambda *given: (_ for _ in ()).throw(OSError("no route")))
-    with pytest.raises(TrialError, match="no route"):
-        storage.send_checkpoint(folder / "step_3")
-    assert (there / "a.checkpoints" / "step_1" / "manifest.json").exists()  # nothing goes before the newer one is there
-    monkeypatch.setattr(type(storage.system), "put_file", lambda self, *given: put(*given))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(storage.system), "put_file", lambda *given: (_ for _ in ()).throw(OSError("no route")))
+        with pytest.raises(TrialError, match="no route"):
+            storage.send_checkpoint(folder / "step_3")
+    assert stored() == ["step_1", "step_2"]  # nothing goes before the newer one is there
     storage.send_checkpoint(folder / "step_3")
-    assert sorted(path.name for path in (there / "a.checkpoints").iterdir()) == ["step_2", "step_3"]
+    assert stored() == ["step_2", "step_3"]
     fresh = tiny(tmp_path / "fresh", f"storage={there}")
     Storage(fresh).fetch_checkpoints(fresh.folder / "a.checkpoints")
     assert weights(fresh.folder) == ["a.checkpoints/step_2/model.safetensors", "a.checkpoints/step_3/model.safetensors"]
@@ -190,11 +190,8 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, ther
 
 def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, there, monkeypatch):
     """As two cells of one machine that read the same corpus: both would write one partial folder."""
-    trial = tiny(tmp_path / "run", f"storage={there}")
-    with step(trial.folder / "a", "made") as partial:
-        (partial / "x").write_text("whole")
-    Storage(trial).send(trial.folder / "a")
-    fresh = tiny(tmp_path / "fresh", f"storage={there}")
+    trial, fresh = (tiny(tmp_path / name, f"storage={there}") for name in ("run", "fresh"))
+    Storage(trial).send(made(trial.folder / "a", "whole", "x"))
     system, fetched, together = type(Storage(fresh).system), [], Barrier(2)
     get = system.get_file
 
@@ -206,8 +203,8 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, there, m
 
     monkeypatch.setattr(system, "get_file", slow)
     with ThreadPoolExecutor(2) as pool:
-        came = [pool.submit(Storage(fresh).fetch, fresh.folder / "a", "made") for _ in range(2)]
-        assert [each.result() for each in came] == [True, True]
+        calls = [pool.submit(Storage(fresh).fetch, fresh.folder / "a", "whole") for _ in range(2)]
+        assert [call.result() for call in calls] == [True, True]
     assert len(fetched) == 1
     assert (fresh.folder / "a" / "x").read_text() == "whole"
 
@@ -216,59 +213,23 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, there, m
 
 
 @pytest.mark.parametrize("failures", [3, 4])
-def test_a_storage_that_fails_is_asked_again_and_then_named(
-    finished_copy, tiny, there, no_workers, monkeypatch, failures
-):
-    trial = tiny(finished_copy, f"storage={there}")
-    system, left = type(Storage(trial).system), [failures]
+def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, there, monkeypatch, failures):
+    trial = tiny(tmp_path / "run", f"storage={there}")
+    system, left = type(Storage(trial).system), iter(range(failures))
     put = system.put_file
 
     def failing(self, *given, **more):
-        if str(given[0]).endswith("meta.json") or not left[0]:
-            return put(self, *given, **more)
-        left[0] -= 1
-        raise OSError("connection reset")
+        if next(left, None) is not None:
+            raise OSError("connection reset")
+        return put(self, *given, **more)
 
     monkeypatch.setattr(system, "put_file", failing)
-    monkeypatch.setattr(storages, "ThreadPoolExecutor", lambda threads: __import__("contextlib").nullcontext(Serial()))
-    if failures == 3:
-        run(trial)
-        assert (there / "report.html").exists()
-        return
-    with pytest.raises(TrialError, match=rf"storage: {there}: OSError: connection reset; what is done is kept in"):
-        run(trial)
-    assert weights(finished_copy)
-    assert run(trial)
-
-
-class Serial:
-    def map(self, function, names):
-        return map(function, names)
-
-
-def test_the_storage_of_another_trial_is_refused(kept, tiny, tmp_path, there, no_workers):
-    before = (there / "trial.yaml").read_bytes()
-    with pytest.raises(TrialError, match="is of the trial 'smoke', this is 'other'; give another"):
-        run(tiny(tmp_path / "fresh", f"storage={there}", "name=other"))
-    assert (there / "trial.yaml").read_bytes() == before
-    assert not (tmp_path / "fresh").exists()
-
-
-@pytest.mark.parametrize("path", ["run", "run/storage", "."])
-def test_a_storage_in_the_run_folder_is_refused(tiny, tmp_path, path):
-    with pytest.raises(SettingsError, match="lie in each other; give another folder"):
-        run(tiny(tmp_path / "run", f"storage={tmp_path / path}"))
-
-
-def test_a_storage_of_no_known_kind_is_refused(tiny, tmp_path):
-    with pytest.raises(SettingsError, match="storage: nowhere://bucket: Protocol not known"):
-        run(tiny(tmp_path / "run", "storage=nowhere://bucket"))
-
-
-def test_a_storage_is_no_part_of_the_experiment(finished, tiny):
-    plan = CorpusPlan(tiny(finished.folder, "storage=memory://x", "disk_limit_gb=20"))
-    assert plan.done
-    assert CELL.pending(plan) == []
+    folder = made(trial.folder / "a", "whole", "x")
+    if failures == 4:
+        with pytest.raises(TrialError, match=f"storage: {there}: OSError: connection reset; what is done is kept in"):
+            Storage(trial).send(folder)
+    Storage(trial).send(folder)
+    assert (there / "a" / "x").read_text() == "whole"
 
 
 # a spot machine
@@ -295,18 +256,9 @@ def longer(ladder, in_process, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", MOMENTS)
 def test_a_spot_machine_is_given_up_and_a_fresh_one_goes_on(longer, ladder, tmp_path, there, stage):
-    def words(trial):
-        path = tmp_path / f"{trial.folder.name}.yaml"
-        path.write_text(yaml.safe_dump(trial.model_dump(mode="json")))
-        return [sys.executable, "-m", "tokentrial", "run", str(path)]
-
     spot, fresh = (ladder(tmp_path / name, *LONGER, f"storage={there}") for name in ("spot", "fresh"))
-    process = subprocess.Popen(words(spot), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + PATIENCE_S
-    while not any(spot.folder.glob(MOMENTS[stage])):
-        assert time.monotonic() < end, "waited in vain"
-        assert process.poll() is None, process.communicate()[1].decode()
-        time.sleep(0.005)
+    process = start(written(spot, tmp_path)[1])
+    until(lambda: any(spot.folder.glob(MOMENTS[stage])), process)
     process.terminate()
     said = process.communicate(timeout=30)[1].decode()  # the notice of a spot machine
     assert process.returncode == Interrupted.code, said
@@ -315,7 +267,7 @@ def test_a_spot_machine_is_given_up_and_a_fresh_one_goes_on(longer, ladder, tmp_
     assert is_done(manifest.parent, read_json(manifest)["fingerprint"])
     reached = int("".join(filter(str.isdigit, manifest.parent.name)))
     shutil.rmtree(spot.folder)
-    again = subprocess.run(words(fresh), cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
+    again = subprocess.run(written(fresh, tmp_path)[1], cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
     assert again.returncode == 0, again.stderr.decode()
     assert reached > {"pretrain": 0, "sft": 10, "grpo": 1}[stage] - (stage != "pretrain")
     for name in ("pretrain/model_00149", "hf/model", "sft/model", "grpo/model"):

@@ -47,31 +47,19 @@ def refused(small):
 # shipped trials
 
 
-def test_the_smoke_trial_is_shipped():
-    assert "smoke" in shipped()
-
-
 @pytest.mark.parametrize("name", shipped())
-def test_every_shipped_trial_is_whole(name):
-    trial = load(name)
-    assert trial.name == name
-    assert set(trial.arms) <= set(arms.arm_names())
-
-
-@pytest.mark.parametrize("name", shipped())
-def test_the_resolved_trial_reads_back_as_itself(name, tmp_path):
+def test_a_shipped_trial_is_whole_and_reads_back_as_itself_when_resolved(name, tmp_path):
     trial = load(name, ["pretrain.lr=6e-5"])
+    assert trial.name == name
+    assert set(trial.arms) <= set(arms.names())
     path = tmp_path / "trial.yaml"
     path.write_text(yaml.safe_dump(trial.model_dump(mode="json")), encoding="utf-8")
     assert load(str(path)) == trial
 
 
-def test_an_unknown_trial_is_refused_with_the_shipped_ones():
+def test_an_unknown_trial_is_refused_with_the_shipped_ones(tmp_path):
     with pytest.raises(SettingsError, match=r"pilto: no such file, and no shipped trial of that name: .*smoke"):
         load("pilto")
-
-
-def test_a_folder_is_no_trial(tmp_path):
     with pytest.raises(SettingsError, match="no such file"):
         load(str(tmp_path))
 
@@ -86,41 +74,30 @@ def test_defaults_are_the_reference_pilots():
     assert (shape.steps, shape.batch_tokens, shape.tokens) == (190, 262_144, 49_807_360)
     assert (shape.lr, shape.min_lr, shape.betas, shape.weight_decay, shape.clip) == (6e-4, 0.1, (0.9, 0.95), 0.1, 1.0)
     assert trial.tokenizer.merges == 50_000
+    assert trial.folder == Path("outputs/small")
     assert (trial.verdict.alpha, trial.verdict.smallest_effect) == (0.05, 0.10)
     assert (trial.verdict.gate.asked, trial.verdict.gate.never_asked) == (0.6, 0.4)
-    mix = trial.corpus.drills.mix.model_dump()
-    assert list(mix.values()) == [0.30, 0.20, 0.10, 0.15, 0.10, 0.15]
+    assert list(trial.corpus.drills.mix.model_dump().values()) == [0.30, 0.20, 0.10, 0.15, 0.10, 0.15]
 
 
-def test_the_file_beats_the_defaults_and_overrides_beat_the_file(small):
+def test_the_file_beats_the_defaults_overrides_beat_the_file_and_the_last_counts(small):
     assert small(added="pretrain: {steps: 7}").pretrain.steps == 7
-    assert small("pretrain.steps=9", added="pretrain: {steps: 7, n_layer: 2}").pretrain.steps == 9
-    assert small("pretrain.steps=9", added="pretrain: {steps: 7, n_layer: 2}").pretrain.n_layer == 2
+    trial = small("pretrain.steps=8", "pretrain.steps=9", added="pretrain: {steps: 7, n_layer: 2}")
+    assert (trial.pretrain.steps, trial.pretrain.n_layer) == (9, 2)
 
 
 def test_overrides_reach_any_depth_and_hold_any_yaml(small):
     trial = small("seeds=[3, 4]", "corpus.drills.mix={equation: 1.0, times_sign: 0, letter_x: 0, boxes: 0, "
-                  "statement: 0, question: 0}", "corpus.drills.never_asked_folds=3", "verdict.gate=null",
-                  "output=some where/a=b", "pretrain.betas=[0.8, 0.9]")  # fmt: skip
+                  "statement: 0, question: 0}", "verdict.gate=null", "output=some where/a=b")  # fmt: skip
     assert trial.seeds == [3, 4]
     assert trial.corpus.drills.mix.equation == 1.0
-    assert trial.corpus.drills.never_asked_folds == 3
     assert trial.verdict.gate is None
     assert trial.folder == Path("some where/a=b")
-    assert trial.pretrain.betas == (0.8, 0.9)
 
 
 @pytest.mark.parametrize("written", ["on", "off", "auto"])
 def test_a_word_that_yaml_takes_for_a_truth_value_is_itself(small, written):
     assert small(f"pretrain.compile={written}").pretrain.compile == written
-
-
-def test_the_last_override_counts(small):
-    assert small("pretrain.steps=9", "pretrain.steps=10").pretrain.steps == 10
-
-
-def test_results_go_to_outputs_under_the_trials_name(small):
-    assert small().folder == Path("outputs/small")
 
 
 @pytest.mark.parametrize("written", ["6e-4", "6E-4", "0.6e-3", "6.0e-4", "60e-5", ".0006", ".6e-3"])
@@ -129,10 +106,9 @@ def test_a_float_may_be_written_with_an_exponent(small, written):
     assert small(added=f"pretrain: {{lr: {written}}}").pretrain.lr == 6e-4
 
 
-def test_an_exponent_makes_a_float_and_only_a_float(small, refused):
+def test_an_exponent_makes_a_float_and_only_a_float(small):
     assert small("output=6e-4x").output == "6e-4x"
     assert small("output='6e-4'").output == "6e-4"
-    assert "pretrain.steps" in refused("pretrain.steps=1e3")
 
 
 # refusals
@@ -142,76 +118,64 @@ def test_an_exponent_makes_a_float_and_only_a_float(small, refused):
     ("override", "complaint"),
     [
         ("pretrain.stpes=200", "pretrain.stpes: unknown setting; did you mean `steps`?"),
-        ("pretran.steps=200", "pretran: unknown setting; did you mean `pretrain`?"),
         ("corpus.drills.mix.boxs=0.1", "corpus.drills.mix.boxs: unknown setting; did you mean `boxes`?"),
-        ("verdict.gate.askd=0.1", "verdict.gate.askd: unknown setting; did you mean `asked`?"),
         ("verdict.secondary=[{outcom: x}]", "verdict.secondary.0.outcom: unknown setting; did you mean `outcome`?"),
         ("steps=200", "steps: unknown setting; did you mean `pretrain.steps`?"),
         ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; there are merges, path"),
+        # wrong types and values
+        ("pretrain.steps=many", "\n  pretrain.steps: found 'many'"),
+        ("pretrain.steps='200'", "\n  pretrain.steps: found '200'"),
+        ("pretrain.steps=1.5", "\n  pretrain.steps: found 1.5"),
+        ("pretrain.steps=1e3", "\n  pretrain.steps: found 1000.0"),
+        ("pretrain.steps=true", "\n  pretrain.steps: found True"),
+        ("pretrain.steps=0", "\n  pretrain.steps: found 0"),
+        ("pretrain.steps=", "\n  pretrain.steps: found None"),
+        ("pretrain.lr=.inf", "\n  pretrain.lr: found inf"),
+        ("pretrain.clip=.nan", "\n  pretrain.clip: found nan"),
+        ("pretrain.optimizer=sgd", "\n  pretrain.optimizer: found 'sgd'"),
+        ("pretrain.betas=[0.9]", "\n  pretrain.betas"),
+        ("tokenizer.merges=50001", "\n  tokenizer.merges: found 50001"),
+        ("corpus.val_share=0.5", "\n  corpus.val_share: found 0.5"),
+        ("corpus.drills.share=1", "\n  corpus.drills.share: found 1"),
+        ("corpus=sotu", "\n  corpus: found 'sotu'"),
+        ("arms=[]", "\n  arms: found []"),
+        ("arms=baseline", "\n  arms: found 'baseline'"),
+        ("seeds=[-1]", "\n  seeds.0: found -1"),
+        ("seeds=[9223372036854775808]", "\n  seeds.0: found 9223372036854775808"),  # JSON integers end before it
+        ("name=../elsewhere", "\n  name: found '../elsewhere'"),
+        ("name=5", "\n  name: found 5"),
+        ("executor=slurm", "\n  executor: found 'slurm'"),
+        ("verdict.alpha=0.5", "\n  verdict.alpha: found 0.5"),
+        # settings that contradict each other
+        ("corpus.drills.mix.boxes=0.5", "corpus.drills.mix: the shares add up to 1.35, expected 1"),
+        ("pretrain.n_embd=100", "pretrain: n_embd is 100, expected a multiple of n_head, 12"),
+        ("pretrain.batch_tokens=1000", "pretrain: batch_tokens is 1000, expected a multiple of context, 1024"),
+        ("pretrain.micro_batch=7", "pretrain: micro_batch is 7, expected a divisor of the 256 rows a step"),
+        ("seeds=[1, 2, 1]", "seeds is [1, 2, 1], expected no value twice"),
+        ("arms=[baseline, mul_tokens, baseline]", "expected no value twice"),
+        ("control=other", "expected 'other' among them, which control names"),
+        ("arms=[baseline]", "expected 'mul_tokens' among them, which verdict.primary.contrast names"),
+        ("verdict.primary.outcome=accuracy", "outcome is 'accuracy', expected stage/task/subset/metric"),
+        ("verdict.primary.contrast=mul_tokens -  baseline", "contrast is 'mul_tokens -  baseline', expected"),
+        ("verdict.primary.contrast=baseline - baseline", "contrast is 'baseline - baseline', expected 'arm - arm'"),
+        ("grpo={task: word_problems, vllm: true}", "grpo: vllm is True; there is no such setting any more"),
+        # rows without answers, refused before anything is trained
+        ("grpo={task: 'path:SVAMP.json'}", "grpo: task is 'path:SVAMP.json', expected gsm8k or word_problems"),
+        ("grpo={task: 'jsonl:rows.jsonl'}", "grpo: task is 'jsonl:rows.jsonl', expected gsm8k or word_problems"),
+        # overrides that cannot be read
+        ("pretrain.steps", "'pretrain.steps': expected key=value"),
+        ("=5", "'=5': expected key=value"),
+        ("seeds=[1, 2", "'seeds=[1, 2': not valid YAML"),
+        ("seeds.first=1", "seeds has no settings below it"),
     ],
 )  # fmt: skip
-def test_an_unknown_setting_is_refused_with_the_nearest_name(refused, override, complaint):
+def test_a_setting_that_is_wrong_is_refused_by_name_with_what_was_found(refused, override, complaint):
     assert complaint in refused(override)
-
-
-@pytest.mark.parametrize(
-    ("override", "setting", "found"),
-    [
-        ("pretrain.steps=many", "pretrain.steps", "'many'"),
-        ("pretrain.steps='200'", "pretrain.steps", "'200'"),
-        ("pretrain.steps=1.5", "pretrain.steps", "1.5"),
-        ("pretrain.steps=true", "pretrain.steps", "True"),
-        ("pretrain.steps=0", "pretrain.steps", "0"),
-        ("pretrain.steps=", "pretrain.steps", "None"),
-        ("pretrain.lr=-0.1", "pretrain.lr", "-0.1"),
-        ("pretrain.lr=.inf", "pretrain.lr", "inf"),
-        ("pretrain.clip=.nan", "pretrain.clip", "nan"),
-        ("pretrain.optimizer=sgd", "pretrain.optimizer", "'sgd'"),
-        ("pretrain.betas=[0.9]", "pretrain.betas", ""),
-        ("tokenizer.merges=50001", "tokenizer.merges", "50001"),
-        ("corpus.val_share=0.5", "corpus.val_share", "0.5"),
-        ("corpus.drills.share=1", "corpus.drills.share", "1"),
-        ("corpus=sotu", "corpus", "'sotu'"),
-        ("arms=[]", "arms", "[]"),
-        ("arms=baseline", "arms", "'baseline'"),
-        ("seeds=[-1]", "seeds.0", "-1"),
-        ("seeds=[1, 9223372036854775808]", "seeds.1", "9223372036854775808"),  # JSON, and so fingerprints, end there
-        ("corpus.seed=-1", "corpus.seed", "-1"),
-        ("name=../elsewhere", "name", "'../elsewhere'"),
-        ("name=5", "name", "5"),
-        ("executor=slurm", "executor", "'slurm'"),
-        ("verdict.alpha=0.5", "verdict.alpha", "0.5"),
-    ],
-)
-def test_a_wrong_value_is_refused_with_what_was_found(refused, override, setting, found):
-    complaint = refused(override)
-    assert f"\n  {setting}: found {found}" in complaint or (not found and f"\n  {setting}" in complaint)
 
 
 def test_every_complaint_is_made_at_once(refused):
     complaint = refused("pretrain.stpes=1", "seeds=none", "corpus.drills.lines=0")
     assert all(name in complaint for name in ("pretrain.stpes", "seeds", "corpus.drills.lines"))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "complaint"),
-    [
-        (["corpus.drills.mix.boxes=0.5"], "corpus.drills.mix: the shares add up to 1.35, expected 1"),
-        (["pretrain.n_embd=100"], "pretrain: n_embd is 100, expected a multiple of n_head, 12"),
-        (["pretrain.batch_tokens=1000"], "pretrain: batch_tokens is 1000, expected a multiple of context, 1024"),
-        (["pretrain.micro_batch=7"], "pretrain: micro_batch is 7, expected a divisor of the 256 rows a step"),
-        (["seeds=[1, 2, 1]"], "seeds is [1, 2, 1], expected no value twice"),
-        (["arms=[baseline, mul_tokens, baseline]"], "expected no value twice"),
-        (["control=other"], "expected 'other' among them, which control names"),
-        (["arms=[baseline]"], "expected 'mul_tokens' among them, which verdict.primary.contrast names"),
-        (["verdict.primary.outcome=accuracy"], "outcome is 'accuracy', expected stage/task/subset/metric"),
-        (["verdict.primary.contrast=mul_tokens"], "contrast is 'mul_tokens', expected 'arm - arm'"),
-        (["verdict.primary.contrast=mul_tokens -  baseline"], "contrast is 'mul_tokens -  baseline', expected"),
-        (["verdict.primary.contrast=baseline - baseline"], "contrast is 'baseline - baseline', expected 'arm - arm'"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(refused, overrides, complaint):
-    assert complaint in refused(*overrides)
 
 
 @pytest.mark.parametrize("missing", ["name", "arms", "control", "seeds", "verdict"])
@@ -222,57 +186,27 @@ def test_a_missing_setting_is_named(missing):
 
 
 @pytest.mark.parametrize(
-    ("override", "complaint"),
+    ("content", "complaint"),
     [
-        ("pretrain.steps", "'pretrain.steps': expected key=value"),
-        ("=5", "'=5': expected key=value"),
-        ("seeds=[1, 2", "'seeds=[1, 2': not valid YAML"),
-        ("seeds.first=1", "seeds has no settings below it"),
-        ("name.first=1", "name has no settings below it"),
+        (b"name: [1, 2", "not valid YAML"),
+        (b"- a\n- b", "found list, expected settings"),
+        (b"", "found NoneType, expected settings"),
+        (b"name: a\nname: b", "name is given twice"),
+        (b"pretrain: {steps: 1, lr: 0.1, steps: 2}", "steps is given twice"),
+        (MINIMAL.encode("utf-16"), ""),
     ],
 )
-def test_an_override_that_cannot_be_read_is_refused(refused, override, complaint):
-    assert complaint in refused(override)
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("name: [1, 2", "not valid YAML"),
-        ("a: b: c", "not valid YAML"),
-        ("- a\n- b", "found list, expected settings"),
-        ("", "found NoneType, expected settings"),
-        ("name: a\nname: b", "name is given twice"),
-        ("pretrain: {steps: 1, lr: 0.1, steps: 2}", "steps is given twice"),
-        ("name: !!python/object/apply:os.getcwd []", "not valid YAML"),
-        ("\x00\x01", "not valid YAML"),
-    ],
-)
-def test_a_file_that_is_no_trial_is_refused_by_name(tmp_path, text, complaint):
+def test_a_file_that_is_no_trial_is_refused_by_name(tmp_path, content, complaint):
     path = tmp_path / "broken.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content)
     with pytest.raises(SettingsError) as caught:
         load(str(path))
     assert str(caught.value).startswith(str(path))
     assert complaint in str(caught.value)
 
 
-def test_a_file_in_another_encoding_is_refused_and_no_crash(tmp_path):
-    path = tmp_path / "utf16.yaml"
-    path.write_text(MINIMAL, encoding="utf-16")
-    with pytest.raises(SettingsError, match=r"utf16\.yaml"):
-        load(str(path))
-
-
-def test_vllm_is_gone_and_the_run_folders_that_say_no_to_it_are_read(small, refused):
+def test_run_folders_from_before_vllm_was_dropped_are_read(small):
     assert small("grpo={task: word_problems, vllm: false}").grpo == small("grpo={task: word_problems}").grpo
-    assert "grpo: vllm is True; there is no such setting any more" in refused("grpo={task: word_problems, vllm: true}")
-
-
-@pytest.mark.parametrize("task", ["jsonl:rows.jsonl", "path:SVAMP.json"])
-def test_grpo_on_rows_without_answers_is_refused_before_anything_is_trained(refused, task):
-    complaint = refused(f"grpo={{task: '{task}'}}")
-    assert f"grpo: task is {task!r}, expected gsm8k or word_problems" in complaint
 
 
 def test_a_trial_cannot_be_changed(small):
@@ -286,14 +220,11 @@ def test_a_trial_cannot_be_changed(small):
 def test_what_is_merely_local_is_left_out_of_the_experiment(small):
     parts = ("pretrain", "tokenizer", "corpus")
     here = small().experiment(*parts)
+    assert set(here) == {*parts}
     there = small("pretrain.micro_batch=4", "pretrain.device=cpu", "tokenizer.path=/elsewhere", "workers=7", "output=x")
     assert there.experiment(*parts) == here
     for changed in ("pretrain.lr=1e-3", "tokenizer.merges=512", "corpus.seed=1"):
         assert small(changed).experiment(*parts) != here
-
-
-def test_the_experiment_names_only_the_parts_asked_for(small):
-    assert set(small().experiment("evaluate", "corpus")) == {"evaluate", "corpus"}
 
 
 def test_compared_are_the_primary_and_the_secondary_family():

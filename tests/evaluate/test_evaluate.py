@@ -77,19 +77,13 @@ def test_the_same_reader_in_every_arm_reads_plain_text(answered, arm, completion
     assert "<" not in row["plain"]
 
 
-def test_a_row_says_which_fact_it_asks_and_whether_that_was_asked(answered):
+def test_a_row_says_which_fact_it_asks_whether_that_was_asked_and_its_fact_tokens(answered):
     never = frozenset({TIMES_TABLE.of(6, 9)})
-    assert (answered("baseline", " 54", 9, 6, never)["fact"], answered("baseline", "", 9, 6, never)["asked"]) == (
-        "6*9=54",
-        False,
-    )
+    row = answered("baseline", " 54", 9, 6, never)
+    assert (row["fact"], row["asked"], row["fact_tokens"]) == ("6*9=54", False, 0)
     assert answered("baseline", " 48", 6, 8, never)["asked"] is True
     assert answered("baseline", " 6", 1, 6, never)["asked"] is None  # a row of 1 is of neither kind
-
-
-def test_fact_tokens_are_counted(answered):
     assert answered("mul_tokens", " <MUL_6_9_54> <MUL_1_1_1>")["fact_tokens"] == 2
-    assert answered("baseline", " 6*9=54")["fact_tokens"] == 0
 
 
 # what the finished tiny trial wrote
@@ -100,69 +94,52 @@ def rows_of(finished, arm, seed):
     return [json.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_item_has_its_sample(finished, seed):
+def test_every_item_has_its_sample(finished):
     """A fact's `asked` is what its own seed was served: by the count of drills that ask it, not by the fold's rule."""
-    rows, expected = rows_of(finished, "mul_tokens", seed), Arithmetic(5).examples()
-    assert [row["question"] for row in rows] == [example.question for example in expected]
+    rows, expected = rows_of(finished, "mul_tokens", 2), Arithmetic(5).examples()
+    assert [(row["question"], row["answer"]) for row in rows] == [(e.question, e.answer) for e in expected]
     assert len(rows) == 81 + 5 * 5
-    served = json.loads((finished.folder / "corpus" / "exposure.json").read_bytes())["served"]["mul_tokens"][str(seed)]
+    served = json.loads((finished.folder / "corpus" / "exposure.json").read_bytes())["served"]["mul_tokens"]["2"]
     asked = {fact: forms["question"] + forms["statement"] > 0 for fact, forms in served["facts"].items()}
+    assert list(asked.values()).count(False) == 12
     for row, example in zip(rows, expected, strict=True):
-        assert row["answer"] == example.answer
-        if row["task"] == "mul_table" and 1 not in example.operands:
-            assert row["asked"] == asked[row["fact"]]
-        else:
-            assert row["asked"] is None
+        of_a_fact = row["task"] == "mul_table" and 1 not in example.operands
+        assert row["asked"] == (asked[row["fact"]] if of_a_fact else None)
         assert ("choice_logprob" in row) == (row["task"] == "mul_table")
         assert row.get("choice_logprob", -1) < 0
         assert row["correct"] == (row["read"] == row["answer"])
-    never = [fact for fact, was in asked.items() if not was]
-    assert len(never) == 12
-    assert sum(row["asked"] is False for row in rows) == sum(1 + (fact[0] != fact[2]) for fact in never)
 
 
-def test_metrics_have_the_reference_s_fields(finished, shared_data):
-    folder = Cell("mul_tokens", 1).folder(finished, "eval_pretrain")
+def test_metrics_add_up_to_the_samples_and_have_the_reference_s_fields(finished, shared_data):
+    reference = shared_data / "original_results" / "outputs" / "eval_hf_baseline_10b" / "arithmetic_results.json"
+    expected = json.loads(reference.read_bytes())
+    rows = rows_of(finished, "baseline", 2)
+    folder = Cell("baseline", 2).folder(finished, "eval_pretrain")
     ours = json.loads((folder / "arithmetic_results.json").read_bytes())
-    path = shared_data / "original_results" / "outputs" / "eval_hf_baseline_10b" / "arithmetic_results.json"
-    theirs = json.loads(path.read_bytes())
-    assert set(theirs["metrics"]) <= set(ours["metrics"])
-    assert {k: type(v) for k, v in theirs["metrics"].items()} == {
-        k: type(ours["metrics"][k]) for k in theirs["metrics"]
+    metrics = ours["metrics"]
+    assert (metrics["condition"], metrics["total_samples"]) == ("baseline", len(rows))
+    assert metrics["total_correct"] == sum(row["correct"] for row in rows)
+    assert metrics["overall_accuracy"] == metrics["total_correct"] / len(rows)
+    for task, category in metrics["category_accuracies"].items():
+        chosen = [row["correct"] for row in rows if row["task"] == task]
+        assert category == {"accuracy": sum(chosen) / len(chosen), "correct": sum(chosen), "total": len(chosen)}
+    assert {key: type(value) for key, value in expected["metrics"].items()} == {
+        key: type(metrics.get(key)) for key in expected["metrics"]
     }
-    assert set(theirs["metrics"]["category_accuracies"]) <= set(ours["metrics"]["category_accuracies"])
-    assert set(theirs["metrics"]["category_accuracies"]["addition"]) == set(
-        ours["metrics"]["category_accuracies"]["addition"]
-    )
-    assert set(theirs["examples"][0]) == set(ours["examples"][0])
-
-
-def test_metrics_add_up_to_the_samples(finished):
-    for seed in (1, 2):
-        rows = rows_of(finished, "baseline", seed)
-        folder = Cell("baseline", seed).folder(finished, "eval_pretrain")
-        metrics = json.loads((folder / "arithmetic_results.json").read_bytes())["metrics"]
-        assert metrics["condition"] == "baseline"
-        assert metrics["total_samples"] == len(rows)
-        assert metrics["total_correct"] == sum(row["correct"] for row in rows)
-        assert metrics["overall_accuracy"] == metrics["total_correct"] / len(rows)
-        for task, category in metrics["category_accuracies"].items():
-            chosen = [row["correct"] for row in rows if row["task"] == task]
-            assert category == {"accuracy": sum(chosen) / len(chosen), "correct": sum(chosen), "total": len(chosen)}
+    assert expected["metrics"]["category_accuracies"].keys() <= metrics["category_accuracies"].keys()
+    assert expected["examples"][0].keys() == ours["examples"][0].keys()
 
 
 def test_held_out_text_is_the_same_in_every_arm_of_a_seed(finished):
-    for seed in (1, 2):
-        records = [
-            json.loads((Cell(arm, seed).folder(finished, "eval_pretrain") / "heldout_text.json").read_bytes())
-            for arm in finished.arms
-        ]
-        documents = [[(d["set"], d["name"], d["bytes"]) for d in record["documents"]] for record in records]
-        assert documents[0] == documents[1]
-        assert {name for name, _, _ in documents[0]} == {"text", "drills"}
-        assert all(d["bits"] > 0 for record in records for d in record["documents"])
-        assert all(record["keeps_content"] for record in records)
+    records = [
+        json.loads((Cell(arm, 1).folder(finished, "eval_pretrain") / "heldout_text.json").read_bytes())
+        for arm in finished.arms
+    ]
+    documents = [[(d["set"], d["name"], d["bytes"]) for d in record["documents"]] for record in records]
+    assert documents[0] == documents[1]
+    assert {name for name, _, _ in documents[0]} == {"text", "drills"}
+    assert all(d["bits"] > 0 for record in records for d in record["documents"])
+    assert all(record["keeps_content"] for record in records)
 
 
 def test_the_last_probe_of_training_is_what_the_evaluation_finds(finished):

@@ -29,7 +29,7 @@ def after(tokenizer, prompt):
 @pytest.mark.parametrize("arm", ["baseline", "mul_tokens"])
 def test_batches_give_what_transformers_gives_one_prompt_at_a_time(babbling, arm):
     model, tokenizer, _treatment = babbling(arm)
-    prompts = [example.prompt for example in Arithmetic(20).examples()[::5]]
+    prompts = [example.prompt for example in Arithmetic(20).examples()[::9]]
     assert len({len(tokenizer(prompt)["input_ids"]) for prompt in prompts}) > 3  # so that rows are padded
     suppress = unsayable(tokenizer)
     newlines = [i for i in range(621) if "\n" in tokenizer.decode([i])]
@@ -45,9 +45,9 @@ def test_batches_give_what_transformers_gives_one_prompt_at_a_time(babbling, arm
         )
         text = tokenizer.decode(out[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
         alone.append(text.partition("\n")[0])
-    for batch in (1, 7, 128):
+    for batch in (1, 7):
         assert complete(model, tokenizer, prompts, 6, batch) == alone
-    assert len(set(alone)) > 20
+    assert len(set(alone)) > 12
     assert any("<MUL_" in text for text in alone) == (arm == "mul_tokens")
 
 
@@ -59,26 +59,18 @@ def test_each_prompt_of_a_batch_keeps_its_own_positions(scripted, vocabulary):
         assert completion == "".join(chr(ord("a") + p % 26) for p in range(start, start + 4))
 
 
-@pytest.mark.parametrize("end", ["\n", "eos"])
-def test_a_completion_ends_at_a_newline_or_eos(scripted, vocabulary, rows_given, end):
-    stop = vocabulary.eos if end == "eos" else ids(vocabulary, "\n")[0]
+@pytest.mark.parametrize("end", ["\n", "\n\n", "eos"])
+def test_a_completion_ends_at_a_newline_or_eos(scripted, rows_given, end):
+    vocabulary = Vocabulary(512, 45)  # GPT-2 has one token for two newlines, within its first 512 merges
+    [stop] = [vocabulary.eos] if end == "eos" else ids(vocabulary, end)
     script = {0: ids(vocabulary, "5"), 1: ids(vocabulary, "4"), 2: [stop]}
-    model, tokenizer, _arm = scripted("baseline", lambda p: script.get(p, ids(vocabulary, "x")))
+    model, tokenizer, _arm = scripted("baseline", lambda p: script.get(p, ids(vocabulary, "x")), vocabulary)
     done = complete(model, tokenizer, ["a", "a b"], 12, 2)
     assert done == ["54", "4"]  # after "a b", position 1 is the first that is asked
     passes = rows_given(model)
     complete(model, tokenizer, ["a", "a", "a b"], 40, 3)
     # defect R9: a row that has ended is asked nothing more
     assert [len(rows) for rows in passes] == [3, 3, 2]
-
-
-def test_a_token_that_begins_with_a_newline_ends_it_too(scripted):
-    """GPT-2 has one token for two newlines, within its first 512 merges."""
-    vocabulary = Vocabulary(512, 45)
-    [blank_line] = ids(vocabulary, "\n\n")
-    script = {0: ids(vocabulary, "5"), 1: [blank_line]}
-    model, tokenizer, _ = scripted("baseline", lambda p: script.get(p, ids(vocabulary, "x")), vocabulary)
-    assert complete(model, tokenizer, ["a"], 12, 1) == ["5"]
 
 
 @pytest.mark.parametrize("arm", ["baseline", "one_slot", "mul_tokens"])
@@ -102,7 +94,7 @@ def test_fact_tokens_come_out_by_name(scripted, vocabulary):
 
 def test_no_more_tokens_than_asked_for_nor_than_the_context_holds(scripted, vocabulary):
     model, tokenizer, _ = scripted("baseline", lambda p: ids(vocabulary, "x"))
-    assert complete(model, tokenizer, ["a"], 5, 1) == ["x" * 5]
+    assert generate.complete(model, tokenizer, ["a"], 5, 1) == [generate.Completion("xxxxx", 5, False)]
     long = "a b c d e f g h " * 4
     room = 64 - 1 - after(tokenizer, long)
     assert 0 < room < 40
@@ -118,27 +110,20 @@ def test_a_solution_runs_over_lines_and_ends_at_a_new_turn(scripted, vocabulary)
     assert completion.tokens == len(ids(vocabulary, "1\n2\nUser:"))
 
 
-def test_a_cut_completion_did_not_stop(scripted, vocabulary):
-    model, tokenizer, _ = scripted("baseline", lambda p: ids(vocabulary, "x"))
-    assert generate.complete(model, tokenizer, ["a"], 5, 1) == [generate.Completion("xxxxx", 5, False)]
-
-
 @pytest.mark.parametrize("temperature", [None, 0.7])
 def test_no_text_depends_on_the_batch(babbling, vocabulary, temperature):
     """Prompts from one id to all but one of the context: each has its own room, and its own draws."""
     model, tokenizer, _ = babbling("mul_tokens")
-    prompts = ["ab c" * length for length in range(1, 40)]
+    prompts = ["ab c" * length for length in range(1, 40, 3)]
     sizes = [len(ids(vocabulary, prompt)) for prompt in prompts]
-    assert sum(size >= 64 for size in sizes) > 2
-    assert sum(24 < size < 64 for size in sizes) > 5
-    said = {
-        batch: generate.complete(model, tokenizer, prompts, 40, batch, False, temperature, 5) for batch in (1, 7, 128)
-    }
-    assert said[1] == said[7] == said[128]
-    for size, completion in zip(sizes, said[128], strict=True):
+    assert max(sizes) > 64
+    assert sum(24 < size < 64 for size in sizes) > 1
+    alone, seven = (generate.complete(model, tokenizer, prompts, 40, n, False, temperature, 5) for n in (1, 7))
+    assert alone == seven
+    for size, completion in zip(sizes, alone, strict=True):
         room = max(0, min(40, 64 - size))
         assert completion.tokens == room or (completion.stopped and completion.tokens < room)
-    assert len({completion.text for completion in said[1]}) > 15
+    assert len({completion.text for completion in alone}) > 6
 
 
 def test_samples_are_drawn_from_the_seed_by_their_probabilities(babbling):

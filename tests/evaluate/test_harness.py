@@ -17,32 +17,11 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, rea
 
 # ways to end an answer, of which {n} is the right number and {m} a wrong one
 ENDINGS = (
-    "#### {n}",
-    "#### {n}.",
-    "#### ${n}",
-    "#### {n:,}",
-    "####{n}",
-    "####  {n}",
-    "#### {n} dollars",
-    "#### {n}\n#### {m}",
-    "#### {m}\n#### {n}",
-    "#### {m}",
-    "#### -{n}",
-    "#### {n}.0",
-    "#### {n},",
-    "#### {n}%",
-    "so it is {n}",
-    "so it is ${n:,}.",
-    "#### {n} but then {m}",
-    "#### {m} but then {n}",
-    "no number",
-    "",
-    "####",
-    "#### ,",
-    "#### .",
-    "#### x{n}",
-    "### {n}",
-)
+    "#### {n}", "#### {n}.", "#### ${n}", "#### {n:,}", "####{n}", "####  {n}", "#### {n} dollars",
+    "#### {n}\n#### {m}", "#### {m}\n#### {n}", "#### {m}", "#### -{n}", "#### {n}.0", "#### {n},", "#### {n}%",
+    "so it is {n}", "so it is ${n:,}.", "#### {n} but then {m}", "#### {m} but then {n}", "no number", "", "####",
+    "#### ,", "#### .", "#### x{n}", "### {n}",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

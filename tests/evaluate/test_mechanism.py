@@ -13,7 +13,7 @@ from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.mechanism import by_subset, lens, rows, seen
-from tokentrial.evaluate.probe import left_out_r2, probe, shuffled, targets
+from tokentrial.evaluate.probe import left_out_r2, probe, shuffled
 from tokentrial.evaluate.score import scored
 from tokentrial.pretrain.validate import token_nats
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -62,14 +62,14 @@ def test_a_product_in_the_vector_is_read_beyond_the_operands():
 
 @pytest.mark.parametrize("operands", [ORDERED, UNORDERED], ids=["81 questions", "45 tokens"])
 def test_vectors_that_say_nothing_are_read_no_better_than_shuffled_ones(operands):
-    """One in twenty lies above 95 % of its shuffles: of 10 draws with 5 targets each, 2.5 on average. Were the five of
-    a draw one, more than 12 would take three draws, which has a chance of 1 %."""
+    """One in twenty lies above 95 % of its shuffles: of 5 draws with 5 targets each, 1.25 on average. Were the five of
+    a draw one, more than 7 would take two draws, which has a chance of 2 %."""
     found = [
         of
-        for seed in range(10)
+        for seed in range(5)
         for of in probe(noise(len(operands), 16, seed=seed), operands, np.random.default_rng(seed)).values()
     ]
-    assert sum(of["r2"] > of["shuffled_r2"] for of in found) <= 12
+    assert sum(of["r2"] > of["shuffled_r2"] for of in found) <= 7
     assert np.mean([of["r2"] for of in found]) < 0
 
 
@@ -79,47 +79,34 @@ def test_what_is_left_out_is_predicted_by_the_others_alone():
     facts = np.unique(np.sort(operands), axis=0, return_inverse=True)[1].ravel()
     vectors, y = noise(len(operands), 7), noise(len(operands), 2, seed=3) + operands
 
-    def predict(x, known, ridge, new):
+    def variance(x):
+        return ((x - x.mean(0)) ** 2).sum() / len(x)
+
+    def predict(x, known, penalty, new):
         centred = x - x.mean(0)
-        scale = (centred**2).sum() / len(x)
-        weights = np.linalg.solve(centred.T @ centred + ridge * scale * np.eye(7), centred.T @ (known - known.mean()))
+        weights = np.linalg.solve(centred.T @ centred + penalty * np.eye(7), centred.T @ (known - known.mean()))
         return known.mean() + (new - x.mean(0)) @ weights
+
+    def error(x, known, groups, penalty):
+        """Of leaving out each fact in turn; the inner fits keep the outer ridge, as the closed form does."""
+        kept = [groups != group for group in set(groups)]
+        return sum(((known[~k] - predict(x[k], known[k], penalty, x[~k])) ** 2).sum() for k in kept)
 
     expected = []
     for column in y.T:
         errors = deviations = 0.0
         for fact in set(facts):
             out = facts == fact
-            x, known = vectors[~out], column[~out]
-            # the inner fits keep the outer scale of the ridge, as the closed form does
-            scale = ((x - x.mean(0)) ** 2).sum() / len(x)
-
-            def inner(ridge, x=x, known=known, out=out, scale=scale):
-                groups, total = facts[~out], 0.0
-                for g in set(groups):
-                    kept = groups != g
-                    within = ((x[kept] - x[kept].mean(0)) ** 2).sum() / kept.sum()
-                    total += (
-                        (known[~kept] - predict(x[kept], known[kept], ridge * scale / within, x[~kept])) ** 2
-                    ).sum()
-                return total
-
-            ridge = min((0.001, 0.01, 0.1, 1.0, 10.0), key=inner)
-            errors += ((column[out] - predict(x, known, ridge, vectors[out])) ** 2).sum()
+            x, known, groups = vectors[~out], column[~out], facts[~out]
+            penalties = [ridge * variance(x) for ridge in (0.001, 0.01, 0.1, 1.0, 10.0)]
+            best = min(penalties, key=lambda penalty, of=(x, known, groups): error(*of, penalty))
+            errors += ((column[out] - predict(x, known, best, vectors[out])) ** 2).sum()
             deviations += ((column[out] - known.mean()) ** 2).sum()
         expected.append(1 - errors / deviations)
     assert left_out_r2(vectors, y, facts) == pytest.approx(expected, rel=1e-6)
-
-
-def test_less_than_ten_facts_are_not_probed():
-    few = UNORDERED[:9]
-    assert probe(noise(9, 8), few, rng()) is None
-    assert probe(noise(0, 8), few[:0], rng()) is None
-    assert probe(noise(10, 8), UNORDERED[:10], rng()) is not None
-
-
-def test_beyond_is_the_product_of_the_deviations_on_the_whole_table():
-    assert targets(ORDERED)["beyond"] == pytest.approx((ORDERED[:, 0] - 5.0) * (ORDERED[:, 1] - 5))
+    few = UNORDERED[:10]  # fewer facts are not probed
+    assert probe(noise(9, 8), few[:9], rng()) is None
+    assert probe(noise(10, 8), few, rng()) is not None
 
 
 def test_shuffling_keeps_a_fact_s_orders_together():
@@ -191,14 +178,6 @@ def test_a_row_that_lies_with_the_unused_ones_looks_hardly_trained():
     assert found["tokens"]["<B>"]["seen"] == 0
 
 
-def test_a_row_counts_as_hardly_trained_until_its_own_part_is_half_of_what_it_shares():
-    embedding = np.zeros((8, 4))
-    embedding[:, 3] = [1, 1, 1, 1, 1, 1, 2, 2]
-    embedding[6:, 0] = [0.98, 1.02]
-    found = rows(embedding, {"<A>": 6, "<B>": 7}, {"<A>": 1, "<B>": 1}, 3, range(3, 6))
-    assert [of["hardly_trained"] for of in found["tokens"].values()] == [True, False]
-
-
 def test_unused_rows_that_have_not_come_together_set_the_measure_themselves():
     """Rows (0.6, 1) across each other: each has cosine 5 / (|row| |sum of five|) to the sum of the others."""
     embedding = np.zeros((13, 8))
@@ -211,12 +190,6 @@ def test_unused_rows_that_have_not_come_together_set_the_measure_themselves():
     assert found["hardly_from"] == pytest.approx(nearest)
     assert found["tokens"]["<A>"]["to_unused"] > nearest
     assert found["tokens"]["<A>"]["hardly_trained"] is True
-
-
-def test_without_unused_rows_nothing_is_said_of_training():
-    found = rows(np.eye(4), {"<A>": 3}, {"<A>": 1}, 3, [])
-    assert found["hardly_from"] is None
-    assert found["tokens"]["<A>"]["hardly_trained"] is None
 
 
 # of a real cell

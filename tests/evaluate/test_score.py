@@ -156,21 +156,19 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
     return dict(zip(TIMES_TABLE.answers, np.array(totals) - np.logaddexp.reduce(totals), strict=True))
 
 
-@pytest.fixture(params=["one tree", "small trees", "no tree"])
-def trees(request, monkeypatch):
+@pytest.mark.parametrize(
+    ("arm", "trees"), [("baseline", "one"), ("mul_append", "one"), ("mul_tokens", "small"), ("mul_tokens", "none")]
+)
+@torch.no_grad()
+def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, monkeypatch, arm, trees):
     """However the spellings are asked: all at once, a few at a time, or one by one of a model that takes no mask."""
-    if request.param == "small trees":
+    if trees == "small":
         monkeypatch.setattr(score, "_NODES", 9)
         monkeypatch.setattr(score, "LOGITS", 100_000)
-    if request.param == "no tree":
+    if trees == "none":
         monkeypatch.setattr(score, "_attends_as_masked", lambda model: False)
-
-
-@pytest.mark.parametrize("arm", ["baseline", "mul_tokens", "mul_append"])
-@torch.no_grad()
-def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, arm, trees):
     model, tokenizer, treatment = babbling(arm)
-    examples = [TABLE[6, 9], TABLE[1, 1], replace(TABLE[3, 4], prompt="so")]  # of two lengths
+    examples = [TABLE[6, 9], replace(TABLE[3, 4], prompt="so")]  # of two lengths
     given = choice_logprobs(model, tokenizer, treatment, examples)
     for example, value in zip(examples, given, strict=True):
         expected = by_hand(model, tokenizer, treatment, vocabulary, example)

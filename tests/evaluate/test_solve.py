@@ -9,9 +9,10 @@ import torch
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate import solve as solving
-from tokentrial.evaluate.evaluate import evaluate_model
+from tokentrial.evaluate.evaluate import evaluate_model, evaluate_solutions
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.solve import gold_nats, solve, summary
+from tokentrial.settings import Evaluate
 from tokentrial.store import read_json
 from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask, solution_prompt
 from tokentrial.tasks.task import Example
@@ -81,23 +82,14 @@ def test_a_row_says_how_long_it_was_whether_it_ended_and_its_fact_tokens(answere
 
 
 def test_the_summary_adds_up():
-    def row(correct, flexible, tokens, stopped, fact_tokens, nats):
-        return {
-            "correct": correct,
-            "correct_flexible": flexible,
-            "tokens": tokens,
-            "stopped": stopped,
-            "fact_tokens": fact_tokens,
-            "gold_nats_per_byte": nats,
-        }
-
+    keys = ("correct", "correct_flexible", "tokens", "stopped", "fact_tokens", "gold_nats_per_byte")
     rows = [
-        row(True, True, 10, True, 2, 1.0),
-        row(False, True, 20, True, 0, 2.0),
-        row(False, False, 60, False, 1, math.nan),
-        row(False, False, 6, True, 0, 6.0),
+        (True, True, 10, True, 2, 1.0),
+        (False, True, 20, True, 0, 2.0),
+        (False, False, 60, False, 1, math.nan),
+        (False, False, 6, True, 0, 6.0),
     ]
-    assert summary(rows, "mul_tokens", 2.5) == {
+    assert summary([dict(zip(keys, row, strict=True)) for row in rows], "mul_tokens", 2.5) == {
         "condition": "mul_tokens",
         "model_path": "model",
         "accuracy": 0.25,
@@ -115,18 +107,13 @@ def test_the_summary_adds_up():
 
 
 def test_the_reference_s_fields_are_there(shared_data):
-    theirs = shared_data / "original_results" / "outputs"
-    found = sorted(theirs.rglob("gsm8k_results.json"))
+    found = sorted((shared_data / "original_results" / "outputs").rglob("gsm8k_results.json"))
     assert found
+    row = {"correct": True, "correct_flexible": True, "stopped": True, "tokens": 3, "fact_tokens": 0}
+    ours = summary([row | {"gold_nats_per_byte": 1.0}], "baseline", 1.0)
     for path in found:
-        metrics = json.loads(path.read_bytes())["metrics"]
-        ours = summary([dict.fromkeys(("correct", "correct_flexible", "stopped"), True) | NUMBERS], "baseline", 1.0)
-        assert set(metrics) <= set(ours), path
-        for key, value in metrics.items():
+        for key, value in json.loads(path.read_bytes())["metrics"].items():
             assert isinstance(ours[key], (type(value), int, float)), key
-
-
-NUMBERS = {"tokens": 3, "fact_tokens": 0, "gold_nats_per_byte": 1.0}
 
 
 # the gold solution
@@ -152,7 +139,7 @@ def test_gold_nats_are_those_of_every_token_after_the_prompt_per_original_byte(b
         assert gold_nats(model, tokenizer, treatment, SHORT, batch) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_gold_solution_that_does_not_fit_has_no_nats(babbling, vocabulary):
+def test_a_gold_solution_that_does_not_fit_has_no_nats_and_null_in_the_files(babbling, vocabulary, tmp_path):
     model, tokenizer, arm = babbling("baseline")
     size = len(vocabulary.encode(SHORT[1].prompt)) + 1  # with eos
     rows = []
@@ -162,23 +149,10 @@ def test_a_gold_solution_that_does_not_fit_has_no_nats(babbling, vocabulary):
         rows.append(Example("t", "Go", SHORT[1].prompt, completion, "54"))
     found = gold_nats(model, tokenizer, arm, [rows[1], SHORT[0], rows[0]], 2)
     assert [math.isnan(value) for value in found] == [True, False, False]
-
-
-def test_no_nats_are_null_in_the_files(babbling, tmp_path, monkeypatch):
-    from tokentrial.evaluate.evaluate import evaluate_solutions
-    from tokentrial.settings import Evaluate
-
-    model, tokenizer, arm = babbling("baseline")
-    task = WordProblems(10, 3)  # too long for 64 tokens
-    rows, metrics = evaluate_solutions(tmp_path, model, tokenizer, arm, task, Evaluate(limit=5, solution_tokens=4))
-    written = read_json(tmp_path / "word_problems_results.json")
-    assert (
-        written["metrics"]["gold_too_long"]
-        == metrics["gold_too_long"]
-        == sum(math.isnan(row["gold_nats_per_byte"]) for row in rows)
-    )
-    assert metrics["gold_too_long"] > 0
-    assert len(written["examples"]) == 5
+    settings = Evaluate(limit=5, solution_tokens=4)
+    rows, metrics = evaluate_solutions(tmp_path, model, tokenizer, arm, WordProblems(10, 3), settings)
+    assert metrics["gold_too_long"] == sum(math.isnan(row["gold_nats_per_byte"]) for row in rows) > 0
+    assert read_json(tmp_path / "word_problems_results.json")["metrics"]["gold_too_long"] == metrics["gold_too_long"]
     assert "NaN" not in (tmp_path / "word_problems_results.json").read_text()
 
 
@@ -191,24 +165,12 @@ def peer(folder, kind, positions=768):
 
     vocabulary = Vocabulary(256, 45)
     torch.manual_seed(0)
-    ends = {"bos_token_id": vocabulary.eos, "eos_token_id": vocabulary.eos}
+    shape = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "max_position_embeddings": positions}
+    shape |= {"bos_token_id": vocabulary.eos, "eos_token_id": vocabulary.eos}
     if kind == "gpt2":
-        model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=vocabulary.size, n_positions=positions, n_embd=16, n_layer=1, n_head=2, **ends)
-        )
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary.size, **shape))
     else:  # its embedding has more rows than its tokenizer has ids
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=640,
-                max_position_embeddings=positions,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                **ends,
-            )
-        )
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=640, intermediate_size=32, num_key_value_heads=1, **shape))
     model.save_pretrained(folder)
     to_transformers(vocabulary, arms.get_arm("baseline"), positions).save_pretrained(folder)
     return folder
@@ -217,39 +179,25 @@ def peer(folder, kind, positions=768):
 @pytest.mark.parametrize(("kind", "ids"), [("gpt2", 621), ("llama", 640)])
 def test_any_causal_model_is_scored_by_the_same_code(tmp_path, shared_data, vocabulary, kind, ids):
     folder = peer(tmp_path / "model", kind)
-    tasks = ["gsm8k", *(f"path:{shared_data}/word_problems/{name}.json" for name in ("SVAMP", "MultiArith"))]
-    scores = evaluate_model(tmp_path / "out", folder, "baseline", tasks, f"path:{shared_data}/gsm8k", 5)
-    assert set(scores) == {"gsm8k", "svamp", "multiarith"}
-    for name, metrics in scores.items():
-        written = read_json(tmp_path / "out" / f"{name}_results.json")
+    gsm8k, svamp = f"path:{shared_data}/gsm8k", f"path:{shared_data}/word_problems/SVAMP.json"
+    scores = evaluate_model(tmp_path / "out", folder, "baseline", ["gsm8k", svamp, "arithmetic"], gsm8k, 3)
+    assert set(scores) == {"gsm8k", "svamp", "arithmetic"}
+    for name, task in (("gsm8k", GSM8K(gsm8k)), ("svamp", Sums(svamp))):
+        metrics, written = scores[name], read_json(tmp_path / "out" / f"{name}_results.json")
+        examples = task.examples("test")[:3]
         assert written["metrics"] == metrics
-        assert metrics["total"] == len(written["examples"]) == 5
+        assert [row["question"] for row in written["examples"]] == [example.question for example in examples]
+        assert metrics["total"] == 3
         assert 0 < metrics["avg_response_tokens"] <= 256
-        of_file = [AnswerOnly(path) for path in tasks[1:] if name in path.lower()]
-        [task] = of_file or [GSM8K(f"path:{shared_data}/gsm8k")]
-        golds = [e.completion for e in task.examples("test")[:5]]
         # weights of 0.02: all ids are almost equally likely, ln(ids) nats for each token and for eos
+        golds = [example.completion for example in examples]
         nats = [(len(vocabulary.encode(gold)) + 1) * math.log(ids) / len(gold.encode()) for gold in golds]
-        assert metrics["gold_nats_per_byte"] == pytest.approx(sum(nats) / 5, rel=0.02)
-    questions = [e.question for e in GSM8K(f"path:{shared_data}/gsm8k").examples("test")[:5]]
-    assert [row["question"] for row in read_json(tmp_path / "out" / "gsm8k_results.json")["examples"]] == questions
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_any_causal_model_is_asked_the_arithmetic_probes(tmp_path, kind):
-    scores = evaluate_model(
-        tmp_path / "out", peer(tmp_path / "model", kind, 64), "baseline", ["arithmetic"], "hub", None
-    )
-    assert scores["arithmetic"]["total_samples"] == 581
-    assert (tmp_path / "out" / "arithmetic_results.json").exists()
-
-
-def test_a_limit_holds_for_the_probes_too_and_leaves_the_table_whole(tmp_path):
-    model = peer(tmp_path / "model", "gpt2", 64)
-    scores = evaluate_model(tmp_path / "out", model, "baseline", ["arithmetic"], "hub", 3)
+        assert metrics["gold_nats_per_byte"] == pytest.approx(sum(nats) / 3, rel=0.02)
+    # a limit holds for the probes too, and leaves the table whole
     totals = {name: of["total"] for name, of in scores["arithmetic"]["category_accuracies"].items()}
     assert totals.pop("mul_table") == 81
     assert set(totals.values()) == {3}
+    assert (tmp_path / "out" / "arithmetic_results.json").exists()
 
 
 def test_a_folder_without_a_model_or_a_task_there_is_none_of_is_named(tmp_path):

@@ -14,6 +14,8 @@ from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.worker import GRACE_S, Call, Report, report, stoppable
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHED += ("TORCHELASTIC_RUN_ID", "PET_NNODES", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_SIZE")
 STAYS_S = 60  # what a worker that is not ended costs a test
 
 # what the workers do
@@ -27,13 +29,6 @@ def environment():
     return dict(os.environ)
 
 
-def write_pid_and_meet(path, others):
-    """Returns once every other worker is at work too."""
-    write_pid(path)
-    while not all(other.exists() for other in others):
-        time.sleep(0.01)
-
-
 def tell(name, texts):
     for text in texts:
         report(name, 0.5, text)
@@ -42,7 +37,9 @@ def tell(name, texts):
 def save_when_told(path, others):
     """Says so once the others are at work too, stays until it is told to stop, and then is slow to save itself."""
     with stoppable() as stop:
-        write_pid_and_meet(path, others)
+        path.touch()
+        while not all(other.exists() for other in others):
+            time.sleep(0.01)
         report(path.name, 0.5, "at work")
         while not stop():
             time.sleep(0.01)
@@ -75,11 +72,6 @@ def stay(path):
     time.sleep(STAYS_S)
 
 
-def stay_and_tell(path, stayed):
-    stay(path)
-    stayed.touch()
-
-
 def die_when(path):
     while not path.exists():
         time.sleep(0.01)
@@ -99,27 +91,13 @@ def run(executor, *calls):
     return reports
 
 
-def run_and_close(executor, *calls):
-    with executor:
-        run(executor, *calls)
-
-
 def test_a_worker_lives_on_from_call_to_call_and_is_another_process(executor, tmp_path):
-    for name in ("a", "b"):
-        run(executor, Call(name, write_pid, (tmp_path / name,)))
-    run(executor, Call("c", write_pid, (tmp_path / "c",)), Call("d", write_pid, (tmp_path / "d",)))
-    seen = {(tmp_path / name).read_text() for name in "abcd"}
-    assert len(seen) == 1
-    pid, threads = seen.pop().split()
+    for names in ("a", "b", "cd"):
+        run(executor, *(Call(name, write_pid, (tmp_path / name,)) for name in names))
+    [seen] = {(tmp_path / name).read_text() for name in "abcd"}
+    pid, threads = seen.split()
     assert int(pid) != os.getpid()
     assert threads == "1"
-
-
-def test_two_workers_work_side_by_side(tmp_path):
-    paths = [tmp_path / "a", tmp_path / "b"]
-    with LocalExecutor(2) as executor:
-        run(executor, *(Call(path.name, write_pid_and_meet, (path, paths)) for path in paths))
-    assert paths[0].read_text() != paths[1].read_text()
 
 
 def test_every_report_of_a_call_reaches_the_parent_before_its_end(executor):
@@ -131,42 +109,24 @@ def test_every_report_of_a_call_reaches_the_parent_before_its_end(executor):
         texts = ["half"]  # and then calls that end as soon as they have reported
 
 
-def test_a_report_outside_a_worker_does_nothing():
-    assert report("a", 0.5, "half") is None
-
-
-def test_no_calls_are_no_work(executor):
-    assert run(executor) == []
-
-
 def test_an_error_of_a_call_is_raised_as_it_is_and_the_worker_stays(executor, tmp_path):
-    with pytest.raises(SettingsError, match=r"^pretrain\.lr: too high$") as caught:
+    with pytest.raises(SettingsError, match=r"^pretrain\.lr: too high$"):
         run(executor, Call("a", refuse, ("pretrain.lr: too high",)))
-    assert caught.value.code == 2
     with pytest.raises(ZeroDivisionError):
         run(executor, Call("b", divide, (1, 0)))
-    run(executor, Call("c", write_pid, (tmp_path / "c",)))
-    assert (tmp_path / "c").exists()
-
-
-def test_a_killed_worker_is_an_error_that_names_its_work(tmp_path):
-    at_once = tmp_path / "at once"
-    at_once.touch()
-    with pytest.raises(TrialError, match=r"^baseline/seed1: a worker process died .*run the same command again"):
-        run_and_close(LocalExecutor(1), Call("baseline/seed1", die_when, (at_once,)))
+    with pytest.raises(RuntimeError, match=r"^Local: as it was said$"):  # one that cannot be handed over
+        run(executor, Call("c", raise_unpicklable, ()))
+    run(executor, Call("d", write_pid, (tmp_path / "d",)))
+    assert (tmp_path / "d").exists()
 
 
 def test_of_several_workers_the_one_that_died_is_named(tmp_path):
     dies = Call("baseline/seed1", die_when, (tmp_path / "stays",))
     stays = Call("baseline/seed2", stay, (tmp_path / "stays",))
     waits = [Call(f"baseline/seed{i}", write_pid, (tmp_path / f"waits{i}",)) for i in (3, 4, 5)]
-    with pytest.raises(TrialError, match=r"^baseline/seed1: a worker process died"):
-        run_and_close(LocalExecutor(2), stays, dies, *waits)
-
-
-def test_an_error_that_cannot_be_handed_over_is_told_in_its_words(executor):
-    with pytest.raises(RuntimeError, match=r"^Local: as it was said$"):
-        run(executor, Call("a", raise_unpicklable, ()))
+    expected = r"^baseline/seed1: a worker process died .*run the same command again"
+    with pytest.raises(TrialError, match=expected), LocalExecutor(2) as executor:
+        run(executor, stays, dies, *waits)
 
 
 def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tmp_path):
@@ -186,9 +146,9 @@ def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tm
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(tmp_path):
+def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(executor):
     with pytest.raises(Interrupted, match=r"^baseline/seed1: its worker was stopped by SIGTERM"):
-        run_and_close(LocalExecutor(1), Call("baseline/seed1", signal.raise_signal, (signal.SIGTERM,)))
+        run(executor, Call("baseline/seed1", signal.raise_signal, (signal.SIGTERM,)))
 
 
 def test_workers_import_what_they_will_need_while_they_wait(tmp_path):
@@ -199,18 +159,6 @@ def test_workers_import_what_they_will_need_while_they_wait(tmp_path):
         while (found := executor.run([Call("a", loaded, (names,))], lambda told: None)[0]) != {"colorsys", "sndhdr"}:
             assert time.monotonic() < end, found
             time.sleep(0.01)
-
-
-def test_leaving_by_an_exception_ends_the_workers_at_once(tmp_path):
-    """Ctrl-C raises Interrupted in the parent while a worker is at work."""
-
-    def interrupt(_):
-        raise Interrupted("stopped")
-
-    with pytest.raises(Interrupted), LocalExecutor(1) as executor:
-        executor.run([Call("a", stay_and_tell, (tmp_path / "here", tmp_path / "stayed"))], interrupt)
-    assert multiprocessing.active_children() == []
-    assert not (tmp_path / "stayed").exists()
 
 
 _PARENT = """
@@ -242,32 +190,19 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2])
-def test_a_worker_has_its_threads_and_huge_pages_and_what_the_user_set_stays(monkeypatch, given, expected):
+def test_a_worker_has_its_own_threads_and_is_no_rank_of_somebody_elses_group(monkeypatch, given, expected):
+    """Nor does it send telemetry; what the user set stays."""
+    for name in LAUNCHED:
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
     if given:
         monkeypatch.setenv("GLIBC_TUNABLES", given)
-    else:
-        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     before = dict(os.environ)
     with LocalExecutor(1, threads=2) as executor:
         assert dict(os.environ) == before
         [seen] = executor.run([Call("a", environment, ())], lambda report: None)
-    assert {name: seen[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES")} == {
-        "OMP_NUM_THREADS": "2",
-        "MKL_NUM_THREADS": "2",
-        "GLIBC_TUNABLES": expected,
-    }
-
-
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-LAUNCHED += ("TORCHELASTIC_RUN_ID", "PET_NNODES", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_SIZE")
-
-
-def test_a_worker_is_no_rank_of_somebody_elses_group_and_sends_no_telemetry(monkeypatch):
-    for name in LAUNCHED:
-        monkeypatch.setenv(name, "7")
-    monkeypatch.setenv("DO_NOT_TRACK", "0")
-    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
-    with LocalExecutor(1) as executor:
-        [seen] = executor.run([Call("a", environment, ())], lambda report: None)
     assert not seen.keys() & {*LAUNCHED}
     assert (seen["HF_HUB_DISABLE_TELEMETRY"], seen["DO_NOT_TRACK"]) == ("1", "0")
+    assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"], seen["GLIBC_TUNABLES"]) == ("2", "2", expected)

@@ -2,16 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.executors.test_local import stay_and_tell
+from tests.test_interrupted_run import stop_at, written
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores, report, stoppable
@@ -20,7 +17,6 @@ from tokentrial.run import run
 from tokentrial.store import read_json
 from tokentrial.trial import load
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 600  # for a machine that is shared; nothing is timed
 TIMES = ("second", "runtime", "step_time")  # in the names of figures that no two runs share
 INTERVAL = 10  # steps from one checkpoint to the next
@@ -153,41 +149,20 @@ def figures(results):
 # leaving, and no room
 
 
-def save_when_told(name, others, saved):
+def mark_and_save_when_told(path):
+    path.touch()
     with stoppable() as stop:
-        while not others.exists():
-            time.sleep(0.01)
-        report(name, 0.5, "at work")
+        report(path.name, 0.5, "at work")
         while not stop():
             time.sleep(0.01)
-    saved.touch()
+    path.with_suffix(".saved").touch()
     raise Interrupted("stopped")
 
 
-def mark_and_save_when_told(path):
-    path.touch()
-    save_when_told(path.name, path, path.with_suffix(".saved"))
-
-
-def test_an_interruption_lets_calls_save_and_ends_the_others(tmp_path):
-    def interrupt(told):
-        if told.text == "at work":
-            raise Interrupted("stopped")
-
-    before = signal.getsignal(signal.SIGTERM)
-    stays = Call("a", stay_and_tell, (tmp_path / "here", tmp_path / "stayed"))
-    saves = Call("b", save_when_told, ("b", tmp_path / "here", tmp_path / "saved"))
-    with pytest.raises(Interrupted), RayExecutor(2) as executor:
-        executor.run([stays, saves], interrupt)
-    assert (tmp_path / "saved").exists()
-    assert not (tmp_path / "stayed").exists()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_an_interruption_begins_nothing_that_waits_for_room(tmp_path):
+def test_an_interruption_lets_calls_save_and_begins_nothing_that_waits_for_room(tmp_path):
     """18 calls and as many workers on a cluster with room for a few, which are interrupted while they are at work."""
     paths = [tmp_path / f"{i}" for i in range(18)]
-    at_work = set()
+    at_work, before = set(), signal.getsignal(signal.SIGTERM)
 
     def interrupt(told):
         if told.text == "at work":
@@ -199,17 +174,14 @@ def test_an_interruption_begins_nothing_that_waits_for_room(tmp_path):
     with pytest.raises(Interrupted), RayExecutor(len(calls)) as executor:
         executor.run(calls, interrupt)
     assert {path.name for path in tmp_path.iterdir()} == at_work | {f"{name}.saved" for name in at_work}
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_that_is_told_to_stop_saves_and_is_resumable(tiny, tmp_path):
-    trial = tiny(tmp_path / "run", "executor=ray", "seeds=[1]", "pretrain.steps=2000", "corpus.epochs=200")
-    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(trial.model_dump(mode="json")))
-    words = [sys.executable, "-m", "tokentrial", "run", str(tmp_path / "trial.yaml")]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    until(lambda: process.poll() is not None or list(trial.folder.glob("*/seed1/pretrain.partial/metrics.jsonl")))
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=PATIENCE_S)[1]
-    assert process.returncode == 75, said
+    settings = "executor=ray", "seeds=[1]", "pretrain.steps=2000", "corpus.epochs=200"
+    trial, words = written(tiny(tmp_path / "run", *settings), tmp_path)
+    code, said = stop_at(words, trial.folder, "pretrain", signal.SIGTERM)
+    assert code == 75, said
     assert "stopped by SIGTERM; the same command goes on from here" in said
     assert "Traceback" not in said
     saved = [steps for cell in trial.folder.glob("*/seed1") for steps in steps_saved(cell)]

@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 
+from tests.test_interrupted_run import outcomes
 from tokentrial import cell as cells
 from tokentrial import run as runs
 from tokentrial.corpus import audit, engine, prepare
+from tokentrial.posttrain.trainer import Watch
+from tokentrial.pretrain import train
 from tokentrial.run import run
-from tokentrial.store import read_json
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")
 FOLDERS = ("pretrain", "hf", *STAGES[2:])
@@ -17,10 +19,6 @@ FOLDERS = ("pretrain", "hf", *STAGES[2:])
 
 def slow(value):
     return pytest.param(value, marks=pytest.mark.slow)
-
-
-def outcomes(folder):
-    return read_json(folder / "comparison_report.json")["outcomes"]
 
 
 def fill(disk):
@@ -72,41 +70,44 @@ def on_small_disk(small_disk, ladder, climbed, inline, monkeypatch):
     return make
 
 
-def a_disk_that_fills_up(stage, trial, disk, words, refused, hashes, climbed):
-    before = hashes(trial.folder)
-    said = refused(*words)
-    assert "No space left on device; free some space or give output=OTHER_FOLDER" in said
-    assert "what is done is kept" in said
-    assert str(trial.folder) in said
-    assert hashes(trial.folder) == before
-    (disk / "theirs").write_bytes(b"")  # they have gone, and do not come again
-    run(trial)
-    assert outcomes(trial.folder) == outcomes(climbed.folder)
+@pytest.fixture
+def disk_fills_up(on_small_disk, small_disk, written, refused, hashes, climbed):
+    """`disk_fills_up(stage)`: is named, leaves what is done, and the same command ends with the same figures."""
+
+    def check(stage):
+        trial = on_small_disk(stage)
+        before = hashes(trial.folder)
+        message = refused(*written(trial))
+        assert "No space left on device; free some space or give output=OTHER_FOLDER" in message
+        assert "what is done is kept" in message
+        assert str(trial.folder) in message
+        assert hashes(trial.folder) == before
+        (small_disk / "theirs").write_bytes(b"")  # they have gone, and do not come again
+        run(trial)
+        assert outcomes(trial.folder) == outcomes(climbed.folder)
+
+    return check
 
 
 @pytest.mark.parametrize("stage", ["report", slow("eval_grpo")])
-def test_a_disk_that_fills_up_at_the_end(stage, on_small_disk, small_disk, written, refused, hashes, climbed):
-    trial = on_small_disk(stage)
-    a_disk_that_fills_up(stage, trial, small_disk, written(trial), refused, hashes, climbed)
+def test_a_disk_that_fills_up_at_the_end(stage, disk_fills_up):
+    disk_fills_up(stage)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["text", "drills", "patches", "audit", *STAGES[:-1]])
-def test_a_disk_that_fills_up_in_a_stage(stage, on_small_disk, small_disk, written, refused, hashes, climbed):
-    trial = on_small_disk(stage)
-    a_disk_that_fills_up(stage, trial, small_disk, written(trial), refused, hashes, climbed)
+def test_a_disk_that_fills_up_in_a_stage(stage, disk_fills_up):
+    disk_fills_up(stage)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "grpo"])
 def test_a_disk_that_fills_up_before_a_checkpoint(
-    stage, on_small_disk, small_disk, written, refused, hashes, climbed, monkeypatch
+    stage, on_small_disk, small_disk, ladder, written, refused, hashes, climbed, monkeypatch
 ):
     """Stages that train write their first bytes of weight into a checkpoint."""
-    from tokentrial.posttrain.trainer import CheckpointCallback
-    from tokentrial.pretrain.checkpoint import CheckpointWriter
-
-    trial = on_small_disk(stage)
+    on_small_disk(stage)
+    trial = ladder(small_disk / "run", "disk_reserve_gb=0", "pretrain.checkpoint.interval=5")
     (small_disk / "theirs").write_bytes(b"")
     owner, name = (CheckpointWriter, "save") if stage == "pretrain" else (CheckpointCallback, "on_step_end")
     real = getattr(owner, name)
@@ -116,18 +117,11 @@ def test_a_disk_that_fills_up_before_a_checkpoint(
             fill(small_disk)
         return real(*given, **more)
 
-    trial = trial.model_copy(
-        update={
-            "pretrain": trial.pretrain.model_copy(
-                update={"checkpoint": trial.pretrain.checkpoint.model_copy(update={"interval": 5})}
-            )
-        }
-    )
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full_first)
         before = hashes(trial.folder)
-        said = refused(*written(trial))
-    assert "No space left on device; free some space or give output=OTHER_FOLDER" in said
+        message = refused(*written(trial))
+    assert "No space left on device; free some space or give output=OTHER_FOLDER" in message
     assert hashes(trial.folder) == before
     (small_disk / "theirs").write_bytes(b"")
     run(trial)

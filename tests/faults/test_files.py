@@ -3,15 +3,17 @@ whole, so that without them the same command ends with the same figures."""
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.test_interrupted_run import outcomes
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
+from tokentrial.posttrain.trainer import Watch
 from tokentrial.run import run
-from tokentrial.store import read_json
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -25,10 +27,6 @@ def flip(path, at=-3):
     path.write_bytes(data)
 
 
-def outcomes(folder):
-    return read_json(folder / "comparison_report.json")["outcomes"]
-
-
 def cells_gone(folder, *stages):
     """The stages of the first cell, and the report, are to be made again."""
     for stage in stages:
@@ -37,69 +35,62 @@ def cells_gone(folder, *stages):
 
 
 ALL = ("pretrain", "hf", "eval_pretrain")
-# what is damaged, what is to be made from it, and what has to be deleted
-DAMAGED = {
-    "shard": ("corpus/fineweb_train_000000.npy", ALL, "corpus"),
-    "drills": ("corpus/drills/drills1_train_000000.npy", ALL, "corpus/drills"),
-    "trained weights": (f"{CELL}/pretrain/model_00019.safetensors", ALL[1:], f"{CELL}/pretrain"),
-    "exported weights": (f"{CELL}/hf/model.safetensors", ALL[2:], f"{CELL}/hf"),
-    "tokenizer": (f"{CELL}/hf/tokenizer.json", ALL[2:], f"{CELL}/hf"),
-    "config": (f"{CELL}/hf/config.json", ALL[2:], f"{CELL}/hf"),
-    "results": (f"{CELL}/eval_pretrain/arithmetic_results.json", (), f"{CELL}/eval_pretrain"),
-    "samples": (f"{CELL}/eval_pretrain/samples.jsonl", (), f"{CELL}/eval_pretrain"),
-}
+# what is damaged, and what is to be made from it
+DAMAGED = [
+    pytest.param("corpus/fineweb_train_000000.npy", ALL, marks=pytest.mark.slow),
+    pytest.param("corpus/drills/drills1_train_000000.npy", ALL, marks=pytest.mark.slow),
+    pytest.param(f"{CELL}/pretrain/model_00019.safetensors", ALL[1:], marks=pytest.mark.slow),
+    (f"{CELL}/hf/model.safetensors", ALL[2:]),
+    pytest.param(f"{CELL}/hf/tokenizer.json", ALL[2:], marks=pytest.mark.slow),
+    pytest.param(f"{CELL}/hf/config.json", ALL[2:], marks=pytest.mark.slow),
+    pytest.param(f"{CELL}/eval_pretrain/arithmetic_results.json", (), marks=pytest.mark.slow),
+    (f"{CELL}/eval_pretrain/samples.jsonl", ()),
+]
 
 
-SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in DAMAGED if what not in ("exported weights", "samples")]
-
-
-@pytest.mark.parametrize("what", ["exported weights", "samples", *SLOW])
+@pytest.mark.parametrize(("name", "gone"), DAMAGED)
 def test_a_flipped_bit_is_found_before_anything_is_made_from_it(
-    what, finished_copy, finished, tiny, written, refused, hashes, inline
+    name, gone, finished_copy, finished, tiny, written, refused, hashes, inline
 ):
-    name, gone, delete = DAMAGED[what]
     cells_gone(finished_copy, *gone)
-    flip(finished_copy / name)
+    path = finished_copy / name
+    flip(path)
     before, trial = hashes(finished_copy), tiny(finished_copy)
-    said = refused(*written(trial))
-    assert said == (
-        f"{finished_copy / name}: its bytes differ from its manifest; delete {finished_copy / delete} and run the same "
-        "command again"
+    assert refused(*written(trial)) == (
+        f"{path}: its bytes differ from its manifest; delete {path.parent} and run the same command again"
     )
     assert hashes(finished_copy) == before
-    shutil.rmtree(finished_copy / delete)
+    shutil.rmtree(path.parent)
     run(trial)
     assert outcomes(finished_copy) == outcomes(finished.folder)
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", "null", "{}", '{"fingerprint": "a", "files": [1]}', '{"fingerprint": 1, "files": {"a": 1}}'],
-)
 @pytest.mark.parametrize("folder", ["corpus", f"{CELL}/hf"])
-def test_a_broken_manifest_is_named(finished_copy, finished, tiny, written, refused, hashes, inline, folder, content):
+def test_a_broken_manifest_is_named(finished_copy, finished, tiny, written, refused, hashes, no_workers, folder):
     path, trial = finished_copy / folder / "manifest.json", tiny(finished_copy)
-    path.write_text(content)
-    before = hashes(finished_copy)
-    said = refused(*written(trial))
-    assert said.startswith(f"{path}: ")
-    assert said.endswith("delete it and run again")
-    assert refused("status", finished_copy) == said
-    assert hashes(finished_copy) == before
-    if (folder, content) == (f"{CELL}/hf", "[]"):
-        path.unlink()
-        run(trial)
-        assert outcomes(finished_copy) == outcomes(finished.folder)
+    whole = path.read_bytes()
+    for content in ("", "{", "[]", "{}", '{"fingerprint": "a", "files": [1]}', '{"fingerprint": 1, "files": {"a": 1}}'):
+        path.write_text(content)
+        before = hashes(finished_copy)
+        message = refused(*written(trial))
+        assert message.startswith(f"{path}: ")
+        assert message.endswith("delete it and run again")
+        assert refused("status", finished_copy) == message
+        assert hashes(finished_copy) == before
+    path.write_bytes(whole)
+    run(trial)
+    assert outcomes(finished_copy) == outcomes(finished.folder)
 
 
-@pytest.mark.parametrize("content", ["[]", pytest.param("", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["sources.json", "corpus/audit.json", "comparison_report.json", "declared.json"])
-def test_a_broken_record_is_named(finished_copy, finished, tiny, written, refused, inline, name, content):
-    (finished_copy / name).write_text(content)
-    said = refused(*written(tiny(finished_copy)))
-    assert said.startswith(f"{finished_copy / name}: ")
-    assert said.endswith("delete it and run again")
-    (finished_copy / name).unlink()
+def test_a_broken_record_is_named(finished_copy, finished, tiny, written, refused, inline, name):
+    path = finished_copy / name
+    for content in ("", "[]"):
+        path.write_text(content)
+        message = refused(*written(tiny(finished_copy)))
+        assert message.startswith(f"{path}: ")
+        assert message.endswith("delete it and run again")
+    path.unlink()
     run(tiny(finished_copy))
     assert outcomes(finished_copy) == outcomes(finished.folder)
 
@@ -117,16 +108,14 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     assert [path.name for path in checkpoints] == ["step_000016", "step_000017"]
     path = checkpoints[-1] / "model.safetensors"
     flip(path) if damage == "flipped" else path.write_bytes(path.read_bytes()[:-5])
-    run(trial)
+    run(trial, ("pretrain", "export"), [Cell("baseline", 1)])
     assert ("damaged; going on from the checkpoint before" in capsys.readouterr().err) == (damage == "flipped")
-    weights = f"{CELL}/pretrain/model_00019.safetensors"
-    assert (finished_copy / weights).read_bytes() == (finished.folder / weights).read_bytes()
-    assert outcomes(finished_copy) == outcomes(finished.folder)
+    for weights in (f"{CELL}/pretrain/model_00019.safetensors", f"{CELL}/hf/model.safetensors"):
+        assert (finished_copy / weights).read_bytes() == (finished.folder / weights).read_bytes()
 
 
 def stopped_after(steps):
     """`stoppable` whose word to stop comes at this step."""
-    from contextlib import contextmanager
 
     @contextmanager
     def stoppable():
@@ -138,15 +127,10 @@ def stopped_after(steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_a_damaged_checkpoint_of_a_trainer_is_not_used(climbed, ladder, inline, tmp_path, monkeypatch, stage):
-    from tokentrial.posttrain.trainer import CheckpointCallback
-
-    shutil.copytree(climbed.folder, tmp_path / "run")
-    trial = ladder(tmp_path / "run")
-    for name in ("sft", "eval_sft", "grpo", "eval_grpo")[0 if stage == "sft" else 2 :]:
-        shutil.rmtree(tmp_path / "run" / CELL / name)
-    (tmp_path / "run" / "comparison_report.json").unlink()
-    real = CheckpointCallback.on_save
+def test_a_damaged_checkpoint_of_a_trainer_is_not_used(climbed_copy, climbed, ladder, inline, monkeypatch, stage):
+    trial = ladder(climbed_copy)
+    cells_gone(climbed_copy, *("sft", "eval_sft", "grpo", "eval_grpo")[0 if stage == "sft" else 2 :])
+    real = Watch.on_save
 
     def saved(self, *given, **more):
         real(self, *given, **more)
@@ -156,12 +140,12 @@ def test_a_damaged_checkpoint_of_a_trainer_is_not_used(climbed, ladder, inline, 
         patch.setattr(CheckpointCallback, "on_save", saved)
         with pytest.raises(Interrupted):
             run(trial)
-    [path] = (tmp_path / "run" / CELL).glob(f"{stage}.checkpoints/**/checkpoint-*/model.safetensors")
+    [path] = (climbed_copy / CELL).glob(f"{stage}.checkpoints/**/checkpoint-*/model.safetensors")
     flip(path)
     run(trial)
-    weights = Cell("baseline", 1).folder(trial, stage) / "model.safetensors"
-    assert weights.read_bytes() == (climbed.folder / CELL / stage / "model.safetensors").read_bytes()
-    assert outcomes(tmp_path / "run") == outcomes(climbed.folder)
+    weights = f"{CELL}/{stage}/model.safetensors"
+    assert (climbed_copy / weights).read_bytes() == (climbed.folder / weights).read_bytes()
+    assert outcomes(climbed_copy) == outcomes(climbed.folder)
 
 
 def test_a_file_that_vanished_is_made_again(finished_copy, finished, tiny, inline):

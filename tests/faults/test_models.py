@@ -54,10 +54,6 @@ def write(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def gone(name):
-    return lambda folder: (folder / name).unlink()
-
-
 BROKEN = {
     "pickled weights": (pickled, "no file named model.safetensors"),
     "code of its own": (with_code, "no code of a model is run"),
@@ -68,7 +64,7 @@ BROKEN = {
     "broken config": (write("config.json", b"{"), "not a valid JSON file"),
     "unknown kind": (write("config.json", b'{"model_type": "nope"}'), "nope"),
     "broken tokenizer": (write("tokenizer.json", b"{"), "cannot be loaded"),
-    "no tokenizer": (gone("tokenizer.json"), "cannot be loaded"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be loaded"),
 }
 
 
