@@ -78,7 +78,7 @@ def test_help_plans_and_the_list_of_arms_answer_without_heavy_imports():
 def test_arms_as_json(tokentrial):
     code, out, err = tokentrial("arms", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
-    assert (code, err, list(rows)) == (0, "", arms.names())
+    assert (code, err, list(rows)) == (0, "", arms.arm_names())
     assert all({"name", "summary", "tokens", "keeps_content"} <= set(row) for row in rows.values())
     assert [rows[name]["tokens"] for name in ("baseline", "mul_tokens", "one_slot")] == [0, 45, 1]
     assert [rows[name]["keeps_content"] for name in ("mul_tokens", "one_slot")] == [True, False]

@@ -14,8 +14,9 @@ from tokentrial.opened import status
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.narrative import declared_rows
 from tokentrial.report.page import page
-from tokentrial.report.sweep import swept_outcomes
-from tokentrial.report.tables import markdown, over_budgets, sweep_table
+from tokentrial.report.sweep_curves import swept_outcomes
+from tokentrial.report.tables import budget_verdicts, markdown, sweep_table
+from tokentrial.report.variants import summarize_variants, variant_reports
 from tokentrial.run import check, declaration, rebuild, run
 from tokentrial.store import read_json
 from tokentrial.sweep import Variant, to_run, variants
@@ -104,10 +105,10 @@ def test_a_variant_that_is_no_trial_is_refused_before_anything_is_written(tiny, 
 def test_two_budgets_come_to_one_verdict(tiny, tmp_path, change, own, again, together):
     trial = tiny(tmp_path)
     rerun = {"outcomes": {}, "primary": {"verdict": again}} if again else None
-    found = shown(trial, [(Variant("also", change, trial, False), rerun)], declaration(trial), {}, own)
+    found = summarize_variants(trial, [(Variant("also", change, trial, False), rerun)], declaration(trial), {}, own)
     assert [each["over_budgets"] for each in found["also"]] == [together]
     if again:
-        assert over_budgets(found) == ([f"With budget.match=bytes as well: {together}."] if together else [])
+        assert budget_verdicts(found) == ([f"With budget.match=bytes as well: {together}."] if together else [])
 
 
 # a whole family

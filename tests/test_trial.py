@@ -51,7 +51,7 @@ def refused(small):
 def test_a_shipped_trial_is_whole_and_reads_back_as_itself_when_resolved(name, tmp_path):
     trial = load(name, ["pretrain.lr=6e-5"])
     assert trial.name == name
-    assert set(trial.arms) <= set(arms.names())
+    assert set(trial.arms) <= set(arms.arm_names())
     path = tmp_path / "trial.yaml"
     path.write_text(yaml.safe_dump(trial.model_dump(mode="json")), encoding="utf-8")
     assert load(str(path)) == trial

@@ -182,7 +182,7 @@ def test_any_causal_model_is_scored_by_the_same_code(tmp_path, shared_data, voca
     gsm8k, svamp = f"path:{shared_data}/gsm8k", f"path:{shared_data}/word_problems/SVAMP.json"
     scores = evaluate_model(tmp_path / "out", folder, "baseline", ["gsm8k", svamp, "arithmetic"], gsm8k, 3)
     assert set(scores) == {"gsm8k", "svamp", "arithmetic"}
-    for name, task in (("gsm8k", GSM8K(gsm8k)), ("svamp", Sums(svamp))):
+    for name, task in (("gsm8k", GSM8K(gsm8k)), ("svamp", AnswerOnly(svamp))):
         metrics, written = scores[name], read_json(tmp_path / "out" / f"{name}_results.json")
         examples = task.examples("test")[:3]
         assert written["metrics"] == metrics

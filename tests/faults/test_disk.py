@@ -9,8 +9,8 @@ from tests.test_interrupted_run import outcomes
 from tokentrial import cell as cells
 from tokentrial import run as runs
 from tokentrial.corpus import audit, engine, prepare
-from tokentrial.posttrain.trainer import Watch
-from tokentrial.pretrain import train
+from tokentrial.posttrain.trainer import CheckpointCallback
+from tokentrial.pretrain.checkpoint import CheckpointWriter
 from tokentrial.run import run
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")

@@ -12,7 +12,7 @@ from tests.test_interrupted_run import outcomes
 from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
-from tokentrial.posttrain.trainer import Watch
+from tokentrial.posttrain.trainer import CheckpointCallback
 from tokentrial.run import run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -130,7 +130,7 @@ def stopped_after(steps):
 def test_a_damaged_checkpoint_of_a_trainer_is_not_used(climbed_copy, climbed, ladder, inline, monkeypatch, stage):
     trial = ladder(climbed_copy)
     cells_gone(climbed_copy, *("sft", "eval_sft", "grpo", "eval_grpo")[0 if stage == "sft" else 2 :])
-    real = Watch.on_save
+    real = CheckpointCallback.on_save
 
     def saved(self, *given, **more):
         real(self, *given, **more)
