@@ -83,7 +83,7 @@ def ours(folder: Path, out: Path, workers: int, arms: int, share: float) -> dict
     """`tokentrial corpus`, from its Python interface: a trial file needs two arms to compare, a measurement one."""
     import torch  # noqa: F401  the command imports it, which is not the stage's time
 
-    from tokentrial.run import run
+    from tokentrial.run.run import run
     from tokentrial.trial import load
 
     (out / "trial.yaml").write_text(TRIAL)

@@ -204,7 +204,7 @@ def cell(plain: bool) -> dict[str, float]:
     """Seconds of a pilot cell's pretraining, its probes left out; `plain`: with nothing seen or kept on the way."""
     from tokentrial.corpus.stream import Stream
     from tokentrial.pretrain.train import pretrain
-    from tokentrial.run import CorpusPlan, run
+    from tokentrial.run.run import CorpusPlan, run
     from tokentrial.trial import load
 
     with tempfile.TemporaryDirectory() as folder:

@@ -73,7 +73,7 @@ def main() -> None:
     given = parser.parse_args()
     from tokentrial.executors.local import LocalExecutor
     from tokentrial.executors.worker import Call, cores
-    from tokentrial.run import run
+    from tokentrial.run.run import run
     from tokentrial.trial import Trial, load
 
     with tempfile.TemporaryDirectory(prefix="tokentrial") as work:

@@ -205,7 +205,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> None:
     """Runs work in this process, and draw the forest plot alone."""
-    monkeypatch.setattr("tokentrial.run.LocalExecutor", Inline)
+    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", Inline)
     only("forest")
 
 
@@ -213,12 +213,12 @@ def run_once(
     name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.TempPathFactory, *figures: str
 ) -> Trial:
     """A trial run to its report with these figures: by one of the test processes, and each has a copy."""
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     with shared(name, tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tokentrial.run.LocalExecutor", Inline)
+                patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
                 draw_only(patch, *figures)
                 run(make(folder / "run"))
     trial = make(tmp_path_factory.mktemp(name) / "run")
@@ -256,13 +256,13 @@ def finished_copy(finished: Trial, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Outcomes of the tiny trial's first seed alone, from its finished cells."""
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(finished.folder, folder)
     (folder / "declared.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
         report = run(tiny(folder, "seeds=[1]"))
     assert report is not None
     return report["outcomes"]
@@ -272,10 +272,10 @@ def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: p
 def plan(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The prepared and audited corpus of the tiny trial, a third arm with it. Not to be changed."""
     from tokentrial.corpus.prepare import CorpusPlan
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     trial = tiny(tmp_path_factory.mktemp("corpus") / "run", "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
         run(trial, ("corpus",))
     return CorpusPlan(trial)

@@ -5,10 +5,12 @@ import threading
 
 import pytest
 
-from tokentrial.cell import cells, stages
-from tokentrial.disk import cell_bytes, corpus_bytes
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run import run
+from tokentrial.plan.disk import cell_bytes
+from tokentrial.run.run import run
+from tokentrial.steps import corpus
+from tokentrial.steps.cell import cells
+from tokentrial.steps.stage import stage_names
 from tokentrial.store import held_bytes, is_done, read_json, verify
 from tokentrial.trial import load
 
@@ -23,7 +25,7 @@ WIDE = (
 
 def planned_gb(trial):
     """GB at the peak of the whole trial."""
-    return (corpus_bytes(trial) + cell_bytes(trial, [stages(trial)] * len(cells(trial)), workers=1)) / 1e9
+    return (corpus.disk_bytes(trial) + cell_bytes(trial, [stage_names(trial)] * len(cells(trial)), workers=1)) / 1e9
 
 
 class Sampler(threading.Thread):
@@ -59,7 +61,7 @@ def held(ladder, in_process, tmp_path_factory):
             sampler = Sampler(trial.folder)
             sampler.start()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tokentrial.run.LocalExecutor", in_process)
+                patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
                 report = run(trial)
             sampler.over.set()
             sampler.join()

@@ -28,7 +28,7 @@ def shown(kind):
 _ARM = """
 import json, sys
 from tests.conftest import Inline
-from tokentrial import run as runs
+from tokentrial.run import run as runs
 from tokentrial.arms import arm as arms
 from tokentrial.trial import load
 arm = arms.find("mul_prepend")

@@ -3,7 +3,7 @@
 import pytest
 
 from tokentrial.arms.families import facts_of
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import read_json
 
 

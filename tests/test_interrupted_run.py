@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import is_done, read_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,12 +13,13 @@ from statistics import mean, stdev
 import pytest
 import yaml
 
-from tokentrial import run as runs
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell, cells, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
-from tokentrial.run import evaluations, run
+from tokentrial.run import run as runs
+from tokentrial.run.run import evaluations, run
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.stage import stage_names
 from tokentrial.store import read_json, seal
 from tokentrial.tasks.word_problems import WordProblems
 
@@ -229,9 +230,9 @@ def test_a_changed_sft_leaves_pretraining(climbed_copy, ladder, inline):
 
 
 def test_a_trial_has_the_stages_it_asks_for(ladder, tmp_path):
-    assert stages(ladder(tmp_path)) == [*STAGES]
-    assert stages(ladder(tmp_path, "grpo=null")) == [*STAGES[:5]]
-    assert stages(ladder(tmp_path, "sft=null")) == [*STAGES[:3], *STAGES[5:]]
+    assert stage_names(ladder(tmp_path)) == [*STAGES]
+    assert stage_names(ladder(tmp_path, "grpo=null")) == [*STAGES[:5]]
+    assert stage_names(ladder(tmp_path, "sft=null")) == [*STAGES[:3], *STAGES[5:]]
 
 
 # nothing to learn from

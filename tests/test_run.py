@@ -7,13 +7,14 @@ from collections import Counter
 
 import pytest
 
-from tokentrial import run as runs
-from tokentrial.cell import Cell, cells, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.opened import open_run, status
-from tokentrial.run import declaration, interruptible, run
+from tokentrial.run import run as runs
+from tokentrial.run.cells import run_cell
+from tokentrial.run.run import declaration, interruptible, run
+from tokentrial.run.run_folder import open_run, status
+from tokentrial.steps.cell import Cell, cells
 from tokentrial.store import lock, read_json, write_json
 from tokentrial.trial import load
 

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from tokentrial.cell import Cell
 from tokentrial.cli import main as cli
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.opened import status
-from tokentrial.run import run
-from tokentrial.selection import select
+from tokentrial.run.run import run
+from tokentrial.run.run_folder import status
+from tokentrial.run.selection import select
+from tokentrial.steps.cell import Cell
 from tokentrial.store import read_json
 
 

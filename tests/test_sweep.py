@@ -6,18 +6,18 @@ from statistics import mean, stdev
 
 import pytest
 
-from tokentrial import run as runs
-from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
-from tokentrial.opened import status
 from tokentrial.report.family import reports, shown
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.meaning import declared_rows
 from tokentrial.report.page import page
 from tokentrial.report.sweep import _panels, swept_outcomes
 from tokentrial.report.tables import markdown, over_budgets, sweep_table
-from tokentrial.run import check, declaration, rebuild, run
+from tokentrial.run import run as runs
+from tokentrial.run.run import check, declaration, rebuild, run
+from tokentrial.run.run_folder import status
+from tokentrial.steps.cell import Cell
 from tokentrial.store import read_json
 from tokentrial.sweep import Variant, to_run, variants
 
@@ -151,7 +151,7 @@ def family(tiny, in_process, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "run"
     trial = tiny(folder, DOSES, "also=[budget.match=bytes]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", in_process)
+        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
         assert run(trial)
     return trial
 
@@ -275,7 +275,7 @@ def test_what_is_done_is_not_done_again_and_a_new_value_runs_alone(family, monke
         def __init__(self, workers):
             raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr("tokentrial.run.LocalExecutor", NoWork)
+    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", NoWork)
     before = (family.folder / "comparison_report.json").read_bytes()
     assert run(family)
     assert (family.folder / "comparison_report.json").read_bytes() == before
@@ -285,7 +285,7 @@ def test_what_is_done_is_not_done_again_and_a_new_value_runs_alone(family, monke
 def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, tiny, tmp_path, inline, monkeypatch):
     shutil.copytree(family.folder, tmp_path / "run")
     sweep = "sweep={corpus.drills.share: [0.6, 0.7]}"
-    worked, do = [], runs._cells
+    worked, do = [], runs._run_cells
     monkeypatch.setattr(runs, "_cells", lambda plan, *given: (worked.append(plan.trial.folder.name), do(plan, *given)))
     run(tiny(tmp_path / "run", sweep), ("corpus", "pretrain"), [Cell("baseline", 1)])
     assert worked == ["corpus.drills.share=0.7"]
@@ -306,7 +306,7 @@ def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("tokentrial.trial.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]"))
-    monkeypatch.setattr("tokentrial.run.run", lambda trial, *given: seen.append(trial))
+    monkeypatch.setattr("tokentrial.run.run.run", lambda trial, *given: seen.append(trial))
     code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes", "--also", "pretrain.steps=30")
     assert (code, err) == (0, "")
     assert seen[0].also == ["pretrain.steps=30", "budget.match=bytes"]

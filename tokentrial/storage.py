@@ -27,6 +27,7 @@ from tokentrial.store import (
     canonical,
     file_hash,
     is_done,
+    is_weights,
     need_within,
     read_json,
     replace,
@@ -45,11 +46,6 @@ _LOOSE = (
 )
 _REPORT = ("comparison_report.json", "report.html", "report.md", "figures/*")
 _WAITS_S = 0.5, 2.0, 5.0  # a stopped machine gives 30
-
-
-def is_weights(name: str) -> bool:
-    """Whether a file of a step may be pruned, and is fetched only when it is needed."""
-    return name.endswith(".safetensors")
 
 
 class Storage:

@@ -110,6 +110,11 @@ def is_done(folder: Path, wanted: str, *, whole: bool = False) -> bool:
     )
 
 
+def is_weights(name: str) -> bool:
+    """Whether a file of a step may be pruned, and is fetched only when it is needed."""
+    return name.endswith(".safetensors")
+
+
 @contextmanager
 def machine_errors(folder: Path) -> Iterator[None]:
     """Within the block a full or unwritable disk and a lack of memory are a TrialError that says what to do; what was

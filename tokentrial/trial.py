@@ -51,6 +51,7 @@ class Trial(Settings):
     grpo: GRPO | None = None
     tasks: Tasks = Tasks()
     evaluate: Evaluate = Evaluate()
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further ones of every cell, with their settings
     verdict: Verdict
     # what is run beside the trial, each in a folder of its own: every combination of these settings' values, such as
     # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.run import declare
+from tokentrial.run.run import declare
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 

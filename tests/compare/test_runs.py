@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.report.conftest import compare as report_of
 from tests.report.conftest import known, write_cell, write_exposure
-from tokentrial.opened import open_run
+from tokentrial.run.run_folder import open_run
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 LOW, HIGH = (5, 6, 7, 5, 6, 8), (10, 12, 11, 11, 12, 12)

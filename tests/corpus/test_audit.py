@@ -17,7 +17,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
 

@@ -27,7 +27,7 @@ from tokentrial.corpus.read import Bad, Unit, documents
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import read_json
 
 PLAIN = ("corpus.piece_characters=null", "corpus.drills.never_asked_folds=0")
@@ -612,7 +612,7 @@ def test_wherever_in_the_corpus_stage_the_disk_is_full_the_error_is_clear(
 ):
     """Text, drills, patches, records: with less and less space each of them is the first that does not fit."""
     monkeypatch.setattr(prepare, "need_disk", lambda *_: None)
-    monkeypatch.setattr("tokentrial.run.need_disk", lambda *_: None)
+    monkeypatch.setattr("tokentrial.run.run.need_disk", lambda *_: None)
     trial = tiny(disk.folder, "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]", "disk_reserve_gb=0")
     files = [path for path in plan.trial.folder.rglob("*") if path.is_file()]  # of the same corpus, finished
     disk.leave(int(share * sum(-(-path.stat().st_size // 4096) * 4 for path in files)))

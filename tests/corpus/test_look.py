@@ -51,7 +51,7 @@ def test_a_code_names_one_fact_and_form(number, form):
 
 
 def test_an_arm_added_later_is_patched_and_the_survey_stays(tiny, tmp_path, inline):
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     first = tiny(tmp_path / "run", "arms=[baseline,mul_tokens]", "seeds=[1]")
     run(first, ("corpus",))
@@ -66,7 +66,7 @@ def test_an_arm_added_later_is_patched_and_the_survey_stays(tiny, tmp_path, inli
 
 
 def test_a_survey_that_was_damaged_is_found_and_one_that_is_gone_is_made_anew(tiny, tmp_path, inline):
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     trial = tiny(tmp_path / "run", "seeds=[1]")
     run(trial, ("corpus",))

@@ -12,7 +12,7 @@ from tokentrial.corpus.materialize import materialize
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
-from tokentrial.run import materialize as materialize_of_run
+from tokentrial.run.run import materialize as materialize_of_run
 from tokentrial.store import MANIFEST, read_json
 
 SHARD, TARGET = 4096, 15_000

@@ -285,7 +285,7 @@ def test_the_baseline_has_no_sites_to_show(plan):
 
 def test_of_many_sites_fifty_are_shown_and_they_come_from_all_over(tiny, tmp_path, inline):
     """800 documents, each with one fact of its own place: the sample is no more than fifty and not of one shard."""
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     rng = random.Random(1)
     texts = [f"Document {i} " + "word " * rng.randrange(20) + f"says {i % 9 + 1}*1={i % 9 + 1}." for i in range(800)]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.executors.test_local import LAUNCHED, divide, environment, refuse, tell
-from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.executors.ray import RayExecutor, connected
 from tokentrial.executors.worker import Call, Report
+from tokentrial.steps.cell import Cell
 from tokentrial.trial import load
 
 PATIENCE_S = 240  # for a machine that is shared; nothing is timed

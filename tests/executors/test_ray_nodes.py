@@ -13,10 +13,10 @@ import yaml
 
 from tests.executors.test_local import stay_and_tell
 from tokentrial.errors import Interrupted, TrialError
+from tokentrial.executors.progress import Progress
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores, report, stoppable
-from tokentrial.progress import Progress
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import read_json
 from tokentrial.trial import load
 
@@ -68,7 +68,7 @@ def reports(monkeypatch):
         def __call__(self, told):
             seen.append(told)
 
-    monkeypatch.setattr("tokentrial.run.Progress", Seen)
+    monkeypatch.setattr("tokentrial.run.run.Progress", Seen)
     return seen
 
 

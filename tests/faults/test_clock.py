@@ -8,7 +8,7 @@ from io import StringIO
 from rich.console import Console
 
 from tokentrial.looking import watch
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import read_json
 
 YEAR_S = 365 * 86400.0

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from tokentrial import cell as cells
-from tokentrial import run as runs
 from tokentrial.corpus import audit, engine, prepare
-from tokentrial.run import run
+from tokentrial.run import cells
+from tokentrial.run import run as runs
+from tokentrial.run.run import run
 from tokentrial.store import read_json
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")

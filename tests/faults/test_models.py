@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.pretrain.export import export
-from tokentrial.run import run
+from tokentrial.run.run import run
 from tokentrial.store import read_json, step
 
 CELL = "baseline/seed1"

@@ -10,19 +10,22 @@ from types import SimpleNamespace
 import pytest
 
 from tokentrial import devices
-from tokentrial import run as runs
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import cells, stages
 from tokentrial.cli import main as cli
 from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_machine
-from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.plan import plan as plans
-from tokentrial.plan.work import cells_at_a_time, hours, lengths, work
+from tokentrial.plan.disk import cell_bytes
+from tokentrial.plan.work import cells_at_a_time, hours, work
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.measure import STEPS, Measured, measure
+from tokentrial.run import run as runs
 from tokentrial.settings import Checkpoint, Pretrain
 from tokentrial.statistics.power import mde, power
+from tokentrial.steps import corpus
+from tokentrial.steps.cell import cells
+from tokentrial.steps.costs import lengths, vocabulary_size
+from tokentrial.steps.stage import stage_names
 from tokentrial.store import read_json
 from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -81,7 +84,7 @@ def test_the_references_eighty_thousand_rollouts_took_two_hours_and_a_fifth():
 
 def test_an_evaluation_takes_no_longer_than_the_seeds_three_minutes():
     trial = load("gpt2_50m")
-    evaluations = sum(stage.startswith("eval_") for stage in stages(trial))
+    evaluations = sum(stage.startswith("eval_") for stage in stage_names(trial))
     assert 60 * hours_of("gpt2_50m", "A40")["evaluate"] / evaluations <= 3
 
 
@@ -172,13 +175,13 @@ def test_the_disk_is_planned_for_what_a_run_writes(climbed):
     """Not less, and not twice as much: models, results and samples of every cell."""
     folders = [climbed.folder / cell.arm / f"seed{cell.seed}" for cell in cells(climbed)]
     written = sum(path.stat().st_size for cell in folders for path in cell.rglob("*") if path.is_file())
-    planned = cell_bytes(climbed, [stages(climbed)] * len(folders), workers=0)
+    planned = cell_bytes(climbed, [stage_names(climbed)] * len(folders), workers=0)
     assert written <= planned <= 2 * written
 
 
 def test_cells_at_work_hold_two_checkpoints_of_a_trainer_each():
     trial = load("gpt2_50m")
-    every = [stages(trial)] * 9
+    every = [stage_names(trial)] * 9
     one, two = (cell_bytes(trial, every, workers) for workers in (1, 2))
     assert two - one == 2 * 12 * trial.pretrain.parameters(vocabulary_size(trial))
 
@@ -186,12 +189,12 @@ def test_cells_at_work_hold_two_checkpoints_of_a_trainer_each():
 def test_a_short_pretraining_keeps_no_checkpoint_and_a_long_one_two_and_every_kept_one():
     settings = Pretrain(steps=2_000, checkpoint=Checkpoint(interval=500, keep_every=1_000))
     one = 12 * settings.parameters(50_349)
-    assert checkpoint_bytes(settings, 50_349) == (2 + 2) * one
-    assert checkpoint_bytes(settings.model_copy(update={"steps": 500}), 50_349) == 0
+    assert settings.checkpoint_bytes(50_349) == (2 + 2) * one
+    assert settings.model_copy(update={"steps": 500}).checkpoint_bytes(50_349) == 0
 
 
 def test_the_corpus_of_ten_billion_tokens_is_two_bytes_each():
-    assert corpus_bytes(load("gpt2_10b")) / 1e9 == pytest.approx(2 * 9.97, rel=0.2)
+    assert corpus.disk_bytes(load("gpt2_10b")) / 1e9 == pytest.approx(2 * 9.97, rel=0.2)
 
 
 def test_a_run_asks_the_disk_for_what_the_plan_says(finished_copy, tiny, inline, monkeypatch):
@@ -250,19 +253,6 @@ def test_a_size_of_the_budget_costs_what_its_own_trial_does():
     own = plans.costs(load("gpt2_10b", ["seeds=[1]"]), group("A40", {}))
     assert row["size"] == "10B"
     assert row["dollars_a_seed"] + row["dollars_corpus"] == pytest.approx(own["dollars"], rel=0.02)
-
-
-def test_the_seeds_options_stand_side_by_side():
-    rows = plans.options(load("gpt2_50m"))
-    assert [(row["option"], row["device"]) for row in rows] == [
-        ("A", "A100-80"),
-        ("A", "2xA40"),
-        ("B", "4xA100-80"),
-        ("B", "8xA40"),
-        ("C", "8xA100-80"),
-    ]
-    assert [round(row["tokens"] / 1e8) for row in rows] == [2, 2, 10, 10, 100]
-    assert rows[4]["seed_report"] == "1-2 weeks, $500-1000"
 
 
 # the device table
@@ -368,7 +358,7 @@ def test_every_shipped_trial_has_a_plan_and_nothing_is_written(tokentrial, tmp_p
     made, trial = json.loads(out), load(name)
     ladder = [stage for stage in ("sft", "grpo") if getattr(trial, stage)]
     assert (code, err, made["trial"]) == (0, "", name)
-    assert {"tokens", "flops", "disk_peak_gb", "devices", "seeds_needed", "options", "assumptions"} <= made.keys()
+    assert {"tokens", "flops", "disk_peak_gb", "devices", "seeds_needed", "assumptions"} <= made.keys()
     assert {"A40", "4xA100-80", "8xA100-80", "H100", "H200", "4090", "L4", HERE} <= made["devices"].keys()
     for cost in made["devices"].values():
         assert {"hours_per_cell", "hours", "dollars", "gpu_memory_gb"} <= cost.keys()

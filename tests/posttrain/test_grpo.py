@@ -16,15 +16,16 @@ from transformers import AutoTokenizer
 from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell, cells
+from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
 from tokentrial.posttrain.trainer import Watch, last_complete
-from tokentrial.run import learnable
 from tokentrial.settings import GRPO
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.grpo import GRPOStage
 from tokentrial.store import read_json, seal, write_json
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
@@ -504,7 +505,7 @@ def test_samples_are_drawn_at_the_trial_s_temperature_from_the_seed(tiny, tuned,
 
 @pytest.fixture
 def decided(tiny, tmp_path, monkeypatch):
-    """`decided(passes, on_zero, pending)`: what `learnable` says of these pass@k by cell, and what it wrote."""
+    """`decided(passes, on_zero, pending)`: whether GRPO goes on of these pass@k by cell, and what it wrote."""
 
     def make(passes, on_zero, pending=()):
         trial = tiny(tmp_path, settings(on_zero=on_zero))
@@ -512,7 +513,7 @@ def decided(tiny, tmp_path, monkeypatch):
             write_json(tmp_path / arm / f"seed{seed}" / "eval_pretrain" / "pass_at_k.json", {"pass_at_k": value})
         absent = [cell for cell in cells(trial) if (cell.arm, cell.seed) not in passes]
         monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
-        return learnable(trial), read_json(tmp_path / "grpo_decision.json")
+        return GRPOStage(trial).goes_on(CorpusPlan(trial)), read_json(tmp_path / "grpo_decision.json")
 
     return make
 

@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import Cell
 from tokentrial.errors import TrialError
 from tokentrial.pretrain import export as exports
 from tokentrial.pretrain.export import export, load_gpt, logits_gap, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
+from tokentrial.steps.cell import Cell
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 

@@ -41,7 +41,7 @@ def command(folder, source, *more):
 @pytest.fixture
 def prepared(tiny, tmp_path, inline):
     """`prepared(name, *overrides)`: the run folder of the gentle trial with its corpus."""
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     def make(name, *overrides):
         run(tiny(tmp_path / name, *GENTLE, *overrides), ("corpus",))
@@ -79,7 +79,17 @@ def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(prepared, so
     nodes = "pretrain.nodes=2", "pretrain.ranks=1", f"pretrain.endpoint=127.0.0.1:{port}"
     first = subprocess.Popen(command(spread, source, *nodes), stderr=subprocess.PIPE, text=True)
     words = f"--nnodes=2 --node-rank=1 --master-addr=127.0.0.1 --master-port={port} --nproc-per-node=1".split()
-    joins = [sys.executable, "-m", "torch.distributed.run", *words, "-m", "tokentrial.rank", spread, "baseline", "1"]
+    joins = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *words,
+        "-m",
+        "tokentrial.run.rank",
+        spread,
+        "baseline",
+        "1",
+    ]
     second = subprocess.run(joins, capture_output=True, text=True, timeout=240, check=False)
     said = first.communicate(timeout=240)[1]
     assert first.returncode == 0, said

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tokentrial.cell import cells
 from tokentrial.errors import SettingsError
-from tokentrial.run import run
+from tokentrial.run.run import run
+from tokentrial.steps.cell import cells
 from tokentrial.store import read_json
 from tokentrial.trial import load, shipped
 

@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import shared
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.opened import DECLARED
 from tokentrial.report.comparison import build
-from tokentrial.run import declaration, declare
+from tokentrial.run.run import declaration, declare
+from tokentrial.run.run_folder import DECLARED
 from tokentrial.store import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 

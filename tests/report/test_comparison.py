@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from tokentrial.errors import TrialError
-from tokentrial.opened import DECLARED
 from tokentrial.report.canvas import WIDE
 from tokentrial.report.comparison import build
 from tokentrial.report.forest import forest
-from tokentrial.run import declaration, rebuild
+from tokentrial.run.run import declaration, rebuild
+from tokentrial.run.run_folder import DECLARED
 from tokentrial.store import read_json, write_json
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"

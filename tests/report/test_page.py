@@ -14,7 +14,7 @@ from tokentrial.report.forest import forest
 from tokentrial.report.meaning import headline, in_words, limits, next_steps, not_shown
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
 from tokentrial.report.page import page
-from tokentrial.run import rebuild
+from tokentrial.run.run import rebuild
 from tokentrial.statistics.power import seeds_needed
 from tokentrial.store import read_json
 from tokentrial.tasks.arithmetic import Arithmetic

@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.start import identity, prepare_start
 from tokentrial.sharing import hub
 from tokentrial.sharing.hub import pull, push
+from tokentrial.steps.cell import Cell
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"

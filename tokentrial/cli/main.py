@@ -68,8 +68,8 @@ def run(
 
     Example: tokentrial run pilot pretrain.steps=200 'seeds=[1,2]'
     """
-    from tokentrial import run as runs
-    from tokentrial.selection import select
+    from tokentrial.run import run as runs
+    from tokentrial.run.selection import select
     from tokentrial.trial import load
 
     limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
@@ -148,7 +148,7 @@ def status(
 
         go_on(out, Console())
         return
-    from tokentrial.opened import status as read
+    from tokentrial.run.run_folder import status as read
 
     state = read(out)
     if json:
@@ -173,7 +173,7 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
 
     Example: tokentrial report outputs/pilot
     """
-    from tokentrial.run import rebuild
+    from tokentrial.run.run import rebuild
 
     made = rebuild(out)
     if json:

@@ -14,7 +14,7 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.evaluate.score import answer_logprobs
 from tokentrial.looking.side_by_side import Column, Span, spans
-from tokentrial.opened import model_folder, open_cell
+from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.store import has_gpu
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.vocabulary import well_formed

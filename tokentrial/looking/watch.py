@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tokentrial.cell import FOLDERS
-from tokentrial.opened import open_run, status
+from tokentrial.executors.progress import clock
 from tokentrial.plan.work import expected_seconds
-from tokentrial.progress import clock
+from tokentrial.run.run_folder import open_run, status
+from tokentrial.steps.stage import stage_of
 from tokentrial.store import MANIFEST
 from tokentrial.trial import Trial
 
@@ -76,10 +76,10 @@ def look(folder: Path, now: float) -> Look:
     done = sum(expected[stage] for stages in cells.values() for stage, is_done in stages.items() if is_done)
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
     since = begun + sum(
-        expected[stage] * ((folder / name / FOLDERS[stage] / MANIFEST).stat().st_mtime > started)
+        expected[stage] * (manifest.stat().st_mtime > started)
         for name, stages in cells.items()
         for stage, is_done in stages.items()
-        if is_done and (folder / name / FOLDERS[stage] / MANIFEST).exists()  # a skipped stage has none
+        if is_done and (manifest := folder / name / stage_of(trial, stage).folder / MANIFEST).exists()
     )
     left = max(0.0, now - started) * (total - done - begun) / since if since > _TOO_LITTLE * total else None
     return Look(state["trial"], state["corpus"], cells, working, (done + begun) / total, left)
@@ -87,7 +87,7 @@ def look(folder: Path, now: float) -> Look:
 
 def _work(cell: Path, stage: str, trial: Trial) -> Work | None:
     """A stage that is being written, None where it is not."""
-    partial = cell / f"{FOLDERS[stage]}.partial"
+    partial = cell / f"{stage_of(trial, stage).folder}.partial"
     if not partial.is_dir():
         return None
     try:

@@ -17,8 +17,8 @@ _MARK = "@progress "
 
 
 def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
-    """Run `tokentrial.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError with
-    what they said where they fail."""
+    """Run `tokentrial.run.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError
+    with what they said where they fail."""
     where = ["--standalone"]
     if settings.endpoint and settings.nodes > 1:
         host, port = settings.endpoint.split(":")
@@ -27,7 +27,7 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
     command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={ranks}"]
     with stoppable() as stop:
         group = subprocess.Popen(
-            [*command, "-m", "tokentrial.rank", *arguments],
+            [*command, "-m", "tokentrial.run.rank", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -10,7 +10,6 @@ import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
-from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.pretrain.checkpoint import Writer, hand_over, last_step, restore, save_tensors, weights_name
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
@@ -109,7 +108,7 @@ def _model(
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
             f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
         )
-    if checkpoints and (needed := checkpoint_bytes(settings, config.rows)):
+    if checkpoints and (needed := settings.checkpoint_bytes(config.rows)):
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
     model = GPT(config, stream.seed, settings.init).to(device)
     if start:

@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 
-from tokentrial.cell import cells, stages
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
-from tokentrial.opened import DECLARED, open_run
 from tokentrial.report.comparison import PAGE, REPORT
 from tokentrial.report.paper import latex_table, methods
+from tokentrial.run.run_folder import DECLARED, open_run
+from tokentrial.steps.cell import cells
+from tokentrial.steps.stage import stage_names
 from tokentrial.store import MANIFEST, intact, read_json, write_bytes
 from tokentrial.trial import Trial
 
@@ -32,7 +33,7 @@ def bundle(out: Path, to: Path | None = None) -> Path:
         if not (out / name).is_file():
             raise TrialError(f"{out / name}: not found; `tokentrial run` writes it at the end of a whole run")
     report = read_json(out / REPORT)
-    folders = [(cell.name, cell.folder(trial, stage)) for cell in cells(trial) for stage in stages(trial)]
+    folders = [(cell.name, cell.folder(trial, stage)) for cell in cells(trial) for stage in stage_names(trial)]
     evaluations = {
         f"{cell}/{folder.name}": folder
         for cell, folder in folders

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.network import answered
-from tokentrial.opened import model_folder, open_cell
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
+from tokentrial.run.run_folder import model_folder, open_cell
+from tokentrial.steps.cell import Cell
 from tokentrial.store import intact, partial, read_json
 from tokentrial.trial import Trial
 

@@ -1,19 +1,22 @@
 """One rank of a cell's pretraining: what torchrun starts, here or on several machines.
 
 torchrun --nnodes=2 --node-rank=1 --master-addr=HOST --master-port=29500 --nproc-per-node=8 \
-    -m tokentrial.rank OUT ARM SEED
+    -m tokentrial.run.rank OUT ARM SEED
 """
 
 import signal
 import sys
 from pathlib import Path
 
-from tokentrial.cell import Cell, pretrain_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.executors import worker
-from tokentrial.opened import open_run
 from tokentrial.pretrain.launch import tell
+from tokentrial.run.run_folder import open_run
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.pretrain import train_rank
+from tokentrial.steps.stage import Job
+from tokentrial.storage import Storage
 from tokentrial.store import machine_errors, partial
 
 
@@ -23,12 +26,12 @@ def main(out: str, arm: str, seed: str) -> None:
     worker.die_with_parent()
     signal.signal(signal.SIGTERM, worker.told_to_stop)
     try:
-        plan = CorpusPlan(open_run(Path(out)))
-        cell = Cell(arm, int(seed))
-        folder = partial(cell.folder(plan.trial, "pretrain"))
-        checkpoints = cell.checkpoints(plan.trial, "pretrain", cell.fingerprint(plan))
+        corpus, cell = CorpusPlan(open_run(Path(out))), Cell(arm, int(seed))
+        folder = partial(cell.folder(corpus.trial, "pretrain"))
+        checkpoints = cell.checkpoints(corpus.trial, "pretrain", cell.fingerprints(corpus)["pretrain"])
+        save = Storage(corpus.trial).send_checkpoint
         with machine_errors(folder):
-            pretrain_cell(plan, cell, folder, checkpoints, tell)
+            train_rank(Job(corpus, cell, folder, corpus.folder, checkpoints, tell, save))
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)
         sys.exit(error.code)

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tokentrial.cell import GRPO_STAGES, Cell, cells, model_of, stages
-from tokentrial.corpus import audit as audits
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.comparison import REPORT
-from tokentrial.store import MANIFEST, read_json
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.corpus import is_ready
+from tokentrial.steps.grpo import DECISION
+from tokentrial.steps.stage import stages
+from tokentrial.store import MANIFEST, intact, read_json
 from tokentrial.sweep import to_run
 from tokentrial.trial import Trial, load
 
@@ -39,29 +41,41 @@ def open_cell(folder: Path) -> tuple[Trial, Cell]:
 
 
 def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
-    """The folder of a cell's model after `pretrain`, `sft` or `grpo`."""
-    there = [each for each in ("pretrain", "sft", "grpo") if getattr(trial, each) is not None]
-    if stage not in there:
-        raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(there)}")
-    folder = cell.folder(trial, model_of(trial, f"eval_{stage}"))
+    """The folder of a cell's model as it is evaluated after `pretrain`, `sft` or `grpo`."""
+    evaluated = {each.measures: each.reads for each in stages(trial) if each.measures and each.reads}
+    if stage not in evaluated:
+        raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(map(str, evaluated))}")
+    folder = cell.folder(trial, evaluated[stage])
     if not (folder / MANIFEST).is_file():
         raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
     return folder
 
 
+def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
+    """Folders of every cell's up-to-date results, by the stage that was evaluated."""
+    trial, found = corpus.trial, {}
+    for cell in cells(trial):
+        pending = cell.pending(corpus)
+        done = {stage.measures: cell.folder(trial, stage.name) for stage in stages(trial) if stage.name not in pending}
+        found[cell.arm, cell.seed] = {measured: folder for measured, folder in done.items() if measured}
+        for folder in found[cell.arm, cell.seed].values():
+            intact(folder)
+    return found
+
+
 def seconds(trial: Trial) -> Seconds:
     """Stage: wall-clock seconds of each cell that has it, by the cell's name; `corpus` by its parts, without the audit.
     What was made before manifests held seconds is left out."""
-    plan = CorpusPlan(trial)
+    corpus = CorpusPlan(trial)
     found: Seconds = {"corpus": {}}
-    for folder, _ in plan.steps:
+    for folder, _ in corpus.steps:
         # survey and patches are made together, each as long as all
-        part = "patches" if folder not in (plan.folder, plan.folder / "drills") else folder.name
+        part = "patches" if folder not in (corpus.folder, corpus.folder / "drills") else folder.name
         if (took := _seconds(folder)) is not None:
             found["corpus"][part] = max(took, found["corpus"].get(part, 0.0))
     for stage in stages(trial):
-        took_by = {cell.name: _seconds(cell.folder(trial, stage)) for cell in cells(trial)}
-        found[stage] = {name: took for name, took in took_by.items() if took is not None}
+        took_by = {cell.name: _seconds(cell.folder(trial, stage.name)) for cell in cells(trial)}
+        found[stage.name] = {name: took for name, took in took_by.items() if took is not None}
     return {stage: took for stage, took in found.items() if took}
 
 
@@ -79,12 +93,13 @@ def status(folder: Path) -> dict[str, Any]:
     for variant in to_run(trial):
         of = variant.trial
         begun = (of.folder / "trial.yaml").exists()
-        ready, there = _status(of) if begun else (False, {c.name: dict.fromkeys(stages(of), False) for c in cells(of)})
+        nothing = {stage.name: False for stage in stages(of)}
+        ready, of_cells = _status(of) if begun else (False, {cell.name: nothing for cell in cells(of)})
         corpus &= ready
-        under = of.folder.relative_to(folder)
-        done |= {f"{under}/{name}": each for name, each in there.items()}
-        for stage, by_name in (seconds(of) if begun else {}).items():
-            took.setdefault(stage, {}).update({f"{under}/{name}": each for name, each in by_name.items()})
+        below = of.folder.relative_to(folder)
+        done |= {f"{below}/{name}": by_stage for name, by_stage in of_cells.items()}
+        for stage, by_cell in (seconds(of) if begun else {}).items():
+            took.setdefault(stage, {}).update({f"{below}/{name}": seconds for name, seconds in by_cell.items()})
     return {
         "trial": trial.name,
         "corpus": corpus,
@@ -96,10 +111,9 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
-    """Whether a trial's corpus is ready, and which stages of its cells are done."""
-    plan = CorpusPlan(trial)
-    decision = trial.folder / "grpo_decision.json"
-    skipped = GRPO_STAGES if decision.exists() and not read_json(decision, "go_on")["go_on"] else ()
-    pending = {cell.name: {*cell.pending(plan)} - {*skipped} for cell in cells(trial)}
-    done = {name: {stage: stage not in left for stage in stages(trial)} for name, left in pending.items()}
-    return plan.done and audits.audited(plan), done
+    """Whether a trial's corpus is ready, and which stages of its cells are done, or decided against (GRPO)."""
+    corpus, decision = CorpusPlan(trial), trial.folder / DECISION
+    skipped = {"grpo", "eval_grpo"} if decision.exists() and not read_json(decision, "go_on")["go_on"] else set()
+    pending = {cell.name: {*cell.pending(corpus)} - skipped for cell in cells(trial)}
+    done = {name: {stage.name: stage.name not in left for stage in stages(trial)} for name, left in pending.items()}
+    return is_ready(corpus), done
