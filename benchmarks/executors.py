@@ -28,8 +28,8 @@ def main() -> None:
     from tokentrial.executors.worker import cores
     from tokentrial.run.run import run
     from tokentrial.steps.cell import cells
-    from tokentrial.store import read_json
-    from tokentrial.trial import load
+    from tokentrial.store.files import read_json
+    from tokentrial.trial.load import load
 
     workers, seconds, losses = cores(), {}, {}
     kinds: dict[str, Callable[[int], Any]] = {"local": LocalExecutor, "ray": RayExecutor}

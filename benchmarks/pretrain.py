@@ -87,7 +87,7 @@ def ours(shape: dict[str, int]) -> Any:
     from tokentrial.pretrain.loader import Batch, Position
     from tokentrial.pretrain.optim import Step
     from tokentrial.pretrain.ranks import Ranks
-    from tokentrial.settings import Pretrain
+    from tokentrial.trial.settings import Pretrain
 
     device, micro = where(shape)
     generator = np.random.default_rng(0)
@@ -205,7 +205,7 @@ def cell(plain: bool) -> dict[str, float]:
     from tokentrial.corpus.stream import Stream
     from tokentrial.pretrain.train import pretrain
     from tokentrial.run.run import CorpusPlan, run
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     with tempfile.TemporaryDirectory() as folder:
         trial = load("pilot", [f"output={folder}/run", "seeds=[1]", "pretrain.steps=300"])

@@ -24,7 +24,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from tokentrial.trial import Trial, load
+from tokentrial.trial.load import load
+from tokentrial.trial.trial import Trial
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
@@ -101,7 +102,7 @@ def shared_data() -> Path:
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited for the network, none of which is waited."""
-    from tokentrial import network
+    from tokentrial.store import network
 
     waits: list[float] = []
     monkeypatch.setattr(network.time, "sleep", waits.append)

@@ -10,7 +10,8 @@ from tokentrial.errors import TrialError
 from tokentrial.run.cells import run_cell
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import stage_names
-from tokentrial.store import lock, read_json
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import lock
 
 CELL = Cell("mul_tokens", 1)
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning

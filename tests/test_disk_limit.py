@@ -11,8 +11,10 @@ from tokentrial.run.run import run
 from tokentrial.steps import corpus
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names
-from tokentrial.store import held_bytes, is_done, read_json, verify
-from tokentrial.trial import load
+from tokentrial.store.disk import held_bytes
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import damaged_files, is_done
+from tokentrial.trial.load import load
 
 WIDE = (
     "pretrain.n_embd=192",
@@ -85,7 +87,7 @@ def test_what_is_left_are_the_models_in_which_the_trial_ends(held):
     left = {str(path.relative_to(trial.folder)) for path in trial.folder.rglob("*.safetensors")}
     assert left == {f"{cell.name}/grpo/model.safetensors" for cell in cells(trial)}
     for path in trial.folder.glob("*/seed*/*/manifest.json"):
-        assert verify(path.parent) == []
+        assert damaged_files(path.parent) == []
         fingerprint = read_json(path)["fingerprint"]
         assert is_done(path.parent, fingerprint)
         assert is_done(path.parent, fingerprint, whole=True) == (path.parent.name not in ("pretrain", "hf", "sft"))

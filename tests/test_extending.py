@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ import json, sys
 from tests.conftest import Inline
 from tokentrial.run import run as runs
 from tokentrial.arms import arm as arms
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 arm = arms.find("mul_prepend")
 text = "so 6*9=54, 7 x 8 = 56."
 read = [arm.rewrite(text), arm.rewrite(arm.rewrite(text)), arm.plain(arm.rewrite(text)), arm.plain("so <MUL_6_9_54>.")]

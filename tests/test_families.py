@@ -4,7 +4,7 @@ import pytest
 
 from tokentrial.arms.families import facts_of
 from tokentrial.run.run import run
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 @pytest.mark.parametrize(

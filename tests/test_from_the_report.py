@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tokentrial.cli import main as cli
-from tokentrial.trial import load, shipped
+from tokentrial.trial.load import load, shipped
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs" / "from-the-report.md").read_text(encoding="utf-8")

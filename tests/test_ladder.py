@@ -20,7 +20,8 @@ from tokentrial.run import run as runs
 from tokentrial.run.run import evaluations, run
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import stage_names
-from tokentrial.store import read_json, seal
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import write_manifest
 from tokentrial.tasks.word_problems import WordProblems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,7 +252,7 @@ def before_grpo(climbed_copy):
         path.write_text(re.sub(r'("pass_at_k": )([0-9.]+)', lambda m: m[1] + value, path.read_text()))
         wanted = read_json(path.with_name("manifest.json"))["fingerprint"]
         path.with_name("manifest.json").unlink()
-        seal(path.parent, wanted)
+        write_manifest(path.parent, wanted)
 
     for path in climbed_copy.glob("*/seed*/eval_sft/pass_at_k.json"):
         passed(path.relative_to(climbed_copy).parts[0] + "/" + path.parts[-3], "0.0")

@@ -15,8 +15,9 @@ from tokentrial.run.cells import run_cell
 from tokentrial.run.run import declaration, interruptible, run
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.cell import Cell, cells
-from tokentrial.store import lock, read_json, write_json
-from tokentrial.trial import load
+from tokentrial.store.files import read_json, write_json
+from tokentrial.store.folders import lock
+from tokentrial.trial.load import load
 
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
 ALONE = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"

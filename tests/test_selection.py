@@ -10,7 +10,7 @@ from tokentrial.run.run import run
 from tokentrial.run.run_folder import status
 from tokentrial.run.selection import select
 from tokentrial.steps.cell import Cell
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 def test_nothing_chosen_is_the_whole_trial(finished):
@@ -46,7 +46,7 @@ def test_what_the_trial_has_not_is_refused_with_what_it_has(finished, words, kno
 
 def test_a_chosen_cell_is_what_the_whole_run_makes(finished, tiny, tmp_path, inline, monkeypatch, capsys):
     trial = tiny(tmp_path / "run")
-    monkeypatch.setattr("tokentrial.trial.load", lambda *given: trial)
+    monkeypatch.setattr("tokentrial.trial.load.load.load", lambda *given: trial)
     words = ["run", "smoke", "--arms", "mul_tokens", "--seed", "2", "--stages", "corpus,pretrain"]
     monkeypatch.setattr(sys, "argv", ["tokentrial", *words])
     with pytest.raises(SystemExit) as ended:

@@ -14,15 +14,16 @@ import fsspec
 import pytest
 import yaml
 
-from tokentrial import storage as storages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.run import run as runs
 from tokentrial.run.cells import run_cell
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
-from tokentrial.storage import Storage
-from tokentrial.store import is_done, read_json, step
+from tokentrial.store import storage as storages
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import is_done, step
+from tokentrial.store.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # for a machine that is shared; nothing is timed

@@ -18,8 +18,8 @@ from tokentrial.run import run as runs
 from tokentrial.run.run import check, declaration, rebuild, run
 from tokentrial.run.run_folder import status
 from tokentrial.steps.cell import Cell
-from tokentrial.store import read_json
-from tokentrial.sweep import Variant, to_run, variants
+from tokentrial.store.files import read_json
+from tokentrial.trial.sweep import Variant, to_run, variants
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"
 PAIR = "mul_tokens - baseline"
@@ -305,7 +305,9 @@ def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
 
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("tokentrial.trial.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]"))
+    monkeypatch.setattr(
+        "tokentrial.trial.load.load.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]")
+    )
     monkeypatch.setattr("tokentrial.run.run.run", lambda trial, *given: seen.append(trial))
     code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes", "--also", "pretrain.steps=30")
     assert (code, err) == (0, "")

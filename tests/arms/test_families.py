@@ -13,9 +13,9 @@ from tokentrial.arms.facts import ASKING
 from tokentrial.arms.families import TIMES_TABLE, facts_of
 from tokentrial.corpus import drills
 from tokentrial.errors import SettingsError
-from tokentrial.settings import Mix
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial import load
+from tokentrial.trial.load import load
+from tokentrial.trial.settings import Mix
 
 FAMILIES = {
     "additions": "{family: addition, range: [1, 9]}",

@@ -8,7 +8,7 @@ import yaml
 
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.run.run import declare
-from tokentrial.store import write_bytes, write_json
+from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 

@@ -18,7 +18,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 ARMS = "arms=[baseline,mul_tokens,mul_append]"
 CELLS = [(arm, seed) for arm in ("baseline", "mul_tokens", "mul_append") for seed in (1, 2, 3)]

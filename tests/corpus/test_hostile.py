@@ -20,7 +20,6 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokentrial import store
 from tokentrial.corpus import prepare, read
 from tokentrial.corpus.prepare import CorpusPlan, prepare_text
 from tokentrial.corpus.read import Bad, Unit, documents
@@ -28,7 +27,8 @@ from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.run.run import run
-from tokentrial.store import read_json
+from tokentrial.store import disk as store_disk
+from tokentrial.store.files import read_json
 
 PLAIN = ("corpus.piece_characters=null", "corpus.drills.never_asked_folds=0")
 PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
@@ -196,7 +196,7 @@ def test_a_document_of_200_mb_is_skipped_within_bounded_memory(folder, good, tin
         import sys
         from pathlib import Path
         from tokentrial.corpus.prepare import CorpusPlan, prepare_text
-        from tokentrial.trial import load
+        from tokentrial.trial.load import load
         prepare_text(CorpusPlan(load(sys.argv[1], sys.argv[2:])))
         [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().split("\\n") if "VmHWM" in line]
         print(int(peak) // 1024)
@@ -630,7 +630,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(long, tiny, tmp_p
     plan.text  # noqa: B018 - the hash of the source is remembered in the run folder
 
     def free(size):
-        monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=int(size)))
+        monkeypatch.setattr(store_disk.shutil, "disk_usage", lambda _: usage._replace(free=int(size)))
 
     free(0.5e9)  # the reserve and nothing for the corpus
     with pytest.raises(
@@ -657,7 +657,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(long, tiny, tmp_p
 
 def test_where_only_some_tokens_are_wanted_only_they_must_fit(long, tiny, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=200_000))
+    monkeypatch.setattr(store_disk.shutil, "disk_usage", lambda _: usage._replace(free=200_000))
     few = "corpus.tokens=50000", "disk_reserve_gb=0"
     prepare_text(CorpusPlan(tiny(tmp_path / "few", *PLAIN, long, *few, "corpus.task_bytes=1")))
     with pytest.raises(TrialError, match="free some space"):

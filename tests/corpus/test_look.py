@@ -9,7 +9,7 @@ from tokentrial.corpus.look import FORMS, Survey, code_of
 from tokentrial.corpus.prepare import CorpusPlan, prepare_patches
 from tokentrial.corpus.shards import open_shard, text_of
 from tokentrial.errors import TrialError
-from tokentrial.store import is_done, verify
+from tokentrial.store.folders import damaged_files, is_done
 
 
 def shards_of(plan):
@@ -74,7 +74,7 @@ def test_a_survey_that_was_damaged_is_found_and_one_that_is_gone_is_made_anew(ti
     [damaged, *_] = sorted(plan.survey_folder.glob("*.npz"))
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert verify(plan.survey_folder) == [damaged.name]
+    assert damaged_files(plan.survey_folder) == [damaged.name]
     damaged.unlink()
     assert not is_done(plan.survey_folder, plan.survey)
     prepare_patches(plan)

@@ -13,7 +13,8 @@ from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.run.run import materialize as materialize_of_run
-from tokentrial.store import MANIFEST, read_json
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import MANIFEST
 
 SHARD, TARGET = 4096, 15_000
 

@@ -14,7 +14,7 @@ from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_text
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.text import pieces, split_of
 from tokentrial.errors import TrialError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 def texts_of(folder, name, split, vocabulary):

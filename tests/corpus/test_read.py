@@ -14,11 +14,11 @@ from fsspec.spec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial import network
 from tokentrial.corpus import read
 from tokentrial.corpus.read import Bad, Unit, documents, expansion
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import TrialError
+from tokentrial.store import network
 
 pytestmark = pytest.mark.usefixtures("slept")
 

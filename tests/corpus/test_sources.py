@@ -24,7 +24,7 @@ from tokentrial.corpus.read import Bad, Unit
 from tokentrial.corpus.read import documents as read_unit
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 def texts(setting, column="text"):
@@ -265,7 +265,7 @@ def hub(monkeypatch):
     monkeypatch.setitem(_registry, "hf", Hub)
     monkeypatch.setattr(Hub, "store", {})
     monkeypatch.setattr(Hub, "pseudo_dirs", [""])
-    monkeypatch.setattr("tokentrial.network.time.sleep", lambda wait: None)
+    monkeypatch.setattr("tokentrial.store.network.time.sleep", lambda wait: None)
 
     class Api:
         revision, asked, listed = "abc123", [], 0

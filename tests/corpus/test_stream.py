@@ -15,7 +15,7 @@ from tokentrial.corpus.shards import ShardWriter, open_shard, shard_paths, text_
 from tokentrial.corpus.stream import Stream, drills_name, heldout
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 

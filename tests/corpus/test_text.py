@@ -22,7 +22,7 @@ from tokentrial.corpus.prepare import CorpusPlan, prepare_text
 from tokentrial.corpus.shards import open_shard, shard_paths, text_of
 from tokentrial.corpus.text import RECORD, Selection, TextTasks, run_task
 from tokentrial.errors import TrialError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tokenizer.encode import encoder_of
 
 FILES = 7

@@ -15,11 +15,11 @@ from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.score import answer_logprobs
 from tokentrial.evaluate.solve import gold_nats, solve
 from tokentrial.pretrain.export import load_gpt, logits_gap
-from tokentrial.settings import Evaluate
 from tokentrial.steps.cell import Cell
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tokenizer.export import to_transformers
+from tokentrial.trial.settings import Evaluate
 
 
 @pytest.fixture

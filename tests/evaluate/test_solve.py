@@ -12,7 +12,7 @@ from tokentrial.evaluate import solve as solving
 from tokentrial.evaluate.evaluate import evaluate_model
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.solve import gold_nats, solve, summary
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import GSM8K, Solutions, Sums, solution_prompt
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
@@ -166,7 +166,7 @@ def test_a_gold_solution_that_does_not_fit_has_no_nats(babbling, vocabulary):
 
 def test_no_nats_are_null_in_the_files(babbling, tmp_path, monkeypatch):
     from tokentrial.evaluate.evaluate import evaluate_solutions
-    from tokentrial.settings import Evaluate
+    from tokentrial.trial.settings import Evaluate
 
     model, tokenizer, arm = babbling("baseline")
     task = WordProblems(10, 3)  # too long for 64 tokens

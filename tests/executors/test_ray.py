@@ -15,7 +15,7 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.executors.ray import RayExecutor, connected
 from tokentrial.executors.worker import Call, Report
 from tokentrial.steps.cell import Cell
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 
 PATIENCE_S = 240  # for a machine that is shared; nothing is timed
 

@@ -17,8 +17,8 @@ from tokentrial.executors.progress import Progress
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores, report, stoppable
 from tokentrial.run.run import run
-from tokentrial.store import read_json
-from tokentrial.trial import load
+from tokentrial.store.files import read_json
+from tokentrial.trial.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 600  # for a machine that is shared; nothing is timed

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tokentrial.looking import watch
 from tokentrial.run.run import run
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 YEAR_S = 365 * 86400.0
 

@@ -8,9 +8,9 @@ import pytest
 from tokentrial.arms.arm import find
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain.rewards import reward
-from tokentrial.settings import GRPO
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import Solutions, read_last, read_marked
+from tokentrial.trial.settings import GRPO
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred"
 HOSTILE = {

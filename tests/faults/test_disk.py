@@ -9,7 +9,7 @@ from tokentrial.corpus import audit, engine, prepare
 from tokentrial.run import cells
 from tokentrial.run import run as runs
 from tokentrial.run.run import run
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")
 FOLDERS = ("pretrain", "hf", *STAGES[2:])

@@ -11,7 +11,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

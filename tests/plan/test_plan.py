@@ -20,16 +20,16 @@ from tokentrial.plan.work import cells_at_a_time, hours, work
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.measure import STEPS, Measured, measure
 from tokentrial.run import run as runs
-from tokentrial.settings import Checkpoint, Pretrain
 from tokentrial.statistics.power import mde, power
 from tokentrial.steps import corpus
 from tokentrial.steps.cell import cells
 from tokentrial.steps.costs import lengths, vocabulary_size
 from tokentrial.steps.stage import stage_names
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import load, shipped
+from tokentrial.trial.load import load, shipped
+from tokentrial.trial.settings import Checkpoint, Pretrain
 
 ASSUMED = plans.Noise(0.25, "assumed")
 

@@ -23,12 +23,13 @@ from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import grpo, measure_pass, prompts
 from tokentrial.posttrain.trainer import Watch, last_complete
-from tokentrial.settings import GRPO
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.grpo import GRPOStage
-from tokentrial.store import read_json, seal, write_json
+from tokentrial.store.files import read_json, write_json
+from tokentrial.store.folders import write_manifest
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
+from tokentrial.trial.settings import GRPO
 
 
 def settings(**more):
@@ -440,7 +441,7 @@ def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_
     for step, whole in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
-            seal(tmp_path / f"checkpoint-{step}", f"checkpoint-{step}")
+            write_manifest(tmp_path / f"checkpoint-{step}", f"checkpoint-{step}")
     assert last_complete(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-11").exists()
 

@@ -12,7 +12,7 @@ from tokentrial.posttrain.grpo import grpo
 from tokentrial.posttrain.sft import sft
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary

@@ -19,7 +19,7 @@ from tokentrial.posttrain.grpo import grpo, tiles
 from tokentrial.posttrain.sft import sft
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 SMALL = (
     *LONG,

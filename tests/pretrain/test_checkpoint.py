@@ -14,7 +14,7 @@ from tokentrial.pretrain import checkpoint
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.optim import optimizers
 from tokentrial.pretrain.train import pretrain
-from tokentrial.settings import Checkpoint, Pretrain
+from tokentrial.trial.settings import Checkpoint, Pretrain
 
 STEPS = 12
 
@@ -206,6 +206,6 @@ def test_too_little_memory_is_said_before_the_first_step(train, monkeypatch):
 
 
 def test_too_little_disk_is_said_before_the_first_step(train, monkeypatch):
-    monkeypatch.setattr("tokentrial.store.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
+    monkeypatch.setattr("tokentrial.store.disk.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
     with pytest.raises(TrialError, match=r"the checkpoints of pretraining needs .* GB are free"):
         train("a", checkpoint={"interval": 3})

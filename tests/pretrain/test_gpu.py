@@ -14,7 +14,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted
 from tokentrial.pretrain.ranks import joined
 from tokentrial.pretrain.train import pretrain
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 STEPS = 20
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.ranks import Ranks, joined
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 GENTLE = (
     "seeds=[1]",

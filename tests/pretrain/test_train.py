@@ -15,7 +15,7 @@ from tokentrial.pretrain import train
 from tokentrial.pretrain.export import load_gpt
 from tokentrial.pretrain.loader import Loader
 from tokentrial.pretrain.train import pretrain
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 STEPS = 5
 

@@ -10,7 +10,7 @@ from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import build
 from tokentrial.run.run import declaration, declare
 from tokentrial.run.run_folder import DECLARED
-from tokentrial.store import write_bytes, write_json
+from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 # of the 12 never-asked facts, how many each arm knows, by seed

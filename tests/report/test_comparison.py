@@ -14,7 +14,7 @@ from tokentrial.report.comparison import build
 from tokentrial.report.forest import forest
 from tokentrial.run.run import declaration, rebuild
 from tokentrial.run.run_folder import DECLARED
-from tokentrial.store import read_json, write_json
+from tokentrial.store.files import read_json, write_json
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"

@@ -6,7 +6,7 @@ import pytest
 
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.outcomes import CellResults, favourite_answer, floors, read_stage, untouched_documents
-from tokentrial.store import read_json, write_json
+from tokentrial.store.files import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets
 
 

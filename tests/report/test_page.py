@@ -16,7 +16,7 @@ from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
 from tokentrial.report.page import page
 from tokentrial.run.run import rebuild
 from tokentrial.statistics.power import seeds_needed
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"

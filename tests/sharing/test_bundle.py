@@ -13,7 +13,7 @@ from tokentrial.compare.bundles import opened
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.paper import escaped, latex_table, methods
 from tokentrial.sharing.bundle import bundle
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 @pytest.fixture(scope="module")

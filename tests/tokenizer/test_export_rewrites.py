@@ -12,7 +12,7 @@ from tokentrial.arms.families import TIMES_TABLE, facts_of
 from tokentrial.corpus.sources import Source
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 
 WEB = Path(__file__).parents[3] / "shared" / "data" / "web"
 NAMES = [name for name in arms.names() if not arms.find(name).draws]

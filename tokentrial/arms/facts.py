@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Self
 
-from tokentrial.fact_settings import FactSettings
+from tokentrial.trial.fact_settings import FactSettings
 
 FORMS = ("equation", "times_sign", "letter_x", "boxes", "statement", "question")  # of drill lines, as in drills.mix
 SLOT = "<FACT>"  # the one token of arms whose token says nothing of the fact

@@ -11,7 +11,7 @@ from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
     from tokentrial.steps.cell import Cell
-    from tokentrial.trial import Trial
+    from tokentrial.trial.trial import Trial
 
 
 def corpus(
@@ -33,7 +33,7 @@ def corpus(
     Example: tokentrial corpus pilot --verify --full
     """
     from tokentrial.run import run as runs
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
     if verify:
@@ -109,7 +109,7 @@ def evaluate(
             raise SettingsError("evaluate: give a trial, or --model FOLDER")
         from tokentrial.run.run import evaluations
         from tokentrial.run.selection import select_cells
-        from tokentrial.trial import load
+        from tokentrial.trial.load import load
 
         loaded = load(trial, overrides or ())
         chosen = select_cells(loaded, arm, seed)
@@ -127,7 +127,7 @@ def evaluate(
 
 def _alone(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | None, seed: str | None) -> None:
     from tokentrial.run.selection import select_cells
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     loaded = load(trial, overrides or ())
     _do((stage,), loaded, select_cells(loaded, arm, seed))

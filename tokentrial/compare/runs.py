@@ -13,10 +13,10 @@ from tokentrial.compare.system import Items, Model, System
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.outcomes import CellResults, floors, read_stage, untouched_documents
 from tokentrial.report.tables import one_line
-from tokentrial.settings import Gate
-from tokentrial.store import fingerprint
+from tokentrial.store.files import fingerprint
 from tokentrial.tasks.arithmetic import of_table, table_subsets
-from tokentrial.trial import load
+from tokentrial.trial.load import load
+from tokentrial.trial.settings import Gate
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
 _LARGEST = 1e9  # no accuracy, log-probability or bits per byte comes near it

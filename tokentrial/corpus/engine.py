@@ -22,7 +22,7 @@ from tokentrial.corpus.text import TextTasks, run_task, writers
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.executors.ray import connected
 from tokentrial.executors.worker import die_with_parent
-from tokentrial.store import machine_errors
+from tokentrial.store.disk import translate_os_errors
 
 logger.disable("datatrove")  # its lines would drown ours; what a task did is in its record
 
@@ -72,7 +72,7 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
     before = signal.signal(signal.SIGUSR1, _worker_died)  # run_tasks is called on the main thread
     watcher.start()
     try:
-        with machine_errors(tasks.folder):
+        with translate_os_errors(tasks.folder):
             if kind == "in-process":
                 for rank in range(len(tasks.units)):
                     run_task(tasks, rank)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import of_data, patiently
+from tokentrial.store.network import of_data, with_retries
 from tokentrial.tokenizer.vocabulary import well_formed
 
 _ROWS = 1000
@@ -79,7 +79,7 @@ def _open(path: str) -> Any:
 
 
 def _text(path: str, *_: object) -> Iterator[Batch]:
-    with patiently(lambda: _open(path), path) as file:
+    with with_retries(lambda: _open(path), path) as file:
         yield [file.read().decode("utf-8", "replace").encode()]
 
 
@@ -114,7 +114,7 @@ def _footer(path: str) -> Any:
     import pyarrow
 
     try:
-        with patiently(lambda: _parquet_file(path), path) as file:
+        with with_retries(lambda: _parquet_file(path), path) as file:
             return file.metadata
     except pyarrow.ArrowInvalid:
         return None
@@ -138,7 +138,7 @@ def _parquet(path: str, column: str, groups: tuple[int, int] | None, most_bytes:
     import pyarrow
 
     try:
-        file = patiently(lambda: _parquet_file(path), path)
+        file = with_retries(lambda: _parquet_file(path), path)
     except pyarrow.ArrowInvalid as error:
         yield [Bad(path, f"not a whole parquet file: {error}")]
         return
@@ -192,7 +192,7 @@ def _resumed(begin: Callable[[int, bool], Iterator[Batch]], path: str, where: st
             reader = begin(given, True)
             raise
 
-    while (batch := patiently(following, path, f"{where}: broke off after {given} documents")) is not None:
+    while (batch := with_retries(following, path, f"{where}: broke off after {given} documents")) is not None:
         given += len(batch)
         yield batch
 
@@ -235,7 +235,7 @@ def _jsonl(path: str, column: str, _: object, most_bytes: int) -> Iterator[Batch
     def rows(given: int, again: bool) -> Iterator[Batch]:
         number, held, size = 0, Batch(), 0
         try:
-            with _open(path) if again else patiently(lambda: _open(path), path) as file:
+            with _open(path) if again else with_retries(lambda: _open(path), path) as file:
                 while line := file.readline(_LINE_BYTES):
                     number += 1
                     document = _parsed(line, column, f"{path}, line {number}", most_bytes)

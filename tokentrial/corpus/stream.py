@@ -19,7 +19,7 @@ from tokentrial.corpus.look import Survey
 from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, shard_paths, text_of
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 MORE_TEXT = (
     "give more of it (corpus.documents=null where that holds it back), fewer pretrain.steps, "

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from tokentrial.arms.facts import SLOT, Facts
 from tokentrial.corpus.read import Bad, Unit, documents
 from tokentrial.corpus.shards import TEXT, ShardWriter
-from tokentrial.settings import Corpus
-from tokentrial.store import machine_errors, read_json, write_json
+from tokentrial.store.disk import translate_os_errors
+from tokentrial.store.files import read_json, write_json
 from tokentrial.tokenizer.encode import encoder_of
 from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial.settings import Corpus
 
 SPLITS = ("train", "val")
 RECORD = "record.json"
@@ -71,7 +72,7 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with machine_errors(folder):
+        with translate_os_errors(folder):
             write_json(partial / RECORD, _write(partial, tasks, tasks.units[rank]))
         if not folder.exists():
             partial.rename(folder)

@@ -6,7 +6,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, facts_of
 from tokentrial.looking.side_by_side import Column, Span
 from tokentrial.tokenizer.vocabulary import Vocabulary, well_formed
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 
 def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:

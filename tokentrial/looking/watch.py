@@ -19,8 +19,8 @@ from tokentrial.executors.progress import clock
 from tokentrial.plan.work import expected_seconds
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.stage import stage_of
-from tokentrial.store import MANIFEST
-from tokentrial.trial import Trial
+from tokentrial.store.folders import MANIFEST
+from tokentrial.trial.trial import Trial
 
 EVERY_S = 2.0
 _TOO_LITTLE = 0.01  # a share of the run that tells no pace

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import weights_bytes
 from tokentrial.steps.stage import stages
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 
 def cell_bytes(trial: Trial, pending: Sequence[Sequence[str]], workers: int) -> int:

@@ -17,8 +17,8 @@ from tokentrial.plan.work import cells_at_a_time, computing, gpu_gb, host_gb, ho
 from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import vocabulary_size
-from tokentrial.sweep import to_run
-from tokentrial.trial import Trial
+from tokentrial.trial.sweep import to_run
+from tokentrial.trial.trial import Trial
 
 # pretraining tokens of the shipped sizes
 SIZES = {"50M": 190 * 262_144, "200M": 763 * 262_144, "1B": 2_000 * 524_288, "10B": 19_073 * 524_288}

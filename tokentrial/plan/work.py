@@ -16,7 +16,7 @@ from tokentrial.errors import SettingsError
 from tokentrial.executors.worker import cores
 from tokentrial.steps.costs import Work, vocabulary_size, weights_bytes
 from tokentrial.steps.stage import stages
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 _CUDA = 1e9  # of CUDA and its libraries on the GPU; assumed
 _PROCESS = 1e9  # of a process that has imported torch and transformers; assumed

@@ -24,13 +24,13 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, continue_ids, encode_prompts
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
-from tokentrial.settings import GRPO
-from tokentrial.store import write_json
+from tokentrial.store.files import write_json
 from tokentrial.tasks.gsm8k import read_marked
 from tokentrial.tasks.rows import source_rows
 from tokentrial.tasks.task import Example
 from tokentrial.tokenizer.export import copy_tokenizer
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import GRPO
+from tokentrial.trial.trial import Trial
 
 # what a reader looks for in a record of the log, and its name there
 _SHOWN = {

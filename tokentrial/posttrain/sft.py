@@ -18,13 +18,13 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
 from tokentrial.posttrain.trainer import Progress, Saved, alone, on_one_device, recorded, shared_arguments, train
-from tokentrial.settings import SFT, SFTStage
-from tokentrial.store import write_json
+from tokentrial.store.files import write_json
 from tokentrial.tasks.gsm8k import Solutions
 from tokentrial.tasks.rows import rows
 from tokentrial.tasks.task import Example
 from tokentrial.tokenizer.export import copy_tokenizer
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import SFT, SFTStage
+from tokentrial.trial.trial import Trial
 
 # TRL's defaults that shape a result, written down: rows come encoded and labelled, and are neither cut nor packed
 _SHAPING: dict[str, Any] = {

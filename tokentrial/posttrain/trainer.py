@@ -14,8 +14,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import launcher_variables, stoppable
 from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
-from tokentrial.settings import Pretrain
-from tokentrial.store import MANIFEST, is_done, seal, verify
+from tokentrial.store.folders import MANIFEST, damaged_files, is_done, write_manifest
+from tokentrial.trial.settings import Pretrain
 
 Progress = Callable[[float, str], None]
 Saved = Callable[[Path], None]
@@ -153,7 +153,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         newest = folder / f"checkpoint-{state.global_step}"
-        seal(newest, newest.name)
+        write_manifest(newest, newest.name)
         for path in folder.glob("checkpoint-*"):
             if path != newest:
                 (path / MANIFEST).unlink(missing_ok=True)
@@ -179,7 +179,7 @@ def last_complete(folder: Path) -> str | None:
     """The newest checkpoint that is as it was written; what was written in part, or damaged since, is deleted."""
     whole = {}
     for path in folder.glob("checkpoint-*"):
-        if is_done(path, path.name) and not verify(path):
+        if is_done(path, path.name) and not damaged_files(path):
             whole[int(path.name.rpartition("-")[2])] = str(path)
         else:
             shutil.rmtree(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import die_with_parent, stoppable
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 _MARK = "@progress "
 

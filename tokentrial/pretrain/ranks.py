@@ -16,7 +16,7 @@ from torch import nn
 
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.device import precision, resolve_device
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 _PATIENCE = timedelta(hours=6)
 

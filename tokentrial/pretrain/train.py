@@ -20,8 +20,9 @@ from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import Step, lr_share
 from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
-from tokentrial.settings import Pretrain
-from tokentrial.store import need_disk, write_json
+from tokentrial.store.disk import need_disk
+from tokentrial.store.files import write_json
+from tokentrial.trial.settings import Pretrain
 
 _EXPLODED = 2.0  # times the loss of ids drawn evenly
 

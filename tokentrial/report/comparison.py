@@ -14,9 +14,11 @@ from tokentrial.report import family as families
 from tokentrial.report import record
 from tokentrial.report.evidence import Evaluated, Evidence
 from tokentrial.report.outcomes import CellResults, favourite_answer, read_stage, untouched_documents
-from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
-from tokentrial.sweep import Variant
-from tokentrial.trial import Trial
+from tokentrial.store.files import fingerprint, read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST
+from tokentrial.store.provenance import provenance
+from tokentrial.trial.sweep import Variant
+from tokentrial.trial.trial import Trial
 
 VERSION = 7
 REPORT = "comparison_report.json"

@@ -13,7 +13,7 @@ from tokentrial.arms.families import facts_of
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.tasks.arithmetic import of_table
 from tokentrial.tasks.task import Row
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 SHOWN = 10  # completions a stage
 LONGEST = 600  # characters of a completion that are shown

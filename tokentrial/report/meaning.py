@@ -6,9 +6,9 @@ from typing import Any
 
 from tokentrial.report.outcomes import METRICS
 from tokentrial.report.tables import Line, Report, declared, interval, number, one_line, spread
-from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
+from tokentrial.trial.settings import DRAWN
 
 _SUBSETS = {
     "all": "",

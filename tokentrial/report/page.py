@@ -11,7 +11,7 @@ from tokentrial.report import meaning, tables
 from tokentrial.report.canvas import look_number
 from tokentrial.report.figures import Drawn, draw, inline
 from tokentrial.report.tables import Report
-from tokentrial.store import write_bytes
+from tokentrial.store.files import write_bytes
 
 
 def write_page(report: Report, path: Path) -> None:

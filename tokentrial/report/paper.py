@@ -5,7 +5,7 @@ from typing import Any
 
 from tokentrial.report.meaning import declared_rows, in_words
 from tokentrial.report.tables import Report, one_line, sentence
-from tokentrial.settings import DRAWN
+from tokentrial.trial.settings import DRAWN
 
 _TESTS = {"paired_t": "paired t test"}
 _ESCAPES = {

@@ -9,21 +9,11 @@ from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import report, stoppable
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import Job, stage_of, stages
-from tokentrial.storage import Storage
-from tokentrial.store import (
-    MANIFEST,
-    held_bytes,
-    intact,
-    is_done,
-    is_weights,
-    lock,
-    machine_errors,
-    need_within,
-    prune,
-    read_json,
-    step,
-)
-from tokentrial.trial import Trial
+from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import MANIFEST, is_done, is_weights, lock, prune, require_intact, step
+from tokentrial.store.storage import Storage
+from tokentrial.trial.trial import Trial
 
 _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
 Progress = Callable[[float, str], None]
@@ -65,12 +55,12 @@ def _make(name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress:
     checkpoints = cell.checkpoints(trial, name, wanted[name])
     storage.fetch_checkpoints(checkpoints)
     made = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed)
-    with machine_errors(folder), made as partial:
+    with translate_os_errors(folder), made as partial:
         needed = stage.disk_bytes() + stage.checkpoint_bytes() - held_bytes(checkpoints)
         need_within(trial.folder, needed, f"{cell.name}: {name}", trial.disk_limit_gb)
         job = Job(corpus, cell, partial, model, checkpoints, progress, storage.send_checkpoint)
         for source in stage.sources(job):
-            intact(source)
+            require_intact(source)
         stage.make(job)
     with stoppable() as stop:
         storage.send(folder)

@@ -16,8 +16,9 @@ from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.pretrain import train_rank
 from tokentrial.steps.stage import Job
-from tokentrial.storage import Storage
-from tokentrial.store import machine_errors, partial
+from tokentrial.store.disk import translate_os_errors
+from tokentrial.store.folders import partial
+from tokentrial.store.storage import Storage
 
 
 def main(out: str, arm: str, seed: str) -> None:
@@ -30,7 +31,7 @@ def main(out: str, arm: str, seed: str) -> None:
         folder = partial(cell.folder(corpus.trial, "pretrain"))
         checkpoints = cell.checkpoints(corpus.trial, "pretrain", cell.fingerprints(corpus)["pretrain"])
         save = Storage(corpus.trial).send_checkpoint
-        with machine_errors(folder):
+        with translate_os_errors(folder):
             train_rank(Job(corpus, cell, folder, corpus.folder, checkpoints, tell, save))
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)

@@ -36,10 +36,12 @@ from tokentrial.run.run_folder import DECLARED, evaluated, open_run, seconds
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stage_of, stages
-from tokentrial.storage import Storage
-from tokentrial.store import MANIFEST, link, lock, machine_errors, need_disk, write_bytes, write_json
-from tokentrial.sweep import to_run, variants
-from tokentrial.trial import Trial
+from tokentrial.store.disk import need_disk, translate_os_errors
+from tokentrial.store.files import link, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST, lock
+from tokentrial.store.storage import Storage
+from tokentrial.trial.sweep import to_run, variants
+from tokentrial.trial.trial import Trial
 
 Todo = list[tuple[Cell, list[str]]]
 
@@ -79,7 +81,7 @@ def _run(
     if earlier:
         _share_sources(trial, earlier[0])
     corpus = CorpusPlan(trial)
-    with machine_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
+    with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
         settings = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
         write_bytes(trial.folder / "trial.yaml", settings.encode())
         for other in earlier:

@@ -11,9 +11,11 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.grpo import DECISION
 from tokentrial.steps.stage import stages
-from tokentrial.store import MANIFEST, intact, read_json
-from tokentrial.sweep import to_run
-from tokentrial.trial import Trial, load
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.trial.load import load
+from tokentrial.trial.sweep import to_run
+from tokentrial.trial.trial import Trial
 
 DECLARED = "declared.json"
 Seconds = dict[str, dict[str, float]]
@@ -59,7 +61,7 @@ def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
         done = {stage.measures: cell.folder(trial, stage.name) for stage in stages(trial) if stage.name not in pending}
         found[cell.arm, cell.seed] = {measured: folder for measured, folder in done.items() if measured}
         for folder in found[cell.arm, cell.seed].values():
-            intact(folder)
+            require_intact(folder)
     return found
 
 

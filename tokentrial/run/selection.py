@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tokentrial.errors import SettingsError
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import stage_names
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 
 class Selection(NamedTuple):

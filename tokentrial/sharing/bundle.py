@@ -19,8 +19,9 @@ from tokentrial.report.paper import latex_table, methods
 from tokentrial.run.run_folder import DECLARED, open_run
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names
-from tokentrial.store import MANIFEST, intact, read_json, write_bytes
-from tokentrial.trial import Trial
+from tokentrial.store.files import read_json, write_bytes
+from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.trial.trial import Trial
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
 _WHOLE = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md")
@@ -43,7 +44,7 @@ def bundle(out: Path, to: Path | None = None) -> Path:
     files = {name: (out / name).read_bytes() for name in _WHOLE}
     files |= {f"figures/{path.name}": path.read_bytes() for path in sorted((out / "figures").glob("*.*"))}
     for name, folder in evaluations.items():
-        intact(folder)
+        require_intact(folder)
         listed = (MANIFEST, *read_json(folder / MANIFEST)["files"])
         files |= {f"{name}/{file}": (folder / file).read_bytes() for file in listed}
     files["methods.md"] = f"{methods(report)}\n".encode()

@@ -11,13 +11,14 @@ from typing import Any
 import yaml
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import answered
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, sentence
 from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.steps.cell import Cell
-from tokentrial.store import intact, partial, read_json
-from tokentrial.trial import Trial
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import partial, require_intact
+from tokentrial.store.network import answered
+from tokentrial.trial.trial import Trial
 
 CARD = "README.md"
 # a model's own files; nothing that would have to be unpickled, and no folder
@@ -33,7 +34,7 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
     """
     trial, cell = open_cell(cell_folder)
     folder = model_folder(trial, cell, stage)
-    intact(folder)
+    require_intact(folder)
     names = sorted(path.name for path in folder.iterdir())
     files = [name for name in names if _FILES.fullmatch(name) and not _OTHERS.fullmatch(name)]
     described = cell.folder(trial, "export") / CARD

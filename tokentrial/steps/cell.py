@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.steps.stage import stage_of, stages
-from tokentrial.store import fingerprint, is_done
-from tokentrial.trial import Trial
+from tokentrial.store.files import fingerprint
+from tokentrial.store.folders import is_done
+from tokentrial.trial.trial import Trial
 
 
 @dataclass(frozen=True)

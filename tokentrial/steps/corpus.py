@@ -10,7 +10,7 @@ from tokentrial.corpus.stream import drills_wanted, text_of_budget, text_wanted
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.worker import Call, Report, cores
 from tokentrial.steps.costs import characters_a_token
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 # tokens a second: the preparation of the original report, 50M tokens in a minute as they come from the Hub
 RATE = 50e6 / 60

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tokentrial.arms.families import facts_of
-from tokentrial.settings import CHECKPOINT_BYTES
 from tokentrial.tasks.rows import find, source_rows
 from tokentrial.tasks.task import Example
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import CHECKPOINT_BYTES
+from tokentrial.trial.trial import Trial
 
 _TRAINING_BYTES = 16  # a parameter: fp32 weights, gradients and AdamW's two moments
 _ACTIVATIONS = 34

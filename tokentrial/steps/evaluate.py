@@ -10,7 +10,7 @@ from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import Work, batches, characters_a_token, forward_flops, lengths, questions
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.tasks.rows import contents
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 # the settings of GRPO that pass@k before it depends on
 _PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}

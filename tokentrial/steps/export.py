@@ -7,7 +7,7 @@ from tokentrial.pretrain.device import precision, resolve_device
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.evaluate import EvaluateStage
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 
 class ExportStage(Stage):

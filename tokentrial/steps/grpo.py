@@ -9,9 +9,9 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.costs import Work, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes, weights_bytes
 from tokentrial.steps.evaluate import EvaluateStage
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.store import read_json, write_json
+from tokentrial.store.files import read_json, write_json
 from tokentrial.tasks.rows import contents, sources
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 DECISION = "grpo_decision.json"
 

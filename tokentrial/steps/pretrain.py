@@ -9,7 +9,6 @@ from tokentrial.executors.worker import stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
 from tokentrial.pretrain.start import identity, start_folder
-from tokentrial.settings import CHECKPOINT_BYTES
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import (
     Work,
@@ -22,8 +21,9 @@ from tokentrial.steps.costs import (
     weights_bytes,
 )
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.store import read_json
-from tokentrial.trial import Trial
+from tokentrial.store.files import read_json
+from tokentrial.trial.settings import CHECKPOINT_BYTES
+from tokentrial.trial.trial import Trial
 
 _CHUNK = 512  # positions whose logits are there at once
 

@@ -9,7 +9,7 @@ from tokentrial.steps.costs import Work, batches, forward_flops, lengths, traine
 from tokentrial.steps.evaluate import EvaluateStage
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.tasks.rows import contents, sources
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 
 class SFTStage(Stage):

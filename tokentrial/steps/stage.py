@@ -16,7 +16,7 @@ from tokentrial.arms.arm import Arm
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.steps.costs import Work, model_bytes
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 if TYPE_CHECKING:
     from tokentrial.steps.cell import Cell

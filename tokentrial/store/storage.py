@@ -21,20 +21,11 @@ import orjson
 import yaml
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import of_network
-from tokentrial.store import (
-    MANIFEST,
-    canonical,
-    file_hash,
-    is_done,
-    is_weights,
-    need_within,
-    read_json,
-    replace,
-    write_bytes,
-    write_json,
-)
-from tokentrial.trial import Trial
+from tokentrial.store.disk import need_within
+from tokentrial.store.files import canonical, file_hash, read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST, is_done, is_weights, replace
+from tokentrial.store.network import is_transient_io
+from tokentrial.trial.trial import Trial
 
 T = TypeVar("T")
 STATE = "state.json"
@@ -272,7 +263,7 @@ class Storage:
             try:
                 return work()
             except Exception as error:
-                if not of_network(error):
+                if not is_transient_io(error):
                     raise
                 if wait is None:
                     raise TrialError(
