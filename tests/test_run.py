@@ -12,11 +12,12 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.run import run as runs
 from tokentrial.run.cells import run_cell
-from tokentrial.run.run import declaration, interruptible, run
+from tokentrial.run.run import interruptible, run
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import lock
+from tokentrial.trial.declaration import declaration
 from tokentrial.trial.load import load
 
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning

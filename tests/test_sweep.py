@@ -15,10 +15,11 @@ from tokentrial.report.page import page
 from tokentrial.report.sweep import _panels, swept_outcomes
 from tokentrial.report.tables import markdown, over_budgets, sweep_table
 from tokentrial.run import run as runs
-from tokentrial.run.run import check, declaration, rebuild, run
+from tokentrial.run.run import check, rebuild, run
 from tokentrial.run.run_folder import status
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json
+from tokentrial.trial.declaration import declaration
 from tokentrial.trial.sweep import Variant, to_run, variants
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.run.run import declare
+from tokentrial.run.run_folder import declare
 from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 

@@ -8,10 +8,10 @@ import pytest
 from tests.conftest import shared
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import build
-from tokentrial.run.run import declaration, declare
-from tokentrial.run.run_folder import DECLARED
+from tokentrial.run.run_folder import declare
 from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.trial.declaration import DECLARED, declaration
 
 # of the 12 never-asked facts, how many each arm knows, by seed
 KNOWS = {

@@ -12,9 +12,9 @@ from tokentrial.errors import TrialError
 from tokentrial.report.canvas import WIDE
 from tokentrial.report.comparison import build
 from tokentrial.report.forest import forest
-from tokentrial.run.run import declaration, rebuild
-from tokentrial.run.run_folder import DECLARED
+from tokentrial.run.run import rebuild
 from tokentrial.store.files import read_json, write_json
+from tokentrial.trial.declaration import DECLARED, declaration
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"

@@ -32,14 +32,15 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
 from tokentrial.run.cells import prune_weights, run_cell, sync_storage
-from tokentrial.run.run_folder import DECLARED, evaluated, open_run, seconds
+from tokentrial.run.run_folder import declare, evaluated, open_run, seconds
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stage_of, stages
 from tokentrial.store.disk import need_disk, translate_os_errors
-from tokentrial.store.files import link, write_bytes, write_json
+from tokentrial.store.files import link, write_bytes
 from tokentrial.store.folders import MANIFEST, lock
 from tokentrial.store.storage import Storage
+from tokentrial.trial.declaration import DECLARED, declaration
 from tokentrial.trial.sweep import to_run, variants
 from tokentrial.trial.trial import Trial
 
@@ -98,7 +99,7 @@ def _run(
         _walk(corpus, these, asked, make_corpus, storage)
         report = None
         if chosen is None and wanted is None:
-            report = build(trial, evaluated(corpus), declaration(trial), trial.folder / DECLARED, seconds(trial))
+            report = _report(trial)
         storage.send_state()
         storage.send_report()
     return report
@@ -205,19 +206,6 @@ def _run_cells(
     sync_storage(corpus, [cell for cell, _ in todo], storage)  # from the machines of the workers
 
 
-def declare(trial: Trial) -> None:
-    """Write down, before the first evaluation, what is decided; what differs later is printed as exploratory."""
-    path = trial.folder / DECLARED
-    if not path.exists():
-        write_json(path, declaration(trial))
-
-
-def declaration(trial: Trial) -> dict[str, Any]:
-    """What a trial declares before a look: seeds, outcomes, contrasts, test, gate."""
-    variants_of = {key: value for key, value in (("sweep", trial.sweep), ("also", trial.also)) if value}
-    return {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json"), **variants_of}
-
-
 def _workers(trial: Trial, cells: int) -> int:
     """As the trial says, else one a core on a CPU, on a GPU as many small cells as it holds, on Ray as many as it has
     room for; never more than there is work."""
@@ -250,7 +238,11 @@ def rebuild(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
-    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), folder / DECLARED, seconds(trial))
+    return _report(trial)
+
+
+def _report(trial: Trial) -> dict[str, Any]:
+    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), trial.folder / DECLARED, seconds(trial))
 
 
 def materialize(

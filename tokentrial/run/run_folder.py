@@ -11,13 +11,13 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.grpo import DECISION
 from tokentrial.steps.stage import stages
-from tokentrial.store.files import read_json
+from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.trial.declaration import DECLARED, declaration
 from tokentrial.trial.load import load
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
-DECLARED = "declared.json"
 Seconds = dict[str, dict[str, float]]
 _SEED = re.compile(r"seed([0-9]+)")
 
@@ -51,6 +51,13 @@ def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
     if not (folder / MANIFEST).is_file():
         raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
     return folder
+
+
+def declare(trial: Trial) -> None:
+    """Write down, before the first evaluation, what is decided; what differs later is printed as exploratory."""
+    path = trial.folder / DECLARED
+    if not path.exists():
+        write_json(path, declaration(trial))
 
 
 def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:

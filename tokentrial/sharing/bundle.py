@@ -16,11 +16,12 @@ from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
 from tokentrial.report.comparison import PAGE, REPORT
 from tokentrial.report.paper import latex_table, methods
-from tokentrial.run.run_folder import DECLARED, open_run
+from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import read_json, write_bytes
 from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.trial.declaration import DECLARED
 from tokentrial.trial.trial import Trial
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle

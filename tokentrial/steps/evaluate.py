@@ -30,8 +30,8 @@ class EvaluateStage(Stage):
     imports = ("tokentrial.evaluate.evaluate", "transformers.models.gpt2.modeling_gpt2")
 
     def __init__(self, trial: Trial, measured: str) -> None:
-        super().__init__(trial)
         self.name, self.measures = f"eval_{measured}", measured
+        super().__init__(trial)
         self.reads = "export" if measured == "pretrain" else measured
         self.before_grpo = trial.grpo is not None and measured == ("sft" if trial.sft else "pretrain")
 

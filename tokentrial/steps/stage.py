@@ -16,6 +16,8 @@ from tokentrial.arms.arm import Arm
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.steps.costs import Work, model_bytes
+from tokentrial.trial.load import validated
+from tokentrial.trial.settings import Settings
 from tokentrial.trial.trial import Trial
 
 if TYPE_CHECKING:
@@ -41,16 +43,18 @@ class Job(NamedTuple):
 class Stage(ABC):
     """One stage of a trial. `version` is bumped by hand when its result changes for the same settings."""
 
-    name: str  # as `--stages`, `status` and the report have it
+    name: str = ""  # as `--stages`, `status` and the report have it
     version: int = 1
     reads: str | None = None  # the stage whose model it starts from, exports or evaluates
     measures: str | None = None  # of an evaluation: the stage whose model is asked
     leaves_model: bool = True  # whether its result is a model
     decided_once: bool = False  # whether `goes_on` is asked before any cell begins it
     imports: tuple[str, ...] = ()  # modules that take seconds, which a worker imports while it waits
+    Options: type[Settings] = Settings  # of a stage that a trial names itself: what may stand below its name
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
+        self.options: Any = validated(self.Options, trial.stages.get(self.name, {}), f"stages.{self.name}")
 
     @property
     def folder(self) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from tokentrial.errors import SettingsError
 from tokentrial.trial.trial import Trial
 
+Model = TypeVar("Model", bound=BaseModel)
 _MOST_VALUES = 100_000
 
 
@@ -107,19 +108,24 @@ def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
 
 def parse(settings: dict[str, Any], source: str) -> Trial:
     """Settings to a Trial; every complaint names the setting, what was found and what was expected."""
+    return validated(Trial, settings, source)
+
+
+def validated(model: type[Model], settings: Any, source: str) -> Model:
+    """Settings to such a model."""
     try:
-        return Trial.model_validate(settings)
+        return model.model_validate(settings)
     except ValidationError as error:
-        lines = [_complaint(dict(problem)) for problem in error.errors()]
+        lines = [_complaint(model, dict(problem)) for problem in error.errors()]
         raise SettingsError(f"{source}:\n  " + "\n  ".join(lines)) from None
 
 
-def _complaint(problem: dict[str, Any]) -> str:
+def _complaint(model: type[BaseModel], problem: dict[str, Any]) -> str:
     name = ".".join(map(str, problem["loc"])) or "trial"
     if problem["type"] == "extra_forbidden":
-        known = _known_beside(problem["loc"])
+        known = _siblings(model, problem["loc"])
         given = str(problem["loc"][-1])
-        elsewhere = [setting for setting in _all_names(Trial) if setting.rpartition(".")[2] == given]
+        elsewhere = [setting for setting in _all_names(model) if setting.rpartition(".")[2] == given]
         near = elsewhere or difflib.get_close_matches(given, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
         return f"{name}: unknown setting; {hint}"
@@ -147,8 +153,8 @@ def _all_names(model: type[BaseModel]) -> list[str]:
     return names
 
 
-def _known_beside(location: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = Trial
+def _siblings(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The settings there are where this one stands."""
     for name in location[:-1]:
         if isinstance(name, str):  # a number is a place in a list
             [model] = _parts(model, name)
