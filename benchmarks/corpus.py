@@ -83,8 +83,8 @@ def ours(folder: Path, out: Path, workers: int, arms: int, share: float) -> dict
     """`tokentrial corpus`, from its Python interface: a trial file needs two arms to compare, a measurement one."""
     import torch  # noqa: F401  the command imports it, which is not the stage's time
 
-    from tokentrial.run import run
-    from tokentrial.trial import load
+    from tokentrial.run.run import run
+    from tokentrial.trial.load import load
 
     (out / "trial.yaml").write_text(TRIAL)
     overrides = [f"corpus.source=parquet:{folder}", f"workers={workers}", f"output={out / 'run'}"]
@@ -105,7 +105,7 @@ def patch_share(folder: Path, out: Path, workers: int, arms: int, share: float) 
     from tokentrial.corpus.prepare import CorpusPlan
     from tokentrial.corpus.stream import Stream
     from tokentrial.pretrain.loader import Loader
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     made = ours(folder, out, workers, arms, share)
     plan = CorpusPlan(load(str(out / "run" / "trial.yaml")))

@@ -22,7 +22,7 @@ from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 
 PROMPTS = 128
 REPETITIONS = 3

@@ -23,13 +23,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=64, help="an even number: two arms")
     given = parser.parse_args()
-    from tokentrial.cell import cells
     from tokentrial.executors.local import LocalExecutor
     from tokentrial.executors.ray import RayExecutor
     from tokentrial.executors.worker import cores
-    from tokentrial.run import run
-    from tokentrial.store import read_json
-    from tokentrial.trial import load
+    from tokentrial.run.run import run
+    from tokentrial.steps.cell import cells
+    from tokentrial.store.files import read_json
+    from tokentrial.trial.load import load
 
     workers, seconds, losses = cores(), {}, {}
     kinds: dict[str, Callable[[int], Any]] = {"local": LocalExecutor, "ray": RayExecutor}
@@ -55,10 +55,12 @@ def main() -> None:
 
 def timed(executor: Any, trial: Any) -> list[float]:
     """Seconds to start the executor, to run all cells of the trial, and to end it."""
-    from tokentrial.cell import cells, run_cell, stages
     from tokentrial.executors.worker import Call
+    from tokentrial.run.cells import run_cell
+    from tokentrial.steps.cell import cells
+    from tokentrial.steps.stage import stage_names
 
-    calls = [Call(cell.name, run_cell, (trial, cell, stages(trial))) for cell in cells(trial)]
+    calls = [Call(cell.name, run_cell, (trial, cell, stage_names(trial))) for cell in cells(trial)]
     marks = [time.perf_counter()]
     with executor:
         marks.append(time.perf_counter())

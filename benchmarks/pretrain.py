@@ -87,7 +87,7 @@ def ours(shape: dict[str, int]) -> Any:
     from tokentrial.pretrain.loader import Batch, Position
     from tokentrial.pretrain.optim import TrainStep
     from tokentrial.pretrain.ranks import Ranks
-    from tokentrial.settings import Pretrain
+    from tokentrial.trial.settings import Pretrain
 
     device, micro = where(shape)
     generator = np.random.default_rng(0)
@@ -204,8 +204,8 @@ def cell(plain: bool) -> dict[str, float]:
     """Seconds of a pilot cell's pretraining, its probes left out; `plain`: with nothing seen or kept on the way."""
     from tokentrial.corpus.stream import Stream
     from tokentrial.pretrain.train import pretrain
-    from tokentrial.run import CorpusPlan, run
-    from tokentrial.trial import load
+    from tokentrial.run.run import CorpusPlan, run
+    from tokentrial.trial.load import load
 
     with tempfile.TemporaryDirectory() as folder:
         trial = load("pilot", [f"output={folder}/run", "seeds=[1]", "pretrain.steps=300"])

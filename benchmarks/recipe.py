@@ -42,8 +42,8 @@ def trained(trial: Any, folder: str, seed: int, settings: dict[str, Any]) -> flo
     from tokentrial.corpus.prepare import CorpusPlan
     from tokentrial.corpus.stream import Stream
     from tokentrial.pretrain.train import pretrain
-    from tokentrial.settings import Pretrain
-    from tokentrial.store import read_json
+    from tokentrial.store.files import read_json
+    from tokentrial.trial.settings import Pretrain
 
     plan = CorpusPlan(trial)
     stream = Stream.of(trial, plan.folder, plan.vocabulary, "baseline", seed)
@@ -73,8 +73,9 @@ def main() -> None:
     given = parser.parse_args()
     from tokentrial.executors.local import LocalExecutor
     from tokentrial.executors.worker import Call, cores
-    from tokentrial.run import run
-    from tokentrial.trial import Trial, load
+    from tokentrial.run.run import run
+    from tokentrial.trial.load import load
+    from tokentrial.trial.trial import Trial
 
     with tempfile.TemporaryDirectory(prefix="tokentrial") as work:
         path = Path(work) / "recipe.yaml"

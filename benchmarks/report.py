@@ -18,9 +18,10 @@ import orjson
 
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import PAGE, build
-from tokentrial.store import write_bytes, write_json
+from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial import Trial, load
+from tokentrial.trial.load import load
+from tokentrial.trial.trial import Trial
 
 SEEDS, ITEMS, STAGES, FOLDS = range(1, 21), 5000, ("pretrain", "sft", "grpo"), 3
 LIMITS = {"seconds": 20.0, "gb": 1.0, "mb": 3.0}

@@ -24,7 +24,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from tokentrial.trial import Trial, load
+from tokentrial.trial.load import load
+from tokentrial.trial.trial import Trial
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
@@ -101,7 +102,7 @@ def shared_data() -> Path:
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited for the network, none of which is waited."""
-    from tokentrial import network
+    from tokentrial.store import network
 
     waits: list[float] = []
     monkeypatch.setattr(network.time, "sleep", waits.append)
@@ -205,7 +206,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> None:
     """Runs work in this process, and draw the forest plot alone."""
-    monkeypatch.setattr("tokentrial.run.LocalExecutor", Inline)
+    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", Inline)
     only("forest")
 
 
@@ -213,12 +214,12 @@ def run_once(
     name: str, make: Callable[[Path], Trial], tmp_path_factory: pytest.TempPathFactory, *figures: str
 ) -> Trial:
     """A trial run to its report with these figures: by one of the test processes, and each has a copy."""
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     with shared(name, tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tokentrial.run.LocalExecutor", Inline)
+                patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
                 draw_only(patch, *figures)
                 run(make(folder / "run"))
     trial = make(tmp_path_factory.mktemp(name) / "run")
@@ -256,7 +257,7 @@ def climbed_copy(climbed: Trial, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_workers(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     """Nothing may be handed to a worker, and reports have no figures."""
-    monkeypatch.setattr("tokentrial.run.LocalExecutor", lambda *given: pytest.fail("a worker was started"))
+    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", lambda *given: pytest.fail("a worker was started"))
 
 
 @pytest.fixture
@@ -269,13 +270,13 @@ def finished_copy(finished: Trial, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Outcomes of the tiny trial's first seed alone, from its finished cells."""
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(finished.folder, folder)
     (folder / "declared.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
         report = run(tiny(folder, "seeds=[1]"))
     assert report is not None
     return report["outcomes"]
@@ -285,10 +286,10 @@ def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: p
 def plan(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The prepared and audited corpus of the tiny trial, a third arm with it. Not to be changed."""
     from tokentrial.corpus.prepare import CorpusPlan
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     trial = tiny(tmp_path_factory.mktemp("corpus") / "run", "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", Inline)
+        patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
         run(trial, ("corpus",))
     return CorpusPlan(trial)

@@ -5,10 +5,13 @@ import shutil
 import pytest
 import torch
 
-from tokentrial.cell import Cell, cells, run_cell, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
-from tokentrial.store import lock, read_json
+from tokentrial.run.cells import run_cell
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.stage import stage_names
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import lock
 
 CELL = Cell("mul_tokens", 1)
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
@@ -87,7 +90,7 @@ def test_a_flipped_byte_of_what_pretraining_reads_is_named_before_it_begins(
 ):
     """A patch or a shard that another machine's disk has damaged keeps its size: only its hash tells."""
     trial = tiny(finished_copy)
-    monkeypatch.setattr("tokentrial.cell.pretrain_cell", lambda *given: pytest.fail("it was read"))
+    monkeypatch.setattr("tokentrial.steps.pretrain.train_rank", lambda *given: pytest.fail("it was read"))
     shutil.rmtree(CELL.folder(trial, "pretrain"))
     damaged = sorted((CorpusPlan(trial).folder / folder).glob(kind))[-1]
     whole = damaged.read_bytes()
@@ -105,7 +108,7 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
     def records(stage):
         return lambda *given: seen.setdefault(stage, torch.get_float32_matmul_precision())
 
-    for room in ("cell", "pretrain.ranks"):
+    for room in ("steps.evaluate", "pretrain.ranks"):
         monkeypatch.setattr(f"tokentrial.{room}.resolve_device", lambda settings: "cuda")
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr("tokentrial.pretrain.train.pretrain", records("pretrain"))
@@ -123,10 +126,10 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
 
 def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):
     """As where Ray has given up a node whose worker still writes."""
-    monkeypatch.setattr("tokentrial.cell._PATIENCE_S", 0.0)
+    monkeypatch.setattr("tokentrial.run.cells._PATIENCE_S", 0.0)
     held, free = (Cell("baseline", seed) for seed in finished.seeds)
     with lock(finished.folder / "baseline", f".seed{held.seed}.lock"):
         with pytest.raises(TrialError, match="another tokentrial writes here"):
-            run_cell(finished, held, stages(finished))
-        run_cell(finished, free, stages(finished))
-    run_cell(finished, held, stages(finished))
+            run_cell(finished, held, stage_names(finished))
+        run_cell(finished, free, stage_names(finished))
+    run_cell(finished, held, stage_names(finished))

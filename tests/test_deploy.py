@@ -16,7 +16,7 @@ import yaml
 
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import GRACE_S
-from tokentrial.trial import shipped
+from tokentrial.trial.load import shipped
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 ROOT = DEPLOY.parent

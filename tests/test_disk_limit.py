@@ -5,13 +5,17 @@ import threading
 
 import pytest
 
-from tokentrial.cell import cells, stages
 from tokentrial.cli.words import gigabytes
-from tokentrial.disk import cell_bytes, corpus_bytes
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run import run
-from tokentrial.store import held_bytes, is_done, read_json, verify
-from tokentrial.trial import load
+from tokentrial.plan.disk import cell_bytes
+from tokentrial.run.run import run
+from tokentrial.steps import corpus
+from tokentrial.steps.cell import cells
+from tokentrial.steps.stage import stage_names
+from tokentrial.store.disk import held_bytes
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import damaged_files, is_done
+from tokentrial.trial.load import load
 
 WIDE = (
     "pretrain.n_embd=192",
@@ -24,7 +28,7 @@ WIDE = (
 
 def planned_gb(trial):
     """GB at the peak of the whole trial."""
-    return (corpus_bytes(trial) + cell_bytes(trial, [stages(trial)] * len(cells(trial)), workers=1)) / 1e9
+    return (corpus.disk_bytes(trial) + cell_bytes(trial, [stage_names(trial)] * len(cells(trial)), workers=1)) / 1e9
 
 
 class Sampler(threading.Thread):
@@ -60,7 +64,7 @@ def held(ladder, in_process, tmp_path_factory):
             sampler = Sampler(trial.folder)
             sampler.start()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tokentrial.run.LocalExecutor", in_process)
+                patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
                 report = run(trial)
             sampler.over.set()
             sampler.join()
@@ -82,7 +86,7 @@ def test_the_run_folder_never_holds_more_and_keeps_the_models_in_which_the_trial
     if stored:
         assert len([*(trial.folder.parent / "there").glob("*/seed*/*/model*.safetensors")]) == 4 * len(cells(trial))
     for path in trial.folder.glob("*/seed*/*/manifest.json"):
-        assert verify(path.parent) == []
+        assert damaged_files(path.parent) == []
         fingerprint, has_model = read_json(path)["fingerprint"], path.parent.name in ("pretrain", "hf", "sft", "grpo")
         assert is_done(path.parent, fingerprint)
         kept = not has_model or (path.parent.name == "grpo" and not stored)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -28,9 +28,9 @@ def shown(kind):
 _ARM = """
 import json, sys
 from tests.conftest import Inline
-from tokentrial import run as runs
+from tokentrial.run import run as runs
 from tokentrial.arms import arm as arms
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 arm = arms.get_arm("mul_prepend")
 text = "so 6*9=54, 7 x 8 = 56."
 written = arm.rewrite(text)

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from tokentrial.arms.families import build_facts
-from tokentrial.run import run
-from tokentrial.store import read_json
+from tokentrial.run.run import run
+from tokentrial.store.files import read_json
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tokentrial.cli import main as cli
-from tokentrial.trial import load, shipped
+from tokentrial.trial.load import load, shipped
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs" / "from-the-report.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def ran(source, shrinking, in_process, tmp_path_factory):
         text = "".join(json.dumps(row) + "\n" for row in rows * 4)
         (folder / "gsm8k" / f"{split}.jsonl").write_text(text)
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as printed:
-        patch.setattr("tokentrial.run.LocalExecutor", in_process)
+        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
         patch.setattr("tokentrial.report.page.draw", lambda report: {})  # figures take seconds
         patch.chdir(folder)
         for number, command in enumerate(COMMANDS):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokentrial.run import run
-from tokentrial.store import is_done, read_json
+from tokentrial.run.run import run
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import is_done
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 240  # for a machine that is shared; nothing is timed

@@ -12,11 +12,13 @@ import pytest
 
 from tests.test_interrupted_run import PATIENCE_S, ROOT, stop_at, written
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell, cells, stages
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
-from tokentrial.run import evaluations, run
-from tokentrial.store import read_json, seal
+from tokentrial.run.run import evaluations, run
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.stage import stage_names
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import write_manifest
 from tokentrial.tasks.word_problems import WordProblems
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")
@@ -137,7 +139,7 @@ def test_a_setting_redoes_its_own_stage_and_what_is_made_from_it(climbed, ladder
         "grpo=null": [eval_sft],  # it held pass@k
     }.items():
         assert pending(override) == stale, override
-    assert stages(ladder(climbed.folder, "sft=null")) == [pretrain, export, eval_pretrain, grpo, eval_grpo]
+    assert stage_names(ladder(climbed.folder, "sft=null")) == [pretrain, export, eval_pretrain, grpo, eval_grpo]
     monkeypatch.setattr(WordProblems, "version", WordProblems.version + 1)  # other made-up problems
     assert pending() == [eval_pretrain, sft, eval_sft, grpo, eval_grpo]
 
@@ -165,7 +167,7 @@ def write_pass_at_k(folder, cell, value):
     path.write_text(re.sub(r'("pass_at_k": )([0-9.]+)', rf"\g<1>{value}", path.read_text()))
     wanted = read_json(path.with_name("manifest.json"))["fingerprint"]
     path.with_name("manifest.json").unlink()
-    seal(path.parent, wanted)
+    write_manifest(path.parent, wanted)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import patiently
+from tokentrial.store.network import with_retries
 
 pytestmark = pytest.mark.usefixtures("slept")
 
@@ -40,19 +40,19 @@ def failing_twice(error):
     ids=lambda error: f"{type(error).__module__} {getattr(getattr(error, 'response', None), 'status_code', '')}",
 )
 def test_a_network_clients_error_is_waited_for(slept, error):
-    assert patiently(failing_twice(error), "s3://bucket/a.parquet") == "worked"
+    assert with_retries(failing_twice(error), "s3://bucket/a.parquet") == "worked"
     assert slept == [1, 2]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 416])
 def test_a_refusal_is_an_error_at_once(slept, status):
     with pytest.raises(TrialError, match=r"^hf://datasets/o/n: cannot be read: the client's own words; check"):
-        patiently(failing_twice(client_error("httpx", status)), "hf://datasets/o/n")
+        with_retries(failing_twice(client_error("httpx", status)), "hf://datasets/o/n")
     assert slept == []
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours"), SettingsError("ours")])
 def test_what_is_no_ones_network_is_raised_as_it_is(slept, error):
     with pytest.raises(type(error), match="ours"):
-        patiently(failing_twice(error), "s3://bucket/a.parquet")
+        with_retries(failing_twice(error), "s3://bucket/a.parquet")
     assert slept == []

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tokentrial import progress
+from tokentrial.executors import progress
+from tokentrial.executors.progress import Progress
 from tokentrial.executors.worker import Report
-from tokentrial.progress import Progress
 
 
 @pytest.fixture

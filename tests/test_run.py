@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tokentrial import run as runs
-from tokentrial.cell import Cell, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.opened import open_run, status
-from tokentrial.run import declaration, interruptible, run
-from tokentrial.store import lock, read_json, write_json
-from tokentrial.trial import load
+from tokentrial.run import run as runs
+from tokentrial.run.cells import run_cell
+from tokentrial.run.run import interruptible, run
+from tokentrial.run.run_folder import open_run, status
+from tokentrial.steps.cell import Cell
+from tokentrial.store.files import read_json, write_json
+from tokentrial.store.folders import lock
+from tokentrial.trial.declaration import declaration
+from tokentrial.trial.load import load
 
 CELLS = "baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2"
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run import run
-from tokentrial.selection import select
-from tokentrial.store import read_json
+from tokentrial.run.run import run
+from tokentrial.run.selection import select
+from tokentrial.steps.cell import Cell
+from tokentrial.store.files import read_json
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_chosen_cell_is_what_the_whole_run_makes(finished_copy, finished, tiny
         shutil.rmtree(cell)
     (finished_copy / "comparison_report.json").unlink()
     trial = tiny(finished_copy)
-    monkeypatch.setattr("tokentrial.trial.load", lambda *given: trial)
+    monkeypatch.setattr("tokentrial.trial.load.load", lambda *given: trial)
     code, out, err = tokentrial("run", "smoke", "--arms", "mul_tokens", "--seed", "2", "--stages", "corpus,pretrain")
     assert code == 0, err
     assert "corpus, pretrain of mul_tokens, seeds 2: done; the same command without" in out

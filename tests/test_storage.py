@@ -11,13 +11,15 @@ import fsspec
 import pytest
 
 from tests.test_interrupted_run import PATIENCE_S, ROOT, start, until, written
-from tokentrial import storage as storages
-from tokentrial.cell import Cell, run_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.run import run
-from tokentrial.storage import Storage
-from tokentrial.store import is_done, read_json, step
+from tokentrial.run.cells import run_cell
+from tokentrial.run.run import run
+from tokentrial.steps.cell import Cell
+from tokentrial.store import storage as storages
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import is_done, step
+from tokentrial.store.storage import Storage
 
 CELL = Cell("mul_tokens", 1)
 
@@ -248,7 +250,7 @@ def longer(ladder, in_process, tmp_path_factory):
     """The tiny trial with SFT and GRPO and longer stages, finished without a stop."""
     trial = ladder(tmp_path_factory.mktemp("longer") / "run", *LONGER)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", in_process)
+        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
         run(trial)
     return trial
 

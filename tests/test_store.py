@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial import store
+from tokentrial import devices
 from tokentrial.errors import TrialError
+from tokentrial.store import disk, files, folders
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.text(max_size=5),
@@ -29,7 +30,7 @@ def folder(tmp_path):
 @pytest.fixture
 def done(folder):
     """A step that is done, of fingerprint `old`."""
-    with store.step(folder, "old", stage="pretrain", seed=1) as partial:
+    with folders.step(folder, "old", stage="pretrain", seed=1) as partial:
         (partial / "results.json").write_text("{}")
         (partial / "deep").mkdir()
         (partial / "deep" / "weights.bin").write_bytes(b"weights")
@@ -42,7 +43,7 @@ def contents(folder):
 
 def fail(folder, error):
     """A step that fails in the middle."""
-    with store.step(folder, "new") as partial:
+    with folders.step(folder, "new") as partial:
         (partial / "half.bin").write_bytes(b"half")
         raise error
 
@@ -53,21 +54,21 @@ def fail(folder, error):
 @pytest.mark.parametrize(("begun", "seconds"), [(None, 3.5), (90.0, 13.5)])
 def test_a_manifest_says_how_long_its_step_took(folder, monkeypatch, begun, seconds):
     times = iter([100.0, 103.5] if begun is None else [103.5])
-    monkeypatch.setattr(store.time, "monotonic", lambda: next(times))
-    with store.step(folder, "print", begun):
+    monkeypatch.setattr(folders.time, "monotonic", lambda: next(times))
+    with folders.step(folder, "print", begun):
         pass
-    assert store.read_json(folder / "manifest.json")["seconds"] == seconds
+    assert files.read_json(folder / "manifest.json")["seconds"] == seconds
 
 
 def test_a_step_that_fails_leaves_nothing_and_the_next_starts_empty(folder):
     with pytest.raises(ZeroDivisionError):
         fail(folder, ZeroDivisionError)
     assert not folder.exists()
-    with store.step(folder, "print") as partial:
+    with folders.step(folder, "print") as partial:
         assert contents(partial) == {}
         (partial / "whole.bin").write_bytes(b"whole")
         assert not folder.exists()
-    assert store.is_done(folder, "print")
+    assert folders.is_done(folder, "print")
     assert sorted(contents(folder)) == ["manifest.json", "whole.bin"]
 
 
@@ -76,12 +77,12 @@ def test_a_step_replaces_the_one_of_other_settings_whole_or_not_at_all(done):
     with pytest.raises(KeyboardInterrupt):
         fail(done, KeyboardInterrupt)
     assert contents(done) == before
-    with store.step(done, "new") as partial:
+    with folders.step(done, "new") as partial:
         (partial / "other.bin").write_bytes(b"")
-        assert store.is_done(done, "old")
+        assert folders.is_done(done, "old")
     assert sorted(contents(done)) == ["manifest.json", "other.bin"]
-    assert store.is_done(done, "new")
-    assert not store.is_done(done, "old")
+    assert folders.is_done(done, "new")
+    assert not folders.is_done(done, "old")
     assert [path.name for path in done.parent.iterdir()] == ["pretrain"]
 
 
@@ -93,14 +94,14 @@ def test_the_manifest_is_written_last(folder, monkeypatch):
         assert sorted(contents(path.parent)) == ["results.json"]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "write_json", killed)
-    with pytest.raises(KeyboardInterrupt), store.step(folder, "print") as partial:
+    monkeypatch.setattr(folders, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt), folders.step(folder, "print") as partial:
         (partial / "results.json").write_text("{}")
     assert not folder.exists()
 
 
 def test_the_manifest_says_what_made_the_step_and_what_it_holds(done):
-    manifest = store.read_json(done / "manifest.json")
+    manifest = files.read_json(done / "manifest.json")
     assert (manifest["fingerprint"], manifest["stage"], manifest["seed"]) == ("old", "pretrain", 1)
     assert manifest["files"]["deep/weights.bin"] == {
         "bytes": 7,
@@ -122,23 +123,23 @@ def replaced_by_a_folder(path):
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"{"), replaced_by_a_folder])
 @pytest.mark.parametrize("name", ["results.json", "deep/weights.bin"])
 def test_a_step_that_lost_a_file_or_a_byte_is_not_done(done, damage, name):
-    assert store.is_done(done, "old")
+    assert folders.is_done(done, "old")
     damage(done / name)
-    assert not store.is_done(done, "old")
-    assert store.verify(done) == [name]
+    assert not folders.is_done(done, "old")
+    assert folders.damaged_files(done) == [name]
 
 
 def test_a_step_without_a_manifest_is_not_done(done, tmp_path):
     (done / "manifest.json").unlink()
-    assert not store.is_done(done, "old")
-    assert not store.is_done(tmp_path / "nowhere", "old")
+    assert not folders.is_done(done, "old")
+    assert not folders.is_done(tmp_path / "nowhere", "old")
 
 
 def test_verify_finds_a_flipped_byte_that_the_size_does_not_show(done):
-    assert store.verify(done) == []
+    assert folders.damaged_files(done) == []
     (done / "deep" / "weights.bin").write_bytes(b"Weights")
-    assert store.is_done(done, "old")
-    assert store.verify(done) == ["deep/weights.bin"]
+    assert folders.is_done(done, "old")
+    assert folders.damaged_files(done) == ["deep/weights.bin"]
 
 
 # fingerprints
@@ -153,20 +154,20 @@ def reordered(value):
 
 @given(values)
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys(value):
-    assert store.fingerprint("step", 1, a=value, b=1) == store.fingerprint("step", 1, b=1, a=reordered(value))
+    assert files.fingerprint("step", 1, a=value, b=1) == files.fingerprint("step", 1, b=1, a=reordered(value))
 
 
 @given(values, values)
 def test_other_inputs_have_another_fingerprint(one, other):
-    same = store.canonical(one) == store.canonical(other)
-    assert (store.fingerprint("step", 1, a=one) == store.fingerprint("step", 1, a=other)) is same
+    same = files.canonical(one) == files.canonical(other)
+    assert (files.fingerprint("step", 1, a=one) == files.fingerprint("step", 1, a=other)) is same
 
 
 def test_a_fingerprint_differs_by_step_version_name_and_value():
     inputs = [{"seed": 1}, {"seed": 2}, {"seed": "1"}, {"seed": True}, {"arm": 1}, {"seed": 1, "arm": None}, {}]
     inputs += [{"step": 1}, {"version": 1}]  # these may be names of inputs too
-    prints = {store.fingerprint("pretrain", 1, **given) for given in inputs}
-    prints |= {store.fingerprint("export", 1, seed=1), store.fingerprint("pretrain", 2, seed=1)}
+    prints = {files.fingerprint("pretrain", 1, **given) for given in inputs}
+    prints |= {files.fingerprint("export", 1, seed=1), files.fingerprint("pretrain", 2, seed=1)}
     assert len(prints) == len(inputs) + 2
 
 
@@ -177,30 +178,30 @@ def test_a_fingerprint_differs_by_step_version_name_and_value():
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, old):
     path = tmp_path / "deep" / "file.bin"
     if old is not None:
-        store.write_bytes(path, old)
+        files.write_bytes(path, old)
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(disk.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        store.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert (path.read_bytes() if path.exists() else None) == old
 
 
 def test_json_reads_back_and_what_is_no_number_is_null(tmp_path):
     path = tmp_path / "results.json"
-    store.write_json(path, {"loss": float("nan"), "most": float("inf"), "mean": np.float64(0.5), "all": np.arange(2)})
-    assert store.read_json(path) == {"loss": None, "most": None, "mean": 0.5, "all": [0, 1]}
+    files.write_json(path, {"loss": float("nan"), "most": float("inf"), "mean": np.float64(0.5), "all": np.arange(2)})
+    assert files.read_json(path) == {"loss": None, "most": None, "mean": 0.5, "all": [0, 1]}
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_json_that_is_absent_or_broken_is_named(tmp_path):
     with pytest.raises(TrialError, match=r"results\.json: not found"):
-        store.read_json(tmp_path / "results.json")
+        files.read_json(tmp_path / "results.json")
     (tmp_path / "results.json").write_text('{"loss": 1')
     with pytest.raises(TrialError, match=r"results\.json: not valid JSON .*delete it and run again"):
-        store.read_json(tmp_path / "results.json")
+        files.read_json(tmp_path / "results.json")
 
 
 # one writer, and room to write
@@ -209,7 +210,7 @@ _SECOND = """
 import sys
 from pathlib import Path
 from tokentrial.errors import TrialError
-from tokentrial.store import lock
+from tokentrial.store.folders import lock
 try:
     with lock(Path(sys.argv[1])):
         print("locked")
@@ -224,7 +225,7 @@ def second_writer(folder):
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done_or_fails(tmp_path):
-    with suppress(ZeroDivisionError), store.lock(tmp_path):
+    with suppress(ZeroDivisionError), folders.lock(tmp_path):
         refusal = f"{tmp_path}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
         assert second_writer(tmp_path) == refusal
         raise ZeroDivisionError
@@ -232,26 +233,26 @@ def test_a_second_writer_is_refused_until_the_first_is_done_or_fails(tmp_path):
 
 
 def test_who_has_patience_waits_for_the_first(tmp_path):
-    first = store.lock(tmp_path, ".cell.lock")
+    first = folders.lock(tmp_path, ".cell.lock")
     first.__enter__()
-    with store.lock(tmp_path), pytest.raises(TrialError, match="another"), store.lock(tmp_path, ".cell.lock", 0.1):
+    with folders.lock(tmp_path), pytest.raises(TrialError, match="another"), folders.lock(tmp_path, ".cell.lock", 0.1):
         pass
     ending = threading.Timer(0.3, first.__exit__, (None, None, None))
     ending.start()
-    with store.lock(tmp_path, ".cell.lock", 60.0):
+    with folders.lock(tmp_path, ".cell.lock", 60.0):
         assert ending.finished.is_set()
 
 
 def test_a_step_that_does_not_fit_is_refused_before_it_starts(tmp_path):
-    free = store.shutil.disk_usage(tmp_path).free
-    store.need_disk(tmp_path / "new", 0, "the trial", 0)
+    free = disk.shutil.disk_usage(tmp_path).free
+    disk.need_disk(tmp_path / "new", 0, "the trial", 0)
     with pytest.raises(TrialError, match=r"the trial needs .* GB and a reserve of 0\.2 GB.*GB are free; free some"):
-        store.need_disk(tmp_path, free + 10**9, "the trial", 0.2)
+        disk.need_disk(tmp_path, free + 10**9, "the trial", 0.2)
     with pytest.raises(TrialError, match="reserve"):
-        store.need_disk(tmp_path, 0, "the trial", free / 1e9 + 1)
+        disk.need_disk(tmp_path, 0, "the trial", free / 1e9 + 1)
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])
 def test_a_gpu_that_is_hidden_is_no_gpu(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert not store.has_gpu()
+    assert not devices.has_gpu()

@@ -6,20 +6,21 @@ from statistics import mean, stdev
 
 import pytest
 
-from tokentrial import run as runs
-from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
-from tokentrial.opened import status
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.narrative import declared_rows
 from tokentrial.report.page import page
 from tokentrial.report.sweep_curves import swept_outcomes
 from tokentrial.report.tables import budget_verdicts, markdown, sweep_table
 from tokentrial.report.variants import summarize_variants, variant_reports
-from tokentrial.run import check, declaration, rebuild, run
-from tokentrial.store import read_json
-from tokentrial.sweep import Variant, to_run, variants
+from tokentrial.run import run as runs
+from tokentrial.run.run import check, rebuild, run
+from tokentrial.run.run_folder import status
+from tokentrial.steps.cell import Cell
+from tokentrial.store.files import read_json
+from tokentrial.trial.declaration import declaration
+from tokentrial.trial.sweep import Variant, to_run, variants
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"
 PAIR = "mul_tokens - baseline"
@@ -123,7 +124,7 @@ def family(tiny, in_process, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "run"
     trial = tiny(folder, DOSES, "also=[budget.match=bytes]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.LocalExecutor", in_process)
+        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
         assert run(trial)
     return trial
 
@@ -227,8 +228,10 @@ def test_the_page_shows_the_sweep_outcome_by_outcome(family, report):
 def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, tiny, tmp_path, inline, monkeypatch):
     shutil.copytree(family.folder, tmp_path / "run")
     sweep = "sweep={corpus.drills.share: [0.6, 0.7]}"
-    worked, do = [], runs._cells
-    monkeypatch.setattr(runs, "_cells", lambda plan, *given: (worked.append(plan.trial.folder.name), do(plan, *given)))
+    worked, do = [], runs._run_cells
+    monkeypatch.setattr(
+        runs, "_run_cells", lambda plan, *given: (worked.append(plan.trial.folder.name), do(plan, *given))
+    )
     run(tiny(tmp_path / "run", sweep), ("corpus", "pretrain"), [Cell("baseline", 1)])
     assert worked == ["corpus.drills.share=0.7"]
     points = rebuild(tmp_path / "run")["sweep"]["points"]
@@ -247,8 +250,10 @@ def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
 
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("tokentrial.trial.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]"))
-    monkeypatch.setattr("tokentrial.run.run", lambda trial, *given: seen.append(trial))
+    monkeypatch.setattr(
+        "tokentrial.trial.load.load.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]")
+    )
+    monkeypatch.setattr("tokentrial.run.run.run", lambda trial, *given: seen.append(trial))
     code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes", "--also", "pretrain.steps=30")
     assert (code, err) == (0, "")
     assert seen[0].also == ["pretrain.steps=30", "budget.match=bytes"]

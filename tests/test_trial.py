@@ -7,7 +7,7 @@ import yaml
 
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError
-from tokentrial.trial import load, parse, shipped
+from tokentrial.trial.load import load, parse, shipped
 
 MINIMAL = """
 name: small

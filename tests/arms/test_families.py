@@ -11,9 +11,9 @@ from tokentrial.arms.facts import ASKING_FORMS
 from tokentrial.arms.families import build_facts
 from tokentrial.corpus import drills
 from tokentrial.errors import SettingsError
-from tokentrial.settings import Mix
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial import load
+from tokentrial.trial.load import load
+from tokentrial.trial.settings import Mix
 
 
 def facts_from(setting):

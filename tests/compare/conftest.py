@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from tests.report.conftest import known_facts, write_cell
-from tokentrial.run import declare
-from tokentrial.store import write_bytes
+from tokentrial.run.run_folder import declare
+from tokentrial.store.files import write_bytes
 
 LOW, HIGH = (5, 6, 7, 5, 6, 8), (10, 12, 11, 11, 12, 12)  # never-asked facts, of 12, that an arm knows by seed
 SEEDS = (1, 2, 3, 4, 5, 6)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.compare.conftest import HIGH, LOW, NEVER_ASKED, SEEDS
 from tests.report.conftest import build_report, write_exposure
-from tokentrial.opened import open_run
+from tokentrial.run.run_folder import open_run
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 # this test's own reading of the drills' lines; (a, b, c) are each pattern's first three numbers

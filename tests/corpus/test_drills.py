@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokentrial.arms.facts import ASKING_FORMS, DRILL_FORMS
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.drills import generate, parse, render
-from tokentrial.settings import Mix
+from tokentrial.trial.settings import Mix
 
 # the reference's forms, written out again: what a line of each form looks like
 RENDERED = {

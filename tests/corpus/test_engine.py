@@ -26,7 +26,7 @@ from tokentrial.corpus.readers import InputSplit
 from tokentrial.corpus.slurm import TextStep
 from tokentrial.corpus.text import TextTasks, run_task
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 FILES = 8
 EACH_FILE = "corpus.task_bytes=1"  # a task

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell
 from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.patching import FORMS
@@ -17,8 +16,9 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import document_text, open_shard
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
-from tokentrial.run import run
-from tokentrial.store import read_json
+from tokentrial.run.run import run
+from tokentrial.steps.cell import Cell
+from tokentrial.store.files import read_json
 
 ARMS = "arms=[baseline,mul_tokens,mul_append]"
 CELLS = [("baseline", 1), ("mul_tokens", 2), ("mul_append", 3)]

@@ -19,14 +19,14 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokentrial import store
 from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan, prepare_text
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.store import read_json
+from tokentrial.store import disk as store_disk
+from tokentrial.store.files import read_json
 
 PLAIN = ("corpus.piece_characters=null", "corpus.drills.never_asked_folds=0")
 PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
@@ -170,7 +170,7 @@ def test_a_document_of_200_mb_is_skipped_within_bounded_memory(folder, good, tin
         import sys
         from pathlib import Path
         from tokentrial.corpus.prepare import CorpusPlan, prepare_text
-        from tokentrial.trial import load
+        from tokentrial.trial.load import load
         prepare_text(CorpusPlan(load(sys.argv[1], sys.argv[2:])))
         [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().split("\\n") if "VmHWM" in line]
         print(int(peak) // 1024)
@@ -502,7 +502,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(long, tiny, tmp_p
     usage = shutil.disk_usage(tmp_path)
 
     def planned(name, free, *settings):
-        monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=int(free)))
+        monkeypatch.setattr(store_disk.shutil, "disk_usage", lambda _: usage._replace(free=int(free)))
         return CorpusPlan(tiny(tmp_path / name, *PLAIN, long, *settings))
 
     plan = planned("whole", 0.5e9, "disk_reserve_gb=0.4")

@@ -12,8 +12,9 @@ from tokentrial.corpus.materialize import materialize
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
-from tokentrial.run import materialize as materialize_of_run
-from tokentrial.store import MANIFEST, read_json
+from tokentrial.run.run import materialize as materialize_of_run
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import MANIFEST
 
 SHARD, TARGET = 4096, 15_000
 

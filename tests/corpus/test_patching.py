@@ -8,7 +8,7 @@ from tokentrial.corpus.patching import FORMS, Survey
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard
 from tokentrial.errors import TrialError
-from tokentrial.store import is_done
+from tokentrial.store.folders import is_done
 
 
 def test_a_survey_weighs_every_document_and_holds_what_it_states(plan):

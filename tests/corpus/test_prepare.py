@@ -14,7 +14,7 @@ from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
 from tokentrial.corpus.text import assign_split, split_document
 from tokentrial.errors import TrialError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 def texts_of(folder, name, split, vocabulary):

@@ -14,11 +14,11 @@ from fsspec.spec import AbstractFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tokentrial import network
 from tokentrial.corpus import readers
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, text_ratio
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import TrialError
+from tokentrial.store import network
 
 pytestmark = pytest.mark.usefixtures("slept")
 

@@ -23,7 +23,7 @@ from tokentrial.corpus import sources
 from tokentrial.corpus.readers import read_batches
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 def texts(setting, column="text"):
@@ -169,7 +169,7 @@ def hub(monkeypatch):
     monkeypatch.setitem(_registry, "hf", Hub)
     monkeypatch.setattr(Hub, "store", {})
     monkeypatch.setattr(Hub, "pseudo_dirs", [""])
-    monkeypatch.setattr("tokentrial.network.time.sleep", lambda wait: None)
+    monkeypatch.setattr("tokentrial.store.network.time.sleep", lambda wait: None)
 
     class Api:
         revision, asked, listed = "abc123", [], 0

@@ -14,7 +14,7 @@ from tokentrial.corpus.patching import survey_and_patch
 from tokentrial.corpus.shards import ShardWriter, document_text, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream, drills_name, heldout_documents
 from tokentrial.errors import TrialError
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 

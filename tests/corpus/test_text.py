@@ -14,7 +14,7 @@ from tokentrial.corpus import text as texts_module
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
 from tokentrial.corpus.text import RECORD, DocumentFilter, TextTasks, run_task
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 FILES = 7
 

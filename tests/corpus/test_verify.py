@@ -9,7 +9,8 @@ from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patche
 from tokentrial.corpus.shards import shard_paths
 from tokentrial.corpus.verify import verify
 from tokentrial.errors import TrialError
-from tokentrial.store import MANIFEST, file_hash, read_json, write_json
+from tokentrial.store.files import file_hash, read_json, write_json
+from tokentrial.store.folders import MANIFEST
 
 ARMS = "arms=[baseline,mul_tokens,mul_append]"
 EVERY = 10**6  # documents: all there are

@@ -9,17 +9,17 @@ import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell
 from tokentrial.evaluate import evaluate as evaluation
 from tokentrial.evaluate.evaluate import TableProbe, ask
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.score import answer_logprobs
 from tokentrial.evaluate.solve import gold_nats, solve
 from tokentrial.pretrain.export import load_gpt, logits_gap
-from tokentrial.settings import Evaluate
+from tokentrial.steps.cell import Cell
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tokenizer.export import to_transformers
+from tokentrial.trial.settings import Evaluate
 
 
 @pytest.fixture

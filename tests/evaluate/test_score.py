@@ -13,12 +13,12 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.evaluate import score
 from tokentrial.evaluate.score import Spelling, choice_logprobs, closers, document_bits, spelled_logprobs
-from tokentrial.fact_settings import FactSettings
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial.fact_settings import FactSettings
 
 TABLE = {example.operands: example for example in Arithmetic().table()}
 CONTEXT = 64

@@ -12,13 +12,13 @@ from tokentrial.evaluate import solve as solving
 from tokentrial.evaluate.evaluate import evaluate_model, evaluate_solutions
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.solve import gold_nats, solve, summary
-from tokentrial.settings import Evaluate
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask, solution_prompt
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial.settings import Evaluate
 
 ARMS = ("baseline", "mul_tokens", "mul_append")
 

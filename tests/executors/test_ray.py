@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.executors.test_local import LAUNCHED, divide, environment, refuse, tell
-from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.executors.ray import RayExecutor, connected
 from tokentrial.executors.worker import Call, Report
-from tokentrial.trial import load
+from tokentrial.steps.cell import Cell
+from tokentrial.trial.load import load
 
 # what the workers do
 

@@ -10,12 +10,12 @@ import pytest
 
 from tests.test_interrupted_run import stop_at, written
 from tokentrial.errors import Interrupted, TrialError
+from tokentrial.executors.progress import Progress
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, cores, report, stoppable
-from tokentrial.progress import Progress
-from tokentrial.run import run
-from tokentrial.store import read_json
-from tokentrial.trial import load
+from tokentrial.run.run import run
+from tokentrial.store.files import read_json
+from tokentrial.trial.load import load
 
 PATIENCE_S = 600  # for a machine that is shared; nothing is timed
 TIMES = ("second", "runtime", "step_time")  # in the names of figures that no two runs share
@@ -64,7 +64,7 @@ def reports(monkeypatch):
         def __call__(self, told):
             seen.append(told)
 
-    monkeypatch.setattr("tokentrial.run.Progress", Seen)
+    monkeypatch.setattr("tokentrial.run.run.Progress", Seen)
     return seen
 
 

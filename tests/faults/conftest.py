@@ -9,7 +9,7 @@ import yaml
 
 from tests.pretrain.test_ranks import cell_command  # noqa: F401 - a fixture
 from tests.publish.test_hub import cell, stub  # noqa: F401 - fixtures
-from tokentrial.store import file_hash
+from tokentrial.store.files import file_hash
 
 
 @pytest.fixture

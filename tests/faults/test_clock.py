@@ -8,8 +8,8 @@ from io import StringIO
 from rich.console import Console
 
 from tokentrial.inspection import watch
-from tokentrial.run import run
-from tokentrial.store import read_json
+from tokentrial.run.run import run
+from tokentrial.store.files import read_json
 
 YEAR_S = 365 * 86400.0
 

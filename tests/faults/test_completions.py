@@ -8,9 +8,9 @@ import pytest
 from tokentrial.arms.arm import get_arm
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain.rewards import reward
-from tokentrial.settings import GRPO
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import SolutionTask, extract_last, extract_marked
+from tokentrial.trial.settings import GRPO
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31mred"
 HOSTILE = {

@@ -6,12 +6,12 @@ import shutil
 import pytest
 
 from tests.test_interrupted_run import outcomes
-from tokentrial import cell as cells
-from tokentrial import run as runs
 from tokentrial.corpus import audit, engine, prepare
 from tokentrial.posttrain.trainer import CheckpointCallback
 from tokentrial.pretrain.checkpoint import CheckpointWriter
-from tokentrial.run import run
+from tokentrial.run import cells
+from tokentrial.run import run as runs
+from tokentrial.run.run import run
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")
 FOLDERS = ("pretrain", "hf", *STAGES[2:])

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_interrupted_run import outcomes
-from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
 from tokentrial.posttrain.trainer import CheckpointCallback
-from tokentrial.run import run
+from tokentrial.run.run import run
+from tokentrial.steps.cell import Cell
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     trial = tiny(finished_copy, "pretrain.checkpoint={interval: 8, keep_last: 2}")
     cells_gone(finished_copy, *ALL)
     with monkeypatch.context() as patch:
-        patch.setattr("tokentrial.cell.stoppable", stopped_after(17))
+        patch.setattr("tokentrial.run.cells.stoppable", stopped_after(17))
         with pytest.raises(Interrupted):
             run(trial)
     checkpoints = sorted((finished_copy / CELL / "pretrain.checkpoints").glob("*/step_*"))

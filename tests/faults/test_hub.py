@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tests.publish.test_hub import NAME
-from tokentrial import network
 from tokentrial.publish.hub import pull, push
+from tokentrial.store import network
 
 
 def refuses(status):

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.pretrain.export import export
-from tokentrial.run import run
-from tokentrial.store import read_json, step
+from tokentrial.run.run import run
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import step
 
 CELL = "baseline/seed1"
 EVIL = "import pathlib\npathlib.Path('OWNED').touch()\nclass Evil: pass\n"

@@ -10,11 +10,12 @@ import pytest
 
 from tests.pretrain.test_ranks import finish
 from tests.test_interrupted_run import alive, nothing_is_half_there, outcomes, start, until, written
-from tokentrial.cell import Cell, run_cell
 from tokentrial.errors import TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.worker import Call
-from tokentrial.run import run
+from tokentrial.run.cells import run_cell
+from tokentrial.run.run import run
+from tokentrial.steps.cell import Cell
 
 PATIENCE_S = 240
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in Linux's /proc")
@@ -70,7 +71,11 @@ def every_rank():
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"tokentrial.rank" in words and b"torch.distributed.run" not in words and any(b"/hurt" in w for w in words):
+        if (
+            b"tokentrial.run.rank" in words
+            and b"torch.distributed.run" not in words
+            and any(b"/hurt" in w for w in words)
+        ):
             found.append(int(entry.name))
     return found
 

@@ -47,7 +47,7 @@ def test_the_trial_file_of_a_run_may_be_hostile_too(finished_copy, refused, hash
 
 
 def test_aliases_that_stand_for_little_are_welcome(tmp_path):
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     path = tmp_path / "trial.yaml"
     path.write_text(

@@ -8,10 +8,10 @@ import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import unsayable
 from tokentrial.evaluate.score import choice_logprobs
+from tokentrial.steps.cell import Cell
 from tokentrial.tasks.arithmetic import Arithmetic
 
 ASKED = "User: What is 6 times 9?\\nAssistant: The answer is"  # as it is typed

@@ -9,22 +9,25 @@ from types import SimpleNamespace
 import pytest
 
 from tokentrial import devices
-from tokentrial import run as runs
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import cells, stages
 from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_machine
-from tokentrial.disk import cell_bytes, checkpoint_bytes, corpus_bytes, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.plan import plan as plans
-from tokentrial.plan.work import cells_at_a_time, hours, lengths, work
+from tokentrial.plan.disk import cell_bytes
+from tokentrial.plan.work import cells_at_a_time, hours, work
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.measure import STEPS, Throughput, measure
-from tokentrial.settings import Checkpoint, Pretrain
+from tokentrial.run import run as runs
 from tokentrial.statistics.power import mde, power
-from tokentrial.store import read_json
+from tokentrial.steps import corpus
+from tokentrial.steps.cell import cells
+from tokentrial.steps.costs import lengths, vocabulary_size
+from tokentrial.steps.stage import stage_names
+from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import load, shipped
+from tokentrial.trial.load import load, shipped
+from tokentrial.trial.settings import Checkpoint, Pretrain
 
 ASSUMED = plans.Noise(0.25, "assumed")
 
@@ -52,7 +55,7 @@ def planned(tokentrial, tmp_path, monkeypatch):
 
 def test_the_seeds_50m_run_on_an_a40_took_13_minutes_to_pretrain_8_to_tune_and_3_an_evaluation():
     trial = load("gpt2_50m")
-    evaluations = sum(stage.startswith("eval_") for stage in stages(trial))
+    evaluations = sum(stage.startswith("eval_") for stage in stage_names(trial))
     minutes = {stage: 60 * of for stage, of in hours_of("gpt2_50m", "A40").items()}
     assert minutes["pretrain"] == pytest.approx(13, rel=0.25)
     assert 1 < minutes["sft"] <= 8  # less, as ours pads less
@@ -67,7 +70,7 @@ def test_ten_billion_tokens_take_less_than_the_references_two_and_a_half_hours_o
     planned = hours_of("gpt2_10b", "4xH200")["pretrain"]
     assert planned == pytest.approx(1e10 / (4 * 463_600) / 3600, rel=0.1)
     assert planned == pytest.approx(2.5 * 278_000 / 463_600, rel=0.1)
-    assert corpus_bytes(load("gpt2_10b")) / 1e9 == pytest.approx(2 * 9.97, rel=0.2)  # two bytes a token
+    assert corpus.disk_bytes(load("gpt2_10b")) / 1e9 == pytest.approx(2 * 9.97, rel=0.2)  # two bytes a token
 
 
 def test_the_references_eighty_thousand_rollouts_took_two_hours_and_a_fifth():
@@ -134,13 +137,13 @@ def test_the_disk_is_planned_for_what_a_run_writes(climbed):
     """Not less, and not twice as much: models, results and samples of every cell."""
     folders = [climbed.folder / cell.arm / f"seed{cell.seed}" for cell in cells(climbed)]
     written = sum(path.stat().st_size for cell in folders for path in cell.rglob("*") if path.is_file())
-    planned = cell_bytes(climbed, [stages(climbed)] * len(folders), workers=0)
+    planned = cell_bytes(climbed, [stage_names(climbed)] * len(folders), workers=0)
     assert written <= planned <= 2 * written
 
 
 def test_cells_at_work_hold_two_checkpoints_of_a_trainer_each():
     trial = load("gpt2_50m")
-    every = [stages(trial)] * 9
+    every = [stage_names(trial)] * 9
     one, two = (cell_bytes(trial, every, workers) for workers in (1, 2))
     assert two - one == 2 * 12 * trial.pretrain.parameters(vocabulary_size(trial))
 
@@ -148,14 +151,14 @@ def test_cells_at_work_hold_two_checkpoints_of_a_trainer_each():
 def test_a_short_pretraining_keeps_no_checkpoint_and_a_long_one_two_and_every_kept_one():
     settings = Pretrain(steps=2_000, checkpoint=Checkpoint(interval=500, keep_every=1_000))
     one = 12 * settings.parameters(50_349)
-    assert checkpoint_bytes(settings, 50_349) == (2 + 2) * one
-    assert checkpoint_bytes(settings.model_copy(update={"steps": 500}), 50_349) == 0
+    assert settings.checkpoint_bytes(50_349) == (2 + 2) * one
+    assert settings.model_copy(update={"steps": 500}).checkpoint_bytes(50_349) == 0
 
 
 def test_a_run_asks_the_disk_for_what_the_plan_says(finished_copy, tiny, inline, monkeypatch):
     asked = []
     monkeypatch.setattr(runs, "need_disk", lambda folder, needed, what, reserve: asked.append(needed))
-    monkeypatch.setattr("tokentrial.run.run_cell", lambda *given: None)
+    monkeypatch.setattr("tokentrial.run.run.run_cell", lambda *given: None)
     trial = tiny(finished_copy, "seeds=[1,2,3]", "workers=1")
     runs.run(trial, ["corpus", "pretrain"])
     assert asked == [cell_bytes(trial, [["pretrain"]] * 2, workers=1)]
@@ -314,7 +317,7 @@ def test_every_shipped_trial_has_a_plan_and_nothing_is_written(planned, name):
     made, trial = json.loads(out), load(name)
     ladder = [stage for stage in ("sft", "grpo") if getattr(trial, stage)]
     assert (code, err, made["trial"]) == (0, "", name)
-    assert {"tokens", "flops", "disk_peak_gb", "devices", "seeds_needed", "options", "assumptions"} <= made.keys()
+    assert {"tokens", "flops", "disk_peak_gb", "devices", "seeds_needed", "assumptions"} <= made.keys()
     assert {"A40", "4xA100-80", "8xA100-80", "H100", "H200", "4090", "L4", HERE} <= made["devices"].keys()
     for cost in made["devices"].values():
         assert {"hours_per_cell", "hours", "dollars", "gpu_memory_gb"} <= cost.keys()

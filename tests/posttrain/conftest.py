@@ -13,7 +13,7 @@ from tokentrial.posttrain.sft import sft
 from tokentrial.posttrain.trainer import Job
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary

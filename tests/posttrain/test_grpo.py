@@ -16,17 +16,19 @@ from transformers import AutoTokenizer
 from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at, training_problems, weights
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.cell import Cell, cells
+from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import Completion
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import measure_pass_at_k, prompts
 from tokentrial.posttrain.trainer import CheckpointCallback, last_checkpoint
-from tokentrial.run import learnable
-from tokentrial.settings import GRPO
-from tokentrial.store import read_json, seal, write_json
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.grpo import GRPOStage
+from tokentrial.store.files import read_json, write_json
+from tokentrial.store.folders import write_manifest
 from tokentrial.tasks.task import Example
+from tokentrial.trial.settings import GRPO
 
 
 def settings(**more):
@@ -363,7 +365,7 @@ def test_the_newest_marked_checkpoint_is_taken_and_the_unmarked_are_deleted(tmp_
     for step, whole in ((9, True), (10, True), (11, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
-            seal(tmp_path / f"checkpoint-{step}", f"checkpoint-{step}")
+            write_manifest(tmp_path / f"checkpoint-{step}", f"checkpoint-{step}")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")  # by number, not by name
     assert not (tmp_path / "checkpoint-11").exists()
 
@@ -452,8 +454,8 @@ def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(
     monkeypatch.setattr(Cell, "pending", lambda self, plan: ["eval_pretrain"] if self in absent else [])
     if go_on is None:
         with pytest.raises(TrialError, match=r"not measured yet in mul_tokens/seed2.*run `tokentrial evaluate`"):
-            learnable(trial)
+            GRPOStage(trial).goes_on(CorpusPlan(trial))
         return
-    assert learnable(trial) is read_json(tmp_path / "grpo_decision.json")["go_on"] is go_on
+    assert GRPOStage(trial).goes_on(CorpusPlan(trial)) is read_json(tmp_path / "grpo_decision.json")["go_on"] is go_on
     zero = f"pass@3 is 0): RL has nothing to learn from; grpo.on_zero is '{on_zero}'"
     assert (zero in capsys.readouterr().err) == (not any(passes.values()))

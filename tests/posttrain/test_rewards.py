@@ -4,8 +4,8 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.posttrain.rewards import reward
-from tokentrial.settings import GRPO
 from tokentrial.tasks.word_problems import WordProblems
+from tokentrial.trial.settings import GRPO
 
 ARMS = ("baseline", "mul_tokens", "mul_append", "append_slot")
 PLAIN = (

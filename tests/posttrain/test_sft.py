@@ -18,7 +18,7 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete
 from tokentrial.posttrain import sft as sfts
 from tokentrial.posttrain.sft import encode
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import epoch_examples
 from tokentrial.tasks.word_problems import WordProblems

@@ -11,7 +11,7 @@ from tokentrial.errors import Interrupted
 from tokentrial.pretrain import checkpoint
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.optim import build_optimizers
-from tokentrial.settings import Checkpoint, Pretrain
+from tokentrial.trial.settings import Checkpoint, Pretrain
 
 STEPS = 12
 SETTINGS = {"steps": STEPS, "micro_batch": 8, "log_every": 3, "validations": 3, "probes": 4}

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.ranks import Ranks, process_group
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 GENTLE = (
     "seeds=[1]",
@@ -35,7 +35,7 @@ def cell_command(tiny, source, tmp_path, inline):
     """`cell_command(name, *overrides)`: the folder of a cell of the gentle trial, whose corpus is there, and the
     command that pretrains it."""
     from tests.conftest import TINY
-    from tokentrial.run import run
+    from tokentrial.run.run import run
 
     def prepare(name, *overrides):
         folder = tmp_path / name
@@ -77,7 +77,7 @@ def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell_command
     folder, command = cell_command("spread", *nodes)
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     words = f"--nnodes=2 --node-rank=1 --master-addr=127.0.0.1 --master-port={port} --nproc-per-node=1".split()
-    rank = ["-m", "tokentrial.rank", folder.parents[1], "baseline", "1"]
+    rank = ["-m", "tokentrial.run.rank", folder.parents[1], "baseline", "1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *words, *rank]
     second = subprocess.run(torchrun, capture_output=True, text=True, timeout=240, check=False)
     _, errors = first.communicate(timeout=240)

@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from tokentrial.cell import cells
 from tokentrial.errors import SettingsError
-from tokentrial.run import run
-from tokentrial.store import read_json
-from tokentrial.trial import load, shipped
+from tokentrial.run.run import run
+from tokentrial.steps.cell import cells
+from tokentrial.store.files import read_json
+from tokentrial.trial.load import load, shipped
 
 # steps and tokens a step, as the seed report and its repository give them
 BUDGETS = {

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import Cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.export import from_hf, load_gpt, load_initial_weights, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.start import prepare_start, start_fingerprint
-from tokentrial.run import run
+from tokentrial.run.run import run
+from tokentrial.steps.cell import Cell
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 

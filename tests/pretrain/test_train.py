@@ -116,6 +116,6 @@ def test_too_little_memory_or_disk_is_said_before_the_first_step(train, tmp_path
             TrialError, match=r"parameters need .* GB for weights, gradients and moments alone; 0\.0 GB"
         ):
             train(tmp_path / "a", n_embd=128)
-    monkeypatch.setattr("tokentrial.store.shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("tokentrial.store.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
     with pytest.raises(TrialError, match=r"the checkpoints of pretraining needs .* GB are free"):
         train(tmp_path / "a", stop=bool, checkpoint={"interval": 3})

@@ -14,7 +14,7 @@ from tokentrial.compare.read import read_systems
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.publish.bundle import write_bundle
 from tokentrial.report.paper import escape_latex, latex_table, methods
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 
 
 @pytest.fixture(scope="module")

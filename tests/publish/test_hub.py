@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.start import prepare_start, start_fingerprint
 from tokentrial.publish import hub
 from tokentrial.publish.hub import pull, push
+from tokentrial.steps.cell import Cell
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"

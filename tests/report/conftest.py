@@ -8,11 +8,11 @@ import pytest
 
 from tests.conftest import shared
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.opened import DECLARED
 from tokentrial.report.comparison import build
-from tokentrial.run import declaration, declare
-from tokentrial.store import read_json, write_bytes, write_json
+from tokentrial.run.run_folder import declare
+from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.trial.declaration import DECLARED, declaration
 
 # of the 12 never-asked facts, how many each arm knows, by seed
 KNOWS = {

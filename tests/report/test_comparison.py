@@ -11,7 +11,7 @@ import yaml
 from tests.report.conftest import KNOWS
 from tokentrial.errors import TrialError
 from tokentrial.report import comparison
-from tokentrial.run import rebuild
+from tokentrial.run.run import rebuild
 from tokentrial.tasks.arithmetic import Arithmetic
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"

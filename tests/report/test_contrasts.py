@@ -9,7 +9,7 @@ from scipy import stats
 from tests.report.conftest import KNOWS, OVERRIDES
 from tokentrial.report.contrasts import contrast_arms
 from tokentrial.report.outcomes import CellResults
-from tokentrial.run import declaration
+from tokentrial.trial.declaration import declaration
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 
 EXAMPLES = Arithmetic().examples()
 BY_TASK = {task: [e for e in EXAMPLES if e.task == task] for task in dict.fromkeys(e.task for e in EXAMPLES)}

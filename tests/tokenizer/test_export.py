@@ -13,7 +13,7 @@ from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.corpus.sources import Source
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import load
+from tokentrial.trial.load import load
 
 VOCABULARY, WHOLE = Vocabulary(512, len(TIMES_TABLE)), Vocabulary(50_000, len(TIMES_TABLE))
 REWRITING = [name for name in arms.arm_names() if not arms.get_arm(name).is_random]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Self
 
-from tokentrial.fact_settings import FactSettings
+from tokentrial.trial.fact_settings import FactSettings
 
 DRILL_FORMS = ("equation", "times_sign", "letter_x", "boxes", "statement", "question")  # as in drills.mix
 SLOT_TOKEN = "<FACT>"  # the one token of arms whose token says nothing of the fact

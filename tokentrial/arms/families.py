@@ -11,7 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from tokentrial.arms.facts import Fact, Facts, Wording
-from tokentrial.fact_settings import FactSettings
+from tokentrial.trial.fact_settings import FactSettings
 
 _GAPS = ("", " ", "  ")  # what may stand around an operator
 

@@ -28,7 +28,7 @@ def inspect(
     Example: tokentrial inspect 'so 6*9=54.' --arm baseline
     """
     from tokentrial.inspection.inspect import inspect_text, inspection_column
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     loaded = load(trial) if trial else None
     seen = [inspect_text(_typed(text), name, loaded) for name in dict.fromkeys(arm)]
@@ -70,7 +70,7 @@ def _typed(text: str) -> str:
 def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:
     """To a page, where one is asked for, and to a machine or a person."""
     from tokentrial.inspection.side_by_side import html_page, print_columns
-    from tokentrial.store import write_bytes
+    from tokentrial.store.files import write_bytes
 
     if html is not None:
         write_bytes(html, html_page("tokentrial", columns).encode())

@@ -21,7 +21,7 @@ from tokentrial.cli.words import (
     print_json,
 )
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.store import machine_errors
+from tokentrial.store.disk import translate_os_errors
 
 app = typer.Typer(
     name="tokentrial",
@@ -68,9 +68,9 @@ def run(
 
     Example: tokentrial run pilot pretrain.steps=200 'seeds=[1,2]'
     """
-    from tokentrial import run as runs
-    from tokentrial.selection import select
-    from tokentrial.trial import load
+    from tokentrial.run import run as runs
+    from tokentrial.run.selection import select
+    from tokentrial.trial.load import load
 
     limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
     loaded = load(trial, [*(overrides or ()), *limits])
@@ -106,7 +106,7 @@ def plan(
     """
     from tokentrial.devices import parse_prices
     from tokentrial.plan import plan as plans
-    from tokentrial.trial import load
+    from tokentrial.trial.load import load
 
     loaded = load(trial, overrides or ())
     if noise is not None and pilot is not None:
@@ -148,7 +148,7 @@ def status(
 
         go_on(out, Console())
         return
-    from tokentrial.opened import status as read
+    from tokentrial.run.run_folder import status as read
 
     state = read(out)
     if json:
@@ -173,7 +173,7 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
 
     Example: tokentrial report outputs/pilot
     """
-    from tokentrial.run import rebuild
+    from tokentrial.run.run import rebuild
 
     made = rebuild(out)
     if json:
@@ -300,7 +300,7 @@ for verb in (*looking.VERBS, *stages.VERBS, *sharing.VERBS):
 def main() -> None:
     """Entry point: errors a user can mend are one message and an exit code, never a traceback."""
     try:
-        with machine_errors(Path.cwd()):
+        with translate_os_errors(Path.cwd()):
             app()
     except TrialError as error:
         # names come from files of others: no control character of theirs reaches the terminal

@@ -10,8 +10,8 @@ from tokentrial.cli.words import ArmOption, Overrides, SeedOption, TrialArgument
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
-    from tokentrial.cell import Cell
-    from tokentrial.trial import Trial
+    from tokentrial.steps.cell import Cell
+    from tokentrial.trial.trial import Trial
 
 
 def corpus(
@@ -32,8 +32,8 @@ def corpus(
 
     Example: tokentrial corpus pilot --verify --full
     """
-    from tokentrial import run as runs
-    from tokentrial.trial import load
+    from tokentrial.run import run as runs
+    from tokentrial.trial.load import load
 
     loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
     if verify:
@@ -107,9 +107,9 @@ def evaluate(
     if model is None:
         if trial is None:
             raise SettingsError("evaluate: give a trial, or --model FOLDER")
-        from tokentrial.run import evaluations
-        from tokentrial.selection import select_cells
-        from tokentrial.trial import load
+        from tokentrial.run.run import evaluations
+        from tokentrial.run.selection import select_cells
+        from tokentrial.trial.load import load
 
         loaded = load(trial, overrides or ())
         chosen = select_cells(loaded, arm, seed)
@@ -126,8 +126,8 @@ def evaluate(
 
 
 def _alone(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | None, seed: str | None) -> None:
-    from tokentrial.selection import select_cells
-    from tokentrial.trial import load
+    from tokentrial.run.selection import select_cells
+    from tokentrial.trial.load import load
 
     loaded = load(trial, overrides or ())
     _do((stage,), loaded, select_cells(loaded, arm, seed))
@@ -135,11 +135,11 @@ def _alone(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | N
 
 def _do(wanted: Sequence[str], trial: "Trial", cells: "Sequence[Cell]") -> None:
     """Do stages of cells and say where the results are."""
-    from tokentrial.cell import stages
-    from tokentrial.run import run
+    from tokentrial.run.run import run
+    from tokentrial.steps.stage import stage_names
 
-    if not set(wanted) <= set(stages(trial)):
-        raise SettingsError(f"{trial.name}: it has no {wanted[0]}; its stages are {', '.join(stages(trial))}")
+    if not set(wanted) <= set(stage_names(trial)):
+        raise SettingsError(f"{trial.name}: it has no {wanted[0]}; its stages are {', '.join(stage_names(trial))}")
     run(trial, wanted, cells)
     for cell in cells:
         print(f"{cell.name}: {', '.join(str(cell.folder(trial, stage)) for stage in wanted)}")

@@ -18,9 +18,9 @@ from tokentrial.report.outcomes import (
     untouched_documents,
 )
 from tokentrial.report.tables import one_line
-from tokentrial.settings import Gate
-from tokentrial.store import fingerprint
-from tokentrial.trial import load
+from tokentrial.store.files import fingerprint
+from tokentrial.trial.load import load
+from tokentrial.trial.settings import Gate
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
 _LARGEST = 1e9  # no accuracy, log-probability or bits per byte comes near it

@@ -14,7 +14,7 @@ from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import decode_documents, open_shard, shard_paths
 from tokentrial.errors import TrialError
-from tokentrial.store import fingerprint, read_json, write_json
+from tokentrial.store.files import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import source_hashes, stage_sources

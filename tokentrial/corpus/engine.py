@@ -13,7 +13,7 @@ from tokentrial.errors import TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, Report
-from tokentrial.store import machine_errors
+from tokentrial.store.disk import translate_os_errors
 
 _SMALL = 50_000_000  # bytes of a source that one process has encoded before several have started
 
@@ -29,7 +29,7 @@ def run_tasks(tasks: TextTasks, workers: int, progress: Progress) -> None:
         kind = "local" if large and len(tasks.inputs) > 1 else "in-process"
     show = _meter(tasks, progress)
     try:
-        with machine_errors(tasks.folder):
+        with translate_os_errors(tasks.folder):
             if kind == "slurm":
                 from tokentrial.corpus.slurm import run_on_slurm  # datatrove takes seconds to import
 

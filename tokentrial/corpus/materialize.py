@@ -8,7 +8,9 @@ import numpy as np
 from tokentrial.corpus.prepare import VERSION, CorpusPlan
 from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream
-from tokentrial.store import fingerprint, need_disk, step, write_json
+from tokentrial.store.disk import need_disk
+from tokentrial.store.files import fingerprint, write_json
+from tokentrial.store.folders import step
 
 
 def materialize(

@@ -28,21 +28,12 @@ from tokentrial.corpus.stream import drills_wanted, text_wanted
 from tokentrial.corpus.text import MAX_LISTED, SPLITS, TextTasks, train_tokens
 from tokentrial.errors import TrialError
 from tokentrial.executors.worker import report
-from tokentrial.store import (
-    MANIFEST,
-    fingerprint,
-    is_done,
-    link,
-    machine_errors,
-    need_disk,
-    need_within,
-    read_json,
-    step,
-    write_json,
-)
+from tokentrial.store.disk import need_disk, need_within, translate_os_errors
+from tokentrial.store.files import fingerprint, link, read_json, write_json
+from tokentrial.store.folders import MANIFEST, is_done, step
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 VERSION = 4
 
@@ -133,7 +124,7 @@ def reuse(plan: CorpusPlan, other: CorpusPlan) -> None:
 
 def prepare_text(plan: CorpusPlan, workers: int = 1) -> None:
     """Split by document hash, cut into segments, encode once, write shards; in tasks, side by side."""
-    with machine_errors(plan.folder):
+    with translate_os_errors(plan.folder):
         if not is_done(plan.folder, plan.text_fingerprint):
             _prepare_text(plan, workers)
 

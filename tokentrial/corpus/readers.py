@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import of_data, patiently
+from tokentrial.store.network import of_data, with_retries
 from tokentrial.tokenizer.vocabulary import replace_surrogates
 
 _BATCH_ROWS = 1000
@@ -75,7 +75,7 @@ def _open(path: str) -> Any:
 
 
 def _text(path: str, *_: object) -> Iterator[Batch]:
-    with patiently(lambda: _open(path), path) as file:
+    with with_retries(lambda: _open(path), path) as file:
         yield [file.read().decode("utf-8", "replace").encode()]
 
 
@@ -110,7 +110,7 @@ def _footer(path: str) -> Any:
     import pyarrow
 
     try:
-        with patiently(lambda: _parquet_file(path), path) as file:
+        with with_retries(lambda: _parquet_file(path), path) as file:
             return file.metadata
     except pyarrow.ArrowInvalid:
         return None
@@ -134,7 +134,7 @@ def _parquet(path: str, column: str, row_groups: tuple[int, int] | None, max_byt
     import pyarrow
 
     try:
-        file = patiently(lambda: _parquet_file(path), path)
+        file = with_retries(lambda: _parquet_file(path), path)
     except pyarrow.ArrowInvalid as error:
         yield [BadDocument(path, f"not a whole parquet file: {error}")]
         return
@@ -189,7 +189,7 @@ def _resumed(read: Callable[[bool], Iterator[Batch]], path: str, where: str) -> 
             raise
 
     documents = 0
-    while (batch := patiently(following, path, f"{where}: broke off after {documents} documents")) is not None:
+    while (batch := with_retries(following, path, f"{where}: broke off after {documents} documents")) is not None:
         yielded += 1
         documents += len(batch)
         yield batch
@@ -227,7 +227,7 @@ def _jsonl(path: str, column: str, _: object, max_bytes: int) -> Iterator[Batch]
     def read(again: bool) -> Iterator[Batch]:
         number, batch, size = 0, Batch(), 0
         try:
-            with _open(path) if again else patiently(lambda: _open(path), path) as file:
+            with _open(path) if again else with_retries(lambda: _open(path), path) as file:
                 while line := file.readline(_LINE_BYTES):
                     number += 1
                     where = f"{path}, line {number}"

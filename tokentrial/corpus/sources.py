@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, split_row_groups
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import hub_client, patiently
-from tokentrial.store import file_hash, read_json, write_json
+from tokentrial.store.files import file_hash, read_json, write_json
+from tokentrial.store.network import hub_client, with_retries
 
 _FINEWEB = "HuggingFaceFW/fineweb-edu"
 _ENDINGS = {"parquet": r"\.parquet\Z", "jsonl": r"\.jsonl?(\.(gz|zst|bz2|xz))?\Z", "sotu": r"\.txt\Z"}
@@ -125,7 +125,7 @@ class Source:
             system, root = fsspec.core.url_to_fs(self.path)
         except (ImportError, ValueError) as error:
             raise SettingsError(f"corpus.source: {self.path}: {error}") from None
-        found: dict[str, Any] = patiently(lambda: _matching_files(system, root, _ENDINGS[self.kind]), self.path)
+        found: dict[str, Any] = with_retries(lambda: _matching_files(system, root, _ENDINGS[self.kind]), self.path)
         full_path = (lambda name: name) if "://" not in self.path else system.unstrip_protocol
         return [File(full_path(name), info["size"], _stamp(info)) for name, info in sorted(found.items())]
 
@@ -135,7 +135,7 @@ def _pin_revision(path: str) -> str:
     owner, name, *rest = path.removeprefix("hf://datasets/").split("/")
     if "@" in name:
         return path
-    revision = patiently(lambda: hub_client().dataset_info(f"{owner}/{name}").sha, path)
+    revision = with_retries(lambda: hub_client().dataset_info(f"{owner}/{name}").sha, path)
     return "/".join([f"hf://datasets/{owner}", f"{name}@{revision}", *rest])
 
 

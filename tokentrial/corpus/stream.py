@@ -19,7 +19,7 @@ from tokentrial.corpus.patching import Counts
 from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 T = TypeVar("T")  # a shard
 

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from tokentrial.arms.facts import SLOT_TOKEN, Facts
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
 from tokentrial.corpus.shards import TEXT, ShardWriter
-from tokentrial.settings import Corpus
-from tokentrial.store import machine_errors, read_json, write_json
+from tokentrial.store.disk import translate_os_errors
+from tokentrial.store.files import read_json, write_json
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial.settings import Corpus
 
 SPLITS = ("train", "val")
 RECORD = "record.json"
@@ -75,7 +76,7 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with machine_errors(folder):
+        with translate_os_errors(folder):
             write_json(partial / RECORD, _write(partial, tasks, tasks.inputs[rank]))
         if not folder.exists():
             partial.rename(folder)

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tokentrial import store
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, open_shard
 from tokentrial.corpus.text import SPLITS, DocumentFilter
 from tokentrial.errors import TrialError
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import damaged_files
 
 _TASKS = 8
 
@@ -23,9 +24,9 @@ def verify(plan: CorpusPlan, full: bool, documents: int, seed: int) -> dict[str,
         raise TrialError(f"{plan.folder}: not ready; run `tokentrial corpus` with the same trial first")
     rng = random.Random(f"verify {seed}")
     folders = [folder for folder, _ in plan.steps] if full else []
-    problems = [f"{folder / name}: its checksum differs" for folder in folders for name in store.verify(folder)]
+    problems = [f"{folder / name}: its checksum differs" for folder in folders for name in damaged_files(folder)]
     inputs = plan.source.input_splits(plan.trial.corpus.task_bytes, in_one=plan.trial.corpus.documents is not None)
-    shards_of_task = store.read_json(plan.folder / "text.json")["shards_of_task"]
+    shards_of_task = read_json(plan.folder / "text.json")["shards_of_task"]
     compared = 0
     sampled = sorted(rng.sample(range(len(shards_of_task)), min(_TASKS, len(shards_of_task))))
     for rank in sampled:

@@ -20,6 +20,7 @@ from tokentrial.arms.arm import Arm, get_arm
 from tokentrial.arms.facts import Fact
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name, heldout_documents
+from tokentrial.devices import has_gpu
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
@@ -27,15 +28,15 @@ from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT
-from tokentrial.settings import Evaluate
-from tokentrial.store import has_gpu, read_json, write_bytes, write_json
+from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_over_facts, table_subsets, was_asked
 from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask
 from tokentrial.tasks.task import Example, Row
 from tokentrial.tasks.training_examples import get_task
 from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import Evaluate
+from tokentrial.trial.trial import Trial
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel

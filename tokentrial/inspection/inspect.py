@@ -6,7 +6,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.inspection.side_by_side import Column, Span
 from tokentrial.tokenizer.vocabulary import Vocabulary, replace_surrogates
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 
 def inspect_text(text: str, arm: str, trial: Trial | None) -> dict[str, Any]:

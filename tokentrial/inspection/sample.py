@@ -9,13 +9,13 @@ import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import build_facts
+from tokentrial.devices import has_gpu
 from tokentrial.errors import SettingsError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.evaluate.score import answer_logprobs
 from tokentrial.inspection.side_by_side import Column, Span, highlight
-from tokentrial.opened import model_folder, open_cell
-from tokentrial.store import has_gpu
+from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.vocabulary import replace_surrogates
 

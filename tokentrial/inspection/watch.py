@@ -15,12 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tokentrial.cell import FOLDERS
-from tokentrial.opened import open_run, status
+from tokentrial.executors.progress import clock
 from tokentrial.plan.work import expected_seconds
-from tokentrial.progress import clock
-from tokentrial.store import MANIFEST
-from tokentrial.trial import Trial
+from tokentrial.run.run_folder import open_run, status
+from tokentrial.steps.stage import stage_of
+from tokentrial.store.folders import MANIFEST
+from tokentrial.trial.trial import Trial
 
 _REFRESH_S = 2.0
 _MIN_SHARE = 0.01  # a smaller share of the run shows no pace
@@ -73,7 +73,7 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     total = done = done_since_start = 0.0  # expected seconds
     for cell, stages in state["cells"].items():
         for stage, is_done in stages.items():
-            step, share, recent = folder / cell / FOLDERS[stage], 0.0, False
+            step, share, recent = folder / cell / stage_of(trial, stage).folder, 0.0, False
             if is_done:
                 share = 1.0
                 manifest = step / MANIFEST  # a skipped stage has none

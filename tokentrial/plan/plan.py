@@ -9,34 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokentrial.arms import arm as arms
-from tokentrial.cell import stages
 from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
-from tokentrial.disk import beyond_limit, corpus_bytes, held_tokens, peak_gb, vocabulary_size
 from tokentrial.errors import SettingsError
 from tokentrial.plan import power
-from tokentrial.plan.work import (
-    CORPUS_RATE,
-    cells_at_a_time,
-    computing,
-    corpus_hours,
-    corpus_tokens,
-    gpu_gb,
-    host_gb,
-    hours,
-    work,
-)
+from tokentrial.plan.disk import beyond_limit, peak_gb
+from tokentrial.plan.work import cells_at_a_time, computing, gpu_gb, host_gb, hours, work
 from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
-from tokentrial.sweep import to_run
-from tokentrial.trial import Trial
+from tokentrial.steps import corpus
+from tokentrial.steps.costs import vocabulary_size
+from tokentrial.trial.sweep import to_run
+from tokentrial.trial.trial import Trial
 
-# the seed report's options: tokens of pretraining, its machines, days and dollars
-OPTIONS = {
-    "A": (763 * 262_144, ("A100-80", "2xA40"), "1-2 days", "$50-100"),
-    "B": (2_000 * 524_288, ("4xA100-80", "8xA40"), "3-5 days", "$200-400"),
-    "C": (19_073 * 524_288, ("8xA100-80",), "1-2 weeks", "$500-1000"),
-}
 # pretraining tokens of the shipped sizes
-SIZES = {"50M": 190 * 262_144, "200M": OPTIONS["A"][0], "1B": OPTIONS["B"][0], "10B": OPTIONS["C"][0]}
+SIZES = {"50M": 190 * 262_144, "200M": 763 * 262_144, "1B": 2_000 * 524_288, "10B": 19_073 * 524_288}
 _NOISE = 0.25
 _NOISE_SOURCE = "assumed: what pilots of this size showed between seeds, in accuracy on never-asked facts"
 FLOORS = (
@@ -71,7 +56,7 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         arms.get_arm(name)
     made = work(trial)
     cells = len(trial.arms) * len(trial.seeds)
-    encoded = corpus_tokens(trial)
+    encoded = corpus.tokens(trial)
     return {
         "trial": trial.name,
         "arms": trial.arms,
@@ -81,12 +66,11 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         "tokens": encoded + cells * sum(part.tokens for part in made.values()),
         "flops": cells * sum(part.flops for part in made.values()),
         "disk_peak_gb": max(disk_gb(trial, each.device.workers) for each in groups),
-        "corpus": {"tokens": encoded, "gb": corpus_bytes(trial) / 1e9, "hours": corpus_hours(trial)},
+        "corpus": {"tokens": encoded, "gb": corpus.disk_bytes(trial) / 1e9, "hours": corpus.hours(trial)},
         "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in made.items()},
         "devices": {each.name: costs(trial, each) for each in groups},
         "seeds_needed": seeds(trial, noise),
         "beside": beside(trial, groups),
-        "options": options(trial),
         "assumptions": assumptions(groups),
         "notes": notes(trial, groups),
     }
@@ -94,7 +78,7 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
 
 def disk_gb(trial: Trial, workers: int) -> float:
     """GB of the run folder at its peak, with the reserve that the trial leaves free."""
-    return peak_gb(trial, stages(trial), workers) + trial.disk_reserve_gb
+    return peak_gb(trial, workers) + trial.disk_reserve_gb
 
 
 def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]) -> list[Group]:
@@ -139,12 +123,12 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
     by_stage = hours(trial, made, where)
     cells = len(trial.arms) * len(trial.seeds)
     waves = -(-cells // device.workers)
-    total = corpus_hours(trial) + waves * sum(by_stage.values())
+    total = corpus.hours(trial) + waves * sum(by_stage.values())
     needed = gpu_gb(trial, where.number) if device.cuda else None
     host = host_gb(trial, bool(device.cuda), device.workers)
     return {
         "hours_per_cell": by_stage,
-        "corpus_hours": corpus_hours(trial),
+        "corpus_hours": corpus.hours(trial),
         "hours": total,
         "dollars": None if device.price is None else total * where.number * device.price,
         "price": device.price,
@@ -197,19 +181,6 @@ def sized(trial: Trial, tokens: int) -> Trial:
     return trial.model_copy(update=update)
 
 
-def options(trial: Trial) -> list[dict[str, Any]]:
-    """The seed report's options A, B and C for this trial, each on the machines that it names."""
-    found = []
-    for name, (tokens, machines, days, dollars) in OPTIONS.items():
-        then = sized(trial, tokens)
-        for where in (group(machine, {}) for machine in machines):
-            if _divides(trial, where):
-                row = {"option": name, "tokens": then.pretrain.tokens, "device": where.name}
-                row["disk_peak_gb"] = disk_gb(then, where.device.workers)
-                found.append(row | _brief(then, where) | {"seed_report": f"{days}, {dollars}"})
-    return found
-
-
 def _brief(trial: Trial, where: Group) -> dict[str, Any]:
     cost = costs(trial, where)
     return {key: cost[key] for key in ("hours", "dollars", "fits")}
@@ -228,7 +199,7 @@ def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) 
             for chosen in [trial.arms, pair] if len(pair) < len(trial.arms) else [pair]:
                 then = sized(trial, tokens).model_copy(update={"arms": chosen})
                 cell = sum(hours(then, work(then), where).values())
-                once, a_seed = rate * corpus_hours(then), rate * cell * len(chosen) / where.device.workers
+                once, a_seed = rate * corpus.hours(then), rate * cell * len(chosen) / where.device.workers
                 count = max(0, int((dollars - once) / a_seed))
                 effect = mde(PLANNING_FACTOR * noise.sd, count, trial.verdict.alpha)
                 found.append(
@@ -239,7 +210,7 @@ def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) 
                         "seeds": count,
                         "dollars_a_seed": a_seed,
                         "dollars_corpus": once,
-                        "hours": corpus_hours(then) + count * a_seed / rate,
+                        "hours": corpus.hours(then) + count * a_seed / rate,
                         "effect80": effect,
                         "enough": effect is not None and effect <= trial.verdict.smallest_effect,
                     }
@@ -267,7 +238,7 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
         f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the seed's fine-tuning against "
         f"its pretraining{''.join(others.values())}; batches padded to their longest row.",
         f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms a layer and token of a batch: 80,000 rollouts in 2.2 h.",
-        f"Corpus: {CORPUS_RATE / 1e6:.2f}M tokens/s, the seed's preparation; a local or larger machine is faster.",
+        f"Corpus: {corpus.RATE / 1e6:.2f}M tokens/s, the seed's preparation; a local or larger machine is faster.",
         f"Dollars an hour and GPU: {'; '.join(prices.values())}; --price NAME=DOLLARS.",
     ]
 
@@ -275,7 +246,7 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
 def notes(trial: Trial, groups: Sequence[Group]) -> list[str]:
     """What a reader of this trial's plan must know beside the figures."""
     found = []
-    held, read = held_tokens(trial), (1 - trial.corpus.drills.share) * trial.pretrain.tokens
+    held, read = corpus.held_tokens(trial), (1 - trial.corpus.drills.share) * trial.pretrain.tokens
     if held is not None and read > held * trial.corpus.epochs:
         found.append(
             f"corpus.source: {trial.corpus.source} holds about {held / 1e6:,.0f}M tokens, and the steps read "
@@ -285,7 +256,7 @@ def notes(trial: Trial, groups: Sequence[Group]) -> list[str]:
         found.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
     if trial.budget.match == "bytes":
         found.append("budget.match is bytes: arms with shorter text take fewer steps than the control's, planned here.")
-    beyond = {each.device.workers: beyond_limit(trial, stages(trial), each.device.workers) for each in groups}
+    beyond = {each.device.workers: beyond_limit(trial, each.device.workers) for each in groups}
     found += [f"With {workers} at work: {why}." for workers, why in beyond.items() if why]
     small = [each.name for each in groups if not costs(trial, each)["fits"]]
     if small:

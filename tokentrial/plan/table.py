@@ -13,7 +13,7 @@ _LEFT = {"device", "variant", "stage", "option", "size", "arms", "the seed repor
 
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
-    """What is computed, what it costs by device, the seed report's options, the seeds that are needed."""
+    """What is computed, what it costs by device, the seeds that are needed."""
     cells = plan["cells"]
     _table(
         console,
@@ -63,29 +63,8 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
                 _family(plan),
             ],
         )
-    _print_options(plan["options"], console)
     _lines(console, [_seeds(plan["seeds_needed"]), *plan["notes"]])
     _lines(console, ["Assumed:", *(f"- {line}" for line in plan["assumptions"])])
-
-
-def _print_options(options: Sequence[Mapping[str, Any]], console: Console) -> None:
-    _table(
-        console,
-        "The seed report's options, this trial",
-        ("option", "tokens", "device", "h", "$", "disk GB", "the seed report"),
-        [
-            (
-                row["option"],
-                _count(row["tokens"]),
-                row["device"],
-                _hours(row["hours"]),
-                _dollars(row["dollars"]),
-                f"{row['disk_peak_gb']:.1f}",
-                row["seed_report"],
-            )
-            for row in options
-        ],
-    )
 
 
 def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dollars: float, console: Console) -> None:
@@ -120,7 +99,7 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
         "not.",
     ]
     if plan.sd == 0:
-        lines.append("No spread between the seeds: their number cannot be planned from it.")
+        lines.append("No spread between the seeds: their format_number cannot be planned from it.")
     _lines(console, lines)
     without = "n/a" if plan.sd == 0 else "over 1000"
     rows = []
@@ -153,7 +132,7 @@ def _cost(cost: Mapping[str, Any]) -> str:
 def _seeds(found: Mapping[str, Any]) -> str:
     needed = "more than 1,000" if found["needed"] is None else found["needed"]
     if found["noise_sd"] == 0:
-        needed = "no number of (the noise is 0)"
+        needed = "no format_number of (the noise is 0)"
     finds = "" if found["mde80"] is None else f"; the {found['declared']} declared find {found['mde80']:.3f}"
     return (
         f"Seeds: an effect of {found['smallest_effect']:g} in {found['outcome']} needs {needed} seeds for a chance of "

@@ -33,12 +33,12 @@ from tokentrial.posttrain.trainer import (
     train,
     write_result,
 )
-from tokentrial.settings import GRPO
-from tokentrial.store import write_json
+from tokentrial.store.files import write_json
 from tokentrial.tasks.gsm8k import extract_marked
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import source_examples
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import GRPO
+from tokentrial.trial.trial import Trial
 
 # what the first and the last step are summed up by, and its name in TRL's log
 _SUMMARY = {

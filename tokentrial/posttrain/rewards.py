@@ -1,8 +1,8 @@
 """Rewards of plain text, the same function in every arm; the answer travels with the row (defects R7 and R10)."""
 
 from tokentrial.arms.arm import Arm
-from tokentrial.settings import GRPO
 from tokentrial.tasks.gsm8k import extract_marked
+from tokentrial.trial.settings import GRPO
 
 PASS_PROMPTS = 32  # of which pass@k is measured before GRPO
 

@@ -26,10 +26,10 @@ from tokentrial.posttrain.trainer import (
     train,
     write_result,
 )
-from tokentrial.settings import SFT, SFTStage
 from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import epoch_examples
+from tokentrial.trial.settings import SFT, SFTStage
 
 # TRL's defaults that shape a result, written down: rows come encoded and labelled, and are neither cut nor packed
 _DEFAULTS: dict[str, Any] = {

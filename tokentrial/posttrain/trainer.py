@@ -15,10 +15,11 @@ from tokentrial.arms.arm import Arm
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import launcher_variables, stoppable
 from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
-from tokentrial.settings import Pretrain
-from tokentrial.store import MANIFEST, is_done, seal, verify, write_json
+from tokentrial.store.files import write_json
+from tokentrial.store.folders import MANIFEST, damaged_files, is_done, write_manifest
 from tokentrial.tokenizer.export import copy_tokenizer
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.trial import Trial
 
 # Defaults of transformers and accelerate that shape a result, written down, so that a new release changes none. A
 # setting of the trial stands in none of these tables.
@@ -146,7 +147,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         newest = folder / f"checkpoint-{state.global_step}"
-        seal(newest, newest.name)
+        write_manifest(newest, newest.name)
         for path in folder.glob("checkpoint-*"):
             if path != newest:
                 # the manifest first: a kill while the rest is deleted then leaves nothing that passes for whole
@@ -173,7 +174,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that is as it was written; what was written in part, or damaged since, is deleted."""
     whole = {}
     for path in folder.glob("checkpoint-*"):
-        if is_done(path, path.name) and not verify(path):
+        if is_done(path, path.name) and not damaged_files(path):
             whole[int(path.name.rpartition("-")[2])] = str(path)  # by number: by name 9 comes after 10
         else:
             shutil.rmtree(path)

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokentrial.pretrain.gpt import GPT
-from tokentrial.settings import Checkpoint
-from tokentrial.store import is_done, read_json, step, verify, write_json
+from tokentrial.store.files import read_json, write_json
+from tokentrial.store.folders import damaged_files, is_done, step
+from tokentrial.trial.settings import Checkpoint
 
 Optimizers = list[torch.optim.Optimizer]
 Records = list[dict[str, Any]]
@@ -82,7 +83,7 @@ def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.
     device = str(model.wte.weight.device)
     for steps in reversed(checkpoint_steps(folder)):
         newest = _folder(folder, steps)
-        if damaged := verify(newest):
+        if damaged := damaged_files(newest):
             print(f"{newest / damaged[0]}: damaged; going on from the checkpoint before", file=sys.stderr)
             continue
         model.load_state_dict(load_file(newest / "model.safetensors", device=device))

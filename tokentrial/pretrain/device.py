@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokentrial.settings import Pretrain
-from tokentrial.store import has_gpu
+from tokentrial.devices import has_gpu
+from tokentrial.trial.settings import Pretrain
 
 
 def resolve_device(settings: Pretrain) -> str:

@@ -18,7 +18,7 @@ from tokentrial.arms.arm import Arm
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.checkpoint import weights_name
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.store import read_json, write_bytes
+from tokentrial.store.files import read_json, write_bytes
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 

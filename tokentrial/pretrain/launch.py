@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import die_with_parent, stoppable
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 _PROGRESS = "@progress "
 
@@ -27,7 +27,7 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
     command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}"]
     with stoppable() as stop:
         group = subprocess.Popen(
-            [*command, "-m", "tokentrial.rank", *arguments],
+            [*command, "-m", "tokentrial.run.rank", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

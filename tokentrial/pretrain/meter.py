@@ -13,7 +13,7 @@ import torch
 
 from tokentrial.devices import by_cuda_name
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.settings import Pretrain
+from tokentrial.trial.settings import Pretrain
 
 Progress = Callable[[float, str], None]
 

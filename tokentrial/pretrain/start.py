@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.errors import SettingsError
-from tokentrial.network import answered
-from tokentrial.store import MANIFEST, fingerprint, is_done, link, read_json, step
+from tokentrial.store.files import fingerprint, link, read_json
+from tokentrial.store.folders import MANIFEST, is_done, step
+from tokentrial.store.network import answered
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 _VERSION = 1
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
-from tokentrial.disk import checkpoint_bytes
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.pretrain.checkpoint import (
     CheckpointWriter,
@@ -29,8 +28,9 @@ from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import TrainStep, lr_scale
 from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
-from tokentrial.settings import Pretrain
-from tokentrial.store import need_disk, write_json
+from tokentrial.store.disk import need_disk
+from tokentrial.store.files import write_json
+from tokentrial.trial.settings import Pretrain
 
 _EXPLODED = 2.0  # times the loss of ids drawn evenly
 
@@ -120,7 +120,7 @@ def _model(
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
             f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
         )
-    if checkpoints and (needed := checkpoint_bytes(settings, config.rows)):
+    if checkpoints and (needed := settings.checkpoint_bytes(config.rows)):
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
     model = GPT(config, stream.seed, settings.init).to(device)
     if start:

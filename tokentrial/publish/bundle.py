@@ -12,14 +12,17 @@ from typing import Any
 
 import orjson
 
-from tokentrial.cell import cells, stages
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
-from tokentrial.opened import DECLARED, open_run
 from tokentrial.report.comparison import PAGE, REPORT
 from tokentrial.report.paper import latex_table, methods
-from tokentrial.store import MANIFEST, intact, read_json, write_bytes
-from tokentrial.trial import Trial
+from tokentrial.run.run_folder import open_run
+from tokentrial.steps.cell import cells
+from tokentrial.steps.stage import stage_names
+from tokentrial.store.files import read_json, write_bytes
+from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.trial.declaration import DECLARED
+from tokentrial.trial.trial import Trial
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
 _REQUIRED = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md")
@@ -32,13 +35,13 @@ def write_bundle(out: Path, to: Path | None = None) -> Path:
         if not (out / name).is_file():
             raise TrialError(f"{out / name}: not found; `tokentrial run` writes it at the end of a whole run")
     report = read_json(out / REPORT)
-    evaluated = [stage for stage in stages(trial) if stage.startswith("eval_")]
+    evaluated = [stage for stage in stage_names(trial) if stage.startswith("eval_")]
     folders = [cell.folder(trial, stage) for cell in cells(trial) for stage in evaluated]
     evaluations = [folder for folder in folders if (folder / MANIFEST).is_file()]
     _check_report(report, evaluations, out)
     paths = [*(trial.folder / name for name in _REQUIRED), *(trial.folder / "figures").glob("*.*")]
     for folder in evaluations:
-        intact(folder)
+        require_intact(folder)
         paths += [folder / name for name in (MANIFEST, *read_json(folder / MANIFEST)["files"])]
     files = {path.relative_to(trial.folder).as_posix(): path.read_bytes() for path in paths}
     files["methods.md"] = f"{methods(report)}\n".encode()

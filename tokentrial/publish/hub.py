@@ -10,14 +10,15 @@ from typing import Any
 
 import yaml
 
-from tokentrial.cell import Cell
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import answered
-from tokentrial.opened import model_folder, open_cell
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.tables import one_line, verdict_sentence
-from tokentrial.store import intact, partial, read_json
-from tokentrial.trial import Trial
+from tokentrial.run.run_folder import model_folder, open_cell
+from tokentrial.steps.cell import Cell
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import partial, require_intact
+from tokentrial.store.network import answered
+from tokentrial.trial.trial import Trial
 
 CARD = "README.md"
 # of a model; nothing that would have to be unpickled, and no folder
@@ -33,7 +34,7 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
     """
     trial, cell = open_cell(cell_folder)
     folder = model_folder(trial, cell, stage)
-    intact(folder)
+    require_intact(folder)
     names = sorted(path.name for path in folder.iterdir())
     files = [name for name in names if _MODEL_FILES.fullmatch(name) and not _RESULT_FILES.fullmatch(name)]
     exported_card = cell.folder(trial, "export") / CARD

@@ -14,8 +14,10 @@ from tokentrial.report import run_summary
 from tokentrial.report.items import EvaluationFolders, ItemSummary
 from tokentrial.report.outcomes import CellResults, most_asked_answer, read_evaluation, untouched_documents
 from tokentrial.report.variants import VariantReport, summarize_variants, variant_reports
-from tokentrial.store import MANIFEST, fingerprint, provenance, read_json, write_bytes, write_json
-from tokentrial.trial import Trial
+from tokentrial.store.files import fingerprint, read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST
+from tokentrial.store.provenance import provenance
+from tokentrial.trial.trial import Trial
 
 VERSION = 7
 REPORT = "comparison_report.json"

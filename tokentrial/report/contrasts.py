@@ -11,7 +11,7 @@ import numpy as np
 from tokentrial.report.outcomes import GROUPS, METRICS, CellResults, mean_of
 from tokentrial.statistics import verdict
 from tokentrial.statistics.verdict import Contrast
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 Results = Mapping[tuple[str, int], CellResults]  # by arm and seed
 Key = tuple[str, str]  # an outcome's name and a contrast, `treatment - control`

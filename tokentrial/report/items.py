@@ -12,7 +12,7 @@ from tokentrial.arms.families import build_facts
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.tasks.arithmetic import is_table_row
 from tokentrial.tasks.task import Row
-from tokentrial.trial import Trial
+from tokentrial.trial.trial import Trial
 
 _SAMPLES = 10  # completions a stage
 _LONGEST = 600  # characters of a completion that are shown

@@ -14,9 +14,9 @@ from tokentrial.report.tables import (
     format_number,
     one_line,
 )
-from tokentrial.settings import DRAWN
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
+from tokentrial.trial.settings import DRAWN
 
 _SUBSET_LABELS = {
     "all": "",

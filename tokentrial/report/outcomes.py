@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tokentrial.store import read_json
+from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import fact_means, is_table_row, table_subsets
 from tokentrial.tasks.task import Row
 

@@ -11,7 +11,7 @@ from tokentrial.report import narrative, tables
 from tokentrial.report.figures import Drawing, draw, inline
 from tokentrial.report.style import arm_number
 from tokentrial.report.tables import Report
-from tokentrial.store import write_bytes
+from tokentrial.store.files import write_bytes
 
 
 def write_page(report: Report, path: Path) -> None:

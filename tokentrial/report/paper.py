@@ -5,7 +5,7 @@ from typing import Any
 
 from tokentrial.report.narrative import declared_rows, outcome_label
 from tokentrial.report.tables import Report, one_line, verdict_sentence
-from tokentrial.settings import DRAWN
+from tokentrial.trial.settings import DRAWN
 
 _TESTS = {"paired_t": "paired t test"}
 _ESCAPES = {

@@ -15,8 +15,9 @@ import orjson
 
 from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import GROUPS, mean_of
-from tokentrial.store import MANIFEST, canonical, read_json
-from tokentrial.trial import Trial
+from tokentrial.store.files import canonical, read_json
+from tokentrial.store.folders import MANIFEST
+from tokentrial.trial.trial import Trial
 
 Trained = Mapping[tuple[str, int], Mapping[str, Any]]
 LEARNT_AT = 0.6

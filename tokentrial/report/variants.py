@@ -4,9 +4,10 @@ contrast run again. Both are exploratory: the declared verdict rests on neither,
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokentrial.store import read_json
-from tokentrial.sweep import Variant, variants
-from tokentrial.trial import Trial, parse
+from tokentrial.store.files import read_json
+from tokentrial.trial.load import parse
+from tokentrial.trial.sweep import Variant, variants
+from tokentrial.trial.trial import Trial
 
 VariantReport = tuple[Variant, Mapping[str, Any] | None]
 _PARTS = ("arms", "control", "seeds", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")

@@ -10,12 +10,12 @@ import orjson
 from tokentrial.arms.facts import Fact
 from tokentrial.arms.families import build_facts
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.settings import SFTSource
-from tokentrial.store import file_hash
+from tokentrial.store.files import file_hash
 from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
-from tokentrial.trial import Trial
+from tokentrial.trial.settings import SFTSource
+from tokentrial.trial.trial import Trial
 
 
 def get_task(name: str, trial: Trial, never_asked: frozenset[Fact]) -> SolutionTask:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tokentrial.settings import Settings
+from tokentrial.trial.settings import Settings
 
 _COLUMNS = (["left", "operator", "right", "result"], ["question", "answer"])
 _EXPECTED = " or ".join(", ".join(known) for known in _COLUMNS)

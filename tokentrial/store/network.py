@@ -18,7 +18,7 @@ _WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 T = TypeVar("T")
 
 
-def patiently(work: Callable[[], T], path: str, what: str | None = None) -> T:
+def with_retries(work: Callable[[], T], path: str, what: str | None = None) -> T:
     """The result of `work` on a remote path, tried again with growing waits while the network fails; at once on a
     local one. What is not there or not allowed is no matter for patience: a TrialError that says `what` happened."""
     failures = 0
@@ -26,13 +26,13 @@ def patiently(work: Callable[[], T], path: str, what: str | None = None) -> T:
         try:
             return work()
         except Exception as error:
-            if not of_network(error) or of_data(error):
+            if not is_transient_io(error) or of_data(error):
                 raise
             _wait(error, path, failures, what or f"{path}: cannot be read")
             failures += 1
 
 
-def of_network(error: Exception) -> bool:
+def is_transient_io(error: Exception) -> bool:
     """Whether an error is of a disk or a network client. httpx, aiohttp and botocore have errors of their own; where a
     proxy answers with a page of its own, the Hub's client finds no JSON."""
     clients = ("httpx", "httpx2", "aiohttp", "botocore", "requests", "urllib3")

@@ -92,6 +92,7 @@ _SIZES = {
 }
 # ways to draw the first weights
 DRAWN = ("gpt2", "zero_projections")
+CHECKPOINT_BYTES = 12  # a parameter: fp32 weights and AdamW's two moments
 _LONG = 1e15  # FLOPs of a training: 2.5 s at 40 % of an H100's peak, of a small model much longer
 _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr": 0.0, "warmup": 0.02}
 
@@ -195,6 +196,15 @@ class Pretrain(Settings):
         them, and 12 n_layer n_embd context for attention (Chowdhery et al. 2022, appendix B). Forward is a third."""
         matrices = 12 * self.n_layer * self.n_embd**2 + vocabulary * self.n_embd
         return 6.0 * matrices + 12.0 * self.n_layer * self.n_embd * self.context
+
+    def checkpoint_bytes(self, vocabulary: int) -> int:
+        """Disk of one cell's checkpoints: those that are kept, and the new one before the old one goes."""
+        if self.steps <= self.checkpoint.interval:
+            return 0
+        copies = self.checkpoint.keep_last + 1
+        if self.checkpoint.keep_every:
+            copies += self.steps // self.checkpoint.keep_every
+        return copies * CHECKPOINT_BYTES * self.parameters(vocabulary)
 
     def compiles(self, device: str, vocabulary: int) -> bool:
         """Whether the step is compiled on `cpu` or `cuda`. Compiling takes 20 to 60 s, more than a small model trains

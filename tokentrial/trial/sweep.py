@@ -10,8 +10,9 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from tokentrial.errors import SettingsError
-from tokentrial.settings import LOCAL
-from tokentrial.trial import Trial, parse, put, read_override
+from tokentrial.trial.load import parse, put, read_override
+from tokentrial.trial.settings import LOCAL
+from tokentrial.trial.trial import Trial
 
 _PARTS = ("tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")
 _STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder

@@ -1,7 +1,6 @@
-"""The trial: one YAML file and dotted overrides, read into strict settings that refuse what they do not know.
+"""A trial from a YAML file and dotted overrides, or a complaint that names the setting.
 
-`load("pilot", ["pretrain.steps=200", "seeds=[1,2]"])`: defaults < YAML < overrides. A setting is of the experiment
-(it enters fingerprints) unless it stands in `LOCAL`: where and with what it runs.
+`load("pilot", ["pretrain.steps=200", "seeds=[1,2]"])`: defaults < YAML < overrides.
 """
 
 import difflib
@@ -9,98 +8,15 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from tokentrial.errors import SettingsError
-from tokentrial.fact_settings import FactSettings
-from tokentrial.settings import (
-    GRPO,
-    LOCAL,
-    SFT,
-    Budget,
-    Compared,
-    Corpus,
-    Count,
-    Evaluate,
-    Pretrain,
-    Ray,
-    Seed,
-    Settings,
-    Tasks,
-    Tokenizer,
-    Verdict,
-)
+from tokentrial.trial.trial import Trial
 
-
-class Trial(Settings):
-    """One experiment: arms x seeds, everything else equal."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    arms: Annotated[list[str], Field(min_length=1)]
-    control: str
-    seeds: Annotated[list[Seed], Field(min_length=1)]
-    facts: FactSettings = FactSettings()
-    tokenizer: Tokenizer = Tokenizer()
-    corpus: Corpus = Corpus()
-    pretrain: Pretrain = Pretrain()
-    budget: Budget = Budget()
-    sft: SFT | None = None
-    grpo: GRPO | None = None
-    tasks: Tasks = Tasks()
-    evaluate: Evaluate = Evaluate()
-    verdict: Verdict
-    # what is run beside the trial, each in a folder of its own: every combination of these settings' values, such as
-    # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
-    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    also: list[str] = Field(default_factory=list)
-    executor: Literal["local", "ray"] = "local"
-    ray: Ray = Ray()
-    workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
-    disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
-    output: str | None = None  # null: outputs/<name>
-    disk_limit_gb: Annotated[float, Field(gt=0)] | None = None  # the run folder never holds more
-    storage: str | None = (
-        None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
-    )
-
-    @model_validator(mode="after")
-    def agrees_with_itself(self) -> "Trial":
-        for field in ("arms", "seeds"):
-            values = getattr(self, field)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{field} is {values}, expected no value twice")
-        compared = [("control", self.control)]
-        compared += [("verdict.primary.contrast", arm) for arm in self.verdict.primary.arms]
-        compared += [("a verdict.secondary contrast", arm) for pair in self.verdict.secondary for arm in pair.arms]
-        for setting, arm in compared:
-            if arm not in self.arms:
-                raise ValueError(f"arms is {self.arms}, expected {arm!r} among them, which {setting} names; change one")
-        return self
-
-    @property
-    def compared(self) -> list[Compared]:
-        return [self.verdict.primary, *self.verdict.secondary]
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.output or f"outputs/{self.name}")
-
-    def experiment(self, *parts: str) -> dict[str, Any]:
-        """Canonical settings of the named parts, what is merely local left out."""
-        settings = self.model_dump(mode="json", include=set(parts))
-        for part in LOCAL.keys() & settings.keys():
-            settings[part] = {k: v for k, v in settings[part].items() if k not in LOCAL[part]}
-        if "tokenizer" in settings:
-            settings["tokenizer"].pop("path")  # every path holds the same merges, checked by hash
-            settings["tokenizer"].pop("rewrite")  # of the export alone
-        if "tasks" in settings:
-            settings["tasks"].pop("gsm8k")  # its files enter by their content
-        return settings
-
-
+Model = TypeVar("Model", bound=BaseModel)
 _MOST_VALUES = 100_000
 
 
@@ -192,19 +108,24 @@ def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
 
 def parse(settings: dict[str, Any], source: str) -> Trial:
     """Settings to a Trial; every complaint names the setting, what was found and what was expected."""
+    return validated(Trial, settings, source)
+
+
+def validated(model: type[Model], settings: Any, source: str) -> Model:
+    """Settings to such a model."""
     try:
-        return Trial.model_validate(settings)
+        return model.model_validate(settings)
     except ValidationError as error:
-        lines = [_complaint(dict(problem)) for problem in error.errors()]
+        lines = [_complaint(model, dict(problem)) for problem in error.errors()]
         raise SettingsError(f"{source}:\n  " + "\n  ".join(lines)) from None
 
 
-def _complaint(problem: dict[str, Any]) -> str:
+def _complaint(model: type[BaseModel], problem: dict[str, Any]) -> str:
     name = ".".join(map(str, problem["loc"])) or "trial"
     if problem["type"] == "extra_forbidden":
-        known = _known_beside(problem["loc"])
+        known = _siblings(model, problem["loc"])
         given = str(problem["loc"][-1])
-        elsewhere = [setting for setting in _all_names(Trial) if setting.rpartition(".")[2] == given]
+        elsewhere = [setting for setting in _all_names(model) if setting.rpartition(".")[2] == given]
         near = elsewhere or difflib.get_close_matches(given, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
         return f"{name}: unknown setting; {hint}"
@@ -232,8 +153,8 @@ def _all_names(model: type[BaseModel]) -> list[str]:
     return names
 
 
-def _known_beside(location: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = Trial
+def _siblings(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The settings there are where this one stands."""
     for name in location[:-1]:
         if isinstance(name, str):  # a number is a place in a list
             [model] = _parts(model, name)

@@ -21,19 +21,11 @@ import orjson
 import yaml
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.network import of_network
-from tokentrial.store import (
-    MANIFEST,
-    canonical,
-    file_hash,
-    is_done,
-    need_within,
-    read_json,
-    replace,
-    write_bytes,
-    write_json,
-)
-from tokentrial.trial import Trial
+from tokentrial.store.disk import need_within
+from tokentrial.store.files import canonical, file_hash, read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST, is_done, is_weights, replace
+from tokentrial.store.network import is_transient_io
+from tokentrial.trial.trial import Trial
 
 T = TypeVar("T")
 STATE = "state.json"
@@ -45,11 +37,6 @@ _LOOSE = (
 )
 _REPORT = ("comparison_report.json", "report.html", "report.md", "figures/*")
 _WAITS_S = 0.5, 2.0, 5.0  # a stopped machine gives 30
-
-
-def is_weights(name: str) -> bool:
-    """Whether a file of a step may be pruned, and is fetched only when it is needed."""
-    return name.endswith(".safetensors")
 
 
 class Storage:
@@ -276,7 +263,7 @@ class Storage:
             try:
                 return work()
             except Exception as error:
-                if not of_network(error):
+                if not is_transient_io(error):
                     raise
                 if wait is None:
                     raise TrialError(

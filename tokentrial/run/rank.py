@@ -1,20 +1,24 @@
 """One rank of a cell's pretraining: what torchrun starts, here or on several machines.
 
 torchrun --nnodes=2 --node-rank=1 --master-addr=HOST --master-port=29500 --nproc-per-node=8 \
-    -m tokentrial.rank OUT ARM SEED
+    -m tokentrial.run.rank OUT ARM SEED
 """
 
 import signal
 import sys
 from pathlib import Path
 
-from tokentrial.cell import Cell, pretrain_cell
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.executors import worker
-from tokentrial.opened import open_run
 from tokentrial.pretrain.launch import print_progress
-from tokentrial.store import machine_errors, partial
+from tokentrial.run.run_folder import open_run
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.pretrain import train_rank
+from tokentrial.steps.stage import Job
+from tokentrial.store.disk import translate_os_errors
+from tokentrial.store.folders import partial
+from tokentrial.store.storage import Storage
 
 
 def main(out: str, arm: str, seed: str) -> None:
@@ -23,12 +27,12 @@ def main(out: str, arm: str, seed: str) -> None:
     worker.die_with_parent()
     signal.signal(signal.SIGTERM, worker.told_to_stop)
     try:
-        plan = CorpusPlan(open_run(Path(out)))
-        cell = Cell(arm, int(seed))
-        folder = partial(cell.folder(plan.trial, "pretrain"))
-        checkpoints = cell.checkpoints(plan.trial, "pretrain", cell.fingerprint(plan))
-        with machine_errors(folder):
-            pretrain_cell(plan, cell, folder, checkpoints, print_progress)
+        corpus, cell = CorpusPlan(open_run(Path(out))), Cell(arm, int(seed))
+        folder = partial(cell.folder(corpus.trial, "pretrain"))
+        checkpoints = cell.checkpoints(corpus.trial, "pretrain", cell.fingerprints(corpus)["pretrain"])
+        save = Storage(corpus.trial).send_checkpoint
+        with translate_os_errors(folder):
+            train_rank(Job(corpus, cell, folder, corpus.folder, checkpoints, print_progress, save))
     except TrialError as error:
         print(f"tokentrial: {error}", flush=True)
         sys.exit(error.code)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tokentrial.cell import Cell, stages
 from tokentrial.errors import SettingsError
-from tokentrial.trial import Trial
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.stage import stage_names
+from tokentrial.trial.trial import Trial
 
 
 class Selection(NamedTuple):
@@ -16,10 +17,10 @@ class Selection(NamedTuple):
     words: str
 
 
-def select(trial: Trial, stage_names: str | None, arms: str | None, seeds: str | None) -> Selection:
+def select(trial: Trial, chosen_stages: str | None, arms: str | None, seeds: str | None) -> Selection:
     """Read names given by commas. A name that the trial has not is refused with those it has."""
-    every_stage = ["corpus", *stages(trial)]
-    wanted, cells = _named("stage", stage_names, every_stage), select_cells(trial, arms, seeds)
+    every_stage = ["corpus", *stage_names(trial)]
+    wanted, cells = _named("stage", chosen_stages, every_stage), select_cells(trial, arms, seeds)
     whole = len(cells) == len(trial.arms) * len(trial.seeds)
     of_arms, of_seeds = dict.fromkeys(cell.arm for cell in cells), dict.fromkeys(str(cell.seed) for cell in cells)
     return Selection(

@@ -1,0 +1,64 @@
+"""What a trial writes to disk, before it is written: the same estimate for `plan` and for the check that `run` makes.
+
+At its peak a run folder holds the corpus, what every cell keeps, and, of the cells at work, the checkpoints that are
+pruned when their stage ends. With `disk_limit_gb` a cell at work holds the model that a stage reads and the one that it
+writes, and another cell its newest model, or none where `storage` has it.
+"""
+
+from collections.abc import Sequence
+
+from tokentrial.steps import corpus
+from tokentrial.steps.costs import weights_bytes
+from tokentrial.steps.stage import stages
+from tokentrial.trial.trial import Trial
+
+
+def cell_bytes(trial: Trial, pending: Sequence[Sequence[str]], workers: int) -> int:
+    """The results of each cell's pending stages, and of the cells at work the checkpoints of the stage that holds
+    most."""
+    by_name = {stage.name: stage for stage in stages(trial)}
+    to_make = [by_name[name] for left in pending for name in left]
+    at_work = min(workers, len(pending))
+    kept = sum(stage.disk_bytes() for stage in to_make)
+    if trial.disk_limit_gb is not None:
+        models = sum(stage.leaves_model for stage in to_make)
+        held = min(models, 2 * at_work + (0 if trial.storage else len(pending) - at_work))
+        kept -= (models - held) * weights_bytes(trial)
+    return kept + at_work * max((stage.checkpoint_bytes() for stage in to_make), default=0)
+
+
+def peak_gb(trial: Trial, workers: int) -> float:
+    """GB of the run folder at the peak of a whole run."""
+    every = [[stage.name for stage in stages(trial)]] * (len(trial.arms) * len(trial.seeds))
+    return (corpus.disk_bytes(trial) + cell_bytes(trial, every, workers)) / 1e9
+
+
+def beyond_limit(trial: Trial, workers: int) -> str | None:
+    """Why a trial does not fit into its `disk_limit_gb`, and with which settings it would; None where it
+    does."""
+
+    def with_(trial: Trial, storage: str | None, **kept: int | None) -> Trial:
+        checkpoint = trial.pretrain.checkpoint.model_copy(update=kept)
+        pretrain = trial.pretrain.model_copy(update={"checkpoint": checkpoint})
+        return trial.model_copy(update={"storage": storage, "pretrain": pretrain})
+
+    limit, planned = trial.disk_limit_gb, peak_gb(trial, workers)
+    if limit is None or planned <= limit:
+        return None
+    ways = {
+        "storage=PATH": peak_gb(with_(trial, "PATH"), workers),
+        "workers=1": peak_gb(trial, 1),
+        "pretrain.checkpoint.keep_every=null": peak_gb(with_(trial, trial.storage, keep_every=None), workers),
+        "pretrain.checkpoint.keep_last=1": peak_gb(with_(trial, trial.storage, keep_last=1), workers),
+    }
+    helping = [words for words, found in ways.items() if found < planned]
+    fitting = [words for words in helping if ways[words] <= limit]
+    least = peak_gb(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
+    if fitting:
+        advice = f"it fits with {', or with '.join(fitting)}"
+    elif least <= limit:
+        advice = f"it fits with {' '.join(helping)}"
+    else:
+        with_all = f"{least:.3g} GB at the least, with {' '.join(helping)}"
+        advice = (with_all if helping else "nothing else would make it less") + "; give more, or fewer arms and seeds"
+    return f"disk_limit_gb is {limit:g}, the run folder would hold {planned:.3g} GB at its peak; {advice}"

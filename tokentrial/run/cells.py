@@ -1,0 +1,102 @@
+"""The stages of one cell, one after the other, in a worker; and a cell's results between run folder and storage."""
+
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import Interrupted
+from tokentrial.executors.worker import report, stoppable
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.stage import Job, stage_of, stages
+from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
+from tokentrial.store.files import read_json
+from tokentrial.store.folders import MANIFEST, is_done, is_weights, lock, prune, require_intact, step
+from tokentrial.store.storage import Storage
+from tokentrial.trial.trial import Trial
+
+_PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
+Progress = Callable[[float, str], None]
+
+
+def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
+    """Do the wanted stages of a cell, in a worker, on whatever machine; one call at a time works on a cell. What is
+    done, here or in the storage, is skipped; weights that were pruned are fetched back as a stage reads them, or made
+    again."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
+    storage = Storage(trial)
+    storage.fetch_state()
+    corpus = CorpusPlan(trial)
+    # a cell has one writer: a worker on a node that Ray gave up may still be ending, and its lock ends with it
+    with lock(trial.folder / cell.arm, f".seed{cell.seed}.lock", _PATIENCE_S):
+        sync_storage(corpus, [cell], storage)
+        todo = [stage for stage in cell.pending(corpus) if stage in wanted]
+        for number, stage in enumerate(todo):
+
+            def progress(share: float, text: str, number: int = number) -> None:
+                report(cell.name, (number + share) / len(todo), text)
+
+            _make(stage, corpus, cell, storage, progress)
+            prune_weights(corpus, cell, storage, todo[number + 1 :])
+
+
+def _make(name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress: Progress) -> None:
+    """One stage into its folder, the model that it reads first where that was pruned."""
+    trial, wanted, model = corpus.trial, cell.fingerprints(corpus), corpus.folder
+    stage, folder = stage_of(trial, name), cell.folder(trial, name)
+    if stage.reads:
+        model = cell.folder(trial, stage.reads)
+        if not is_done(model, wanted[stage.reads], whole=True) and not storage.fetch(model, wanted[stage.reads]):
+            _make(stage.reads, corpus, cell, storage, progress)
+    checkpoints = cell.checkpoints(trial, name, wanted[name])
+    storage.fetch_checkpoints(checkpoints)
+    made = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed)
+    with translate_os_errors(folder), made as partial:
+        needed = stage.disk_bytes() + stage.checkpoint_bytes() - held_bytes(checkpoints)
+        need_within(trial.folder, needed, f"{cell.name}: {name}", trial.disk_limit_gb)
+        job = Job(corpus, cell, partial, model, checkpoints, progress, storage.send_checkpoint)
+        for source in stage.sources(job):
+            require_intact(source)
+        stage.make(job)
+    with stoppable() as stop:
+        storage.send(folder)
+        storage.drop(checkpoints.parent)
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    if stop():
+        raise Interrupted(f"{folder}: finished; stopped before the next stage")
+
+
+def sync_storage(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
+    """Bring the finished steps of the corpus and of cells from the run folder to its storage, and from there."""
+    trial = corpus.trial
+    if trial.storage is None:
+        return
+    for folder, wanted in corpus.steps:
+        storage.exchange(folder, wanted)
+    storage.fetch_state()  # the corpus's small files lie in its step
+    for cell in cells:
+        for stage, wanted in cell.fingerprints(corpus).items():
+            storage.exchange(cell.folder(trial, stage), wanted)
+
+
+def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:
+    """Under a limit of the disk, prune weights: where a storage has them, what none of the stages `left` reads; without
+    one, what no pending stage reads, the model in which the trial ends left out."""
+    trial = corpus.trial
+    if trial.disk_limit_gb is None:
+        return
+    reads, wanted = {stage.name: stage.reads for stage in stages(trial)}, cell.fingerprints(corpus)
+    pending = cell.pending(corpus)
+    read = {reads[name] for name in (left if trial.storage else [*pending, [*reads][-1]])}
+    for name in {model for model in reads.values() if model} - read - {*pending}:
+        folder = cell.folder(trial, name)
+        weights = sorted(filter(is_weights, read_json(folder / MANIFEST)["files"]), key=lambda file: (len(file), file))
+        gone = weights if trial.storage else weights[-1:]
+        if trial.storage and not storage.holds(folder, wanted[name]):
+            continue
+        if any((folder / file).exists() for file in gone):
+            prune(folder, gone)

@@ -1,0 +1,266 @@
+"""The run: a walk over what is pending. What is done is skipped, what is next is handed to workers.
+
+Stage by stage is the way of a cell (`cells.py`); between cells the walk stops only before a stage that is decided once
+for all of them (GRPO), which needs what every cell has shown so far.
+"""
+
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from tokentrial.arms import arm as arms
+from tokentrial.corpus import prepare
+from tokentrial.corpus.materialize import materialize as written_out
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.verify import verify as rederive
+from tokentrial.devices import this_machine
+from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.executors.local import LocalExecutor
+from tokentrial.executors.progress import Progress
+from tokentrial.executors.ray import RayExecutor
+from tokentrial.executors.worker import Call, cores
+from tokentrial.plan.disk import beyond_limit, cell_bytes
+from tokentrial.plan.work import cells_at_a_time, expected_seconds
+from tokentrial.pretrain.device import resolve_device
+from tokentrial.pretrain.start import prepare_start, start_folder
+from tokentrial.report.comparison import build
+from tokentrial.run.cells import prune_weights, run_cell, sync_storage
+from tokentrial.run.run_folder import declare, evaluated, open_run, seconds
+from tokentrial.steps import corpus as corpus_step
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.stage import Stage, stage_of, stages
+from tokentrial.store.disk import need_disk, translate_os_errors
+from tokentrial.store.files import link, write_bytes
+from tokentrial.store.folders import MANIFEST, lock
+from tokentrial.store.storage import Storage
+from tokentrial.trial.declaration import DECLARED, declaration
+from tokentrial.trial.sweep import to_run, variants
+from tokentrial.trial.trial import Trial
+
+Todo = list[tuple[Cell, list[str]]]
+
+
+def check(trial: Trial) -> None:
+    """Refuse a trial whose arms or stages there are none of, or with variants that are no trials, before anything is
+    written."""
+    for name in trial.arms:
+        arms.get_arm(name)
+    stages(trial)
+    variants(trial)
+
+
+def run(
+    trial: Trial, wanted: Sequence[str] | None = None, chosen: Sequence[Cell] | None = None
+) -> dict[str, Any] | None:
+    """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; after a whole
+    run build the report and return it."""
+    check(trial)
+    report, earlier, others = _run(trial, wanted, chosen, ()), [trial], to_run(trial)
+    for number, variant in enumerate(others, 1):
+        print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
+        its_cells = None if chosen is None else [cell for cell in chosen if cell.arm in variant.trial.arms]
+        _run(variant.trial, wanted, its_cells, earlier)
+        earlier.append(variant.trial)
+    return rebuild(trial.folder) if others and report else report
+
+
+def _run(
+    trial: Trial, wanted: Sequence[str] | None, chosen: Sequence[Cell] | None, earlier: Sequence[Trial]
+) -> dict[str, Any] | None:
+    """One trial by itself. What earlier ones have made of the same text is not made again."""
+    if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
+        raise TrialError(beyond)
+    storage = Storage(trial)
+    storage.open()
+    if earlier:
+        _share_sources(trial, earlier[0])
+    corpus = CorpusPlan(trial)
+    with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
+        settings = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
+        write_bytes(trial.folder / "trial.yaml", settings.encode())
+        for other in earlier:
+            prepare.reuse(corpus, CorpusPlan(other))
+        prepare_start(trial, corpus.vocabulary)
+        sync_storage(corpus, cells(trial), storage)
+        asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
+        make_corpus = not corpus_step.is_ready(corpus)
+        if make_corpus and wanted is not None and "corpus" not in wanted:
+            raise TrialError(f"{corpus.folder}: not ready; run `tokentrial corpus` with the same trial first")
+        these = cells(trial) if chosen is None else list(chosen)
+        for cell in these:
+            prune_weights(corpus, cell, storage, [])
+        _walk(corpus, these, asked, make_corpus, storage)
+        report = None
+        if chosen is None and wanted is None:
+            report = _report(trial)
+        storage.send_state()
+        storage.send_report()
+    return report
+
+
+def _walk(corpus: CorpusPlan, these: Sequence[Cell], asked: Sequence[str], make_corpus: bool, storage: Storage) -> None:
+    """The corpus where it is to be made, then phase after phase what is pending of the asked stages."""
+    trial = corpus.trial
+    phases = [(gate, todo) for gate, names in _phases(trial, asked) if (todo := _todo(corpus, these, names))]
+    _order_holds([cell for _, todo in phases for cell in todo], corpus, asked)
+
+    def goes_on(gate: Stage | None) -> bool:
+        return gate is None or gate.goes_on(corpus)
+
+    while phases and not make_corpus and not goes_on(phases[0][0]):
+        del phases[0]  # before a worker is started for it
+    if not phases and not make_corpus:
+        return
+    pending = [left for _, todo in phases for _, left in todo]
+    workers = _workers(trial, len(these))
+    need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
+    # the workers of the cells start first, and import what takes seconds while the corpus is made
+    with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
+        if make_corpus:
+            corpus_step.make(corpus, progress)
+            sync_storage(corpus, (), storage)
+        for number, (gate, todo) in enumerate(phases):
+            if executor and ((number == 0 and not make_corpus) or goes_on(gate)):
+                _run_cells(corpus, gate.name if gate else "cells", todo, executor, progress, storage)
+
+
+def _phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
+    """The asked stages, those apart that follow from a stage which is decided once for all cells, with that stage."""
+    gates: dict[str | None, Stage | None] = {}
+    for stage in stages(trial):
+        gates[stage.name] = stage if stage.decided_once else gates.get(stage.reads)
+    return [(gate, [name for name in asked if gates[name] is gate]) for gate in dict.fromkeys(gates.values())]
+
+
+def _todo(corpus: CorpusPlan, these: Sequence[Cell], names: Sequence[str]) -> Todo:
+    """What of the named stages is pending, cell by cell; cells with nothing to do are left out."""
+    found = [(cell, [stage for stage in cell.pending(corpus) if stage in names]) for cell in these]
+    return [(cell, pending) for cell, pending in found if pending]
+
+
+def _order_holds(todo: Todo, corpus: CorpusPlan, asked: Sequence[str]) -> None:
+    """A stage alone needs the model that it reads, and so on to the first."""
+    reads = {stage.name: stage.reads for stage in stages(corpus.trial)}
+    for cell, pending in todo:
+        left = {*cell.pending(corpus)} - {*asked}
+        for name in pending:
+            missing, before = None, reads[name]
+            while before:
+                missing, before = (before if before in left else missing), reads[before]
+            if missing:
+                raise TrialError(f"{cell.name}: {name} needs {missing}; run `tokentrial {missing}` first")
+
+
+def _share_sources(trial: Trial, first: Trial) -> None:
+    """A variant reads the same revision of the Hub's text, and starts from the same checkpoint, as the trial."""
+    if not (trial.folder / "sources.json").exists() and (first.folder / "sources.json").exists():
+        write_bytes(trial.folder / "sources.json", (first.folder / "sources.json").read_bytes())
+    if not (start := start_folder(trial)).exists() and (of := start_folder(first)).exists():
+        shutil.copytree(of, start, copy_function=lambda path, to: link(Path(path), Path(to)))
+
+
+def evaluations(trial: Trial, chosen: Sequence[Cell]) -> list[str]:
+    """The evaluations of stages that all the chosen cells have been through, at least that of pretraining."""
+    corpus = CorpusPlan(trial)
+    pending = {stage for cell in chosen for stage in cell.pending(corpus)}
+    after = [stage for stage in stages(trial) if stage.measures]
+    return [stage.name for stage in after if stage is after[0] or stage.reads not in pending]
+
+
+def _executor(trial: Trial, workers: int, pending: Sequence[Sequence[str]]) -> LocalExecutor | RayExecutor:
+    """Where the cells run, whose pending stages these are; on Ray a cell takes a GPU where its device is one. Beside a
+    GPU the workers share the cores; on a CPU each has one, so that no sum depends on how many there are."""
+    cuda = resolve_device(trial.pretrain) == "cuda"
+    if trial.executor == "local":
+        threads = max(1, cores() // workers) if cuda else 1
+        names = {name for left in pending for name in left}
+        imports = [module for stage in stages(trial) if stage.name in names for module in stage.imports]
+        return LocalExecutor(workers, threads, list(dict.fromkeys(imports)))
+    gpus = float(cuda) if trial.ray.gpus is None else trial.ray.gpus
+    return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
+
+
+def _run_cells(
+    corpus: CorpusPlan,
+    phase: str,
+    todo: Todo,
+    executor: LocalExecutor | RayExecutor,
+    progress: Progress,
+    storage: Storage,
+) -> None:
+    trial = corpus.trial
+    if any(stage_of(trial, name).measures for _, pending in todo for name in pending):
+        declare(trial)
+    storage.send_state()  # what is declared lasts before the first look
+    expected = expected_seconds(trial, {stage: took.values() for stage, took in seconds(trial).items()})
+    progress.start(phase, {cell.name: [expected[stage] for stage in pending] for cell, pending in todo})
+    here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
+    executor.run([Call(cell.name, run_cell, (here, cell, pending)) for cell, pending in todo], progress)
+    sync_storage(corpus, [cell for cell, _ in todo], storage)  # from the machines of the workers
+
+
+def _workers(trial: Trial, cells: int) -> int:
+    """As the trial says, else one a core on a CPU, on a GPU as many small cells as it holds, on Ray as many as it has
+    room for; never more than there is work."""
+    most = trial.workers
+    if most is None and trial.executor == "ray":
+        most = cells
+    elif most is None:
+        on_cpu = resolve_device(trial.pretrain) == "cpu"
+        most = cores() if on_cpu else cells_at_a_time(trial, this_machine({}))
+    return max(1, min(most, cells))
+
+
+@contextmanager
+def interruptible(folder: Path) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM end the work as Interrupted: the folder stays resumable."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"{folder}: stopped by {signal.Signals(number).name}; the same command goes on from here")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rebuild(folder: Path) -> dict[str, Any]:
+    """The report of a run folder, from what is there now."""
+    trial = open_run(folder)
+    if not (folder / "corpus" / "exposure.json").exists():
+        raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
+    return _report(trial)
+
+
+def _report(trial: Trial) -> dict[str, Any]:
+    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), trial.folder / DECLARED, seconds(trial))
+
+
+def materialize(
+    trial: Trial, arm: str, seed: int, target_tokens: int | None, shard_size: int, folder: Path | None
+) -> tuple[Path, dict[str, int]]:
+    """Write an arm's mixed stream of one seed in full shards, from a corpus that is made where it is not there;
+    returns the folder and its counts."""
+    if arm not in trial.arms:
+        raise SettingsError(f"--materialize {arm}: the trial's arms are {', '.join(trial.arms)}")
+    out = folder or trial.folder / "materialized" / arm / f"seed{seed}"
+    if out.exists() and not (out / MANIFEST).exists():
+        raise TrialError(f"{out}: exists and was not written by tokentrial; give another --out-dir")
+    run(trial, ("corpus",))
+    tokens = target_tokens or trial.pretrain.tokens
+    return out, written_out(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
+
+
+def verify(trial: Trial, full: bool, documents: int = 100) -> dict[str, Any]:
+    """Derive sampled documents of a prepared corpus again from its source, and compare them in every arm."""
+    check(trial)
+    return rederive(CorpusPlan(trial), full, documents, trial.corpus.seed)

@@ -1,0 +1,87 @@
+"""The stages `eval_*`: what the model says after pretraining, SFT and GRPO."""
+
+from typing import Any
+
+from tokentrial.arms.families import build_facts
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.posttrain.rewards import PASS_PROMPTS
+from tokentrial.pretrain.device import precision, resolve_device
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.costs import Work, batches, characters_a_token, forward_flops, lengths, questions
+from tokentrial.steps.stage import Job, Stage
+from tokentrial.tasks.training_examples import source_hashes
+from tokentrial.trial.trial import Trial
+
+# the settings of GRPO that pass@k before it depends on
+_PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
+_PROBES = 5  # beside the table
+_SPELLED = 2.2  # ids of an answer of the table in the tree of all spellings, 77 of the 36 products
+_OVERLAP = 4 / 3  # of the windows over held-out text
+_ITEM = 600  # bytes of a probe's record, in results and samples
+_SOLUTION = 1000, 5  # bytes of a solution's question and figures, and how often what a model said is written
+_SOLUTIONS = 1_319  # GSM8K's test problems: no task of ours has more
+
+
+class EvaluateStage(Stage):
+    """The model after the stage `measured`; before GRPO, pass@k as well."""
+
+    version = 3
+    leaves_model = False
+    imports = ("tokentrial.evaluate.evaluate", "transformers.models.gpt2.modeling_gpt2")
+
+    def __init__(self, trial: Trial, measured: str) -> None:
+        self.name, self.measures = f"eval_{measured}", measured
+        super().__init__(trial)
+        self.reads = "export" if measured == "pretrain" else measured
+        self.before_grpo = trial.grpo is not None and measured == ("sft" if trial.sft else "pretrain")
+
+    def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
+        trial = self.trial
+        settings, read = trial.experiment("evaluate", "tasks"), list(trial.evaluate.tasks)
+        if trial.grpo and self.before_grpo:
+            settings |= {"pass_at_k": trial.grpo.model_dump(mode="json", include=_PASS)}
+            read.append(trial.grpo.task)
+        return {"settings": settings, "content": source_hashes(trial, read)}
+
+    def make(self, job: Job) -> None:
+        from tokentrial.evaluate.evaluate import evaluate, load
+
+        trial, corpus, seed = self.trial, job.corpus, job.cell.seed
+        job.progress(0, self.name)
+        model, tokenizer = load(job.model, resolve_device(trial.pretrain))
+        with precision(tf32=False):
+            evaluate(job.folder, trial, corpus.folder, corpus.vocabulary, job.arm, seed, model, tokenizer)
+            if trial.grpo and self.before_grpo:
+                from tokentrial.posttrain.grpo import measure_pass_at_k
+
+                measure_pass_at_k(job.folder, trial, trial.grpo, job.arm, seed, model, tokenizer)
+
+    def work(self) -> Work:
+        """Probes, the answers of the table, held-out text, problems solved and their gold solutions."""
+        trial, settings = self.trial, self.trial.evaluate
+        table, answers = questions(trial), len(build_facts(trial.facts).answers)
+        probes = table + _PROBES * settings.probes_each
+        text = 2 * _OVERLAP * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
+        tokens = probes * 2 * settings.new_tokens + table * answers * _SPELLED + text
+        decoded = batches(probes, trial) * settings.new_tokens + batches(table, trial)
+        for task in settings.tasks:
+            known = lengths(trial, task, "test")
+            rows = min(settings.limit or known.rows, known.rows)
+            tokens += rows * (known.prompt + settings.solution_tokens + known.row)
+            decoded += batches(rows, trial) * settings.solution_tokens
+        done = Work(tokens, forward_flops(trial) * tokens, decoded)
+        return done.plus(self._pass_at_k()) if self.before_grpo else done
+
+    def _pass_at_k(self) -> Work:
+        trial = self.trial
+        assert trial.grpo is not None
+        settings, known = trial.grpo, lengths(trial, trial.grpo.task, "train")
+        samples = min(PASS_PROMPTS, known.rows) * settings.generations
+        tokens = samples * (known.prompt + settings.new_tokens)
+        return Work(tokens, forward_flops(trial) * tokens, batches(samples, trial) * settings.new_tokens)
+
+    def disk_bytes(self) -> int:
+        settings = self.trial.evaluate
+        said = settings.solution_tokens * characters_a_token(self.trial.tokenizer.merges)
+        solutions = len(settings.tasks) * min(settings.limit or _SOLUTIONS, _SOLUTIONS)
+        return int((81 + 5 * settings.probes_each) * _ITEM + solutions * (_SOLUTION[0] + _SOLUTION[1] * said))

@@ -1,0 +1,35 @@
+"""The stage `export`: the pretrained model in transformers' format, refused where its logits differ."""
+
+from typing import Any
+
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.pretrain.device import precision, resolve_device
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.evaluate import EvaluateStage
+from tokentrial.steps.stage import Job, Stage
+from tokentrial.trial.trial import Trial
+
+
+class ExportStage(Stage):
+    name = "export"
+    version = 3
+    reads = "pretrain"
+    imports = ("tokentrial.pretrain.export", "transformers.models.gpt2.modeling_gpt2")
+
+    @property
+    def folder(self) -> str:
+        return "hf"
+
+    def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
+        return {"trial": self.trial.name, "rewrite": self.trial.tokenizer.rewrite}  # the name stands on the card
+
+    def make(self, job: Job) -> None:
+        from tokentrial.pretrain.export import export
+
+        trial, device = self.trial, resolve_device(self.trial.pretrain)
+        with precision(tf32=False):  # the two models are compared in full fp32
+            export(job.folder, job.model, job.arm, job.corpus.vocabulary, trial.name, trial.tokenizer.rewrite, device)
+
+
+def build(trial: Trial) -> list[Stage]:
+    return [ExportStage(trial), EvaluateStage(trial, "pretrain")]

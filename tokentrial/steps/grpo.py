@@ -1,0 +1,91 @@
+"""The stage `grpo`: reinforcement learning on word problems, where there is a reward to learn from."""
+
+import sys
+from typing import Any
+
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import TrialError
+from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.costs import Work, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes, weights_bytes
+from tokentrial.steps.evaluate import EvaluateStage
+from tokentrial.steps.stage import Job, Stage
+from tokentrial.store.files import read_json, write_json
+from tokentrial.tasks.training_examples import source_hashes, stage_sources
+from tokentrial.trial.trial import Trial
+
+DECISION = "grpo_decision.json"
+
+
+class GRPOStage(Stage):
+    name = "grpo"
+    version = 2
+    decided_once = True
+    imports = ("tokentrial.posttrain.grpo", "trl.trainer.grpo_trainer")
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial)
+        self.reads = "sft" if trial.sft else "export"
+
+    def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
+        content = source_hashes(self.trial, stage_sources(self.trial, "grpo"))
+        return {"settings": self.trial.experiment("grpo", "tasks"), "content": content}
+
+    def goes_on(self, corpus: CorpusPlan) -> bool:
+        """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to
+        `grpo_decision.json`, for the report."""
+        trial, settings = self.trial, self.trial.grpo
+        assert settings is not None
+        stage = "eval_sft" if trial.sft else "eval_pretrain"
+        have = [cell for cell in cells(trial) if stage not in cell.pending(corpus)]
+        measured = {c.name: read_json(c.folder(trial, stage) / "pass_at_k.json")["pass_at_k"] for c in have}
+        absent = [cell.name for cell in cells(trial) if cell not in have]
+        nothing = not any(measured.values())
+        if nothing and absent and settings.on_zero == "skip":
+            raise TrialError(
+                f"grpo: pass@k is not measured yet in {', '.join(absent)}, and whether GRPO goes on is decided once "
+                "for all cells; run `tokentrial evaluate` with the same trial first"
+            )
+        if nothing:
+            print(
+                f"grpo: no sample of any cell is right (pass@{settings.generations} is 0): RL has nothing to learn "
+                f"from; grpo.on_zero is {settings.on_zero!r}",
+                file=sys.stderr,
+            )
+        go_on = not nothing or settings.on_zero == "go on"
+        write_json(trial.folder / DECISION, {"pass_at_k": measured, "go_on": go_on})
+        return go_on
+
+    def make(self, job: Job) -> None:
+        from tokentrial.posttrain.grpo import grpo
+        from tokentrial.posttrain.trainer import Job as TrainerJob
+
+        assert self.trial.grpo is not None
+        given = job.folder, job.checkpoints, self.trial, job.arm, job.cell.seed, job.model, job.progress, job.save
+        grpo(TrainerJob(*given), self.trial.grpo)
+
+    def work(self) -> Work:
+        """One pass over the prompts: generation, the reference model's forward and, where completions are used more
+        than once, the old policy's; training on them so often."""
+        trial, settings = self.trial, self.trial.grpo
+        assert settings is not None
+        known = lengths(trial, settings.task, "train")
+        steps = min(settings.prompts, known.rows) // settings.batch
+        tokens = steps * settings.batch * settings.generations * (known.prompt + settings.new_tokens)
+        used = settings.num_iterations
+        passes = 1 + (settings.kl > 0) + (used > 1) + 3 * used
+        return Work(tokens, passes * forward_flops(trial) * tokens, steps * settings.new_tokens)
+
+    def memory_bytes(self, gpus: int, width: int) -> float:
+        trial, settings = self.trial, self.trial.grpo
+        assert settings is not None
+        rollouts, new = settings.batch * settings.generations, settings.new_tokens
+        whole = lengths(trial, settings.task, "train").prompt + new
+        reference = weights_bytes(trial) if settings.kl else 0
+        return training_bytes(trial, width, rollouts, whole, rollouts * new) + reference
+
+    def checkpoint_bytes(self) -> int:
+        return trainer_checkpoint_bytes(self.trial)
+
+
+def build(trial: Trial) -> list[Stage]:
+    return [GRPOStage(trial), EvaluateStage(trial, "grpo")] if trial.grpo else []

@@ -1,0 +1,127 @@
+"""A stage: what every cell of a trial goes through, with a result in a folder of its own.
+
+All that the house knows of a stage stands in its one file of this folder: plan, status, the run, the checks of disk and
+memory and the storage ask it. docs/extending.md adds one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tokentrial.arms import arm as arms
+from tokentrial.arms.arm import Arm
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import SettingsError
+from tokentrial.steps.costs import Work, model_bytes
+from tokentrial.trial.load import validated
+from tokentrial.trial.settings import Settings
+from tokentrial.trial.trial import Trial
+
+if TYPE_CHECKING:
+    from tokentrial.steps.cell import Cell
+
+
+class Job(NamedTuple):
+    """One stage of one cell, to be done."""
+
+    corpus: CorpusPlan
+    cell: "Cell"
+    folder: Path  # to fill; it takes its place when `make` has returned
+    model: Path  # of the stage that it reads; of one that reads none, the corpus
+    checkpoints: Path  # what an interrupted attempt has left, and the next one goes on from
+    progress: Callable[[float, str], None]  # share of the stage that is done, and words for it
+    save: Callable[[Path], None]  # called with each new checkpoint
+
+    @property
+    def arm(self) -> Arm:
+        return arms.get_arm(self.cell.arm, self.corpus.facts)
+
+
+class Stage(ABC):
+    """One stage of a trial. `version` is bumped by hand when its result changes for the same settings."""
+
+    name: str = ""  # as `--stages`, `status` and the report have it
+    version: int = 1
+    reads: str | None = None  # the stage whose model it starts from, exports or evaluates
+    measures: str | None = None  # of an evaluation: the stage whose model is asked
+    leaves_model: bool = True  # whether its result is a model
+    decided_once: bool = False  # whether `goes_on` is asked before any cell begins it
+    imports: tuple[str, ...] = ()  # modules that take seconds, which a worker imports while it waits
+    Options: type[Settings] = Settings  # of a stage that a trial names itself: what may stand below its name
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.options: Any = validated(self.Options, trial.stages.get(self.name, {}), f"stages.{self.name}")
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in a cell's."""
+        return self.name
+
+    @abstractmethod
+    def inputs(self, corpus: CorpusPlan, cell: "Cell") -> dict[str, Any]:
+        """What its result depends on beside the model that it reads: settings and content, for the fingerprint. No
+        device, path or code."""
+
+    @abstractmethod
+    def make(self, job: Job) -> None:
+        """Fill the job's folder. Files that end in .safetensors are weights: under a limit of the disk they may be
+        pruned when no stage to come reads them."""
+
+    def sources(self, job: Job) -> list[Path]:
+        """The folders whose every byte is held against its manifest before `make`."""
+        return [job.model]
+
+    def goes_on(self, corpus: CorpusPlan) -> bool:
+        """Where `decided_once`: whether the trial's cells go through this stage. Raises TrialError where that cannot
+        be said yet."""
+        return True
+
+    def work(self) -> Work:
+        """What one cell computes in it."""
+        return Work()
+
+    def memory_bytes(self, gpus: int, width: int) -> float:
+        """Memory at its peak on each of so many GPUs, or of the process; `width` as in `costs.training_bytes`."""
+        return 0.0
+
+    def disk_bytes(self) -> int:
+        """Disk of its result."""
+        return model_bytes(self.trial) if self.leaves_model else 0
+
+    def checkpoint_bytes(self) -> int:
+        """Disk of its checkpoints while it is at work."""
+        return 0
+
+
+_FILES = ("pretrain", "export", "sft", "grpo")  # in the order in which a cell goes through their stages
+
+
+def stages(trial: Trial) -> list[Stage]:
+    """The stages of a trial's cells, in order: what `build` of each file says, then of the files that the trial names
+    itself."""
+    return [stage for name in dict.fromkeys((*_FILES, *trial.stages)) for stage in _file(name).build(trial)]
+
+
+def stage_names(trial: Trial) -> list[str]:
+    return [stage.name for stage in stages(trial)]
+
+
+def stage_of(trial: Trial, name: str) -> Stage:
+    """The stage of this name."""
+    found = {stage.name: stage for stage in stages(trial)}
+    if name not in found:
+        raise SettingsError(f"stage {name!r}: not in this trial; it has {', '.join(found)}")
+    return found[name]
+
+
+def _file(name: str) -> Any:
+    # imported as it is asked for: the files of the stages import this one
+    if name.isidentifier() and find_spec(f"tokentrial.steps.{name}"):
+        module = import_module(f"tokentrial.steps.{name}")
+        if hasattr(module, "build"):
+            return module
+    raise SettingsError(f"stages: {name}: no stage in tokentrial/steps/{name}.py; docs/extending.md shows one")

@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all, and names for what is in them."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tokentrial.errors import TrialError
+
+
+def canonical(value: Any) -> bytes:
+    """JSON bytes that do not depend on the order of keys."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def fingerprint(step: str, version: int, /, **inputs: Any) -> str:
+    """Name of a step's result: its settings, its inputs' fingerprints, and a version bumped by hand."""
+    return hashlib.sha256(canonical([step, version, inputs])).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link(path: Path, to: Path) -> None:
+    """The same file under another name, so that a kill loses nothing; a copy where the disk knows no links."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity become null."""
+    write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+
+
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file, an object with `keys` where any are given; the error names the file."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise TrialError(f"{path}: not found") from None
+    except orjson.JSONDecodeError as error:
+        raise TrialError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+    if keys and not (isinstance(value, dict) and value.keys() >= {*keys}):
+        raise TrialError(f"{path}: expected an object with {', '.join(keys)}; delete it and run again")
+    return value

@@ -1,0 +1,94 @@
+"""The trial: one experiment in strict settings. A setting is of the experiment, and enters fingerprints, unless it
+stands in `LOCAL`: where and with what it runs.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.trial.settings import (
+    GRPO,
+    LOCAL,
+    SFT,
+    Budget,
+    Compared,
+    Corpus,
+    Count,
+    Evaluate,
+    Pretrain,
+    Ray,
+    Seed,
+    Settings,
+    Tasks,
+    Tokenizer,
+    Verdict,
+)
+
+
+class Trial(Settings):
+    """One experiment: arms x seeds, everything else equal."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    arms: Annotated[list[str], Field(min_length=1)]
+    control: str
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    facts: FactSettings = FactSettings()
+    tokenizer: Tokenizer = Tokenizer()
+    corpus: Corpus = Corpus()
+    pretrain: Pretrain = Pretrain()
+    budget: Budget = Budget()
+    sft: SFT | None = None
+    grpo: GRPO | None = None
+    tasks: Tasks = Tasks()
+    evaluate: Evaluate = Evaluate()
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further ones of every cell, with their settings
+    verdict: Verdict
+    # what is run beside the trial, each in a folder of its own: every combination of these settings' values, such as
+    # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    also: list[str] = Field(default_factory=list)
+    executor: Literal["local", "ray"] = "local"
+    ray: Ray = Ray()
+    workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
+    disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
+    output: str | None = None  # null: outputs/<name>
+    disk_limit_gb: Annotated[float, Field(gt=0)] | None = None  # the run folder never holds more
+    storage: str | None = (
+        None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
+    )
+
+    @model_validator(mode="after")
+    def agrees_with_itself(self) -> "Trial":
+        for field in ("arms", "seeds"):
+            values = getattr(self, field)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field} is {values}, expected no value twice")
+        compared = [("control", self.control)]
+        compared += [("verdict.primary.contrast", arm) for arm in self.verdict.primary.arms]
+        compared += [("a verdict.secondary contrast", arm) for pair in self.verdict.secondary for arm in pair.arms]
+        for setting, arm in compared:
+            if arm not in self.arms:
+                raise ValueError(f"arms is {self.arms}, expected {arm!r} among them, which {setting} names; change one")
+        return self
+
+    @property
+    def compared(self) -> list[Compared]:
+        return [self.verdict.primary, *self.verdict.secondary]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or f"outputs/{self.name}")
+
+    def experiment(self, *parts: str) -> dict[str, Any]:
+        """Canonical settings of the named parts, what is merely local left out."""
+        settings = self.model_dump(mode="json", include=set(parts))
+        for part in LOCAL.keys() & settings.keys():
+            settings[part] = {k: v for k, v in settings[part].items() if k not in LOCAL[part]}
+        if "tokenizer" in settings:
+            settings["tokenizer"].pop("path")  # every path holds the same merges, checked by hash
+            settings["tokenizer"].pop("rewrite")  # of the export alone
+        if "tasks" in settings:
+            settings["tasks"].pop("gsm8k")  # its files enter by their content
+        return settings
