@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from tokentrial.store.files import read_json
 
@@ -19,7 +20,7 @@ PARTS = ("tokenizer", "corpus", "pretrain", "sft", "grpo", "tasks", "evaluate")
 
 
 def shown(kind):
-    [block] = re.findall(rf"```{kind}\n(.*?)```", DOC, re.DOTALL)
+    [block] = re.findall(rf"^```{kind}\n(.*?)```", DOC, re.DOTALL | re.MULTILINE)
     assert len(block.splitlines()) < 40
     return block
 
@@ -42,15 +43,17 @@ print(json.dumps({"read": read, "stages": report["stages"], "missing": report["m
 
 
 @pytest.mark.slow
-def test_the_arm_of_the_docs_goes_through_the_smoke_trial(ladder, tmp_path):
+def test_the_arm_and_the_stage_of_the_docs_go_through_the_smoke_trial(ladder, tmp_path):
     copy, out = tmp_path / "package", tmp_path / "run"
     shutil.copytree(ROOT / "tokentrial", copy / "tokentrial", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "tokentrial" / "arms" / "mul_prepend.py").write_text(shown("python"), encoding="utf-8")
-    primary = "{outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_prepend - baseline}"
+    (copy / "tokentrial" / "steps" / "quantized.py").write_text(shown("python stage"), encoding="utf-8")
+    primary = "{outcome: quantized/mul_table/never_asked/accuracy, contrast: mul_prepend - baseline}"
     trial = ladder(out)
     settings = [f"{part}={getattr(trial, part).model_dump_json()}" for part in PARTS]
     settings += ["arms=[baseline,mul_prepend]", f"verdict.primary={primary}", "verdict.secondary=[]", f"output={out}"]
+    settings += ["stages={quantized: {bits: 4}}"]
     ended = subprocess.run(
         [sys.executable, "-c", _ARM, *settings],
         cwd=copy,
@@ -64,7 +67,9 @@ def test_the_arm_of_the_docs_goes_through_the_smoke_trial(ladder, tmp_path):
     said = json.loads(ended.stdout.splitlines()[-1])
     rewritten = "so <MUL_6_9_54>6*9=54, <MUL_7_8_56>7 x 8 = 56."
     assert said["read"] == [rewritten, rewritten, "so 6*9=54, 7 x 8 = 56.", "so 6*9=54."]
-    assert (said["stages"], said["missing"]) == (["pretrain", "sft", "grpo"], [])
+    assert (said["stages"], said["missing"]) == (["pretrain", "sft", "grpo", "quantized"], [])
+    weights = load_file(out / "baseline" / "seed1" / "quantized" / "model.safetensors")["transformer.wpe.weight"]
+    assert all(len(set(column)) <= 15 for column in weights.T.round(6).tolist())  # of 4 bits, one for the sign
     served = read_json(out / "corpus" / "exposure.json")["served"]
     assert served["mul_prepend"]["1"]["fact_tokens"] > 100
     assert served["baseline"]["1"]["fact_tokens"] == 0

@@ -14,7 +14,7 @@ from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.run import run as runs
 from tokentrial.run.cells import run_cell
-from tokentrial.run.run import interruptible, run
+from tokentrial.run.run import interruptible, rebuild, run
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json, write_json
@@ -53,6 +53,22 @@ def asked_for(monkeypatch, finished_copy, tiny, in_process):
         return work
 
     return make
+
+
+def test_a_run_of_another_release_can_be_looked_at_and_is_done_again(finished, finished_copy, tiny, undrawn):
+    """Its fingerprints are not those of this release, and its trial.yaml names another one, or none."""
+    lines = (finished_copy / "trial.yaml").read_text().splitlines(keepends=True)
+    assert lines[0].startswith("# tokentrial ")
+    (finished_copy / "trial.yaml").write_text("".join(lines[1:]))
+    for path in finished_copy.glob("*/seed*/*/manifest.json"):
+        write_json(path, read_json(path) | {"fingerprint": "0123456789abcdef"})
+    state = status(finished_copy)
+    assert state["of_another_release"]
+    assert state["cells"] == status(finished.folder)["cells"]
+    before = read_json(finished.folder / "comparison_report.json")
+    assert rebuild(finished_copy)["outcomes"] == before["outcomes"]
+    plan = CorpusPlan(tiny(finished_copy))
+    assert {cell: Cell(cell.split("/")[0], int(cell[-1])).pending(plan) for cell in CELLS} == EVERYTHING
 
 
 # what is done and what is next

@@ -250,9 +250,7 @@ def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
 
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "tokentrial.trial.load.load.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]")
-    )
+    monkeypatch.setattr("tokentrial.trial.load.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]"))
     monkeypatch.setattr("tokentrial.run.run.run", lambda trial, *given: seen.append(trial))
     code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes", "--also", "pretrain.steps=30")
     assert (code, err) == (0, "")

@@ -132,7 +132,7 @@ class Leaking(SiteArm):
 
 
 def test_a_prompt_that_an_arm_rewrites_stops_the_trial(copied, monkeypatch):
-    monkeypatch.setattr(arms, "find", lambda *_: Leaking())
+    monkeypatch.setattr(arms, "get_arm", lambda *_: Leaking())
     plan = copied()
     with pytest.raises(TrialError, match="the audit failed, the trial does not start") as error:
         audits.audit(plan)

@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     trial = tiny(finished_copy, "pretrain.checkpoint={interval: 8, keep_last: 2}")
     cells_gone(finished_copy, *ALL)
     with monkeypatch.context() as patch:
-        patch.setattr("tokentrial.run.cells.stoppable", stopped_after(17))
+        patch.setattr("tokentrial.steps.pretrain.stoppable", stopped_after(17))
         with pytest.raises(Interrupted):
             run(trial)
     checkpoints = sorted((finished_copy / CELL / "pretrain.checkpoints").glob("*/step_*"))

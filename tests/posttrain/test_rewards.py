@@ -46,7 +46,7 @@ def test_an_answer_is_never_read_out_of_a_token_s_name(text):
 
 def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
     for example in WordProblems(50, 3).examples("train"):
-        for arm in map(arms.find, ARMS):
+        for arm in map(arms.get_arm, ARMS):
             completion = arm.rewrite(example.completion)
             assert reward(completion, example.answer, arm, GRPO()) == 1
             assert reward(completion, example.answer + "1", arm, GRPO()) == 0

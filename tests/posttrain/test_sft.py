@@ -141,7 +141,7 @@ def test_every_arm_is_trained_on_the_same_rows_in_the_same_order_and_steps(fine_
             assert EOS not in ids[:-1]
             prompt = int((labels == -100).sum())
             assert (labels[prompt:] == ids[prompt:]).all()  # the completion, without a gap
-            completion = treatment.plain(tokenizer.decode(ids[prompt:-1]))
+            completion = treatment.untokenize(tokenizer.decode(ids[prompt:-1]))
             read[arm].append((tokenizer.decode(ids[:prompt]), canonical(completion)))
         assert len({batch["input_ids"].shape[1] for batch, _, _ in seen}) > 1  # each as wide as its longest row
     assert read["baseline"] == read["mul_tokens"] == read["mul_append"]

@@ -157,6 +157,8 @@ def status(
     done = sum(all(stages.values()) for stages in state["cells"].values())
     ready = "ready" if state["corpus"] else "not ready"
     print(f"{state['trial']}: corpus {ready}, {done} of {len(state['cells'])} cells done")
+    if state["of_another_release"]:
+        print("Another release of tokentrial made these results: `tokentrial run` would do them again.")
     width = max(map(len, state["cells"]))
     for name, of in state["cells"].items():
         left = ", ".join(stage for stage, is_done in of.items() if not is_done)

@@ -6,10 +6,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import Interrupted
@@ -21,6 +22,9 @@ from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial.settings import Pretrain
 from tokentrial.trial.trial import Trial
 
+# what transformers 5.23 calls it, and 5.17, which clusters still have
+_NAMES = {field.name for field in fields(TrainingArguments)}
+_CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _NAMES else "gradient_checkpointing"
 # Defaults of transformers and accelerate that shape a result, written down, so that a new release changes none. A
 # setting of the trial stands in none of these tables.
 _DEFAULTS: dict[str, Any] = {
@@ -53,7 +57,7 @@ _DEFAULTS: dict[str, Any] = {
 _DEFAULTS |= dict.fromkeys(("optim_args", "optim_target_modules", "lr_scheduler_kwargs", "pad_to_multiple_of"), None)
 _DEFAULTS |= dict.fromkeys(("neftune_noise_alpha", "router_aux_loss_coef"), None)
 _DEFAULTS |= dict.fromkeys(("auto_find_batch_size", "dataloader_drop_last", "load_best_model_at_end"), False)
-_DEFAULTS |= dict.fromkeys(("activation_checkpointing", "torch_compile", "use_liger_kernel"), False)
+_DEFAULTS |= dict.fromkeys((_CHECKPOINTING, "torch_compile", "use_liger_kernel"), False)
 _DEFAULTS |= dict.fromkeys(("full_determinism", "bf16_full_eval", "fp16_full_eval"), False)
 _DEFAULTS |= {
     "ignore_data_skip": False,  # a resumed run skips the rows that it has read

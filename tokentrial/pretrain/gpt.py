@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _CHUNK = 512  # positions whose logits are in memory at once, of a large vocabulary on a CPU
 _LARGE = 2_000_000  # weights of the embedding from which on chunks pay
@@ -86,9 +87,16 @@ def masked_loss(hidden: Tensor, head: Tensor, mask: Tensor, targets: Tensor) -> 
 
 def chunked_loss(hidden: Tensor, head: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
     """The same, of so many positions at a time that the logits are never whole."""
-    # torch's own choice of a chunk costs a CPU thread 5 to 10 times plain cross-entropy; this one less than it
-    options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=_CHUNK, acc_policy="compact")
-    return F.linear_cross_entropy(hidden, head, targets, linear_bias=mask, options=options)
+    if hasattr(F, "linear_cross_entropy"):
+        # torch's own choice of a chunk costs a CPU thread 5 to 10 times plain cross-entropy; this one less than it
+        options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=_CHUNK, acc_policy="compact")
+        return F.linear_cross_entropy(hidden, head, targets, linear_bias=mask, options=options)
+    # PyTorch before 2.13, as clusters have it: each chunk's logits are computed once more for its gradient
+    parts = [
+        checkpoint(masked_loss, some, head, mask, wanted, use_reentrant=False) * len(wanted)
+        for some, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+    ]
+    return torch.stack(parts).sum() / len(targets)
 
 
 class GPT(nn.Module):

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
 from tokentrial.arms import arm as arms
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
@@ -32,7 +30,7 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
 from tokentrial.run.cells import prune_weights, run_cell, sync_storage
-from tokentrial.run.run_folder import declare, evaluated, open_run, seconds
+from tokentrial.run.run_folder import declare, evaluated, open_run, seconds, write_trial
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stage_of, stages
@@ -83,8 +81,7 @@ def _run(
         _share_sources(trial, earlier[0])
     corpus = CorpusPlan(trial)
     with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
-        settings = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
-        write_bytes(trial.folder / "trial.yaml", settings.encode())
+        write_trial(trial)
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         prepare_start(trial, corpus.vocabulary)

@@ -4,21 +4,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from tokentrial import __version__
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.comparison import REPORT
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.grpo import DECISION
-from tokentrial.steps.stage import stages
-from tokentrial.store.files import read_json, write_json
-from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.steps.stage import stage_names, stages
+from tokentrial.store.files import read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST, is_whole, require_intact
 from tokentrial.trial.declaration import DECLARED, declaration
 from tokentrial.trial.load import load
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
 Seconds = dict[str, dict[str, float]]
+_WRITTEN_BY = f"# tokentrial {__version__}\n"
 _SEED = re.compile(r"seed([0-9]+)")
 
 
@@ -28,6 +32,19 @@ def open_run(folder: Path) -> Trial:
     if not path.is_file():
         raise SettingsError(f"{folder}: no trial.yaml there; give a run folder such as outputs/pilot")
     return load(str(path), [f"output={folder}"])
+
+
+def write_trial(trial: Trial) -> None:
+    """Write down what the results to come are made from, and by which release."""
+    settings = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
+    write_bytes(trial.folder / "trial.yaml", f"{_WRITTEN_BY}{settings}".encode())
+
+
+def is_of_another_release(trial: Trial) -> bool:
+    """Whether another release wrote the run folder. Its fingerprints are not known here, so whoever only looks takes
+    each result that is whole as it stands; `tokentrial run` would do all of them again."""
+    path = trial.folder / "trial.yaml"
+    return path.exists() and not path.read_bytes().startswith(_WRITTEN_BY.encode())
 
 
 def open_cell(folder: Path) -> tuple[Trial, Cell]:
@@ -64,7 +81,7 @@ def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
     """Folders of every cell's up-to-date results, by the stage that was evaluated."""
     trial, found = corpus.trial, {}
     for cell in cells(trial):
-        pending = cell.pending(corpus)
+        pending = missing(corpus, cell)
         done = {stage.measures: cell.folder(trial, stage.name) for stage in stages(trial) if stage.name not in pending}
         found[cell.arm, cell.seed] = {measured: folder for measured, folder in done.items() if measured}
         for folder in found[cell.arm, cell.seed].values():
@@ -115,14 +132,23 @@ def status(folder: Path) -> dict[str, Any]:
         "cells": done,
         "seconds": took,
         "report": (folder / REPORT).exists(),
+        "of_another_release": is_of_another_release(trial),
         "declared": read_json(folder / DECLARED) if (folder / DECLARED).exists() else None,
     }
+
+
+def missing(corpus: CorpusPlan, cell: Cell) -> list[str]:
+    """Stages of a cell without a result to look at, in order."""
+    trial = corpus.trial
+    if is_of_another_release(trial):
+        return [stage for stage in stage_names(trial) if not is_whole(cell.folder(trial, stage))]
+    return cell.pending(corpus)
 
 
 def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
     """Whether a trial's corpus is ready, and which stages of its cells are done, or decided against (GRPO)."""
     corpus, decision = CorpusPlan(trial), trial.folder / DECISION
     skipped = {"grpo", "eval_grpo"} if decision.exists() and not read_json(decision, "go_on")["go_on"] else set()
-    pending = {cell.name: {*cell.pending(corpus)} - skipped for cell in cells(trial)}
+    pending = {cell.name: {*missing(corpus, cell)} - skipped for cell in cells(trial)}
     done = {name: {stage.name: stage.name not in left for stage in stages(trial)} for name, left in pending.items()}
     return is_ready(corpus), done

@@ -46,6 +46,11 @@ def _files(folder: Path) -> tuple[str, dict[str, tuple[int, str]], list[str]]:
     return manifest["fingerprint"], files, list(manifest.get("pruned", ()))
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds a result with all its files, whatever it was made from."""
+    return (folder / MANIFEST).exists() and is_done(folder, _files(folder)[0])
+
+
 def is_weights(name: str) -> bool:
     """Whether a file of a step may be pruned, and is fetched only when it is needed."""
     return name.endswith(".safetensors")
