@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import settings
 
 from tokentrial.trial.load import load
@@ -215,6 +214,7 @@ def run_once(
 ) -> Trial:
     """A trial run to its report with these figures: by one of the test processes, and each has a copy."""
     from tokentrial.run.run import run
+    from tokentrial.run.run_folder import write_trial
 
     with shared(name, tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
@@ -224,8 +224,7 @@ def run_once(
                 run(make(folder / "run"))
     trial = make(tmp_path_factory.mktemp(name) / "run")
     shutil.copytree(folder / "run", trial.folder)
-    written = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
-    (trial.folder / "trial.yaml").write_text(written)  # with the copy's own place
+    write_trial(trial)  # with the copy's own place
     return trial
 
 

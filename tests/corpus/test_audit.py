@@ -124,7 +124,7 @@ class Leaking(SiteArm):
 
     name = "leaking"
 
-    def pieces(self, text, rng=None):
+    def segments(self, text):
         if match := re.search(r"(?<![0-9])([1-9]) times ([1-9])(?![0-9])", text):
             yield Segment(text[: match.start()], None, 0, match.start())
             yield Segment(match[0], TIMES_TABLE.of(int(match[1]), int(match[2])).token, match.start(), match.end())
