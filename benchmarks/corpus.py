@@ -66,7 +66,7 @@ verdict:
 SAME = {"dump": "CC-MAIN-2024-10", "file_path": "s3://example/0.warc.gz", "language": "en"}
 # not this file as a script: every worker process that starts anew would import it, and its time would count
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); import corpus; corpus.child(sys.argv[2])"
-PILOT = ["corpus.piece_characters=800", "corpus.drills.never_asked_folds=3", "pretrain.steps=600"]
+PILOT = ["corpus.piece_characters=800", "corpus.drills.holdout_folds=3", "pretrain.steps=600"]
 
 
 class Job(NamedTuple):

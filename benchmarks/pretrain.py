@@ -99,7 +99,7 @@ def ours(shape: dict[str, int]) -> Any:
     parts = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "context")}
     batch = shape["rows"] * shape["context"]
     optimizer = "muon" if shape is SHAPES["pilot"] else "adamw"
-    step_settings = {"batch_tokens": batch, "micro_batch": micro, "lr": LR, "betas": BETAS, "clip": CLIP}
+    step_settings = {"batch_tokens": batch, "micro_batch": micro, "lr": LR, "betas": BETAS, "grad_clip": CLIP}
     settings = Pretrain(**parts, **step_settings, optimizer=optimizer, device=device)
     model = GPT(Config(shape["vocab"], *parts.values()), 0).to(device)
     step = TrainStep(model, drawn, settings, Ranks(device=torch.device(device)))

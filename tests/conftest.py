@@ -42,12 +42,12 @@ TINY = (
     "corpus.val_share=0.2",
     "corpus.shard_tokens=6000",
     "corpus.epochs=1",
-    "corpus.drills={share: 0.6, lines: 12, never_asked_folds: 3}",
+    "corpus.drills={share: 0.6, lines: 12, holdout_folds: 3}",
     "pretrain={n_layer: 1, n_head: 2, n_embd: 32, context: 64, steps: 20, batch_tokens: 4096, micro_batch: 64,"
-    " optimizer: muon, lr: 0.008, muon_lr: 0.05, schedule: wsd, min_lr: 0, probes: 2, device: cpu}",
+    " optimizer: muon, lr: 0.008, muon_lr: 0.05, schedule: wsd, min_lr_ratio: 0, probes: 2, device: cpu}",
     "sft=null",
     "grpo=null",
-    "evaluate={probes_each: 5, new_tokens: 6, heldout_bytes: 3000}",
+    "evaluate={probes_each: 5, max_new_tokens: 6, heldout_bytes: 3000}",
     "verdict.primary={outcome: pretrain/mul_table/never_asked/accuracy, contrast: mul_tokens - baseline}",
     "verdict.secondary=[{outcome: pretrain/mul_table/asked/accuracy, contrast: mul_tokens - baseline}]",
 )
@@ -58,10 +58,10 @@ AFTER = (
     "pretrain.micro_batch=32",
     "sft={stages: [{sources: [{source: word_problems}], epochs: 4, lr: 0.02}], batch: 8, max_length: 128, held: 6,"
     " checkpoint_every: 10}",
-    "grpo={task: word_problems, prompts: 8, batch: 2, generations: 2, new_tokens: 32, lr: 0.001, format_bonus: 0.5,"
-    " on_zero: go on, checkpoint_every: 1}",
+    "grpo={task: word_problems, prompts: 8, batch: 2, num_generations: 2, max_new_tokens: 32, lr: 0.001,"
+    " format_bonus: 0.5, on_zero: go on, checkpoint_every: 1}",
     "tasks.word_problems={rows: 60, steps: 1}",
-    "evaluate={tasks: [word_problems], limit: 10, solution_tokens: 16, probes_each: 2, new_tokens: 4,"
+    "evaluate={tasks: [word_problems], limit: 10, solution_tokens: 16, probes_each: 2, max_new_tokens: 4,"
     " heldout_bytes: 1000}",
 )
 

@@ -48,11 +48,11 @@ def test_a_stage_s_manifest_says_whose_it_is_and_no_two_share_a_fingerprint(fini
 LOCAL = """pretrain.micro_batch=16 pretrain.device=auto pretrain.dtype=fp32 pretrain.log_every=3 pretrain.probes=5
     pretrain.validations=3 workers=1 seeds=[1] seeds=[1,2,3] arms=[baseline,mul_tokens,mul_append] verdict.alpha=0.01
     verdict.secondary=[] storage=memory://x disk_limit_gb=20"""  # fp32: what auto is on a CPU
-# new_tokens: of the table asked during training too, which changes no weight
-EVALUATION = "evaluate.probes_each=6 evaluate.probe_seed=1 evaluate.heldout_bytes=99 evaluate.new_tokens=7"
+# max_new_tokens: of the table asked during training too, which changes no weight
+EVALUATION = "evaluate.probes_each=6 evaluate.probe_seed=1 evaluate.heldout_bytes=99 evaluate.max_new_tokens=7"
 TRAINING = """pretrain.lr=0.007 pretrain.steps=21 pretrain.n_layer=2 pretrain.optimizer=adamw pretrain.betas=[0.9,0.99]
     pretrain.dtype=bf16 corpus.epochs=2 corpus.seed=1 corpus.val_share=0.1 corpus.drills.share=0.5
-    corpus.drills.never_asked_folds=2 tokenizer.merges=257"""
+    corpus.drills.holdout_folds=2 tokenizer.merges=257"""
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_what_was_pruned_comes_back_for_a_changed_stage(held, ladder, inline, tm
         shutil.copytree(trial.folder.parent / "there", tmp_path / "there")
         storage = [f"storage={tmp_path / 'there'}"]
     limit = f"disk_limit_gb={1.6 * trial.disk_limit_gb:.6f}"  # old and remade models beside the new
-    changed = ladder(tmp_path / "run", *WIDE, limit, *storage, "seeds=[1]", "sft.warmup=0")
+    changed = ladder(tmp_path / "run", *WIDE, limit, *storage, "seeds=[1]", "sft.warmup_ratio=0")
     again = run(changed)
     assert again["missing"] == []
     name = "pretrain/mul_table/asked/accuracy"
@@ -139,7 +139,9 @@ def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, l
     trial, _, _ = held(False)
     shutil.copytree(trial.folder, tmp_path / "run")
     (tmp_path / "run" / "mine").write_bytes(bytes(int(trial.disk_limit_gb * 1e9)))
-    again = ladder(tmp_path / "run", *WIDE, "sft.warmup=0").model_copy(update={"disk_limit_gb": trial.disk_limit_gb})
+    again = ladder(tmp_path / "run", *WIDE, "sft.warmup_ratio=0").model_copy(
+        update={"disk_limit_gb": trial.disk_limit_gb}
+    )
     with pytest.raises(TrialError, match=r"baseline/seed1: .* needs .* GB, .* GB are held, and disk_limit_gb is"):
         run(again)
     assert is_done(

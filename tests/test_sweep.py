@@ -52,7 +52,7 @@ def test_the_grid_is_every_combination_in_order_each_in_a_folder_of_its_own(tiny
 
 def test_what_is_swept_is_declared_and_a_trial_without_says_nothing_of_it(finished, tiny, tmp_path):
     assert declaration(tiny(tmp_path, SWEEP))["sweep"] == {"pretrain.n_layer": [1, 2]}
-    assert declaration(tiny(tmp_path, "also=[budget.match=bytes]"))["also"] == ["budget.match=bytes"]
+    assert declaration(tiny(tmp_path, "robustness_reruns=[budget.match=bytes]"))["also"] == ["budget.match=bytes"]
     assert not {"sweep", "also"} & declaration(finished).keys()
     report = read_json(finished.folder / "comparison_report.json")
     assert 'id="sweep"' not in page(report, {})
@@ -64,7 +64,7 @@ def test_a_rerun_has_the_two_arms_of_the_primary_contrast(tiny, tmp_path):
         tmp_path,
         "arms=[baseline,mul_tokens,mul_append]",
         f"verdict.secondary=[{{outcome: {PRIMARY}, contrast: mul_append - baseline}}]",
-        "also=[budget.match=bytes]",
+        "robustness_reruns=[budget.match=bytes]",
     )
     [rerun] = variants(trial)
     assert (rerun.trial.arms, rerun.trial.control) == (["baseline", "mul_tokens"], "baseline")
@@ -82,8 +82,8 @@ def test_a_rerun_has_the_two_arms_of_the_primary_contrast(tiny, tmp_path):
         ("sweep={pretrain.device: [cpu]}", "sweep: found pretrain.device, expected a setting"),
         ("sweep={pretrain.recipe: [fast]}", "give what the recipe sets instead"),
         ("sweep={pretrain.n_layer: [2, 2]}", "stands for two variants; give each value once"),
-        ("also=[budget.match]", "'budget.match': expected key=value"),
-        ("also=[budget.match=lines]", "also budget.match=lines:\n  budget.match: found 'lines'"),
+        ("robustness_reruns=[budget.match]", "'budget.match': expected key=value"),
+        ("robustness_reruns=[budget.match=lines]", "also budget.match=lines:\n  budget.match: found 'lines'"),
     ],
 )
 def test_a_variant_that_is_no_trial_is_refused_before_anything_is_written(tiny, tmp_path, override, message):
@@ -122,7 +122,7 @@ DOSES = "sweep={corpus.drills.share: [0.6, 0.5]}"
 def family(tiny, in_process, tmp_path_factory):
     """A trial with another dose and a byte-matched rerun, run to its report. Not to be changed."""
     folder = tmp_path_factory.mktemp("family") / "run"
-    trial = tiny(folder, DOSES, "also=[budget.match=bytes]")
+    trial = tiny(folder, DOSES, "robustness_reruns=[budget.match=bytes]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
         assert run(trial)
@@ -250,8 +250,10 @@ def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
 
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("tokentrial.trial.load.load", lambda *given: tiny(tmp_path / "run", "also=[pretrain.steps=30]"))
+    monkeypatch.setattr(
+        "tokentrial.trial.load.load", lambda *given: tiny(tmp_path / "run", "robustness_reruns=[pretrain.steps=30]")
+    )
     monkeypatch.setattr("tokentrial.run.run.run", lambda trial, *given: seen.append(trial))
     code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes", "--also", "pretrain.steps=30")
     assert (code, err) == (0, "")
-    assert seen[0].also == ["pretrain.steps=30", "budget.match=bytes"]
+    assert seen[0].robustness_reruns == ["pretrain.steps=30", "budget.match=bytes"]

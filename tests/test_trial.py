@@ -8,6 +8,7 @@ import yaml
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError
 from tokentrial.trial.load import load, parse, shipped
+from tokentrial.trial.sweep import variants
 
 MINIMAL = """
 name: small
@@ -72,7 +73,13 @@ def test_defaults_are_the_reference_pilots():
     shape = trial.pretrain
     assert (shape.n_layer, shape.n_head, shape.n_embd, shape.context) == (12, 12, 768, 1024)
     assert (shape.steps, shape.batch_tokens, shape.tokens) == (190, 262_144, 49_807_360)
-    assert (shape.lr, shape.min_lr, shape.betas, shape.weight_decay, shape.clip) == (6e-4, 0.1, (0.9, 0.95), 0.1, 1.0)
+    assert (shape.lr, shape.min_lr_ratio, shape.betas, shape.weight_decay, shape.grad_clip) == (
+        6e-4,
+        0.1,
+        (0.9, 0.95),
+        0.1,
+        1.0,
+    )
     assert trial.tokenizer.merges == 50_000
     assert trial.folder == Path("outputs/small")
     assert (trial.verdict.alpha, trial.verdict.smallest_effect) == (0.05, 0.10)
@@ -131,7 +138,7 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("pretrain.steps=0", "\n  pretrain.steps: found 0"),
         ("pretrain.steps=", "\n  pretrain.steps: found None"),
         ("pretrain.lr=.inf", "\n  pretrain.lr: found inf"),
-        ("pretrain.clip=.nan", "\n  pretrain.clip: found nan"),
+        ("pretrain.grad_clip=.nan", "\n  pretrain.grad_clip: found nan"),
         ("pretrain.optimizer=sgd", "\n  pretrain.optimizer: found 'sgd'"),
         ("pretrain.betas=[0.9]", "\n  pretrain.betas"),
         ("tokenizer.merges=50001", "\n  tokenizer.merges: found 50001"),
@@ -230,3 +237,25 @@ def test_what_is_merely_local_is_left_out_of_the_experiment(small):
 def test_compared_are_the_primary_and_the_secondary_family():
     trial = load("smoke")
     assert [pair.arms for pair in trial.compared] == [("mul_tokens", "baseline"), ("mul_append", "baseline")]
+
+
+def test_the_names_of_0_1_are_read_and_noted(tmp_path, capsys):
+    old = tmp_path / "old.yaml"
+    old.write_text(
+        "{name: t, arms: [baseline, mul_tokens], control: baseline, seeds: [1], verdict: {primary: {outcome: a/b/c/d,"
+        " contrast: mul_tokens - baseline}}, corpus: {drills: {never_asked_folds: 3}}, also: [pretrain.clip=2.0],"
+        " pretrain: {init: ./model, min_lr: 0.2, ranks: 2}, grpo: {kl: 0.3, new_tokens: 9},"
+        " sweep: {pretrain.warmup: [0.1]}}"
+    )
+    trial = load(str(old), ["pretrain.decay=0.5", "evaluate.new_tokens=7"])
+    noted = capsys.readouterr().err
+    assert (trial.pretrain.from_checkpoint, trial.pretrain.min_lr_ratio) == ("./model", 0.2)
+    assert (trial.pretrain.nproc_per_node, trial.pretrain.decay_ratio) == (2, 0.5)
+    assert (trial.grpo.kl_coef, trial.grpo.max_new_tokens, trial.evaluate.max_new_tokens) == (0.3, 9, 7)
+    assert (trial.corpus.drills.holdout_folds, trial.sweep) == (3, {"pretrain.warmup_ratio": [0.1]})
+    [_, rerun] = variants(trial)
+    assert rerun.trial.pretrain.grad_clip == 2.0
+    assert "pretrain.min_lr is now pretrain.min_lr_ratio" in noted
+    capsys.readouterr()
+    assert load("pilot").pretrain.init == "normal"
+    assert capsys.readouterr().err == ""

@@ -28,7 +28,7 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import disk as store_disk
 from tokentrial.store.files import read_json
 
-PLAIN = ("corpus.piece_characters=null", "corpus.drills.never_asked_folds=0")
+PLAIN = ("corpus.piece_characters=null", "corpus.drills.holdout_folds=0")
 PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
 SETTINGS = pytest.mark.parametrize("on_bad", ["error", "skip"])
 GROUP = 20

@@ -86,7 +86,7 @@ def test_the_shards_hold_the_source_text(plan, prose):
 
 
 def test_text_that_asks_a_fact_stays_where_every_fact_is_asked(tiny, tmp_path):
-    trial = tiny(tmp_path / "run", "corpus.drills.never_asked_folds=0")
+    trial = tiny(tmp_path / "run", "corpus.drills.holdout_folds=0")
     plan = CorpusPlan(trial)
     prepare_text(plan)
     assert read_json(plan.folder / "text.json")["asking_documents_dropped"] == 0

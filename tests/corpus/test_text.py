@@ -83,7 +83,7 @@ def test_the_record_adds_up_what_the_tasks_counted(planned, prose, task_bytes):
 
 @pytest.mark.parametrize("number", [1, 12, 13, 40, 84, 1000])
 def test_a_number_of_documents_counts_what_is_read_across_files(planned, prose, number):
-    overrides = f"corpus.documents={number}", "corpus.piece_characters=null", "corpus.drills.never_asked_folds=0"
+    overrides = f"corpus.documents={number}", "corpus.piece_characters=null", "corpus.drills.holdout_folds=0"
     plan = planned("run", *overrides, "corpus.task_bytes=1")
     [source] = plan.source.input_splits(1, in_one=True)
     selection = DocumentFilter(source, plan.trial.corpus, plan.facts)

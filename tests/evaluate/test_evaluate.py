@@ -160,7 +160,7 @@ def test_the_last_probe_of_training_is_what_the_evaluation_finds(finished):
 @torch.no_grad()
 def test_the_table_is_asked_of_the_weights_as_they_are_now(finished, vocabulary, tiny, tmp_path):
     """Their copy for transformers is made once and written over after."""
-    trial = tiny(tmp_path, "corpus.drills.never_asked_folds=0")
+    trial = tiny(tmp_path, "corpus.drills.holdout_folds=0")
     model = load_gpt(Cell("baseline", 1).folder(finished, "pretrain"))
     probe = TableProbe(trial, vocabulary, arms.get_arm("baseline"), 1)
     assert set(probe(1, model)) == {"all", "from_2", "asked"}  # no fact is left out of what is asked
@@ -180,7 +180,7 @@ def test_a_prompt_that_states_a_fact_is_asked_as_it_is(babbling, vocabulary, row
     example = replace(Arithmetic().table()[0], prompt=stated, completion=" 6")
     given = rows_given(model)
     for asked in (
-        lambda: ask(model, tokenizer, treatment, Arithmetic(), [example], Evaluate(new_tokens=1), frozenset()),
+        lambda: ask(model, tokenizer, treatment, Arithmetic(), [example], Evaluate(max_new_tokens=1), frozenset()),
         lambda: solve(model, tokenizer, treatment, SolutionTask(), [example], 1, 1),
         lambda: gold_nats(model, tokenizer, treatment, [example], 1),
         lambda: answer_logprobs(model, tokenizer, treatment, [example]),

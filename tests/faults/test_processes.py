@@ -47,7 +47,12 @@ def test_a_worker_that_is_killed(tiny, undisturbed, tmp_path, inline, moment):
 
 @pytest.mark.slow
 def test_a_rank_that_is_killed(cell_command):
-    long = ["pretrain.steps=100", "corpus.epochs=20", "pretrain.ranks=2", "pretrain.checkpoint={interval: 1000}"]
+    long = [
+        "pretrain.steps=100",
+        "corpus.epochs=20",
+        "pretrain.nproc_per_node=2",
+        "pretrain.checkpoint={interval: 1000}",
+    ]
     folder, command = cell_command("hurt", *long)
     process = start(command)
     metrics = folder / "pretrain.partial" / "metrics.jsonl"

@@ -77,7 +77,7 @@ def test_the_references_eighty_thousand_rollouts_took_two_hours_and_a_fifth():
     """A thousand prompts of four are 4,000 of them."""
     trial = load("gpt2_10b")
     grpo = hours(trial, {"grpo": work(trial)["grpo"]}, group("H200", {}))["grpo"]
-    assert grpo * 80_000 / (trial.grpo.prompts * trial.grpo.generations) == pytest.approx(2.2, rel=0.25)
+    assert grpo * 80_000 / (trial.grpo.prompts * trial.grpo.num_generations) == pytest.approx(2.2, rel=0.25)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -318,7 +318,13 @@ def test_every_shipped_trial_has_a_plan_and_nothing_is_written(planned, name):
 
 
 def test_a_sweep_and_a_rerun_are_planned_beside_the_trial_each_as_the_trial_it_is(planned):
-    family = "gpt2_50m", "sweep={pretrain.n_layer: [6, 12]}", "also=[budget.match=bytes]", "--device", "A40"
+    family = (
+        "gpt2_50m",
+        "sweep={pretrain.n_layer: [6, 12]}",
+        "robustness_reruns=[budget.match=bytes]",
+        "--device",
+        "A40",
+    )
     made, alone, smaller = (
         json.loads(planned(*words, "--device", "A40", "--json")[1])
         for words in (family[:-2], family[:1], ("gpt2_50m", "pretrain.n_layer=6"))

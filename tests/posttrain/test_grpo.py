@@ -32,8 +32,15 @@ from tokentrial.trial.settings import GRPO
 
 
 def settings(**more):
-    given = {"task": "word_problems", "prompts": 12, "generations": 3, "batch": 4, "new_tokens": 32, "lr": 0.001}
-    given |= {"temperature": 1.0, "kl": 0.1, "checkpoint_every": 1} | more
+    given = {
+        "task": "word_problems",
+        "prompts": 12,
+        "num_generations": 3,
+        "batch": 4,
+        "max_new_tokens": 32,
+        "lr": 0.001,
+    }
+    given |= {"temperature": 1.0, "kl_coef": 0.1, "checkpoint_every": 1} | more
     return "grpo={" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
 
 
@@ -126,7 +133,7 @@ def test_what_is_rewarded_more_is_learnt_and_what_is_logged_of_every_step(reinfo
     """The policy moves where rewards of a prompt differ, and stays where they do not."""
     right, token = answers(), "<MUL_6_9_54>"
     scripted(lambda prompt, number: f"{token * (number % 3)} #### {right[prompt]}")
-    folder, record = reinforce(settings(mul_bonus=0.5), "mul_tokens")
+    folder, record = reinforce(settings(fact_token_bonus=0.5), "mul_tokens")
     assert weights(folder) != weights(untrained("mul_tokens"))
     assert (record["condition"], record["seed"], record["prompts"], record["steps"]) == ("mul_tokens", 1, 12, 3)
     assert record["mul_bonus"] == 0.5
@@ -141,7 +148,7 @@ def test_what_is_rewarded_more_is_learnt_and_what_is_logged_of_every_step(reinfo
     assert record["last"]["kl"] > 1e-6
     assert record["seconds"] > 0
     scripted(lambda prompt, number: f" #### {right[prompt]}")
-    folder, record = reinforce(settings(kl=0), name="equal")
+    folder, record = reinforce(settings(kl_coef=0), name="equal")
     assert weights(folder) == weights(untrained("baseline"))
     assert [r["reward"] for r in record["log"]] == [1.0] * 3
     assert record["first"]["frac_reward_zero_std"] == 1
@@ -254,7 +261,7 @@ def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_prompts_leave_room_for_the_completion_and_ask_no_never_asked_fact(tiny, tokenizer, tmp_path, seed):
-    trial = tiny(tmp_path, *LONG, settings(prompts=200, new_tokens=80))
+    trial = tiny(tmp_path, *LONG, settings(prompts=200, max_new_tokens=80))
     drawn, train = prompts(trial, trial.grpo, tokenizer, seed), training_problems(seed)
     fitting = [e for e in train if len(VOCABULARY.encode(e.prompt)) + 80 <= 128]
     assert 0 < len(fitting) < len(train)
@@ -274,12 +281,12 @@ def operands(completion):
 
 
 def test_another_seed_draws_other_prompts_and_no_room_for_any_is_named(tiny, tokenizer, tmp_path):
-    trial = tiny(tmp_path, *LONG, settings(prompts=20), "corpus.drills.never_asked_folds=0")
+    trial = tiny(tmp_path, *LONG, settings(prompts=20), "corpus.drills.holdout_folds=0")
     first, other = ({e.prompt for e in prompts(trial, trial.grpo, tokenizer, seed)} for seed in (1, 2))
     assert len(first) == 20
     assert first != other
-    trial = tiny(tmp_path, *LONG, settings(new_tokens=120))
-    with pytest.raises(TrialError, match=r"grpo\.new_tokens: 120 of a context of 128 leave no room for any prompt"):
+    trial = tiny(tmp_path, *LONG, settings(max_new_tokens=120))
+    with pytest.raises(TrialError, match=r"grpo\.max_new_tokens: 120 of a context of 128 leave no room for any prompt"):
         prompts(trial, trial.grpo, tokenizer, 1)
 
 
@@ -299,7 +306,7 @@ def test_a_prompt_that_states_a_fact_arrives_as_it_is(reinforce, untrained, monk
     monkeypatch.setattr(grpos, "source_examples", lambda trial, task, never: STATED)
     generated = []
     calls = scripted(lambda prompt, number: generated.append(prompt) or " 6")
-    reinforce(settings(prompts=3, batch=3, generations=2, new_tokens=8), arm)
+    reinforce(settings(prompts=3, batch=3, num_generations=2, max_new_tokens=8), arm)
     assert sorted(generated[::2]) == sorted(prompt for prompt, _, _ in calls[0][::2])
     assert sorted(generated[::2]) == sorted(example.prompt for example in STATED)
 
@@ -308,7 +315,7 @@ def test_a_prompt_that_states_a_fact_arrives_as_it_is(reinforce, untrained, monk
 def test_what_grpo_samples_depends_on_seed_step_and_row_and_not_on_the_batch(untrained, together):
     model, tokenizer = load(untrained("mul_tokens"))
     prompts = ["User: What is 6 times 9?", "A <|endoftext|> is text.", "8", "a b", "c"]
-    chosen = GRPO(new_tokens=12, temperature=1.0)
+    chosen = GRPO(max_new_tokens=12, temperature=1.0)
 
     def sampled(of, seed, step):
         trainer = SimpleNamespace(
@@ -389,7 +396,7 @@ def pass_at_k(tiny, untrained, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             if script:
                 patch.setattr(grpos, "complete", complete)
-            trial = tiny(tmp_path / "run", *LONG, settings(**{"prompts": 100, "generations": 4} | more))
+            trial = tiny(tmp_path / "run", *LONG, settings(**{"prompts": 100, "num_generations": 4} | more))
             measure_pass_at_k(tmp_path, trial, trial.grpo, arms.get_arm(arm), 1, *load(untrained(arm)))
         return read_json(tmp_path / "pass_at_k.json"), asked
 
@@ -409,7 +416,9 @@ def test_a_model_that_is_right_passes_and_one_that_is_wrong_does_not(pass_at_k):
         (lambda prompt, number: f"#### {right[prompt]}" if number < 20 else "", 5 / 32),
     ):
         assert pass_at_k(script)[0]["pass_at_k"] == share
-    bonus = pass_at_k(lambda prompt, number: "<MUL_6_9_54> #### 0", "mul_tokens", format_bonus=1.0, mul_bonus=1.0)
+    bonus = pass_at_k(
+        lambda prompt, number: "<MUL_6_9_54> #### 0", "mul_tokens", format_bonus=1.0, fact_token_bonus=1.0
+    )
     assert bonus[0]["pass_at_k"] == 0  # a bonus is no pass
 
 

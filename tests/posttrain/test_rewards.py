@@ -53,7 +53,7 @@ def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
 
 
 def test_only_the_named_bonus_is_for_tokens_and_only_arms_with_tokens_earn_it():
-    settings = GRPO(mul_bonus=0.5)
+    settings = GRPO(fact_token_bonus=0.5)
     text = " 6*9=54\n#### 54"
     paid = {arm: reward(arms.get_arm(arm).rewrite(text), "54", arms.get_arm(arm), settings) for arm in ARMS}
     assert paid == {"baseline": 1, "mul_tokens": 1.5, "mul_append": 1.5, "append_slot": 1.5}

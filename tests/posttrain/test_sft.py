@@ -176,7 +176,7 @@ def canonical(text):
 
 
 def test_another_seed_sees_the_rows_in_another_order(tiny, tmp_path):
-    trial = tiny(tmp_path, *LONG, settings(), "corpus.drills.never_asked_folds=0")
+    trial = tiny(tmp_path, *LONG, settings(), "corpus.drills.holdout_folds=0")
     drawn = [epoch_examples(trial, trial.sft.stages[0].sources, seed, frozenset()) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert sorted(e.prompt for e in drawn[0]) == sorted(e.prompt for e in drawn[2])

@@ -21,7 +21,7 @@ SMALL = (
     *LONG,
     "tasks.word_problems={rows: 60, steps: 1}",
     "sft={stages: [{sources: [{source: word_problems}], epochs: 1, lr: 0.002}], batch: 16, max_length: 128, held: 1}",
-    "grpo={task: word_problems, prompts: 4, generations: 2, batch: 4, new_tokens: 4, lr: 0.001}",
+    "grpo={task: word_problems, prompts: 4, num_generations: 2, batch: 4, max_new_tokens: 4, lr: 0.001}",
 )
 
 # Fields that are left at the default of TRL, transformers or accelerate, with that default. Each was looked at: it
@@ -193,9 +193,9 @@ def test_the_rate_rises_over_its_share_of_the_steps_and_falls_to_zero(trained, t
     """A share of 1 is all steps; transformers would take it for one step."""
     settings = tiny(tmp_path, *SMALL).sft
     for share, steps in ((0.0, 0), (0.05, 2), (1.0, 30)):
-        chosen = settings.model_copy(update={"warmup": share, "batch": 2})
+        chosen = settings.model_copy(update={"warmup_ratio": share, "batch": 2})
         assert sfts.arguments(chosen, chosen.stages[0], 60)["warmup_steps"] == steps
-    [stage] = trained("sft", "sft.warmup=0.3", "sft.batch=8")[0]["stages"]
+    [stage] = trained("sft", "sft.warmup_ratio=0.3", "sft.batch=8")[0]["stages"]
     steps, warm = stage["steps"], stage["arguments"]["warmup_steps"]
     assert (steps, warm) == (8, 3)
     rates = [r["learning_rate"] for r in stage["log"] if "learning_rate" in r]

@@ -20,7 +20,7 @@ SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=16)
 
 
 def settings(**changed):
-    return Pretrain(**{"steps": 200, "warmup": 0.05, "min_lr": 0.1, **changed})
+    return Pretrain(**{"steps": 200, "warmup_ratio": 0.05, "min_lr_ratio": 0.1, **changed})
 
 
 def scales(chosen):
@@ -48,7 +48,7 @@ def test_cosine_falls_from_the_peak_to_the_least_rate():
     """Loshchilov & Hutter 2017, equation 5; FACTS: the reference's rates are 6e-4 to 6e-5."""
     for step, scale in enumerate(scales(settings(schedule="cosine"))[10:]):
         assert scale == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * step / 190)) / 2)
-    reference = Pretrain(warmup=0.05)
+    reference = Pretrain(warmup_ratio=0.05)
     assert reference.steps == 190
     assert reference.lr * max(scales(reference)) == pytest.approx(6e-4, rel=1e-3)
     assert reference.lr * lr_scale(190, reference) == pytest.approx(6e-5)
@@ -56,16 +56,19 @@ def test_cosine_falls_from_the_peak_to_the_least_rate():
 
 @pytest.mark.parametrize("decay", [0.4, 0.1, 1.0])
 def test_warm_up_stable_decay(decay):
-    found, falls = scales(settings(schedule="wsd", decay=decay, min_lr=0, warmup=0)), round(decay * 200)
+    found, falls = (
+        scales(settings(schedule="wsd", decay_ratio=decay, min_lr_ratio=0, warmup_ratio=0)),
+        round(decay * 200),
+    )
     assert found[: 201 - falls] == pytest.approx([1] * (201 - falls))
     assert found[200 - falls :] == pytest.approx([left / falls for left in range(falls, -1, -1)])
-    assert lr_scale(200, settings(schedule="wsd", decay=decay)) == pytest.approx(0.1)  # min_lr
+    assert lr_scale(200, settings(schedule="wsd", decay_ratio=decay)) == pytest.approx(0.1)  # min_lr_ratio
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 @pytest.mark.parametrize(("steps", "warmup", "decay"), [(1, 0.0, 0.4), (1, 1.0, 1.0), (3, 0.5, 0.0), (7, 0.0, 0.0)])
 def test_no_schedule_breaks_on_a_short_run(schedule, steps, warmup, decay):
-    chosen = settings(schedule=schedule, steps=steps, warmup=warmup, decay=decay)
+    chosen = settings(schedule=schedule, steps=steps, warmup_ratio=warmup, decay_ratio=decay)
     assert all(0 < scale <= 1 for scale in scales(chosen)[:-1])
 
 

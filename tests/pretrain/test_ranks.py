@@ -62,7 +62,7 @@ def gap(one, other):
 
 @pytest.mark.slow
 def test_one_two_and_four_ranks_give_the_same_losses(cell_command):
-    one, *others = (finish(cell_command, f"run{ranks}", f"pretrain.ranks={ranks}") for ranks in (1, 2, 4))
+    one, *others = (finish(cell_command, f"run{ranks}", f"pretrain.nproc_per_node={ranks}") for ranks in (1, 2, 4))
     assert len(one["train_losses"]) == 50
     assert [one["ranks"], *(other["ranks"] for other in others)] == [1, 2, 4]
     assert max(gap(one, other) for other in others) < 1e-5
@@ -73,7 +73,7 @@ def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell_command
     """As docs/scaling.md has it typed on each node; here both are this machine, and 127.0.0.1 is the first's name."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    nodes = "pretrain.nodes=2", "pretrain.ranks=1", f"pretrain.endpoint=127.0.0.1:{port}"
+    nodes = "pretrain.nnodes=2", "pretrain.nproc_per_node=1", f"pretrain.rdzv_endpoint=127.0.0.1:{port}"
     folder, command = cell_command("spread", *nodes)
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     words = f"--nnodes=2 --node-rank=1 --master-addr=127.0.0.1 --master-port={port} --nproc-per-node=1".split()
@@ -93,7 +93,7 @@ def test_two_nodes_give_the_same_losses_and_the_first_owns_the_step(cell_command
 @pytest.mark.slow
 def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(cell_command):
     long = ["pretrain.steps=200", "corpus.epochs=20"]
-    folder, command = cell_command("stopped", *long, "pretrain.ranks=2")
+    folder, command = cell_command("stopped", *long, "pretrain.nproc_per_node=2")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = folder / "pretrain.partial" / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 5:
@@ -116,7 +116,7 @@ def test_a_rank_takes_its_rows_of_the_global_batch(rows, micro, world, expected)
     assert taken == list(range(rows))
 
 
-@pytest.mark.parametrize(("rows", "micro", "world", "name"), [(16, 4, 3, "ranks"), (12, 4, 2, "micro_batch")])
+@pytest.mark.parametrize(("rows", "micro", "world", "name"), [(16, 4, 3, "nproc_per_node"), (12, 4, 2, "micro_batch")])
 def test_rows_that_do_not_divide_name_the_setting(rows, micro, world, name):
     with pytest.raises(SettingsError, match=rf"pretrain\.{name} is"):
         Ranks(0, world).rows(rows, micro)

@@ -52,11 +52,11 @@ def test_a_size_is_the_seed_reports(name):
     shape = trial.pretrain
     assert (shape.n_layer, shape.n_head, shape.n_embd, shape.context) == (12, 12, 768, 1024)
     assert trial.tokenizer.merges == 50_000
-    assert (shape.optimizer, shape.schedule, shape.lr, shape.min_lr) == ("adamw", "cosine", 6e-4, 0.1)
-    assert (shape.betas, shape.weight_decay, shape.clip) == ((0.9, 0.95), 0.1, 1.0)
-    assert 0.04 <= shape.warmup <= 0.05
+    assert (shape.optimizer, shape.schedule, shape.lr, shape.min_lr_ratio) == ("adamw", "cosine", 6e-4, 0.1)
+    assert (shape.betas, shape.weight_decay, shape.grad_clip) == ((0.9, 0.95), 0.1, 1.0)
+    assert 0.04 <= shape.warmup_ratio <= 0.05
     assert shape.checkpoint.interval == 500
-    assert trial.corpus.drills.never_asked_folds == 0  # as in the seed, every fact is asked
+    assert trial.corpus.drills.holdout_folds == 0  # as in the seed, every fact is asked
 
 
 @pytest.mark.parametrize("name", ["gpt2_50m", *(pytest.param(n, marks=pytest.mark.slow) for n in [*BUDGETS][1:])])
@@ -82,7 +82,7 @@ def test_what_is_given_counts_before_a_size_and_a_recipe(tmp_path):
     given = ["pretrain.size=gpt2-medium", "pretrain.n_layer=2", "pretrain.recipe=fast"]
     fast = load("gpt2_1b", given)
     assert (fast.pretrain.n_layer, fast.pretrain.n_head, fast.pretrain.n_embd) == (2, 16, 1024)
-    chosen = [getattr(fast.pretrain, name) for name in ("optimizer", "schedule", "init", "min_lr")]
+    chosen = [getattr(fast.pretrain, name) for name in ("optimizer", "schedule", "init", "min_lr_ratio")]
     assert chosen == ["muon", "wsd", "zero_projections", 0.0]
     assert load("gpt2_1b", [*given, "pretrain.schedule=cosine"]).pretrain.schedule == "cosine"
     # a resolved trial reads back as itself

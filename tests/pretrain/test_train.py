@@ -61,7 +61,7 @@ def test_what_is_accumulated_is_one_batch(train, tmp_path):
 
 
 def test_gradients_are_clipped_and_the_norm_before_is_written_down(train, tmp_path):
-    loose, tight = (metrics(train(tmp_path / str(clip), clip=clip)) for clip in (1e9, 1e-4))
+    loose, tight = (metrics(train(tmp_path / str(clip), grad_clip=clip)) for clip in (1e9, 1e-4))
     assert loose[0]["norm"] == tight[0]["norm"] > 0.1
     assert loose[-1]["loss"] != tight[-1]["loss"]
 
@@ -73,7 +73,7 @@ def test_what_a_cell_writes_down(train, tmp_path):
         asked.append(step)
         return {"asked": 0.5}
 
-    rate = {"schedule": "wsd", "warmup": 0.0, "decay": 0.5, "lr": 0.01}
+    rate = {"schedule": "wsd", "warmup_ratio": 0.0, "decay_ratio": 0.5, "lr": 0.01}
     folder = train(tmp_path / "a", "mul_tokens", 2, probe, lambda s, text: shares.append(s), steps=10, probes=5,
                    log_every=3, **rate)  # fmt: skip
     found, logged = results(folder), metrics(folder)
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_stops_with_the_setting_to_lower(train, tmp_pat
         r"the loss is .* at step [0-9]+, after shard \w+ [0-9]+, document [0-9]+; .*checkpoint.* lower pretrain\.lr"
     )
     with pytest.raises(TrialError, match=explodes):
-        train(tmp_path / "a", optimizer="adamw", lr=lr, warmup=0.0, steps=STEPS + 3)
+        train(tmp_path / "a", optimizer="adamw", lr=lr, warmup_ratio=0.0, steps=STEPS + 3)
     assert not (tmp_path / "a" / "results.json").exists()
 
 

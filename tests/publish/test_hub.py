@@ -196,12 +196,12 @@ def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(
 def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell, tiny, tmp_path):
     push(cell, NAME)
     stub.files["pytorch_model.bin"] = b"a pickle"
-    trial = tiny(tmp_path / "run", f"pretrain.init={NAME}")
+    trial = tiny(tmp_path / "run", f"pretrain.from_checkpoint={NAME}")
     prepare_start(trial, Vocabulary(256, 45))
     files = {path.name for path in (tmp_path / "run" / "start").iterdir()}
     assert files == {"config.json", "tokenizer.json", "model.safetensors", "manifest.json"}
     assert json.loads((tmp_path / "run" / "start" / "manifest.json").read_bytes())["revision"] == COMMIT
-    local = tiny(tmp_path / "local", f"pretrain.init={cell / 'hf'}")
+    local = tiny(tmp_path / "local", f"pretrain.from_checkpoint={cell / 'hf'}")
     prepare_start(local, Vocabulary(256, 45))
     assert start_fingerprint(trial) == start_fingerprint(local)
     stub.status = 500
@@ -211,7 +211,7 @@ def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell,
 def test_a_start_that_the_hub_does_not_know_is_named(stub, tiny, tmp_path):
     stub.status = 404
     with pytest.raises(TrialError, match=r"me/none: not pulled: the Hub knows no such model \(404\)"):
-        prepare_start(tiny(tmp_path / "run", "pretrain.init=me/none"), Vocabulary(256, 45))
+        prepare_start(tiny(tmp_path / "run", "pretrain.from_checkpoint=me/none"), Vocabulary(256, 45))
 
 
 # refusals of ours

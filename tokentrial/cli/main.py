@@ -74,7 +74,9 @@ def run(
 
     limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
     loaded = load(trial, [*(overrides or ()), *limits])
-    loaded = loaded.model_copy(update={"also": list(dict.fromkeys([*loaded.also, *(also or ())]))})
+    loaded = loaded.model_copy(
+        update={"robustness_reruns": list(dict.fromkeys([*loaded.robustness_reruns, *(also or ())]))}
+    )
     runs.check(loaded)
     chosen = select(loaded, stages, arm, seed)
     report = runs.run(loaded, chosen.stages, chosen.cells)

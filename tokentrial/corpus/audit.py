@@ -106,7 +106,7 @@ def unserved_facts(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[
     for arm, seeds in served.items():
         treatment = arms.get_arm(arm, plan.facts)
         for seed, record in seeds.items():
-            never_asked = plan.facts.never_asked(int(seed), plan.trial.corpus.drills.never_asked_folds)
+            never_asked = plan.facts.never_asked(int(seed), plan.trial.corpus.drills.holdout_folds)
             for fact in plan.facts:
                 forms = record["facts"][fact.equation]
                 if not any(forms.values()):
@@ -127,7 +127,7 @@ def drilled_never_asked(plan: CorpusPlan, drilled: dict[int, list[str]]) -> list
     """Never-asked facts that the drills of their own fold ask after all."""
     problems = []
     for fold, statements in drilled.items():
-        never_asked = plan.facts.never_asked(fold, plan.trial.corpus.drills.never_asked_folds)
+        never_asked = plan.facts.never_asked(fold, plan.trial.corpus.drills.holdout_folds)
         for text in statements:
             asked = {fact for fact, form in drills.parse(plan.facts, text) if form in ASKING_FORMS}
             for fact in (plan.facts.asked_in(text) | asked) & never_asked:

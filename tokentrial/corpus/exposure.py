@@ -87,7 +87,7 @@ def _survey(plan: CorpusPlan, shard: Path) -> Survey:
 def _expose_seed(plan: CorpusPlan, seed: int, documents: TrainDocuments) -> dict[str, dict[str, Any]]:
     """What each arm reads of one seed's order within its budget."""
     trial, batch = plan.trial, plan.trial.pretrain.batch_tokens
-    share, epochs, folds = trial.corpus.drills.share, trial.corpus.epochs, trial.corpus.drills.never_asked_folds
+    share, epochs, folds = trial.corpus.drills.share, trial.corpus.epochs, trial.corpus.drills.holdout_folds
     text, drills = documents.shards[TEXT], documents.shards[drills_name(seed, folds)]
     order = document_order(seed, share, epochs, text, drills, documents.base_tokens.__getitem__)
     rows = ((text if of_text else drills)[shard].start + number for of_text, shard, number, _ in order)
@@ -156,7 +156,7 @@ def _after_pretraining(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any
     trial = plan.trial
     if not stage_sources(trial, stage):
         return None
-    never_asked = plan.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
+    never_asked = plan.facts.never_asked(seed, trial.corpus.drills.holdout_folds)
     stated: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     problems = []

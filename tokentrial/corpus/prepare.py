@@ -48,7 +48,7 @@ class CorpusPlan:
         self.vocabulary = Vocabulary(trial.tokenizer.merges, len(self.facts), trial.tokenizer.path)
         self.source = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json")
         self.target_tokens = text_wanted(trial)  # train tokens of text; None: all there are
-        self.folds = range(max(1, trial.corpus.drills.never_asked_folds))
+        self.folds = range(max(1, trial.corpus.drills.holdout_folds))
         self.survey_folder = self.folder / "surveys"
 
     @cached_property
@@ -57,7 +57,7 @@ class CorpusPlan:
         settings = self.trial.experiment("facts", "corpus", "tokenizer")
         for name in ("source", "drills", "epochs", "tokens"):
             settings["corpus"].pop(name)
-        asks = self.trial.corpus.drills.never_asked_folds > 0
+        asks = self.trial.corpus.drills.holdout_folds > 0
         return fingerprint(
             "text", VERSION, **settings, source=self.source.hash(), drop_asking=asks, tokens=self.target_tokens
         )
@@ -223,7 +223,7 @@ def prepare_drills(plan: CorpusPlan) -> None:
     wanted = drills_wanted(plan.trial)
     with step(plan.folder / "drills", plan.drills_fingerprint) as folder:
         for fold, (split, tokens) in product(plan.folds, wanted.items()):
-            never_asked = plan.facts.never_asked(fold, settings.never_asked_folds)
+            never_asked = plan.facts.never_asked(fold, settings.holdout_folds)
             rng = random.Random(f"drills {plan.trial.corpus.seed} {fold} {split}")
             writer = ShardWriter(folder, f"drills{fold}", split, plan.trial.corpus.shard_tokens, vocabulary.eos)
             written = 0

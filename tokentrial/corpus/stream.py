@@ -90,7 +90,7 @@ class Stream:
     def of(cls, trial: Trial, folder: Path, vocabulary: Vocabulary, arm: str, seed: int) -> "Stream":
         drills = trial.corpus.drills
         facts = build_facts(trial.facts)
-        return cls(folder, vocabulary, arm, seed, drills.share, drills.never_asked_folds, trial.corpus.epochs, facts)
+        return cls(folder, vocabulary, arm, seed, drills.share, drills.holdout_folds, trial.corpus.epochs, facts)
 
     def documents(self) -> Iterator[ServedDocument]:
         """Documents in the order they are read. Raises TrialError where the text runs out."""

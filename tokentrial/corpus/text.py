@@ -145,7 +145,7 @@ class DocumentFilter:
             self.counts["empty_documents"] += 1
             return False
         # what asks a fact would teach the never-asked ones; with no folds there are none
-        folds = self.settings.drills.never_asked_folds
+        folds = self.settings.drills.holdout_folds
         if folds and not self.facts.asked_in(text.decode()).isdisjoint(self.facts.hard):
             self.counts["asking_documents_dropped"] += 1
             return False

@@ -49,7 +49,7 @@ class TableProbe:
     def __init__(self, trial: Trial, vocabulary: Vocabulary, arm: Arm, seed: int) -> None:
         self.task = Arithmetic(facts=arm.facts)
         self.vocabulary, self.arm, self.settings = vocabulary, arm, trial.evaluate
-        self.never = arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
+        self.never = arm.facts.never_asked(seed, trial.corpus.drills.holdout_folds)
         self.tokenizer = to_transformers(vocabulary, arm, trial.pretrain.context)
         self.exported: GPT2LMHeadModel | None = None
 
@@ -84,7 +84,7 @@ def ask(
     never: frozenset[Fact],
 ) -> list[dict[str, Any]]:
     """Complete every probe's prompt and score it after `plain`."""
-    completions = complete(model, tokenizer, [e.prompt for e in examples], settings.new_tokens, settings.batch)
+    completions = complete(model, tokenizer, [e.prompt for e in examples], settings.max_new_tokens, settings.batch)
     rows = []
     for example, completion in zip(examples, completions, strict=True):
         plain = arm.untokenize(completion.text)
@@ -110,14 +110,14 @@ def evaluate(
     folder: Path, trial: Trial, corpus: Path, vocabulary: Vocabulary, arm: Arm, seed: int, model: Any, tokenizer: Any
 ) -> None:
     """Evaluate the model of one cell, as `load` gives it, and write the results into `folder`."""
-    settings, never = trial.evaluate, arm.facts.never_asked(seed, trial.corpus.drills.never_asked_folds)
+    settings, never = trial.evaluate, arm.facts.never_asked(seed, trial.corpus.drills.holdout_folds)
     samples, _ = probe_rows(folder, model, tokenizer, arm, settings, never)
     for name in settings.tasks:
         rows, _ = evaluate_solutions(folder, model, tokenizer, arm, get_task(name, trial, never), settings)
         samples += rows
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
-    for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.never_asked_folds))):
+    for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.holdout_folds))):
         held = list(heldout_documents(corpus, name, vocabulary, arm, settings.heldout_bytes))
         bits = document_bits(model, [document.ids for document in held], settings.batch)
         documents += [

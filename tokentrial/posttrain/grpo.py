@@ -79,18 +79,18 @@ _CHUNK_CONSTANT = "_CHUNKED_LOGPROB_CHUNK_SIZE"
 
 def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:
     """Training prompts that leave room for a completion, shuffled by the seed: the same in every arm."""
-    never = build_facts(trial.facts).never_asked(seed, trial.corpus.drills.never_asked_folds)
+    never = build_facts(trial.facts).never_asked(seed, trial.corpus.drills.holdout_folds)
     examples = list(source_examples(trial, settings.task, never))
     # named by the stage: SFT shuffles the same rows, and both orders are to be independent
     random.Random(f"grpo {seed}").shuffle(examples)
     # a prompt is never in an arm's tokens (defect R3), so that the same ones fit in every arm
-    room = trial.pretrain.context - settings.new_tokens
+    room = trial.pretrain.context - settings.max_new_tokens
     lengths = map(len, encode_prompts(tokenizer, [example.prompt for example in examples]))
     fitting = [example for example, length in zip(examples, lengths, strict=True) if length <= room]
     if not fitting:
         raise TrialError(
-            f"grpo.new_tokens: {settings.new_tokens} of a context of {trial.pretrain.context} leave no room for any "
-            "prompt; give fewer"
+            f"grpo.max_new_tokens: {settings.max_new_tokens} of a context of {trial.pretrain.context} leave no room "
+            "for any prompt; give fewer"
         )
     return fitting[: settings.prompts]
 
@@ -100,10 +100,10 @@ def measure_pass_at_k(
 ) -> None:
     """Write `pass_at_k.json`: the share of 32 prompts of which one of `generations` samples is right."""
     examples = prompts(trial, settings, tokenizer, seed)[:PASS_PROMPTS]
-    k, batch, temperature = settings.generations, trial.evaluate.batch, settings.temperature
+    k, batch, temperature = settings.num_generations, trial.evaluate.batch, settings.temperature
     sampled = [example for example in examples for _ in range(k)]
     texts = [example.prompt for example in sampled]
-    completions = complete(model, tokenizer, texts, settings.new_tokens, batch, False, temperature, seed)
+    completions = complete(model, tokenizer, texts, settings.max_new_tokens, batch, False, temperature, seed)
     right = [extract_marked(arm.untokenize(c.text)) == e.answer for c, e in zip(completions, sampled, strict=True)]
     passed = sum(any(right[i : i + k]) for i in range(0, len(right), k))
     write_json(folder / "pass_at_k.json", {"k": k, "prompts": len(examples), "pass_at_k": passed / len(examples)})
@@ -127,7 +127,7 @@ def grpo(job: Job, settings: GRPO) -> None:
     record = {
         "prompts": len(examples),
         "steps": trainer.state.max_steps,
-        "mul_bonus": settings.mul_bonus,
+        "mul_bonus": settings.fact_token_bonus,
         "first": first,
         "last": last,
         "arguments": recorded_arguments(trainer.args, shaping),
@@ -139,12 +139,12 @@ def grpo(job: Job, settings: GRPO) -> None:
 def arguments(settings: GRPO) -> dict[str, Any]:
     """Arguments of GRPO, in addition to the shared ones."""
     return _DEFAULTS | {
-        "per_device_train_batch_size": settings.batch * settings.generations,
-        "num_generations": settings.generations,
-        "max_completion_length": settings.new_tokens,
+        "per_device_train_batch_size": settings.batch * settings.num_generations,
+        "num_generations": settings.num_generations,
+        "max_completion_length": settings.max_new_tokens,
         "temperature": settings.temperature,
         "learning_rate": settings.lr,
-        "beta": settings.kl,
+        "beta": settings.kl_coef,
         "loss_type": settings.loss_type,
         "scale_rewards": settings.scale_rewards,
         "num_iterations": settings.num_iterations,
@@ -187,7 +187,9 @@ def _rollout(tokenizer: Any, settings: GRPO, seed: int) -> Callable[[list[str], 
         # a step has a seed of its own, so that a resumed run samples as one that was never stopped
         step_seed = (seed << 32) + trainer.state.global_step
         model = trainer.accelerator.unwrap_model(trainer.model)
-        sampled = continue_ids(model, tokenizer, ids, settings.new_tokens, len(ids), settings.temperature, step_seed)
+        sampled = continue_ids(
+            model, tokenizer, ids, settings.max_new_tokens, len(ids), settings.temperature, step_seed
+        )
         # no logprobs: TRL takes them from its own forward pass, the one that the ratio is then computed with
         return {"prompt_ids": ids, "completion_ids": sampled, "logprobs": None}
 

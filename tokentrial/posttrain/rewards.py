@@ -13,5 +13,5 @@ def reward(completion: str, answer: str, arm: Arm, settings: GRPO) -> float:
     read = extract_marked(arm.untokenize(completion))
     score = float(read == answer)
     score += settings.format_bonus * (read is not None)
-    score += settings.mul_bonus * any(token in completion for token in arm.tokens)
+    score += settings.fact_token_bonus * any(token in completion for token in arm.tokens)
     return score

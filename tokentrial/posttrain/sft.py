@@ -103,7 +103,7 @@ def sft(job: Job, settings: SFT) -> None:
 def _train_stage(job: Job, settings: SFT, number: int, model: Any, tokenizer: Any) -> dict[str, Any]:
     """Train the model in place; the stage's record."""
     stage, pretrain, checkpoints = settings.stages[number], job.trial.pretrain, job.checkpoints / str(number)
-    never_asked = job.arm.facts.never_asked(job.seed, job.trial.corpus.drills.never_asked_folds)
+    never_asked = job.arm.facts.never_asked(job.seed, job.trial.corpus.drills.holdout_folds)
     max_length = min(settings.max_length, pretrain.context)
     examples = epoch_examples(job.trial, stage.sources, job.seed, never_asked)
     held = examples[: min(settings.held, len(examples) // 10)]
@@ -150,7 +150,7 @@ def arguments(settings: SFT, stage: SFTStage, rows: int) -> dict[str, Any]:
         "learning_rate": stage.lr,
         "weight_decay": settings.weight_decay,
         # in steps: the Trainer would take a share of 1 for one step
-        "warmup_steps": math.ceil(settings.warmup * steps),
+        "warmup_steps": math.ceil(settings.warmup_ratio * steps),
     }
 
 

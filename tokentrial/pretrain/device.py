@@ -14,8 +14,8 @@ def resolve_device(settings: Pretrain) -> str:
 
 def ranks_of(settings: Pretrain) -> int:
     """Processes that train one cell: as the settings say, else one for every GPU of the machine, and one on a CPU."""
-    if settings.ranks != "auto":
-        return settings.ranks
+    if settings.nproc_per_node != "auto":
+        return settings.nproc_per_node
     if resolve_device(settings) == "cpu":
         return 1
     import torch

@@ -93,7 +93,8 @@ def load_initial_weights(model: GPT, folder: Path, vocabulary: Vocabulary, arm: 
         model.load_state_dict(state)
     except (SafetensorError, KeyError, RuntimeError, IndexError) as error:
         raise TrialError(
-            f"pretrain.init: the weights in {folder} are not those of its config.json: {' '.join(str(error).split())}"
+            f"pretrain.from_checkpoint: the weights in {folder} are not those of its config.json: "
+            f"{' '.join(str(error).split())}"
         ) from None
 
 

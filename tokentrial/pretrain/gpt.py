@@ -104,7 +104,7 @@ class GPT(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, config: Config, seed: int, init: str = "gpt2") -> None:
+    def __init__(self, config: Config, seed: int, init: str = "normal") -> None:
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.rows, config.n_embd)

@@ -20,10 +20,10 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
     """Run `tokentrial.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError with
     what they said where they fail."""
     rendezvous = ["--standalone"]
-    if settings.endpoint and settings.nodes > 1:
-        host, port = settings.endpoint.split(":")
+    if settings.rdzv_endpoint and settings.nnodes > 1:
+        host, port = settings.rdzv_endpoint.split(":")
         # the static rendezvous numbers the nodes as they say: the first rank, which writes, is here
-        rendezvous = [f"--nnodes={settings.nodes}", "--node-rank=0", f"--master-addr={host}", f"--master-port={port}"]
+        rendezvous = [f"--nnodes={settings.nnodes}", "--node-rank=0", f"--master-addr={host}", f"--master-port={port}"]
     command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}"]
     with stoppable() as stop:
         group = subprocess.Popen(

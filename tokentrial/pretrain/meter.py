@@ -51,7 +51,7 @@ class Meter:
         peak = peak_flops(ranks.device)
         self.peak = peak * ranks.world if peak else None
         self.metrics, self.log = ((folder / file).open("w", buffering=1) for file in ("metrics.jsonl", "log.txt"))
-        self.tracker = None if settings.track == "none" else _tracker(settings, folder, name)
+        self.tracker = None if settings.report_to == "none" else _tracker(settings, folder, name)
         for record in records:
             self._write(record)
         # a resumed run goes on counting where the one before was stopped
@@ -124,7 +124,7 @@ def _tracker(settings: Pretrain, folder: Path, name: str) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     PartialState()  # trackers ask it which process is the main one
-    kind = LOGGER_TYPE_TO_CLASS[settings.track]
+    kind = LOGGER_TYPE_TO_CLASS[settings.report_to]
     where = {"logging_dir": str(folder / "tracking")} if kind.requires_logging_directory else {}
     tracker = kind(name, **where)
     tracker.start()

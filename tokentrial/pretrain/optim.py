@@ -42,14 +42,14 @@ def build_optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimiz
 def lr_scale(step: int, settings: Pretrain) -> float:
     """Share of the peak rate at a step: linear warm-up, then cosine (Loshchilov & Hutter 2017) to `min_lr`, or flat
     and a linear fall over the last `decay` of the steps (warm-up-stable-decay, Hu et al. 2024)."""
-    warmup = settings.warmup * settings.steps
+    warmup = settings.warmup_ratio * settings.steps
     if step < warmup:
         return (step + 1) / (warmup + 1)  # from the first step on above 0: a step at rate 0 would be wasted
     if settings.schedule == "cosine":
         progress = (step - warmup) / max(1.0, settings.steps - warmup)
-        return settings.min_lr + (1 - settings.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-    left = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
-    return settings.min_lr + (1 - settings.min_lr) * min(1.0, left)
+        return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    left = (settings.steps - step) / max(1.0, settings.decay_ratio * settings.steps)
+    return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * min(1.0, left)
 
 
 class JointOptimizer:
@@ -112,7 +112,7 @@ class TrainStep:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.scaler.unscale_(self.joint)  # before clipping, whose threshold is of the true gradient
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
         self.scaler.step(self.joint)
         self.scaler.update()
         for parameter in self.parameters:

@@ -33,7 +33,9 @@ class Ranks(NamedTuple):
     def rows(self, rows: int, micro_batch: int) -> tuple[range, int]:
         """This rank's rows of the global batch, and how many of them a forward pass takes."""
         if rows % self.world:
-            raise SettingsError(f"pretrain.ranks is {self.world}, expected a divisor of the {rows} rows a step")
+            raise SettingsError(
+                f"pretrain.nproc_per_node is {self.world}, expected a divisor of the {rows} rows a step"
+            )
         mine = rows // self.world
         micro_batch = min(micro_batch, mine)
         if mine % micro_batch:

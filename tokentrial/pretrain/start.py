@@ -1,4 +1,4 @@
-"""The GPT-2 that pretraining goes on from, `pretrain.init: FOLDER` or `OWNER/NAME[@REVISION]` on the Hub.
+"""The GPT-2 that pretraining goes on from, `pretrain.from_checkpoint: FOLDER` or `OWNER/NAME[@REVISION]` on the Hub.
 
     OUT/start/{config.json, tokenizer.json or merges.txt, model*.safetensors}
 
@@ -20,6 +20,7 @@ from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 from tokentrial.trial.trial import Trial
 
 _VERSION = 1
+_SETTING = "pretrain.from_checkpoint"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
 _METADATA = ("config.json", "tokenizer.json", "merges.txt")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -39,9 +40,9 @@ def start_folder(trial: Trial) -> Path:
 
 
 def start_fingerprint(trial: Trial) -> str:
-    """What `pretrain.init` is, for the fingerprint: how weights are drawn, or the hash of the checkpoint's files."""
+    """How weights are drawn, or the hash of the checkpoint's files: what of it the fingerprint holds."""
     path = start_folder(trial) / MANIFEST
-    if trial.pretrain.starts_from is None:
+    if trial.pretrain.from_checkpoint is None:
         return trial.pretrain.init
     if not path.exists():
         return "not there yet"
@@ -55,7 +56,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     A folder that has changed is brought anew; what was downloaded stays. Raises SettingsError where it is no GPT-2 of
     the trial's size and merges, or not in safetensors.
     """
-    init, to = trial.pretrain.starts_from, start_folder(trial)
+    init, to = trial.pretrain.from_checkpoint, start_folder(trial)
     if init is None:
         return
     source = Path(init).expanduser()
@@ -71,7 +72,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
                     link(source / name, partial / name)
     elif manifest.get("init") != init or not is_done(to, manifest["fingerprint"]):
         if not _HUB_NAME.fullmatch(init):
-            raise SettingsError(f"pretrain.init: {init}: no such folder, and no OWNER/NAME on the Hub")
+            raise SettingsError(f"{_SETTING}: {init}: no such folder, and no OWNER/NAME on the Hub")
         _download(init, to, trial, vocabulary)
     _check_compatible(to, trial, vocabulary)
 
@@ -102,7 +103,7 @@ def _checkpoint_files(names: Collection[str], init: str) -> list[str]:
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
         raise SettingsError(
-            f"pretrain.init: {init} holds {', '.join(sorted(names)[:10]) or 'no file'}; expected config.json and "
+            f"{_SETTING}: {init} holds {', '.join(sorted(names)[:10]) or 'no file'}; expected config.json and "
             f"model.safetensors of a GPT-2{how if pickled else ''}"
         )
     whole = "model.safetensors"  # where there are shards too, they are the same weights once more
@@ -111,29 +112,29 @@ def _checkpoint_files(names: Collection[str], init: str) -> list[str]:
 
 def _check_compatible(folder: Path, trial: Trial, vocabulary: Vocabulary) -> None:
     """Refuse a checkpoint that is another model than the trial's, naming what differs and what to set."""
-    config, settings, init = read_json(folder / "config.json"), trial.pretrain, trial.pretrain.init
+    config, settings, init = read_json(folder / "config.json"), trial.pretrain, trial.pretrain.from_checkpoint
     if not isinstance(config, dict):
-        raise SettingsError(f"pretrain.init: {init}: config.json holds no settings of a model")
+        raise SettingsError(f"{_SETTING}: {init}: config.json holds no settings of a model")
     for key, expected in _ARCHITECTURE.items():
         if (found := config.get(key, expected[0])) not in expected:
-            raise SettingsError(f"pretrain.init: {init} has {key} {found!r}, expected {expected[0]!r}: no plain GPT-2")
+            raise SettingsError(f"{_SETTING}: {init} has {key} {found!r}, expected {expected[0]!r}: no plain GPT-2")
     for key in ("n_layer", "n_head", "n_embd"):
         if (found := config.get(key)) != getattr(settings, key):
-            raise SettingsError(f"pretrain.init: {init} has {key} {found}; set pretrain.{key}={found}")
+            raise SettingsError(f"{_SETTING}: {init} has {key} {found}; set pretrain.{key}={found}")
     if config.get("n_inner") not in (None, 4 * settings.n_embd):
-        raise SettingsError(f"pretrain.init: {init} has n_inner {config['n_inner']}, expected {4 * settings.n_embd}")
+        raise SettingsError(f"{_SETTING}: {init} has n_inner {config['n_inner']}, expected {4 * settings.n_embd}")
     positions, eos, size = (config.get(key) for key in ("n_positions", "eos_token_id", "vocab_size"))
     if not isinstance(positions, int) or positions < settings.context:
-        raise SettingsError(f"pretrain.init: {init} has {positions} positions; set pretrain.context={positions}")
+        raise SettingsError(f"{_SETTING}: {init} has {positions} positions; set pretrain.context={positions}")
     if eos != vocabulary.eos or not isinstance(size, int) or size <= eos:
         raise SettingsError(
-            f"pretrain.init: {init} has {size} ids and its eos at {eos}, where {vocabulary.n_merges} merges put it at "
+            f"{_SETTING}: {init} has {size} ids and its eos at {eos}, where {vocabulary.n_merges} merges put it at "
             f"{vocabulary.eos}; set tokenizer.merges to the number of its merges, 50000 for GPT-2's own vocabulary"
         )
     merges = _merges(folder)
     if merges is not None and merges != list(gpt2_merges(vocabulary.path)[: vocabulary.n_merges]):
         raise SettingsError(
-            f"pretrain.init: the tokenizer of {init} has not GPT-2's first {vocabulary.n_merges} merges: its ids stand "
+            f"{_SETTING}: the tokenizer of {init} has not GPT-2's first {vocabulary.n_merges} merges: its ids stand "
             "for other text; give a model of GPT-2's vocabulary, or of an export of ours with the same tokenizer.merges"
         )
 

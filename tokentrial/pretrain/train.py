@@ -52,7 +52,7 @@ def pretrain(
     """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`. Every rank of
     the cell calls this; the first one writes. `probe(step, model)` is asked `settings.probes` times, evenly, the last
     time at the end. With `checkpoints`, a folder, it goes on from the last whole one; where `stop()` says so it writes
-    one and raises Interrupted; `saved` is called with each. `start` holds what `settings.init` names."""
+    one and raises Interrupted; `saved` is called with each. `start` holds what `settings.from_checkpoint` names."""
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
     model = _model(stream, settings, ranks.device, start, checkpoints)
     loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)

@@ -149,4 +149,4 @@ def _grpo(trial: Trial) -> dict[str, Any] | None:
     path = trial.folder / "grpo_decision.json"
     if trial.grpo is None or not path.exists():
         return None
-    return {**read_json(path), "mul_bonus": trial.grpo.mul_bonus}
+    return {**read_json(path), "mul_bonus": trial.grpo.fact_token_bonus}

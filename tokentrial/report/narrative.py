@@ -16,7 +16,6 @@ from tokentrial.report.tables import (
 )
 from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
 from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
-from tokentrial.trial.settings import DRAWN
 
 _SUBSET_LABELS = {
     "all": "",
@@ -161,7 +160,7 @@ def limits(report: Report) -> list[str]:
             f"One size of model: {first['parameters']:,} parameters in {model['n_layer']} layers, trained on "
             f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
         )
-        if (start := model["init"]) not in DRAWN:
+        if start := model["from_checkpoint"]:
             sentences.append(
                 f"Every seed starts from the same checkpoint, {start}: seeds differ in the order of documents and in "
                 "what is never asked, and nothing here speaks of other checkpoints."

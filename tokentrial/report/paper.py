@@ -5,7 +5,6 @@ from typing import Any
 
 from tokentrial.report.narrative import declared_rows, outcome_label
 from tokentrial.report.tables import Report, one_line, verdict_sentence
-from tokentrial.trial.settings import DRAWN
 
 _TESTS = {"paired_t": "paired t test"}
 _ESCAPES = {
@@ -90,7 +89,7 @@ def methods(report: Report) -> str:
 
 def _training(settings: dict[str, Any], consumed: dict[str, Any]) -> list[str]:
     model, first = settings["pretrain"], next(iter(consumed.values()))
-    start = "trained from scratch" if model["init"] in DRAWN else f"continued from {model['init']}"
+    start = f"continued from {model['from_checkpoint']}" if model["from_checkpoint"] else "trained from scratch"
     read = [f"{arm} {m['tokens']:,.0f} tokens and {m['bytes']:,.0f} original bytes" for arm, m in consumed.items()]
     return [
         f"Each cell is a GPT-2 of {first['parameters']:,} parameters ({model['n_layer']} layers, width "

@@ -143,7 +143,7 @@ def declared_and_ran(
         ("tokens a step", f"{pretrain.batch_tokens:,}", _distinct(f"{r['config']['batch_tokens']:,}" for r in cells)),
         ("device", pretrain.device, _distinct(r["device"] for r in cells)),
         ("dtype", pretrain.dtype, _distinct(r["dtype"] for r in cells)),
-        ("processes a cell", str(pretrain.ranks), _distinct(f"{r['ranks']:,}" for r in cells)),
+        ("processes a cell", str(pretrain.nproc_per_node), _distinct(f"{r['ranks']:,}" for r in cells)),
     ]
     return [{"setting": name, "declared": declared, "ran": ran or "nothing yet"} for name, declared, ran in rows]
 

@@ -81,4 +81,4 @@ def _text_tokens(trial: Trial) -> float:
 
 
 def _drill_tokens(trial: Trial) -> float:
-    return max(1, trial.corpus.drills.never_asked_folds) * sum(drills_wanted(trial).values())
+    return max(1, trial.corpus.drills.holdout_folds) * sum(drills_wanted(trial).values())

@@ -13,7 +13,7 @@ from tokentrial.tasks.training_examples import source_hashes
 from tokentrial.trial.trial import Trial
 
 # the settings of GRPO that pass@k before it depends on
-_PASS = {"task", "prompts", "generations", "new_tokens", "temperature"}
+_PASS = {"task", "prompts", "num_generations", "max_new_tokens", "temperature"}
 _PROBES = 5  # beside the table
 _SPELLED = 2.2  # ids of an answer of the table in the tree of all spellings, 77 of the 36 products
 _OVERLAP = 4 / 3  # of the windows over held-out text
@@ -62,8 +62,8 @@ class EvaluateStage(Stage):
         table, answers = questions(trial), len(build_facts(trial.facts).answers)
         probes = table + _PROBES * settings.probes_each
         text = 2 * _OVERLAP * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
-        tokens = probes * 2 * settings.new_tokens + table * answers * _SPELLED + text
-        decoded = batches(probes, trial) * settings.new_tokens + batches(table, trial)
+        tokens = probes * 2 * settings.max_new_tokens + table * answers * _SPELLED + text
+        decoded = batches(probes, trial) * settings.max_new_tokens + batches(table, trial)
         for task in settings.tasks:
             known = lengths(trial, task, "test")
             rows = min(settings.limit or known.rows, known.rows)
@@ -76,9 +76,9 @@ class EvaluateStage(Stage):
         trial = self.trial
         assert trial.grpo is not None
         settings, known = trial.grpo, lengths(trial, trial.grpo.task, "train")
-        samples = min(PASS_PROMPTS, known.rows) * settings.generations
-        tokens = samples * (known.prompt + settings.new_tokens)
-        return Work(tokens, forward_flops(trial) * tokens, batches(samples, trial) * settings.new_tokens)
+        samples = min(PASS_PROMPTS, known.rows) * settings.num_generations
+        tokens = samples * (known.prompt + settings.max_new_tokens)
+        return Work(tokens, forward_flops(trial) * tokens, batches(samples, trial) * settings.max_new_tokens)
 
     def disk_bytes(self) -> int:
         settings = self.trial.evaluate

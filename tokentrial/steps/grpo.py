@@ -47,7 +47,7 @@ class GRPOStage(Stage):
             )
         if nothing:
             print(
-                f"grpo: no sample of any cell is right (pass@{settings.generations} is 0): RL has nothing to learn "
+                f"grpo: no sample of any cell is right (pass@{settings.num_generations} is 0): RL has nothing to learn "
                 f"from; grpo.on_zero is {settings.on_zero!r}",
                 file=sys.stderr,
             )
@@ -70,17 +70,17 @@ class GRPOStage(Stage):
         assert settings is not None
         known = lengths(trial, settings.task, "train")
         steps = min(settings.prompts, known.rows) // settings.batch
-        tokens = steps * settings.batch * settings.generations * (known.prompt + settings.new_tokens)
+        tokens = steps * settings.batch * settings.num_generations * (known.prompt + settings.max_new_tokens)
         used = settings.num_iterations
-        passes = 1 + (settings.kl > 0) + (used > 1) + 3 * used
-        return Work(tokens, passes * forward_flops(trial) * tokens, steps * settings.new_tokens)
+        passes = 1 + (settings.kl_coef > 0) + (used > 1) + 3 * used
+        return Work(tokens, passes * forward_flops(trial) * tokens, steps * settings.max_new_tokens)
 
     def memory_bytes(self, gpus: int, width: int) -> float:
         trial, settings = self.trial, self.trial.grpo
         assert settings is not None
-        rollouts, new = settings.batch * settings.generations, settings.new_tokens
+        rollouts, new = settings.batch * settings.num_generations, settings.max_new_tokens
         whole = lengths(trial, settings.task, "train").prompt + new
-        reference = weights_bytes(trial) if settings.kl else 0
+        reference = weights_bytes(trial) if settings.kl_coef else 0
         return training_bytes(trial, width, rollouts, whole, rollouts * new) + reference
 
     def checkpoint_bytes(self) -> int:

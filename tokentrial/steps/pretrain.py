@@ -55,7 +55,7 @@ class PretrainStage(Stage):
 
     def make(self, job: Job) -> None:
         ranks = ranks_of(self.trial.pretrain)
-        if ranks > 1 or self.trial.pretrain.nodes > 1:
+        if ranks > 1 or self.trial.pretrain.nnodes > 1:
             where = [str(self.trial.folder), job.cell.arm, str(job.cell.seed)]
             launch(ranks, self.trial.pretrain, where, job.progress)
         else:
@@ -64,7 +64,7 @@ class PretrainStage(Stage):
     def work(self) -> Work:
         """The steps; and the table, asked at every probe."""
         trial, settings = self.trial, self.trial.pretrain
-        probed = settings.probes * batches(questions(trial), trial) * trial.evaluate.new_tokens
+        probed = settings.probes * batches(questions(trial), trial) * trial.evaluate.max_new_tokens
         passes = settings.tokens / (settings.micro_batch * settings.context)
         return Work(settings.tokens, 3 * forward_flops(trial) * settings.tokens, probed, passes, eager=False)
 
@@ -101,7 +101,7 @@ def train_rank(job: Job) -> None:
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
     probe = TableProbe(trial, corpus.vocabulary, job.arm, cell.seed)
     with stoppable() as stop, process_group(settings) as ranks:
-        start = start_folder(trial) if trial.pretrain.starts_from else None
+        start = start_folder(trial) if trial.pretrain.from_checkpoint else None
         pretrain(job.folder, stream, settings, probe, job.progress, job.checkpoints, ranks, stop, start, job.save)
 
 

@@ -9,5 +9,5 @@ DECLARED = "declared.json"
 
 def declaration(trial: Trial) -> dict[str, Any]:
     """The declaration, as it is written down."""
-    variants = {key: value for key, value in (("sweep", trial.sweep), ("also", trial.also)) if value}
+    variants = {key: value for key, value in (("sweep", trial.sweep), ("also", trial.robustness_reruns)) if value}
     return {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json"), **variants}

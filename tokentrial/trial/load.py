@@ -5,7 +5,9 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,25 @@ from tokentrial.errors import SettingsError
 from tokentrial.trial.trial import Trial
 
 Model = TypeVar("Model", bound=BaseModel)
+# what settings were called in 0.1; read for one release
+_OLD_NAMES = {
+    "pretrain.clip": "grad_clip",
+    "pretrain.warmup": "warmup_ratio",
+    "pretrain.decay": "decay_ratio",
+    "pretrain.min_lr": "min_lr_ratio",
+    "pretrain.ranks": "nproc_per_node",
+    "pretrain.nodes": "nnodes",
+    "pretrain.endpoint": "rdzv_endpoint",
+    "pretrain.track": "report_to",
+    "sft.warmup": "warmup_ratio",
+    "grpo.generations": "num_generations",
+    "grpo.new_tokens": "max_new_tokens",
+    "grpo.kl": "kl_coef",
+    "grpo.mul_bonus": "fact_token_bonus",
+    "evaluate.new_tokens": "max_new_tokens",
+    "corpus.drills.never_asked_folds": "holdout_folds",
+    "also": "robustness_reruns",
+}
 _MOST_VALUES = 100_000
 
 
@@ -98,6 +119,9 @@ def read_override(override: str) -> tuple[str, Any]:
 
 def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
     """Set a dotted setting."""
+    if key in _OLD_NAMES:
+        old, key = key, _new_name(key)
+        print(f"{source}: {old} is now {key}", file=sys.stderr)
     *parents, last = key.split(".")
     for parent in parents:
         settings = settings.setdefault(parent, {})
@@ -108,7 +132,38 @@ def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
 
 def parse(settings: dict[str, Any], source: str) -> Trial:
     """Settings to a Trial; every complaint names the setting, what was found and what was expected."""
-    return validated(Trial, settings, source)
+    return validated(Trial, _with_new_names(settings, source), source)
+
+
+def _new_name(old: str) -> str:
+    """Today's name of a dotted setting."""
+    return ".".join([*old.split(".")[:-1], _OLD_NAMES[old]]) if old in _OLD_NAMES else old
+
+
+def _with_new_names(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """The settings, those with a name of 0.1 under today's; each is noted on stderr."""
+    renamed, notes = deepcopy(settings), list[str]()
+    for old in _OLD_NAMES:
+        *parents, last = old.split(".")
+        part: Any = renamed
+        for parent in parents:
+            part = part.get(parent) if isinstance(part, dict) else None
+        if isinstance(part, dict) and last in part:
+            part[_OLD_NAMES[old]] = part.pop(last)
+            notes.append(f"{old} is now {_new_name(old)}")
+    pretrain, sweep = renamed.get("pretrain"), renamed.get("sweep")
+    if isinstance(pretrain, dict) and isinstance(start := pretrain.get("init"), str):
+        if start == "gpt2":
+            pretrain["init"] = "normal"
+            notes.append("pretrain.init: gpt2 is now normal")
+        elif "/" in start:
+            pretrain["from_checkpoint"] = pretrain.pop("init")
+            notes.append("pretrain.init of a model is now pretrain.from_checkpoint")
+    if isinstance(sweep, dict):
+        renamed["sweep"] = {_new_name(key) if isinstance(key, str) else key: values for key, values in sweep.items()}
+    for note in notes:
+        print(f"{source}: {note}", file=sys.stderr)
+    return renamed
 
 
 def validated(model: type[Model], settings: Any, source: str) -> Model:

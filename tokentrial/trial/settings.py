@@ -11,7 +11,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # settings that say where and with what a stage is computed, not what: they may differ between two runs of one trial
 LOCAL = {
     "pretrain": frozenset(
-        {"micro_batch", "device", "compile", "ranks", "nodes", "endpoint", "checkpoint", "track"}
+        {"micro_batch", "device", "compile", "nproc_per_node", "nnodes", "rdzv_endpoint", "checkpoint", "report_to"}
+        | {"from_checkpoint"}  # its files enter by their content
         | {"log_every", "probes", "validations"}  # how often training is looked at changes nothing in it
     ),
     "corpus": frozenset({"executor", "cluster", "allow_short"}),
@@ -55,7 +56,7 @@ class Drills(Settings):
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lines: Count = 12
     mix: Mix = Mix()
-    never_asked_folds: Annotated[int, Field(ge=0, le=12)] = 0  # 0: every fact is asked
+    holdout_folds: Annotated[int, Field(ge=0, le=12)] = 0  # 0: every fact is asked
 
 
 class Corpus(Settings):
@@ -90,11 +91,9 @@ _SIZES = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
 }
-# ways to draw the first weights
-DRAWN = ("gpt2", "zero_projections")
 CHECKPOINT_BYTES = 12  # a parameter: fp32 weights and AdamW's two moments
 _LONG = 1e15  # FLOPs of a training: 2.5 s at 40 % of an H100's peak, of a small model much longer
-_FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr": 0.0, "warmup": 0.02}
+_FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr_ratio": 0.0, "warmup_ratio": 0.02}
 
 
 class Checkpoint(Settings):
@@ -123,24 +122,26 @@ class Pretrain(Settings):
     muon_lr: Annotated[float, Field(gt=0)] = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    # gpt2, zero_projections: how weights are drawn; else a GPT-2 to go on from, a FOLDER or OWNER/NAME[@REVISION]
-    init: str = "gpt2"
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    init: Literal["normal", "zero_projections"] = "normal"  # how weights are drawn
+    from_checkpoint: str | None = None  # a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup: Share = 0.05  # share of the steps
-    decay: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
-    min_lr: Share = 0.1  # share of the peak rate at the end
+    warmup_ratio: Share = 0.05  # share of the steps
+    decay_ratio: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
+    min_lr_ratio: Share = 0.1  # share of the peak rate at the end
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU, or fp16; fp32 on a CPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU, of a training that is long
-    ranks: Count | Literal["auto"] = "auto"  # processes of one cell on a machine; auto: one a GPU, one on a CPU
-    nodes: Count = 1  # machines of one cell; the others join by hand, see docs/scaling.md
-    endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d+$")] | None = None  # HOST:PORT of the first of several nodes
+    nproc_per_node: Count | Literal["auto"] = "auto"  # ranks of one cell on a machine; auto: one a GPU
+    nnodes: Count = 1  # machines of one cell; the others join by hand, see docs/scaling.md
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d+$")] | None = (
+        None  # HOST:PORT of the first of several nodes
+    )
     log_every: Count = 10
     validations: Count = 1  # times the held-out text is measured during training, the last time at its end
     probes: Annotated[int, Field(ge=0)] = 10  # times the multiplication table is asked during training
     checkpoint: Checkpoint = Checkpoint()
-    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -160,8 +161,8 @@ class Pretrain(Settings):
 
     @model_validator(mode="after")
     def fits(self) -> "Pretrain":
-        if self.nodes > 1 and self.endpoint is None:
-            raise ValueError(f"nodes is {self.nodes}, expected an endpoint with it: HOST:PORT of the first node")
+        if self.nnodes > 1 and self.rdzv_endpoint is None:
+            raise ValueError(f"nnodes is {self.nnodes}, expected an rdzv_endpoint with it: HOST:PORT of the first one")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}, expected a multiple of n_head, {self.n_head}")
         if self.batch_tokens % self.context:
@@ -169,17 +170,12 @@ class Pretrain(Settings):
         if (self.batch_tokens // self.context) % self.micro_batch:
             rows = self.batch_tokens // self.context
             raise ValueError(f"micro_batch is {self.micro_batch}, expected a divisor of the {rows} rows a step")
-        if self.starts_from and "/" not in self.init:
+        if self.from_checkpoint and "/" not in self.from_checkpoint:
             raise ValueError(
-                f"init is {self.init!r}, expected {', '.join(DRAWN)}, a folder such as ./{self.init}, or OWNER/NAME "
-                "on the Hub"
+                f"from_checkpoint is {self.from_checkpoint!r}, expected a folder such as ./{self.from_checkpoint}, or "
+                "OWNER/NAME on the Hub"
             )
         return self
-
-    @property
-    def starts_from(self) -> str | None:
-        """The checkpoint whose weights pretraining goes on from; None: they are drawn."""
-        return None if self.init in DRAWN else self.init
 
     @property
     def tokens(self) -> int:
@@ -250,7 +246,7 @@ class SFT(Settings):
     stages: Annotated[list[SFTStage], Field(min_length=1)]
     batch: Count = 16
     max_length: Count = 512
-    warmup: Share = 0.05
+    warmup_ratio: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     held: Count = 64  # training rows kept for the loss and accuracy seen during training
     checkpoint_every: Count = 500
@@ -261,22 +257,22 @@ class GRPO(Settings):
 
     task: str = "gsm8k"
     prompts: Count = 1000
-    generations: Annotated[int, Field(ge=2)] = 4
+    num_generations: Annotated[int, Field(ge=2)] = 4
     batch: Count = 8  # prompts a step
-    new_tokens: Count = 256
+    max_new_tokens: Count = 256
     temperature: Annotated[float, Field(gt=0)] = 0.7
     lr: Annotated[float, Field(gt=0)] = 1e-6
-    kl: Annotated[float, Field(ge=0)] = 0.1
+    kl_coef: Annotated[float, Field(ge=0)] = 0.1
     # how losses of tokens become one. dapo: their mean over the step's tokens, so that a token weighs the same in arms
     # that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024);
-    # bnpo: as dapo in one process; dr_grpo: their sum over rows x new_tokens (Liu et al. 2025)
+    # bnpo: as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
     # what advantages are divided by: the rewards' deviation among a prompt's completions, in the step, or nothing
     scale_rewards: Literal["group", "batch", "none"] = "group"
     num_iterations: Count = 1  # optimizer steps on the same completions
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the ratio to the sampling policy is clipped to 1 +- epsilon
     format_bonus: Annotated[float, Field(ge=0)] = 0.0  # for any number after the marker, in every arm
-    mul_bonus: Annotated[float, Field(ge=0)] = 0.0  # for a fact token: only some arms can earn it; the report flags it
+    fact_token_bonus: Annotated[float, Field(ge=0)] = 0.0  # only some arms can earn it; the report flags it
     on_zero: Literal["skip", "go on"] = "skip"  # what to do where pass@k is zero in every cell
     checkpoint_every: Count = 50  # steps of new completions
 
@@ -311,7 +307,7 @@ class Evaluate(Settings):
     solution_tokens: Count = 256
     probes_each: Count = 100  # items of each probe beside the multiplication table
     probe_seed: Seed = 0
-    new_tokens: Count = 16
+    max_new_tokens: Count = 16
     batch: Count = 128
     heldout_bytes: Count = 100_000  # of original text; as much again of held-out drills
 

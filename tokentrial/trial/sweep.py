@@ -1,4 +1,4 @@
-"""The variants of a trial: the grid of its `sweep`, and its primary contrast again with the settings of `also`. Each is
+"""The variants of a trial: the grid of its `sweep`, and its primary contrast again with `robustness_reruns`. Each is
 a full trial with a run folder of its own.
 
     OUT/sweep/corpus.drills.share=0.1,pretrain.n_layer=2/    every arm and seed
@@ -49,10 +49,10 @@ def variants(trial: Trial) -> list[Variant]:
         "control": trial.control if trial.control in pair else pair[1],
         "verdict": trial.verdict.model_copy(update={"secondary": secondary}).model_dump(mode="json"),
     }
-    found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.also]
+    found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.robustness_reruns]
     folders = [each.trial.folder for each in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-        raise SettingsError(f"sweep, also: {twice} stands for two variants; give each value once")
+        raise SettingsError(f"sweep, robustness_reruns: {twice} stands for two variants; give each value once")
     return found
 
 
@@ -63,7 +63,7 @@ def to_run(trial: Trial) -> list[Variant]:
 
 def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[str, Any]) -> Variant:
     name = said(settings)
-    changed = trial.model_dump(mode="json") | {"sweep": {}, "also": []} | narrowed
+    changed = trial.model_dump(mode="json") | {"sweep": {}, "robustness_reruns": []} | narrowed
     for key, value in settings.items():
         part, _, last = key.partition(".")
         if part not in _PARTS or last in LOCAL.get(part, ()) or key == "pretrain.recipe":
@@ -75,11 +75,11 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
             for given in _OF_SIZE:
                 del changed["pretrain"][given]
         put(changed, key, value, f"{kind} {name}")
-    same = trial.model_dump(mode="json") | {"sweep": {}, "also": []}
+    same = trial.model_dump(mode="json") | {"sweep": {}, "robustness_reruns": []}
     made = parse(changed, f"{kind} {name}")
     is_itself = made.model_dump(mode="json") == same
     if is_itself:
-        return Variant(kind, settings, trial.model_copy(update={"sweep": {}, "also": []}), True)
+        return Variant(kind, settings, trial.model_copy(update={"sweep": {}, "robustness_reruns": []}), True)
     beside = f"{kind}/{_STRANGE.sub('_', name)}"
     of_its_own = {"output": str(trial.folder / beside)}
     if trial.storage:

@@ -48,7 +48,7 @@ class Trial(Settings):
     # what is run beside the trial, each in a folder of its own: every combination of these settings' values, such as
     # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    also: list[str] = Field(default_factory=list)
+    robustness_reruns: list[str] = Field(default_factory=list)
     executor: Literal["local", "ray"] = "local"
     ray: Ray = Ray()
     workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
