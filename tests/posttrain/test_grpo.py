@@ -338,7 +338,7 @@ def test_what_grpo_samples_depends_on_seed_step_and_row_and_not_on_the_batch(unt
 
 def test_it_stops_only_where_its_completions_are_used_up():
     """Those of a step before are in no checkpoint."""
-    callback, saved = CheckpointCallback(SimpleNamespace(progress=quiet), "grpo", lambda: True), []
+    callback, saved = CheckpointCallback(SimpleNamespace(progress=quiet), "grpo", lambda: True, False), []
     for step in range(1, 7):
         control = SimpleNamespace(should_save=False, should_training_stop=False)
         callback.on_step_end(SimpleNamespace(num_iterations=3), SimpleNamespace(global_step=step, max_steps=9), control)

@@ -117,7 +117,7 @@ def _train_stage(job: Job, settings: SFT, number: int, model: Any, tokenizer: An
     local = local_arguments(checkpoints, pretrain, settings.checkpoint_every)
     trainer = _trainer(model, tokenizer, local | shaping, trained, evaluated)
     trainer.add_callback(HeldAccuracy(job, tokenizer, held, bool(evaluated)))
-    log = train(trainer, checkpoints, job, "sft")
+    log = train(trainer, checkpoints, job, "sft", is_last=number == len(settings.stages) - 1)
     lengths = [len(row.input_ids) for row in trained]
     # the mean over all steps: the Trainer's own forgets those before a stop
     losses, held_losses, accuracies = (

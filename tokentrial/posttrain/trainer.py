@@ -135,10 +135,11 @@ def single_process(settings: Pretrain) -> Iterator[None]:
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
     """Reports progress, stops where `stop()` says so, and makes checkpoints whole or absent: a checkpoint's manifest is
-    written once all of its files are, as the Trainer writes in place; only then the one before is deleted."""
+    written once all of its files are, as the Trainer writes in place; only then the one before is deleted. After the
+    last step of all the result is written at once, so `is_last` spares that checkpoint."""
 
-    def __init__(self, job: Job, stage: str, stop: Callable[[], bool]) -> None:
-        self.job, self.stage, self.stop = job, stage, stop
+    def __init__(self, job: Job, stage: str, stop: Callable[[], bool], is_last: bool) -> None:
+        self.job, self.stage, self.stop, self.is_last = job, stage, stop, is_last
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # GRPO uses a batch of completions `num_iterations` times, and they are in no checkpoint: a resume between two
@@ -146,6 +147,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         resumable = state.global_step % getattr(args, "num_iterations", 1) == 0
         if self.stop() and resumable and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
+        if self.is_last and state.global_step >= state.max_steps:
+            control.should_save = False
         self.job.progress(state.global_step / max(1, state.max_steps), f"{self.stage} step {state.global_step}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -160,12 +163,12 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self.job.saved(newest)
 
 
-def train(trainer: Any, checkpoints: Path, job: Job, stage: str) -> list[dict[str, Any]]:
-    """Train to the end, from the newest whole checkpoint on, and return the log. Told to stop, it writes a checkpoint
-    and raises Interrupted."""
+def train(trainer: Any, checkpoints: Path, job: Job, stage: str, is_last: bool = True) -> list[dict[str, Any]]:
+    """Train to the end, from the newest whole checkpoint on, and return the log; where other trainings of the same job
+    follow, not `is_last`, the end is a checkpoint too. Told to stop, it writes a checkpoint and raises Interrupted."""
     trainer.remove_callback(PrinterCallback)
     with stoppable() as stop:
-        trainer.add_callback(CheckpointCallback(job, stage, stop))
+        trainer.add_callback(CheckpointCallback(job, stage, stop, is_last))
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     state = trainer.state
     if state.global_step < state.max_steps:
