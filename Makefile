@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 # Where this is set, as in many containers, every worker would compile PyTorch and transformers anew: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: pilot smoke run-10b test test-all lint bench
+.PHONY: pilot smoke run-10b check test test-all lint bench
 
 pilot: $(READY)
 	$(BIN)/tokentrial run pilot
@@ -18,6 +18,10 @@ smoke: $(READY)
 
 run-10b: $(READY)
 	$(BIN)/tokentrial run gpt2_10b
+
+# seconds: what reads the code, and the tests of pure functions
+check: lint
+	$(PYTEST) -m "not slow" tests/arms/test_arms.py tests/statistics tests/tasks tests/test_architecture.py tests/test_store.py tests/test_trial.py
 
 test: $(READY)
 	$(PYTEST) -m "not slow"
