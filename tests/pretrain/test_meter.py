@@ -122,7 +122,7 @@ def test_one_setting_hands_all_numbers_to_a_tracker_of_accelerate(clock, new_met
     if name != "none":
         assert name in tracking.LOGGER_TYPE_TO_CLASS
     monkeypatch.setattr(tracking, "LOGGER_TYPE_TO_CLASS", {name: kind})
-    seen = new_meter(track=name)
+    seen = new_meter(report_to=name)
     clock.now += 1.0
     seen.step(0, 6.0, 1e-3, 1.0)
     seen.add({"step": 4, "val_loss": 5.5, "asked": 0.25})

@@ -23,6 +23,7 @@ from tokentrial.pretrain.gpt import GPT
 LOGITS = 2**27  # elements of a batch's logits at most, half a gigabyte
 _VAL_TOKENS = 20_000
 _VAL_BYTES = 50_000
+_CPU_POSITIONS = 2**13  # of a batch on a CPU: activations of more leave its caches, which costs a fifth of the time
 _VAL_BATCH = 8  # windows at a time, so that it takes no more memory than a training step
 
 
@@ -42,7 +43,8 @@ def token_nats(model: Scored, rows: Sequence[Sequence[int]], batch: int) -> list
     nats = [np.empty(0)] * len(rows)
     while order:
         longest = len(rows[order[min(batch, len(order)) - 1]])
-        size = max(1, min(batch, LOGITS // (longest * model.ids)))
+        most = LOGITS // model.ids if model.device.type != "cpu" else min(LOGITS // model.ids, _CPU_POSITIONS)
+        size = max(1, min(batch, most // longest))
         chosen, order = order[:size], order[size:]
         # the padding stands behind every real id, so a causal model needs no mask
         padded = pad_sequence([torch.tensor(rows[i]) for i in chosen], batch_first=True).to(model.device)
