@@ -6,7 +6,8 @@
     python benchmarks/corpus.py --text FOLDER                  # the first 768 MB of parquet files with a column `text`
 
 Peers (`pip install datatrove gigatoken` beside the package), each in a few lines below:
-  reference      the seed report's way: rows streamed by `datasets`, a regular expression, tiktoken, lists; one process
+  reference      the original report's way: rows streamed by `datasets`, a regular expression, tiktoken, lists; one
+                 process
   build_nanogpt  karpathy/build-nanogpt fineweb.py: rows of `datasets`, a pool with a process a core, tiktoken
   datatrove      ParquetReader and DocumentTokenizer under LocalPipelineExecutor, a task a core
 

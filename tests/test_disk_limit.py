@@ -130,7 +130,7 @@ def test_it_says_by_which_settings_it_would_fit(tokentrial, tmp_path):
     assert "disk_limit_gb is 30" in said
     assert "pretrain.checkpoint.keep_every=null" in said
     assert not (tmp_path / "run").exists()
-    # the seed's pod of 20 GB holds gpt2_50m
+    # the original report's pod of 20 GB holds gpt2_50m
     assert planned_gb(load("gpt2_50m", ["disk_limit_gb=20"])) < 20 < planned_gb(load("gpt2_50m"))
 
 

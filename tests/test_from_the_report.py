@@ -1,5 +1,5 @@
 """docs/from-the-report.md: every command of it runs, at smoke size, in its order; every file of ours that it names is
-there, and so is a line for every file of the seed's report."""
+there, and so is a line for every file of the original report."""
 
 import json
 import re
@@ -116,11 +116,11 @@ def test_they_leave_what_they_say(ran):
     assert {path.parent.parent.name for path in one_arm.glob("*/seed*/hf")} == {"mul_tokens"}
     assert not (one_arm / "comparison_report.json").exists()
     counts = next(command for command in COMMANDS if "--counts" in command)
-    assert "0.0625" in found[counts][1]  # FACTS of the seed's finding: 5 of 81 against 0, exact
+    assert "0.0625" in found[counts][1]  # FACTS of the original finding: 5 of 81 against 0, exact
 
 
 def test_every_file_of_the_report_has_its_line():
-    """What the seed's report lists under "What Was Built" and "Appendix"."""
+    """What the original report lists under "What Was Built" and "Appendix"."""
     files = """data/prepare_fineweb_pilot.py pretrain/train_nanogpt.py pretrain/export_hf.py
         pretrain/configs/gpt2_124m_pilot.yaml pretrain/configs/gpt2_124m_small.yaml tokenizer/hf_gpt2_with_mul.py
         sft/sft_gsm8k.py sft/configs/gsm8k.yaml rl/grpo_train.py rl/rewards.py rl/configs/grpo_pilot.yaml

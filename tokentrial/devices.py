@@ -1,7 +1,7 @@
 """GPUs as data: peak, memory, the share of the peak that training reaches (MFU) and where that is known from, price.
 
 `group("8xA100-80")` is eight of them; `this_machine()` is what is here, told without importing torch. Speeds of GPT-2
-124M, from which the MFU follows: ours (H100, `benchmarks/pretrain.py --gpu`), the seed report's pilot (A40), its
+124M, from which the MFU follows: ours (H100, `benchmarks/pretrain.py --gpu`), the original report's pilot (A40), its
 experiment's later 10B run (4 x H200) and llm.c's published runs (8 x A100, 8 x H100). Prices are one market's lowest by
 the hour, from price surveys: they move by tens of percent in a month, so give your own: --price A40=0.35.
 """
@@ -22,10 +22,10 @@ from tokentrial.trial.settings import Pretrain
 HERE = "this machine"
 _GPT2_FLOPS = Pretrain().flops_per_token(50_257)  # of GPT-2 124M, whose tokens a second are what is published
 # tokens/s a GPU, as in the docstring
-_OURS, _SEED, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 463_600, 64_000, 278_000, 463_000, 231_000
-# the seed fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's eager model
-# against the compiled one of pretraining
-TRAINER_SHARE = 7_473 * 3 * 512 / (8 * 60) / _SEED
+_OURS, _ORIGINAL, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 463_600, 64_000, 278_000, 463_000, 231_000
+# the original report fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's
+# eager model against the compiled one of pretraining
+TRAINER_SHARE = 7_473 * 3 * 512 / (8 * 60) / _ORIGINAL
 # the reference's GRPO: 80,000 rollouts of 256 tokens in 2.2 h on one GPU, 32 a step, 12 layers; a step of decoding
 # waits for the launches of its kernels, not for their arithmetic, so it is the same on every GPU
 DECODE_SECONDS = 2.2 * 3600 / (80_000 / 32) / 256 / 12
@@ -44,7 +44,7 @@ class Device(NamedTuple):
     priced: str = ""  # when
     trainer: float = TRAINER_SHARE  # speed of SFT, GRPO and scoring, as a share of pretraining's
     decode: float = DECODE_SECONDS  # of one layer, for one token of a whole batch
-    start: float = 10.0  # seconds of a stage before it computes: the seed's export, which computes nothing
+    start: float = 10.0  # seconds of a stage before it computes: the original report's export, which computes nothing
     compile: float = 60.0  # seconds until a compiled model takes its first step; assumed, twice an H100's and more
     workers: int = 1  # cells at a time
 
@@ -68,7 +68,9 @@ _H100 = Device(
 )
 # peaks are of the makers' data sheets
 DEVICES = (
-    Device("A40", "A40", 149.7, 48, _mfu(_SEED, 149.7), "64k tokens/s in the seed's pilot", 0.40, "2025"),
+    Device(
+        "A40", "A40", 149.7, 48, _mfu(_ORIGINAL, 149.7), "64k tokens/s in the original report's pilot", 0.40, "2025"
+    ),
     Device(
         "A100-80",
         "A100",

@@ -1,5 +1,5 @@
-"""The plan: its hours against what is known of the seed report's and the reference's runs, its disk against what a run
-writes, its seeds against the theory of power; and that it touches nothing."""
+"""The plan: its hours against what is known of the original report's and the reference's runs, its disk against what a
+run writes, its seeds against the theory of power; and that it touches nothing."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def planned(tokentrial, tmp_path, monkeypatch):
     return run
 
 
-# what is known: the seed report's A40, the reference's 4 x H200, its GRPO
+# what is known: the original report's A40, the reference's 4 x H200, its GRPO
 
 
 def test_the_seeds_50m_run_on_an_a40_took_13_minutes_to_pretrain_8_to_tune_and_3_an_evaluation():
@@ -270,7 +270,7 @@ def test_what_cannot_be_planned_is_bad_usage(planned, words, message):
     ("words", "parts"),
     [
         ("gpt2_50m --device A40 --price A40=0.35 --budget 300",
-         ["64k tokens/s in the seed's pilot", "A40 0.35 (given)", "needs 107 seeds", "GSM8K accuracy stays"]),
+         ["64k tokens/s in the original", "A40 0.35 (given)", "needs 107 seeds", "GSM8K accuracy stays"]),
         # 0.37 on the A40; the H100 trains 463,600 / 278,000 times faster than the code by which it was so
         ("gpt2_50m --device H100 --device A40", ["its pretraining, H100 0.22;"]),
         ("gpt2_50m pretrain.size=gpt2-xl --device T4 --device H200",

@@ -1,4 +1,4 @@
-"""The trials of the seed report's sizes: their budgets and shapes, and two steps of each on a shrunken model."""
+"""The trials of the original report's sizes: their budgets and shapes, and two steps of each on a shrunken model."""
 
 import pytest
 import yaml
@@ -9,7 +9,7 @@ from tokentrial.steps.cell import cells
 from tokentrial.store.files import read_json
 from tokentrial.trial.load import load, shipped
 
-# steps and tokens a step, as the seed report and its repository give them
+# steps and tokens a step, as the original report and its repository give them
 BUDGETS = {
     "gpt2_50m": (190, 262_144),
     "gpt2_200m": (763, 262_144),
@@ -56,7 +56,7 @@ def test_a_size_is_the_seed_reports(name):
     assert (shape.betas, shape.weight_decay, shape.grad_clip) == ((0.9, 0.95), 0.1, 1.0)
     assert 0.04 <= shape.warmup_ratio <= 0.05
     assert shape.checkpoint.interval == 500
-    assert trial.corpus.drills.holdout_folds == 0  # as in the seed, every fact is asked
+    assert trial.corpus.drills.holdout_folds == 0  # as in the original report, every fact is asked
 
 
 @pytest.mark.parametrize("name", ["gpt2_50m", *(pytest.param(n, marks=pytest.mark.slow) for n in [*BUDGETS][1:])])

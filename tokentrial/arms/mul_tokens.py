@@ -1,4 +1,4 @@
-"""The seed report's treatment: a whole fact `6*9=54` becomes one token `<MUL_6_9_54>`."""
+"""The original report's treatment: a whole fact `6*9=54` becomes one token `<MUL_6_9_54>`."""
 
 from tokentrial.arms.arm import SiteArm
 

@@ -26,7 +26,7 @@ _NOISE = 0.25
 _NOISE_SOURCE = "assumed: what pilots of this size showed between seeds, in accuracy on never-asked facts"
 FLOORS = (
     "GSM8K accuracy stays at its floor: 0 of 100 in both arms at 124M parameters and 50M tokens, after fine-tuning, in "
-    "the seed report; no run that we know leaves it at these sizes. Read gold_nats_per_byte there.",
+    "the original report; no run that we know leaves it at these sizes. Read gold_nats_per_byte there.",
     "The noise is assumed to be the same at every size; a pilot at the size itself is the only check.",
 )
 
@@ -235,10 +235,11 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
         f"MFU of pretraining: {'; '.join(speeds.values())}.",
         "Several GPUs are so many times one in pretraining; corpus, SFT, GRPO and evaluation use one of them, and all "
         "are paid for.",
-        f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the seed's fine-tuning against "
-        f"its pretraining{''.join(others.values())}; batches padded to their longest row.",
+        f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the original report's fine-tuning "
+        f"against its pretraining{''.join(others.values())}; batches padded to their longest row.",
         f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms a layer and token of a batch: 80,000 rollouts in 2.2 h.",
-        f"Corpus: {corpus.RATE / 1e6:.2f}M tokens/s, the seed's preparation; a local or larger machine is faster.",
+        f"Corpus: {corpus.RATE / 1e6:.2f}M tokens/s, the original report's preparation; "
+        "a local or larger machine is faster.",
         f"Dollars an hour and GPU: {'; '.join(prices.values())}; --price NAME=DOLLARS.",
     ]
 

@@ -9,7 +9,7 @@ from tokentrial.plan.power import POWERS, SeedPlan
 from tokentrial.report.tables import format_number, terminal_table
 from tokentrial.statistics.power import PLANNING_FACTOR
 
-_LEFT = {"device", "variant", "stage", "option", "size", "arms", "the seed report"}
+_LEFT = {"device", "variant", "stage", "size", "arms"}
 
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
