@@ -4,7 +4,7 @@ model in a folder, so that peers are scored by the same code, or by EleutherAI's
 eval_<stage>/arithmetic_results.json   the reference's fields
 eval_<stage>/samples.jsonl             every item with its completion
 eval_<stage>/heldout_text.json         bits and bytes of every held-out document
-eval_<stage>/mechanism.json            probes, logit lens and rows of the fact tokens
+eval_pretrain/mechanism.json           probes, logit lens and rows of the fact tokens
 """
 
 import time
@@ -132,6 +132,11 @@ def evaluate(
             for document, value in zip(held, bits, strict=True)
         ]
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
+
+
+def look_inside(folder: Path, trial: Trial, corpus: Path, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:
+    """Probes, logit lens and rows of the fact tokens, into `mechanism.json`."""
+    never = arm.facts.never_asked(seed, trial.corpus.drills.holdout_folds)
     served = read_json(corpus / "exposure.json")["served"][arm.name][str(seed)]
     table, rng = Arithmetic(facts=arm.facts).table(), np.random.default_rng(seed)
     write_json(folder / "mechanism.json", mechanism(model, tokenizer, arm, table, never, served, rng))

@@ -235,8 +235,8 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
         f"MFU of pretraining: {'; '.join(speeds.values())}.",
         "Several GPUs are so many times one in pretraining; corpus, SFT, GRPO and evaluation use one of them, and all "
         "are paid for.",
-        f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the original report's fine-tuning "
-        f"against its pretraining{''.join(others.values())}; batches padded to their longest row.",
+        f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the original report's "
+        f"fine-tuning against its pretraining{''.join(others.values())}; batches padded to their longest row.",
         f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms a layer and token of a batch: 80,000 rollouts in 2.2 h.",
         f"Corpus: {corpus.RATE / 1e6:.2f}M tokens/s, the original report's preparation; "
         "a local or larger machine is faster.",

@@ -44,13 +44,15 @@ class EvaluateStage(Stage):
         return {"settings": settings, "content": source_hashes(trial, read)}
 
     def make(self, job: Job) -> None:
-        from tokentrial.evaluate.evaluate import evaluate, load
+        from tokentrial.evaluate.evaluate import evaluate, load, look_inside
 
         trial, corpus, seed = self.trial, job.corpus, job.cell.seed
         job.progress(0, self.name)
         model, tokenizer = load(job.model, resolve_device(trial.pretrain))
         with precision(tf32=False):
             evaluate(job.folder, trial, corpus.folder, corpus.vocabulary, job.arm, seed, model, tokenizer)
+            if self.measures == "pretrain":  # later stages wipe out the table, and the report looks at this one alone
+                look_inside(job.folder, trial, corpus.folder, job.arm, seed, model, tokenizer)
             if trial.grpo and self.before_grpo:
                 from tokentrial.posttrain.grpo import measure_pass_at_k
 
