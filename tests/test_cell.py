@@ -114,6 +114,7 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
     monkeypatch.setattr("tokentrial.pretrain.train.pretrain", records("pretrain"))
     monkeypatch.setattr("tokentrial.evaluate.evaluate.load", lambda *given: (None, None))
     monkeypatch.setattr("tokentrial.evaluate.evaluate.evaluate", records("eval_pretrain"))
+    monkeypatch.setattr("tokentrial.evaluate.evaluate.look_inside", lambda *given: None)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")  # what neither stage sets
     try:
