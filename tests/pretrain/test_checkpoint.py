@@ -11,6 +11,7 @@ from tokentrial.errors import Interrupted
 from tokentrial.pretrain import checkpoint
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.optim import build_optimizers
+from tokentrial.store.folders import step
 from tokentrial.trial.settings import Checkpoint, Pretrain
 
 STEPS = 12
@@ -130,3 +131,11 @@ def test_a_checkpoint_that_cannot_be_written_ends_training(tmp_path):
     writer = checkpoint.CheckpointWriter(tmp_path, Checkpoint(), full)
     with pytest.raises(OSError, match="No space"), writer:
         writer.save(1, GPT(SMALL, 1), [], torch.amp.GradScaler("cpu"), [])
+
+
+def test_checkpoints_beyond_step_999_999_are_found_in_order(tmp_path):
+    """Seven digits: by name they would stand before six, or not be looked for."""
+    for steps in (999_500, 1_000_000, 2_000_000):
+        with step(tmp_path / f"step_{steps:06d}", checkpoint._fingerprint(steps)):
+            pass
+    assert checkpoint.checkpoint_steps(tmp_path) == [999_500, 1_000_000, 2_000_000]
