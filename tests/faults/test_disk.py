@@ -9,9 +9,9 @@ from tests.test_interrupted_run import outcomes
 from tokentrial.corpus import audit, engine, prepare
 from tokentrial.posttrain.trainer import CheckpointCallback
 from tokentrial.pretrain.checkpoint import CheckpointWriter
-from tokentrial.run import cells
 from tokentrial.run import run as runs
 from tokentrial.run.run import run
+from tokentrial.steps.stage import stage_of
 
 STAGES = ("pretrain", "export", "eval_pretrain", "sft", "eval_sft", "grpo", "eval_grpo")
 FOLDERS = ("pretrain", "hf", *STAGES[2:])
@@ -52,7 +52,7 @@ def on_small_disk(small_disk, ladder, climbed, inline, monkeypatch):
         if stage in STAGES:
             for name in FOLDERS[STAGES.index(stage) :]:
                 shutil.rmtree(folder / "baseline" / "seed1" / name)
-            filling(cells, "_do", lambda doing, *rest: doing == stage)
+            filling(type(stage_of(ladder(folder), stage)), "make", lambda doing, job: doing.name == stage)
         elif stage == "report":
             filling(runs, "build")
         else:
