@@ -50,8 +50,11 @@ def _make(name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress:
     stage, folder = stage_of(trial, name), cell.folder(trial, name)
     if stage.reads:
         model = cell.folder(trial, stage.reads)
-        if not is_done(model, wanted[stage.reads], whole=True) and not storage.fetch(model, wanted[stage.reads]):
-            _make(stage.reads, corpus, cell, storage, progress)
+        if not is_done(model, wanted[stage.reads], whole=True):
+            storage.fetch(model, wanted[stage.reads])
+            # what comes may have been pruned there, too
+            if not is_done(model, wanted[stage.reads], whole=True):
+                _make(stage.reads, corpus, cell, storage, progress)
     checkpoints = cell.checkpoints(trial, name, wanted[name])
     storage.fetch_checkpoints(checkpoints)
     made = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed)
