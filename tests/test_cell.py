@@ -1,14 +1,17 @@
 """A cell's stages: what makes one of them stale, and what does not."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.errors import TrialError
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.run.cells import run_cell
+from tokentrial.steps import stage as stage_file
 from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import lock
@@ -83,7 +86,7 @@ def test_a_damaged_result_is_redone(finished_copy, tiny, damage):
 
 
 @pytest.mark.parametrize(
-    ("folder", "kind"), [(".", "fineweb_train_*.npy"), ("drills", "*_train_*.npy"), ("patches/mul_tokens", "*.npz")]
+    ("folder", "kind"), [(".", "text_train_*.npy"), ("drills", "*_train_*.npy"), ("patches/mul_tokens", "*.npz")]
 )
 def test_a_flipped_byte_of_what_pretraining_reads_is_named_before_it_begins(
     finished_copy, tiny, monkeypatch, folder, kind
@@ -114,7 +117,7 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
     monkeypatch.setattr("tokentrial.pretrain.train.pretrain", records("pretrain"))
     monkeypatch.setattr("tokentrial.evaluate.evaluate.load", lambda *given: (None, None))
     monkeypatch.setattr("tokentrial.evaluate.evaluate.evaluate", records("eval_pretrain"))
-    monkeypatch.setattr("tokentrial.evaluate.evaluate.look_inside", lambda *given: None)
+    monkeypatch.setattr("tokentrial.evaluate.evaluate.write_mechanism", lambda *given: None)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")  # what neither stage sets
     try:
@@ -134,3 +137,22 @@ def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):
             run_cell(finished, held, stage_names(finished))
         run_cell(finished, free, stage_names(finished))
     run_cell(finished, held, stage_names(finished))
+
+
+class Late(ExportStage):
+    name, reads = "late", "sft"
+
+
+def test_a_stage_that_reads_what_the_trial_lacks_or_has_no_file_is_refused(tiny, tmp_path, monkeypatch):
+    trial = tiny(tmp_path, "stages={late: {}}")
+    with pytest.raises(SettingsError, match=r"late: no stage in tokentrial/steps/late\.py"):
+        stage_names(trial)
+    with pytest.raises(SettingsError, match="did you mean costs"):
+        stage_names(tiny(tmp_path, "stages={cost: {}}"))
+    real = stage_file._file
+    late = SimpleNamespace(build=lambda trial: [Late(trial)])
+    monkeypatch.setattr(stage_file, "_file", lambda name: late if name == "late" else real(name))
+    with pytest.raises(SettingsError, match="late reads the model of 'sft', which this trial does not have"):
+        stage_names(trial)
+    fine_tuned = tiny(tmp_path, "stages={late: {}}", "sft={stages: [{sources: [{source: word_problems}]}]}")
+    assert stage_names(fine_tuned)[-1] == "late"

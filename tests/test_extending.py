@@ -38,17 +38,20 @@ written = arm.rewrite(text)
 read = [written, arm.rewrite(written), arm.untokenize(written), arm.untokenize("so <MUL_6_9_54>.")]
 runs.LocalExecutor = Inline
 report = runs.run(load("smoke", sys.argv[1:]))
-print(json.dumps({"read": read, "stages": report["stages"], "missing": report["missing"]}))
+print(json.dumps({"read": read, "stages": report["stages"], "missing": report["missing"],
+                  "metric": report["outcomes"]["quantized/mul_table/never_asked/last_digit"]["per_seed"]}))
 """
 
 
 @pytest.mark.slow
-def test_the_arm_and_the_stage_of_the_docs_go_through_the_smoke_trial(ladder, tmp_path):
+def test_the_arm_the_stage_and_the_metric_of_the_docs_go_through_the_smoke_trial(ladder, tmp_path):
     copy, out = tmp_path / "package", tmp_path / "run"
     shutil.copytree(ROOT / "tokentrial", copy / "tokentrial", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "tokentrial" / "arms" / "mul_prepend.py").write_text(shown("python"), encoding="utf-8")
     (copy / "tokentrial" / "steps" / "quantized.py").write_text(shown("python stage"), encoding="utf-8")
+    metrics = copy / "tokentrial" / "report" / "outcomes.py"
+    metrics.write_text(metrics.read_text().replace("METRICS = {\n", "METRICS = {\n" + shown("python metric")))
     primary = "{outcome: quantized/mul_table/never_asked/accuracy, contrast: mul_prepend - baseline}"
     trial = ladder(out)
     settings = [f"{part}={getattr(trial, part).model_dump_json()}" for part in PARTS]
@@ -67,6 +70,7 @@ def test_the_arm_and_the_stage_of_the_docs_go_through_the_smoke_trial(ladder, tm
     said = json.loads(ended.stdout.splitlines()[-1])
     rewritten = "so <MUL_6_9_54>6*9=54, <MUL_7_8_56>7 x 8 = 56."
     assert said["read"] == [rewritten, rewritten, "so 6*9=54, 7 x 8 = 56.", "so 6*9=54."]
+    assert all(0 <= share <= 1 for shares in said["metric"].values() for share in shares)
     assert (said["stages"], said["missing"]) == (["pretrain", "sft", "grpo", "quantized"], [])
     weights = load_file(out / "baseline" / "seed1" / "quantized" / "model.safetensors")["transformer.wpe.weight"]
     assert all(len(set(column)) <= 15 for column in weights.T.round(6).tolist())  # of 4 bits, one for the sign

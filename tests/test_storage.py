@@ -18,23 +18,23 @@ from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
 from tokentrial.store import storage as storages
 from tokentrial.store.files import read_json
-from tokentrial.store.folders import is_done, step
+from tokentrial.store.folders import is_done, prune, step
 from tokentrial.store.storage import Storage
 
 CELL = Cell("mul_tokens", 1)
 
 
 @pytest.fixture
-def there(tmp_path, monkeypatch):
+def storage_path(tmp_path, monkeypatch):
     """An empty storage's path; nobody waits for it."""
     monkeypatch.setattr(storages, "_WAITS_S", (0.0, 0.0, 0.0))
     return tmp_path / "there"
 
 
 @pytest.fixture
-def kept(finished_copy, tiny, there, no_workers):
+def kept(finished_copy, tiny, storage_path, no_workers):
     """The finished trial with a storage that holds all of it."""
-    trial = tiny(finished_copy, f"storage={there}")
+    trial = tiny(finished_copy, f"storage={storage_path}")
     run(trial)
     return trial
 
@@ -60,22 +60,36 @@ def test_a_finished_run_comes_back_whole_without_its_weights(finished_copy, tiny
     assert {*weights(finished_copy), "report.html", "trial.yaml"} <= names
 
 
-def test_a_cell_runs_on_a_machine_that_has_nothing(kept, finished, tiny, tmp_path, there):
-    shutil.rmtree(there / CELL.name)
+def test_a_cell_runs_on_a_machine_that_has_nothing(kept, finished, tiny, tmp_path, storage_path):
+    shutil.rmtree(storage_path / CELL.name)
     shutil.rmtree(kept.folder / CELL.name)
-    far = tiny(tmp_path / "far", f"storage={there}")
+    far = tiny(tmp_path / "far", f"storage={storage_path}")
     run_cell(far, CELL, ["pretrain", "export", "eval_pretrain"])
     run(kept)  # which starts no worker: all of it is there
     for name in ("hf/model.safetensors", "eval_pretrain/samples.jsonl"):
-        assert (there / CELL.name / name).read_bytes() == (finished.folder / CELL.name / name).read_bytes()
+        assert (storage_path / CELL.name / name).read_bytes() == (finished.folder / CELL.name / name).read_bytes()
 
 
-def test_weights_that_lie_in_the_storage_alone_are_fetched_for_who_reads_them(kept, finished, tiny, tmp_path, there):
-    fresh = tiny(tmp_path / "fresh", f"storage={there}", "evaluate.probes_each=3")
+def test_weights_that_lie_in_the_storage_alone_are_fetched_for_who_reads_them(
+    kept, finished, tiny, tmp_path, storage_path
+):
+    fresh = tiny(tmp_path / "fresh", f"storage={storage_path}", "evaluate.probes_each=3")
     run_cell(fresh, CELL, ["eval_pretrain"])
     assert weights(fresh.folder) == [f"{CELL.name}/hf/model.safetensors"]
     whole = finished.folder / CELL.name / "hf" / "model.safetensors"
     assert (fresh.folder / CELL.name / "hf" / "model.safetensors").read_bytes() == whole.read_bytes()
+
+
+def test_weights_that_were_pruned_here_and_in_the_storage_are_made_again(kept, finished, tiny, storage_path):
+    folder, stored = kept.folder / CELL.name / "hf", storage_path / CELL.name / "hf"
+    prune(folder, ["model.safetensors"])
+    shutil.rmtree(stored)
+    Storage(kept).send(folder)
+    assert weights(folder) == weights(stored) == []
+    run_cell(tiny(kept.folder, f"storage={storage_path}", "evaluate.probes_each=3"), CELL, ["eval_pretrain"])
+    whole = (finished.folder / CELL.name / "hf" / "model.safetensors").read_bytes()
+    for copy in (folder, stored):
+        assert (copy / "model.safetensors").read_bytes() == whole
 
 
 # whole or absent
@@ -89,28 +103,28 @@ def damage(path, how):
 @pytest.mark.parametrize(
     ("name", "how"), [("metrics.jsonl", "flipped"), ("metrics.jsonl", "empty"), ("manifest.json", "cut")]
 )
-def test_a_damaged_step_is_named_and_counts_as_absent(kept, tiny, tmp_path, there, capsys, name, how):
-    damage(there / CELL.name / "pretrain" / name, how)
-    fresh = tiny(tmp_path / "fresh", f"storage={there}")
+def test_a_damaged_step_is_named_and_counts_as_absent(kept, tiny, tmp_path, storage_path, capsys, name, how):
+    damage(storage_path / CELL.name / "pretrain" / name, how)
+    fresh = tiny(tmp_path / "fresh", f"storage={storage_path}")
     storage, plan = Storage(fresh), CorpusPlan(fresh)
     folder, wanted = CELL.folder(fresh, "pretrain"), CELL.fingerprints(plan)["pretrain"]
     assert not storage.fetch(folder, wanted)
     assert not folder.exists()
-    assert f"{there}/{CELL.name}/pretrain/{name} is damaged" in capsys.readouterr().err
+    assert f"{storage_path}/{CELL.name}/pretrain/{name} is damaged" in capsys.readouterr().err
     Storage(kept).send(CELL.folder(kept, "pretrain"))  # the working copy mends it
     assert storage.fetch(folder, wanted) == (name == "manifest.json")
 
 
-def test_a_storage_that_is_damaged_or_another_trial_s_ends_the_run(kept, tiny, tmp_path, there):
-    before = (there / "trial.yaml").read_bytes()
+def test_a_storage_that_is_damaged_or_another_trial_s_ends_the_run(kept, tiny, tmp_path, storage_path):
+    before = (storage_path / "trial.yaml").read_bytes()
     with pytest.raises(TrialError, match="is of the trial 'smoke', this is 'other'; give another"):
-        run(tiny(tmp_path / "fresh", f"storage={there}", "name=other"))
-    assert (there / "trial.yaml").read_bytes() == before
+        run(tiny(tmp_path / "fresh", f"storage={storage_path}", "name=other"))
+    assert (storage_path / "trial.yaml").read_bytes() == before
     assert not (tmp_path / "fresh").exists()
     for how in ("cut", "flipped", "empty"):
-        damage(there / "state.json", how)
+        damage(storage_path / "state.json", how)
         with pytest.raises(TrialError, match=r"there/state\.json is damaged; put back a copy"):
-            run(tiny(tmp_path / "fresh", f"storage={there}"))
+            run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
 
 
 @pytest.mark.parametrize(
@@ -125,18 +139,18 @@ def test_a_storage_that_cannot_be_one_is_refused(tiny, tmp_path, place, message)
         run(tiny(tmp_path / "run", f"storage={place.format(tmp_path)}"))
 
 
-def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, there):
-    path = there / CELL.name / "pretrain" / "manifest.json"
+def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, storage_path):
+    path = storage_path / CELL.name / "pretrain" / "manifest.json"
     manifest = read_json(path)
     for name in ("../../escaped.json", "/tmp/escaped.json", "..\\escaped.json", ""):
         files = manifest["files"] | {name: manifest["files"]["metrics.jsonl"]}
         path.write_text(json.dumps(manifest | {"files": files}))
         with pytest.raises(TrialError, match="outside of its folder; the storage is not ours"):
-            run(tiny(tmp_path / "fresh", f"storage={there}"))
+            run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
     assert not [*tmp_path.rglob("escaped*")]
 
 
-def made(folder, content, *names):
+def write_step(folder, content, *names):
     with step(folder, content) as partial:
         for name in names:
             (partial / name).write_text(content)
@@ -144,10 +158,10 @@ def made(folder, content, *names):
 
 
 @pytest.mark.parametrize("sent", range(4))
-def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, there, monkeypatch, sent):
-    trial, fresh = (tiny(tmp_path / name, f"storage={there}") for name in ("run", "fresh"))
-    Storage(trial).send(made(trial.folder / "a", "first", *"xyz"))
-    made(trial.folder / "a", "second", *"xyz")
+def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, storage_path, monkeypatch, sent):
+    trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
+    Storage(trial).send(write_step(trial.folder / "a", "first", *"xyz"))
+    write_step(trial.folder / "a", "second", *"xyz")
     system = type(Storage(trial).system)
     put, count = system.put_file, iter(range(9))
 
@@ -163,15 +177,15 @@ def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, there, monkeypat
     assert Storage(fresh).fetch(fresh.folder / "a", "second") == (sent == 3)
 
 
-def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, there, monkeypatch):
-    trial = tiny(tmp_path / "run", f"storage={there}")
+def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, storage_path, monkeypatch):
+    trial = tiny(tmp_path / "run", f"storage={storage_path}")
     storage, folder = Storage(trial), trial.folder / "a.checkpoints"
 
     def saved(number):
-        return made(folder / f"step_{number}", f"checkpoint {number}", "model.safetensors")
+        return write_step(folder / f"step_{number}", f"checkpoint {number}", "model.safetensors")
 
     def stored():
-        return sorted(path.parent.name for path in (there / "a.checkpoints").glob("*/manifest.json"))
+        return sorted(path.parent.name for path in (storage_path / "a.checkpoints").glob("*/manifest.json"))
 
     for number in (1, 2):
         storage.send_checkpoint(saved(number))
@@ -185,15 +199,15 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, ther
     assert stored() == ["step_1", "step_2"]  # nothing goes before the newer one is there
     storage.send_checkpoint(folder / "step_3")
     assert stored() == ["step_2", "step_3"]
-    fresh = tiny(tmp_path / "fresh", f"storage={there}")
+    fresh = tiny(tmp_path / "fresh", f"storage={storage_path}")
     Storage(fresh).fetch_checkpoints(fresh.folder / "a.checkpoints")
     assert weights(fresh.folder) == ["a.checkpoints/step_2/model.safetensors", "a.checkpoints/step_3/model.safetensors"]
 
 
-def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, there, monkeypatch):
+def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_path, monkeypatch):
     """As two cells of one machine that read the same corpus: both would write one partial folder."""
-    trial, fresh = (tiny(tmp_path / name, f"storage={there}") for name in ("run", "fresh"))
-    Storage(trial).send(made(trial.folder / "a", "whole", "x"))
+    trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
+    Storage(trial).send(write_step(trial.folder / "a", "whole", "x"))
     system, fetched, together = type(Storage(fresh).system), [], Barrier(2)
     get = system.get_file
 
@@ -215,8 +229,8 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, there, m
 
 
 @pytest.mark.parametrize("failures", [3, 4])
-def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, there, monkeypatch, failures):
-    trial = tiny(tmp_path / "run", f"storage={there}")
+def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, storage_path, monkeypatch, failures):
+    trial = tiny(tmp_path / "run", f"storage={storage_path}")
     system, left = type(Storage(trial).system), iter(range(failures))
     put = system.put_file
 
@@ -226,12 +240,14 @@ def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, ther
         return put(self, *given, **more)
 
     monkeypatch.setattr(system, "put_file", failing)
-    folder = made(trial.folder / "a", "whole", "x")
+    folder = write_step(trial.folder / "a", "whole", "x")
     if failures == 4:
-        with pytest.raises(TrialError, match=f"storage: {there}: OSError: connection reset; what is done is kept in"):
+        with pytest.raises(
+            TrialError, match=f"storage: {storage_path}: OSError: connection reset; what is done is kept in"
+        ):
             Storage(trial).send(folder)
     Storage(trial).send(folder)
-    assert (there / "a" / "x").read_text() == "whole"
+    assert (storage_path / "a" / "x").read_text() == "whole"
 
 
 # a spot machine
@@ -257,15 +273,15 @@ def longer(ladder, in_process, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", MOMENTS)
-def test_a_spot_machine_is_given_up_and_a_fresh_one_goes_on(longer, ladder, tmp_path, there, stage):
-    spot, fresh = (ladder(tmp_path / name, *LONGER, f"storage={there}") for name in ("spot", "fresh"))
+def test_a_spot_machine_is_given_up_and_a_fresh_one_goes_on(longer, ladder, tmp_path, storage_path, stage):
+    spot, fresh = (ladder(tmp_path / name, *LONGER, f"storage={storage_path}") for name in ("spot", "fresh"))
     process = start(written(spot, tmp_path)[1])
     until(lambda: any(spot.folder.glob(MOMENTS[stage])), process)
     process.terminate()
-    said = process.communicate(timeout=30)[1].decode()  # the notice of a spot machine
-    assert process.returncode == Interrupted.code, said
-    assert "Traceback" not in said
-    [manifest] = (there / "mul_tokens" / "seed1").glob(f"{stage}.checkpoints/**/manifest.json")
+    printed = process.communicate(timeout=30)[1].decode()  # the notice of a spot machine
+    assert process.returncode == Interrupted.code, printed
+    assert "Traceback" not in printed
+    [manifest] = (storage_path / "mul_tokens" / "seed1").glob(f"{stage}.checkpoints/**/manifest.json")
     assert is_done(manifest.parent, read_json(manifest)["fingerprint"])
     reached = int("".join(filter(str.isdigit, manifest.parent.name)))
     shutil.rmtree(spot.folder)
@@ -275,13 +291,13 @@ def test_a_spot_machine_is_given_up_and_a_fresh_one_goes_on(longer, ladder, tmp_
     for name in ("pretrain/model_00149", "hf/model", "sft/model", "grpo/model"):
         for arm in longer.arms:
             file = f"{arm}/seed1/{name}.safetensors"
-            assert (there / file).read_bytes() == (longer.folder / file).read_bytes(), file
+            assert (storage_path / file).read_bytes() == (longer.folder / file).read_bytes(), file
     outcomes = [read_json(trial.folder / "comparison_report.json")["outcomes"] for trial in (fresh, longer)]
     assert outcomes[0] == outcomes[1]
     for name in ("pretrain/results.json", "sft/sft_results.json", "grpo/grpo_results.json"):
-        made, undisturbed = (_numbers(read_json(t.folder / "mul_tokens/seed1" / name)) for t in (fresh, longer))
-        assert made == undisturbed, name
-    assert not [*there.glob("*/seed1/*.checkpoints/**/manifest.json")]
+        resumed, undisturbed = (_numbers(read_json(t.folder / "mul_tokens/seed1" / name)) for t in (fresh, longer))
+        assert resumed == undisturbed, name
+    assert not [*storage_path.glob("*/seed1/*.checkpoints/**/manifest.json")]
 
 
 def _numbers(record):

@@ -30,6 +30,7 @@ REWRITTEN = {  # the text in each arm, and how that is read back
 def test_the_arms_are_the_files_of_the_folder():
     assert {*REWRITTEN, "random_slot"} <= set(ALL)
     files = Path(tokentrial.__file__).parent.joinpath("arms").glob("*.py")
+    assert sorted(ALL) == ALL
     assert {path.stem for path in files} == {*ALL, "__init__", "arm", "facts", "families"}
 
 
@@ -56,6 +57,16 @@ def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
     assert set(counts) == set(arm.tokens)
     # each count is binomial with mean 20 and standard deviation 4.4
     assert all(abs(count - facts / 45) < 5 * (facts / 45) ** 0.5 for count in counts.values())
+
+
+def test_what_is_no_unicode_text_draws_tokens_too():
+    assert re.fullmatch(r"<MUL_\d_\d_\d+> \ud800", arms.get_arm("random_slot").rewrite("6*9=54 \ud800"))
+
+
+def test_the_arms_that_say_nothing_of_the_fact_are_known():
+    every = [arms.get_arm(name) for name in ALL]
+    assert [arm.name for arm in every if not arm.keeps_content] == ["one_slot", "random_slot"]
+    assert [arm.name for arm in every if arm.is_random] == ["random_slot"]
 
 
 def test_digits_are_split_one_by_one_and_nothing_else_is():
@@ -88,6 +99,7 @@ def test_a_token_that_stands_before_its_fact_is_written_once(text):
         ("mul_tokens", "<MUL_6_9_54>", "6*9=54"),
         ("mul_tokens", "1<MUL_6_9_54>", "1 6*9=54"),
         ("mul_tokens", "<MUL_6_9_54>1", "6*9=54 1"),
+        ("mul_tokens", "so 11<MUL_6_9_54>", "so 11 6*9=54"),
         ("mul_tokens", "1.<MUL_6_9_54>,5", "1. 6*9=54 ,5"),
         ("mul_tokens", "a, <MUL_6_9_54>, b", "a, 6*9=54, b"),
         ("mul_tokens", "<MUL_6_9_54><MUL_2_3_6>", "6*9=54 2*3=6"),
@@ -110,27 +122,15 @@ def test_a_token_that_stands_before_its_fact_is_written_once(text):
         ("append_slot", "so <FACT>.", "so ."),
         ("append_slot", "6*9=54<FACT>.5", "6*9=54 .5"),
         ("one_slot", "1<FACT>2", "1 2"),  # not 12
+        ("one_slot", "so <FACT>2 or 1<FACT>.", "so 2 or 1."),
+        # the longest site there is, and the farthest neighbour that makes it none
+        ("mul_append", f"2 +{' ' * 31}9  *  9  =  81<MUL_9_9_81>", f"2 +{' ' * 31}9  *  9  =  81 9*9=81"),
+        ("mul_append", f"2 +{' ' * 32}9  *  9  =  81<MUL_9_9_81>", f"2 +{' ' * 32}9  *  9  =  81"),
+        ("mul_before_answer", f"2 +{' ' * 31}9  *  9  =  <MUL_9_9_81>81", f"2 +{' ' * 31}9  *  9  =  9*9=81 81"),
     ],
 )
 def test_a_token_that_a_model_writes_is_turned_into_what_it_stands_for(name, written, expected):
     assert arms.get_arm(name).untokenize(written) == expected
-
-
-def test_a_lone_token_reads_as_its_product_and_never_as_its_name():
-    """R6: the reader took 54 out of the name `<MUL_6_9_54>`; and a token glued to digits must not become 16*9."""
-    read = Arithmetic().extract_answer
-    for name in ("mul_tokens", "mul_append"):
-        untokenize = arms.get_arm(name).untokenize
-        assert read(untokenize(" <MUL_6_9_54>.")) == "54"
-        assert read(untokenize(" 6<MUL_6_9_54>")) == "6"
-    assert read(arms.get_arm("one_slot").untokenize(" <FACT>")) is None
-
-
-@pytest.mark.parametrize("name", [*REWRITTEN, "random_slot"])
-def test_the_tokens_of_an_answer_are_those_that_state_it(name):
-    stating = ("mul_tokens", "mul_append", "mul_before_answer")
-    expected = ("<MUL_2_6_12>", "<MUL_3_4_12>") if name in stating else ()
-    assert [arms.get_arm(name).answer_tokens(answer) for answer in ("12", "13")] == [expected, ()]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokentrial.arms.facts import DRILL_FORMS
 from tokentrial.arms.families import TIMES_TABLE
 
 HARD = {fact for fact in TIMES_TABLE if fact.operands[0] >= 2}
@@ -19,11 +20,13 @@ NO_SITE = {
     "a digit, a letter or _ before": ["16*9=54", "x6*9=54", "_6*9=54", "é6*9=54", "٣6*9=54", "²6*9=54"],
     "a digit, a letter or _ after": ["6*9=540", "6*9=54x", "6*9=54_", "6*9=54km", "6*9=54²", "6*9=54٣"],
     "a point, a comma or $ before": [".6*9=54", "1,6*9=54", "$6*9=54"],
-    "a decimal, a thousands group or % after": ["6*9=54.0", "6*9=54,0", "2*2=4.5", "6*9=54%"],
+    "a decimal, a thousands group or % after": ["6*9=54.0", "6*9=54,0 m", "2*2=4.5", "6*9=54%"],
     "an operator before": [f"2{sign}6*9=54" for sign in "+-*×x/^=−÷"],
     "an operator and spaces before": [f"2 {sign}  6*9=54" for sign in "+-*×x/^=−"],
     "an operator after": [f"6*9=54{sign}2" for sign in "+-*×x/^=−"],
     "an operator and spaces after": [f"6*9=54  {sign} 2" for sign in "+-*×x/^=−"],
+    "an operator at the edge of the text": ["x 6*9=54", "6*9=54 x", "- 6*9=54", "6*9=54 ="],
+    "an operator that is just near enough": [f"1 +{' ' * 31}6*9=54", f"6*9=54{' ' * 31}+ 1"],
     "another kind of space beside an operator": ["2 +\t6*9=54", "2 +\u00a06*9=54", "6*9=54\t+ 2"],
 }
 SITE = [  # each states exactly what stands in brackets
@@ -31,6 +34,7 @@ SITE = [  # each states exactly what stands in brackets
     "so [6  ×  9  =  54]", "box [6*9=54]", "an ox [6*9=54]", "[6*9=54] xi", "so [6*9=54] xylophones", "one, [6*9=54]",
     "Done. [6*9=54]", "'[6*9=54]': yes", "[6*9=54]. 5 more", "[6*9=54], 5 more", "[6*9=54]\n- an item",
     "1 +\n[6*9=54]", "50% [6*9=54]", "[6*9=54] and [2*3=6];[1*1=1]\n[9*9=81]",
+    "[6*9=54] xi is", "- X [6*9=54] X - 1", f"1 +{' ' * 32}[6*9=54]", f"[6*9=54]{' ' * 32}+ 1",
 ]  # fmt: skip
 
 
@@ -43,6 +47,8 @@ def test_the_facts_are_the_unordered_pairs_in_the_order_of_the_reference():
     assert [fact.token for fact in TIMES_TABLE] == [f"<MUL_{a}_{b}_{a * b}>" for a, b in pairs]
     assert TIMES_TABLE.of(9, 6) == TIMES_TABLE.of(6, 9) == TIMES_TABLE.by_token["<MUL_6_9_54>"]
     assert len(TIMES_TABLE.answers) == 36  # the floor of choice_logprob is -ln 36
+    assert [TIMES_TABLE.index_of[fact] for fact in TIMES_TABLE] == list(range(45))
+    assert all(set(wording.drill_lines) == set(DRILL_FORMS) for fact in TIMES_TABLE for wording in fact.wordings)
 
 
 @pytest.mark.parametrize("why", NO_SITE)
@@ -53,14 +59,6 @@ def test_never_a_site(why):
 @pytest.mark.parametrize("marked", SITE)
 def test_a_site_is_the_whole_fact_and_nothing_more(marked):
     assert site_texts(re.sub(r"[\[\]]", "", marked)) == re.findall(r"\[(.*?)\]", marked)
-
-
-def test_only_the_right_product_makes_a_site_and_it_is_of_its_fact():
-    for a in range(1, 10):
-        for b in range(1, 10):
-            for sign in "*×x":
-                stated = [(c, site.fact) for c in range(100) for site in TIMES_TABLE.sites(f"so {a}{sign}{b}={c}.")]
-                assert stated == [(a * b, TIMES_TABLE.of(a, b))]
 
 
 # An oracle: the rule as it is written down, asked of every span of a short text.

@@ -12,6 +12,7 @@ from tokentrial.arms.families import build_facts
 from tokentrial.corpus import drills
 from tokentrial.errors import SettingsError
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.trial.fact_settings import FactSettings
 from tokentrial.trial.load import load
 from tokentrial.trial.settings import Mix
 
@@ -52,6 +53,8 @@ def test_a_family_has_the_facts_and_answers_that_arithmetic_says():
     assert equations(sums) == [f"{a}+{b}={a + b}" for a in range(10) for b in range(a, 10)]
     assert facts_from(sums).answers == tuple(map(str, range(19)))
     assert equations("{family: squares, range: [2, 4]}") == ["2^2=4", "3^2=9", "4^2=16"]
+    in_one = ("km=1000 m", "m=100 cm", "kg=1000 g", "h=60 min", "min=60 s")
+    assert equations("{family: units, range: [1, 1]}") == [f"1 {unit}" for unit in in_one]
     assert "3 h=180 min" in equations("{family: units}")
 
 
@@ -106,6 +109,32 @@ def test_the_drill_lines_of_a_fact_are_what_a_reader_would_write(setting, token,
     *lines, answer = LINES[setting, token, question].splitlines()
     assert [wording.drill_lines[form] for form in ("equation", "times_sign", "boxes", "statement")] == lines
     assert wording.drill_lines["question"] == f"User: {question}\nAssistant: The answer is {answer}."
+
+
+@pytest.mark.parametrize(
+    ("setting", "task", "operators"),
+    [
+        ("{}", "mul_table", "*×x"),
+        ("{family: addition}", "add_table", "+"),
+        ("{family: squares}", "square_table", "^"),
+        ("{family: units}", "unit_table", ""),
+        ("{csv: FILE}", "fact_table", "+-"),
+    ],
+)
+def test_a_family_names_its_probes_and_operators_and_deals_out_all_but_products_with_one(
+    setting, task, operators, tmp_path
+):
+    (tmp_path / "sums.csv").write_text(SUMS)
+    facts = facts_from(setting.replace("FILE", f"{tmp_path}/sums.csv"))
+    assert {example.task for example in Arithmetic(0, 0, facts).table()} == {task}
+    assert set(facts.operators) == set(operators)
+    assert set(facts) - set(facts.hard) == {fact for fact in facts if task == "mul_table" and 1 in fact.operands}
+
+
+def test_operators_of_a_file_are_read_as_words(tmp_path):
+    (tmp_path / "sums.csv").write_text("left,operator,right,result\n6,×,7,42\n6,*,8,48\n8,/,2,4\n7,mod,4,3\n")
+    asked = [fact.wordings[0].question for fact in facts_from(f"{{csv: {tmp_path}/sums.csv}}")]
+    assert asked == [f"What is {words}?" for words in ("6 times 7", "6 times 8", "8 divided by 2", "7 mod 4")]
 
 
 def test_operands_are_the_numbers_of_a_fact(tmp_path):
@@ -181,6 +210,30 @@ def test_facts_sent_to_a_worker_are_the_same(facts):
     received = pickle.loads(pickle.dumps(facts))
     assert list(received) == list(facts)
     assert received is build_facts(facts.settings)  # this process has them already
+
+
+def rows(*rows):
+    return build_facts.__wrapped__(FactSettings(family="csv", rows=rows))
+
+
+def test_a_question_is_told_from_one_that_it_holds_or_shares_words_with():
+    capitals = rows(("capital of France", "Paris"), ("capital of Spain", "Madrid"), ("Spain", "Madrid"))
+    assert [site.fact for site in capitals.sites("capital of Spain=Madrid, Spain=Madrid")] == [*capitals[1:]]
+    assert capitals.asked_in("capital of France?") == {capitals[0]}
+    for other in ("blood is green", "grass"):
+        green = rows((other, "no"), ("grass is green", "yes"))
+        [asked] = green.asked_in("grass is green?")
+        assert asked.wordings[0].phrase == "grass is green"
+    assert rows(("capital of France", "Paris"), ("capital of Spain", "Madrid")).asked_in("capital of Spain?")
+
+
+def test_a_token_is_named_after_words_alone():
+    assert rows(("Is it so?", "Yes!"))[0].token == "<FACT_0_Is_it_so_Yes>"
+
+
+def test_a_figure_has_the_first_operand_in_rows_and_the_second_in_columns():
+    facts = rows(("10", "-", "2", "8"), ("3", "+", "4", "7"))
+    assert facts.table_cells == {"What is 10 minus 2?": (1, 0), "What is 3 plus 4?": (0, 1)}
 
 
 # a file of facts

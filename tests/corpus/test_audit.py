@@ -2,15 +2,15 @@
 
 import re
 import shutil
-from collections import Counter
 from dataclasses import replace as replaced
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Segment, SiteArm
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
@@ -18,6 +18,7 @@ from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
 from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.trial.fact_settings import FactSettings
 
 # this test's own reading of the drills' lines; (a, b, c) are each pattern's first three numbers
 LINES = {
@@ -46,39 +47,6 @@ def served_documents(plan, arm, seed):
     starts = np.flatnonzero(ids == plan.vocabulary.eos)
     assert len(starts) > documents
     return np.split(ids, starts[1 : documents + 1])[:documents]
-
-
-def test_exposure_is_what_the_loader_serves(plan):
-    seed = 3
-    counts, kinds, size, tokens = Counter(), Counter(), 0, Counter()
-    for ids in served_documents(plan, "baseline", seed):
-        text = plan.vocabulary.decode_bytes(ids.astype(np.uint16)).decode()
-        found = Counter(
-            (TIMES_TABLE.of(int(a), int(b)).equation, form)
-            for form, pattern in LINES.items()
-            for a, b, c in re.findall(pattern, text, re.MULTILINE)
-            if int(a) * int(b) == int(c)
-        )
-        kind = "drills" if found.total() == 12 else "text"  # a drill document has 12 lines, a text none
-        if kind == "text":
-            assert not found
-            for a, b, c in re.findall(r"(?<![0-9])(\d) ?[*×x] ?(\d) ?= ?(\d+)", text):
-                if int(a) * int(b) == int(c):
-                    found[TIMES_TABLE.of(int(a), int(b)).equation, "text"] += 1
-        counts += found
-        kinds[kind] += 1
-        tokens[kind] += len(ids)
-        size += len(text.encode())
-    record = read_json(plan.folder / "exposure.json")["served"]["baseline"][str(seed)]
-    told = Counter({(fact, form): n for fact, forms in record["facts"].items() for form, n in forms.items() if n})
-    assert told == counts
-    assert counts["6*9=54", "text"] > 0
-    assert record["documents"] == dict(kinds)
-    assert record["bytes"] == size
-    assert record["drill_share"] == pytest.approx(tokens["drills"] / tokens.total())
-    assert record["questions"] == sum(n for (_, form), n in counts.items() if form in ("question", "statement"))
-    assert record["tokens"] == 20 * 4096
-    assert record["fact_tokens"] == 0
 
 
 def test_exposure_counts_drills_by_split(plan):
@@ -201,7 +169,7 @@ def test_a_never_asked_fact_that_drills_ask_stops_the_trial(copied, asking, text
 @pytest.mark.parametrize(
     ("unserved", "problem", "arms", "facts"),
     [
-        (("statement", "question"), "absent: {}, seed 2: {} is never asked and should be", 3, 45 - 12),
+        (("statement", "question"), "absent: {}, seed 2: {} is in no question of training", 3, 45 - 12),
         # else a zero of the replacing arm is by construction; what appends keeps the digits beside the token
         (("boxes",), "unlinked: {}, seed 2: the token of {} never stands beside its digits", 1, 45),
     ],
@@ -215,6 +183,42 @@ def test_a_fact_that_is_stated_and_not_asked_or_not_beside_its_token_is_missed(p
     expected = [problem.format(arm, fact.equation) for arm in names for fact in chosen]
     assert len(found) == len(expected) == arms * facts
     assert all(line.startswith(wanted) for line, wanted in zip(found, expected, strict=True))
+
+
+class Hiding(SiteArm):
+    """An arm of one's own: a token stands for the answer, whose digits are gone."""
+
+    name, summary, site_span = "hiding", "6*9=54 becomes 6*9=<ANSWER_54>", ("answer", "end")
+
+    def token(self, fact):
+        return f"<ANSWER_{fact.answer}>"  # its name says the digits, which the model never sees
+
+
+def test_digits_are_hidden_where_either_side_of_the_fact_is_and_is_meant_to_be_kept(plan, monkeypatch):
+    """`<MUL_6_9>=54` and `6*9=<ANSWER_54>` need a line that spells them out; <FACT> is to say nothing."""
+    make = arms.get_arm
+    monkeypatch.setattr(arms, "get_arm", lambda name, facts: Hiding() if name == "hiding" else make(name, facts))
+    served = {form: int(form != "boxes") for form in LINES}
+    record = {"2": {"facts": {fact.equation: served for fact in TIMES_TABLE}}}
+    kinds = ("baseline", "mul_append", "mul_before_answer", "one_slot", "operand_only", "hiding", "mul_tokens")
+    found = {name: len(audits.unserved_facts(plan, {name: record})) for name in kinds}
+    assert found == dict.fromkeys(kinds, 0) | {"operand_only": 45, "hiding": 36, "mul_tokens": 45}  # 1*6 says 6
+
+
+def test_the_facts_looked_for_are_the_trials_own(plan):
+    """Of sums, as of products: what an arm makes of them, and which of them a drill asks."""
+    facts = build_facts(FactSettings(family="addition", range=(1, 9)))
+    sums = SimpleNamespace(facts=facts, trial=plan.trial)
+    [probe] = [each for each in Arithmetic(facts=facts).table() if each.operands == (6, 9)]
+    assert audits.leaking_prompts(["baseline", "mul_tokens"], facts, [probe]) == []
+    leaking = replaced(probe, prompt=f"6+8=14 {probe.prompt}")
+    assert len(audits.leaking_prompts(["baseline", "mul_tokens"], facts, [leaking])) == 1
+    unlinked = {form: int(form != "boxes") for form in LINES}
+    record = {"0": {"facts": {fact.equation: unlinked for fact in facts}}}
+    assert len(audits.unserved_facts(sums, {"mul_append": record, "mul_tokens": record})) == len(facts)
+    never = min(facts.never_asked(1, 3))
+    asked = audits.drilled_never_asked(sums, {1: [never.wordings[0].drill_lines["question"], never.equation]})
+    assert [never.equation in line for line in asked] == [True]
 
 
 def test_a_fact_that_the_budget_never_serves_stops_the_trial(copied):
@@ -231,6 +235,7 @@ def test_a_fact_that_the_budget_never_serves_stops_the_trial(copied):
     stated = {TIMES_TABLE.of(int(a), int(b)).equation for a, b, c in (*lines, *in_text) if int(a) * int(b) == int(c)}
     absent = re.findall(r"absent: baseline, seed 1: (\S+) is never served", problems)
     assert absent == [fact.equation for fact in TIMES_TABLE if fact.equation not in stated] != []
+    assert list(read_json(plan.folder / "exposure.json")["served"]["baseline"]) == ["1"]  # of this trial's seeds
 
 
 def test_without_drills_no_fact_is_missed(copied):
@@ -240,6 +245,7 @@ def test_without_drills_no_fact_is_missed(copied):
     audits.audit(plan)
     audit = read_json(plan.folder / "audit.json")
     assert (audit["passed"], audit["drills_made"]) == (True, False)
+    assert audit["checks"]  # the report lists them
 
 
 def test_the_overlap_is_a_share_of_each_probes_questions_in_whatever_fold():
@@ -272,6 +278,12 @@ def test_an_audit_that_is_none_is_named(copied, written):
     (plan.folder / "audit.json").write_text(written)
     with pytest.raises(TrialError, match=r"audit\.json: expected an object with fingerprint, passed"):
         audits.audited(plan)
+
+
+def test_a_new_version_of_the_audit_audits_anew(plan, monkeypatch):
+    assert audits.audited(plan)
+    monkeypatch.setattr(audits, "VERSION", audits.VERSION + 1)
+    assert not audits.audited(plan)
 
 
 ROWS = "sft={stages: [{sources: [{source: word_problems}]}]}"

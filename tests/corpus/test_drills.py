@@ -74,16 +74,6 @@ def test_a_never_asked_fact_appears_in_every_form_but_the_asking_ones(fold):
         assert forms == (set(DRILL_FORMS) - {"question", "statement"} if fact in unasked else set(DRILL_FORMS)), fact
 
 
-def test_a_never_asked_fact_becomes_an_equation_where_it_would_be_asked():
-    unasked = TIMES_TABLE.never_asked(1, 3)
-    counts, n = Counter(form for form, _, _ in statements(unasked)), DOCUMENTS * LINES
-    moved = 12 / 45  # share of lines whose fact is never asked
-    assert near(counts["question"], n, 0.15 * (1 - moved))
-    assert near(counts["statement"], n, 0.10 * (1 - moved))
-    assert near(counts["equation"], n, 0.30 + 0.25 * moved)
-    assert near(counts["boxes"], n, 0.15)
-
-
 @given(
     st.lists(st.tuples(st.sampled_from(DRILL_FORMS), st.integers(1, 9), st.integers(1, 9)), max_size=20),
 )

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.conftest import jsonl_lines, text_tasks
 from tokentrial.arms import arm as arms
 from tokentrial.corpus import slurm as slurm_module
 from tokentrial.corpus.engine import run_tasks
@@ -38,7 +39,7 @@ def folder(prose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for number in range(FILES):
         texts = prose[number * 10 : number * 10 + 10]
-        (folder / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        (folder / f"{number}.jsonl").write_bytes(jsonl_lines(texts))
     return folder
 
 
@@ -60,11 +61,6 @@ def written(plan):
     return {path.name: path.read_bytes() for path in plan.folder.iterdir() if path.name != "manifest.json"}
 
 
-def tasks_of(plan):
-    corpus, inputs = plan.trial.corpus, plan.source.input_splits(plan.trial.corpus.task_bytes)
-    return TextTasks(plan.trial.folder / "tasks", corpus, plan.vocabulary, plan.facts, inputs, plan.target_tokens)
-
-
 def silent(share, text):
     pass
 
@@ -83,7 +79,7 @@ def test_the_shards_are_the_same_from_any_number_of_workers(planned, whole, tmp_
 
 @pytest.mark.parametrize("how", ["deleted", "killed midway"])
 def test_a_finished_task_is_not_done_again_and_one_that_is_gone_is(planned, tmp_path, monkeypatch, how):
-    tasks = tasks_of(planned(tmp_path / "run"))
+    tasks = text_tasks(planned(tmp_path / "run"))
     run_tasks(tasks, 1, silent)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tasks.folder.glob("*/*")}
     monkeypatch.setattr("tokentrial.corpus.text._write", lambda *_: pytest.fail("a finished task was begun"))
@@ -133,7 +129,7 @@ def test_a_task_fails_alike_in_a_worker_here_and_in_the_file_that_it_leaves_on_s
         prepare_text(plan, 2)
     assert type(raised.value) is kind
     assert not plan.folder.exists()
-    tasks = tasks_of(plan)
+    tasks = text_tasks(plan)
     tasks.folder.mkdir(parents=True)
     with pytest.raises(kind):
         TextStep(tasks).run(rank=5)
@@ -143,7 +139,7 @@ def test_a_task_fails_alike_in_a_worker_here_and_in_the_file_that_it_leaves_on_s
 
 def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(planned, tmp_path):
     """As the kernel does where memory ends. The worker is held by a task that waits for a pipe's writer."""
-    tasks = tasks_of(planned(tmp_path / "run", "corpus.executor=local"))
+    tasks = text_tasks(planned(tmp_path / "run", "corpus.executor=local"))
     os.mkfifo(tmp_path / "pipe.jsonl")
     tasks = tasks._replace(inputs=[InputSplit("jsonl", (str(tmp_path / "pipe.jsonl"),), None, 1), *tasks.inputs])
 
@@ -176,7 +172,7 @@ def test_a_worker_that_is_killed_is_an_error_and_no_endless_wait(planned, tmp_pa
 def tokens_of_tasks(whole):
     """Train tokens of each task of the whole corpus: its first shards are the first task's."""
     counts = [shards["train"] for shards in read_json(whole.folder / "text.json")["shards_of_task"]]
-    sizes = iter([len(np.load(path)) for path in sorted(whole.folder.glob("fineweb_train_*.npy"))])
+    sizes = iter([len(np.load(path)) for path in sorted(whole.folder.glob("text_train_*.npy"))])
     return [sum(next(sizes) for _ in range(count)) for count in counts]
 
 
@@ -188,7 +184,10 @@ def test_the_first_tasks_that_give_the_tokens_are_needed_in_whatever_order_they_
     folder = tmp_path_factory.mktemp("tasks")
     tasks = TextTasks(folder, None, None, None, tokens, target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.corpus.text._write", lambda partial, tasks, made: {"tokens": {"train": made}})
+        patch.setattr(
+            "tokentrial.corpus.text._write",
+            lambda partial, tasks, tokens_of_input: {"tokens": {"train": tokens_of_input}},
+        )
         for rank in order:
             run_task(tasks, rank)
     done, enough = tasks.done(), np.cumsum(tokens) >= target
@@ -209,25 +208,25 @@ def test_of_the_whole_corpus_the_first_shards_are_taken(planned, whole, tokens_o
     assert text["shards_of_task"] == read_json(whole.folder / "text.json")["shards_of_task"][:3]
     shards = {name: data for name, data in written(plan).items() if name.endswith(".npy")}
     for split in ("train", "val"):
-        made = sum(counts[split] for counts in text["shards_of_task"])
-        names = {f"fineweb_{split}_{index:06d}.npy" for index in range(made)}
+        count = sum(counts[split] for counts in text["shards_of_task"])
+        names = {f"text_{split}_{index:06d}.npy" for index in range(count)}
         assert {name for name in shards if split in name} == names
     assert shards.items() <= written(whole).items()
 
 
 def test_a_source_that_ends_early_is_an_error_unless_that_is_allowed(planned, whole, tokens_of_tasks, tmp_path):
-    there = sum(tokens_of_tasks)
-    plan = planned(tmp_path / "run", f"corpus.tokens={there + 1}")
-    counts = rf"ended after {there:,} train tokens of {there + 1:,} \(80 documents of 8 files\)"
+    available = sum(tokens_of_tasks)
+    plan = planned(tmp_path / "run", f"corpus.tokens={available + 1}")
+    counts = rf"ended after {available:,} train tokens of {available + 1:,} \(80 documents of 8 files\)"
     with pytest.raises(TrialError, match=counts + r".*corpus\.tokens.*--allow-short"):
         prepare_text(plan)
     assert not plan.folder.exists()
-    allowed = planned(tmp_path / "run", f"corpus.tokens={there + 1}", "corpus.allow_short=true")
-    lasting = planned(tmp_path / "lasting", f"corpus.tokens={there}")
-    for made, short in ((allowed, True), (lasting, False)):
-        prepare_text(made)
-        assert read_json(made.folder / "text.json")["short"] is short
-        shards = {name: data for name, data in written(made).items() if name.endswith(".npy")}
+    allowed = planned(tmp_path / "run", f"corpus.tokens={available + 1}", "corpus.allow_short=true")
+    lasting = planned(tmp_path / "lasting", f"corpus.tokens={available}")
+    for prepared, short in ((allowed, True), (lasting, False)):
+        prepare_text(prepared)
+        assert read_json(prepared.folder / "text.json")["short"] is short
+        shards = {name: data for name, data in written(prepared).items() if name.endswith(".npy")}
         assert shards.items() <= written(whole).items()
     assert plan.text_fingerprint == allowed.text_fingerprint  # the same corpus: allowing it is not part of it
 
@@ -335,12 +334,12 @@ def test_slurm_writes_the_same_shards(planned, whole, tmp_path, slurm, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [TrialError, SettingsError])
 def test_a_task_that_fails_on_slurm_reaches_the_caller(failing, slurm, kind):
-    with pytest.raises(TrialError, match=r"5\.parquet") as here:
+    with pytest.raises(TrialError, match=r"5\.parquet") as in_process:
         prepare_text(failing(kind, "in-process"))
-    with pytest.raises(TrialError) as there:
+    with pytest.raises(TrialError) as on_slurm:
         prepare_text(failing(kind, "slurm"), 2)
-    assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
-    assert type(there.value) is kind
+    assert (type(on_slurm.value), str(on_slurm.value)) == (type(in_process.value), str(in_process.value))
+    assert type(on_slurm.value) is kind
 
 
 def test_a_slurm_job_that_is_lost_is_an_error_once_it_has_left_the_queue(planned, tmp_path, path, monkeypatch):

@@ -49,7 +49,7 @@ def originals(plan):
     shards = {}
 
     def text(served):
-        folder = plan.folder if served.set == "fineweb" else plan.folder / "drills"
+        folder = plan.folder if served.set == "text" else plan.folder / "drills"
         path = folder / f"{served.set}_train_{served.shard:06d}.npy"
         if path not in shards:
             shards[path] = open_shard(path, plan.vocabulary.eos)
@@ -73,7 +73,7 @@ def counted(plan, originals, arm, seed, steps):
     documents, tokens, totals = Counter(), Counter(), Counter()
     facts = {fact.equation: dict.fromkeys(FORMS, 0) for fact in TIMES_TABLE}
     for served in walk(plan, arm, seed, steps * plan.trial.pretrain.batch_tokens + 1):
-        text, kind = originals(served), "text" if served.set == "fineweb" else "drills"
+        text, kind = originals(served), "text" if served.set == "text" else "drills"
         documents[kind] += 1
         tokens[kind] += len(served.ids)
         totals["baseline_tokens"] += 1 + len(plan.vocabulary.encode(text))
@@ -225,7 +225,7 @@ def test_pretraining_is_done_again_where_the_budget_is_matched_otherwise(plan, r
         replanned("budget.match=bytes"),
         replanned("budget.match=bytes", "control=mul_append"),
     ]
-    prints = [cell.fingerprints(each) for each in variants]
+    prints = [cell.fingerprints(variant) for variant in variants]
     assert prints[0] == cell.fingerprints(plan)
     for one, other in pairwise(prints):
         assert one["pretrain"] != other["pretrain"]

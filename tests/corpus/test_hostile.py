@@ -1,10 +1,7 @@
 """Hostile input: whatever a source holds and whatever happens to it, the corpus stage ends with a clear error or with a
 counted, recorded skip, and never with a corpus that looks whole and is not."""
 
-import bz2
-import gzip
 import json
-import lzma
 import re
 import shutil
 import subprocess
@@ -15,21 +12,20 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.conftest import PACK, jsonl_lines, shard_texts
 from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan, prepare_text
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
-from tokentrial.corpus.shards import document_text, open_shard, shard_paths
+from tokentrial.corpus.shards import shard_paths
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store import disk as store_disk
 from tokentrial.store.files import read_json
 
 PLAIN = ("corpus.piece_characters=null", "corpus.drills.holdout_folds=0")
-PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
 SETTINGS = pytest.mark.parametrize("on_bad", ["error", "skip"])
 GROUP = 20
 
@@ -73,18 +69,11 @@ def nothing_looks_whole(trial):
 
 def texts_in(plan):
     """The texts of the shards, however often each."""
-    shards = [
-        open_shard(p, plan.vocabulary.eos) for s in ("train", "val") for p in shard_paths(plan.folder, "fineweb", s)
-    ]
-    return Counter(document_text(shard.document(i), plan.vocabulary) for shard in shards for i in range(len(shard)))
+    return Counter(text for split in ("train", "val") for text in shard_texts(plan, "text", split))
 
 
 def jsonl(path, texts):
-    path.write_bytes(lines(texts))
-
-
-def lines(texts):
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    path.write_bytes(jsonl_lines(texts))
 
 
 def parquet(path, texts, **more):
@@ -107,11 +96,11 @@ def folder(tmp_path, good):
     """`folder(kind)`: a folder a, b, c of good files; a test then spoils b."""
 
     def make(kind):
-        here = tmp_path / "source"
-        here.mkdir()
+        source = tmp_path / "source"
+        source.mkdir()
         for name, texts in zip("abc", good, strict=True):
-            WRITE[kind](here / f"{name}.{kind}", texts)
-        return here
+            WRITE[kind](source / f"{name}.{kind}", texts)
+        return source
 
     return make
 
@@ -121,9 +110,9 @@ def skipped(plan, good, kept_of_b, bad):
     assert texts_in(plan) == Counter([*good[0], *kept_of_b, *good[2]])
     record = read_json(plan.folder / "text.json")
     assert record["bad_documents"] == len(bad) == len(record["bad"])
-    for told, (where, why) in zip(record["bad"], bad, strict=True):
-        assert told["where"].endswith(where)
-        assert re.search(why, told["why"]), told["why"]
+    for recorded, (where, why) in zip(record["bad"], bad, strict=True):
+        assert recorded["where"].endswith(where)
+        assert re.search(why, recorded["why"]), recorded["why"]
     assert record["documents_read"] == len(good[0]) + len(kept_of_b) + len(good[2]) + len(bad)
 
 
@@ -132,10 +121,10 @@ def skipped(plan, good, kept_of_b, bad):
 
 @pytest.mark.parametrize(("kind", "on_bad"), [("jsonl", "error"), ("parquet", "skip")])
 def test_empty_and_nul_filled_documents_are_counted_and_left_out(folder, good, prepared, kind, on_bad):
-    here = folder(kind)
+    source = folder(kind)
     empty = ["", "\x00" * 5000, " \n\t\r", "\x00 \x01\n", "\x7f", "\x00", " " * 100_000]
-    WRITE[kind](here / f"b.{kind}", [*empty, *good[1], "a\x00b", *empty])
-    plan = prepared(f"{kind}:{here}", f"corpus.on_bad={on_bad}")
+    WRITE[kind](source / f"b.{kind}", [*empty, *good[1], "a\x00b", *empty])
+    plan = prepared(f"{kind}:{source}", f"corpus.on_bad={on_bad}")
     record = read_json(plan.folder / "text.json")
     assert (record["empty_documents"], record["bad_documents"], record["bad"]) == (14, 0, [])
     assert texts_in(plan) == Counter([*good[0], *good[1], "a\x00b", *good[2]])  # a NUL within a text stays
@@ -145,13 +134,13 @@ def test_empty_and_nul_filled_documents_are_counted_and_left_out(folder, good, p
 def test_a_document_above_the_limit_is_an_error_or_a_skip_and_one_at_the_limit_is_kept(
     folder, good, refused, prepared, kind
 ):
-    here = folder(kind)
-    WRITE[kind](here / f"b.{kind}", [good[1][0], "é" * 5001, *good[1][1:], "x" * 10_000])
+    source = folder(kind)
+    WRITE[kind](source / f"b.{kind}", [good[1][0], "é" * 5001, *good[1][1:], "x" * 10_000])
     place = {"jsonl": "line 2", "parquet": "row group 0, row 1"}[kind]
-    where, why = f"{here / f'b.{kind}'}, {place}", "10,002 bytes, more than corpus.max_document_bytes, 10,000"
-    message = refused(f"{kind}:{here}", "corpus.max_document_bytes=10000")
+    where, why = f"{source / f'b.{kind}'}, {place}", "10,002 bytes, more than corpus.max_document_bytes, 10,000"
+    message = refused(f"{kind}:{source}", "corpus.max_document_bytes=10000")
     assert message == f"{where}: {why}; mend it, or give corpus.on_bad=skip"
-    plan = prepared(f"{kind}:{here}", "corpus.max_document_bytes=10000", "corpus.on_bad=skip")
+    plan = prepared(f"{kind}:{source}", "corpus.max_document_bytes=10000", "corpus.on_bad=skip")
     skipped(plan, good, [*good[1], "x" * 10_000], [(where, why)])
 
 
@@ -160,11 +149,11 @@ def test_a_document_above_the_limit_is_an_error_or_a_skip_and_one_at_the_limit_i
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_document_of_200_mb_is_skipped_within_bounded_memory(folder, good, tiny, tmp_path, kind, first):
-    here = folder(kind)
+    source = folder(kind)
     huge = "All work and no play makes Jack a dull boy. " * 4_600_000
     assert len(huge) > 200_000_000
     name, texts = ("a", good[0]) if first else ("b", good[1])
-    WRITE[kind](here / f"{name}.{kind}", [texts[0], huge, *texts[1:]])
+    WRITE[kind](source / f"{name}.{kind}", [texts[0], huge, *texts[1:]])
     del huge
     script = """if True:
         import sys
@@ -175,7 +164,7 @@ def test_a_document_of_200_mb_is_skipped_within_bounded_memory(folder, good, tin
         [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().split("\\n") if "VmHWM" in line]
         print(int(peak) // 1024)
     """
-    trial = tiny(tmp_path / "run", *PLAIN, f"corpus.source={kind}:{here}", "corpus.on_bad=skip")
+    trial = tiny(tmp_path / "run", *PLAIN, f"corpus.source={kind}:{source}", "corpus.on_bad=skip")
     (tmp_path / "trial.yaml").write_text(json.dumps(trial.model_dump(mode="json")))
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "trial.yaml")], capture_output=True, text=True, check=True
@@ -184,7 +173,7 @@ def test_a_document_of_200_mb_is_skipped_within_bounded_memory(folder, good, tin
     record = read_json(plan.folder / "text.json")
     assert texts_in(plan) == Counter([*good[0], *good[1], *good[2]])
     assert record["bad_documents"] == 1
-    assert str(here / f"{name}.{kind}") in record["bad"][0]["where"]
+    assert str(source / f"{name}.{kind}") in record["bad"][0]["where"]
     assert int(done.stdout) < 1300  # MB: pyarrow alone takes 800 to hand over such a row
 
 
@@ -200,15 +189,15 @@ INVALID = {
 
 
 def test_invalid_utf_8_is_named_with_its_row_or_skipped_row_by_row(folder, good, refused, prepared):
-    here = folder("parquet")
+    source = folder("parquet")
     rest = iter([*good[1], *(f"more {i}" for i in range(10))])
     rows = [INVALID[i] if i in INVALID else next(rest).encode() for i in range(45)]
-    raw_parquet(here / "b.parquet", rows)
-    message = refused(f"parquet:{here}")
-    assert f"{here / 'b.parquet'}, row group 0, row 1: not valid UTF-8" in message
+    raw_parquet(source / "b.parquet", rows)
+    message = refused(f"parquet:{source}")
+    assert f"{source / 'b.parquet'}, row group 0, row 1: not valid UTF-8" in message
     assert "at byte 0" in message
     assert "corpus.on_bad=skip" in message
-    plan = prepared(f"parquet:{here}", "corpus.on_bad=skip")
+    plan = prepared(f"parquet:{source}", "corpus.on_bad=skip")
     places = [f"b.parquet, row group {i // GROUP}, row {i % GROUP}" for i in INVALID]
     kept = [row.decode() for i, row in enumerate(rows) if i not in INVALID]
     skipped(plan, good, kept, [(place, "not valid UTF-8") for place in places])
@@ -231,11 +220,11 @@ def test_an_invalid_row_far_into_a_row_group_is_named_by_its_number_there(tmp_pa
 
 @SETTINGS
 def test_lone_surrogates_in_json_become_replacement_characters(folder, good, prepared, on_bad):
-    here = folder("jsonl")
-    with (here / "b.jsonl").open("ab") as file:
+    source = folder("jsonl")
+    with (source / "b.jsonl").open("ab") as file:
         file.write(b'{"text": "high \\ud800 low \\udc00 end"}\n{"text": "\\ud83d\\ude00 is whole"}\n')
         file.write(b'{"text": "raw \xed\xa0\x80 bytes"}\n' if on_bad == "skip" else b"")
-    plan = prepared(f"jsonl:{here}", f"corpus.on_bad={on_bad}")
+    plan = prepared(f"jsonl:{source}", f"corpus.on_bad={on_bad}")
     found = texts_in(plan)
     assert found["high \ufffd low \ufffd end"] == found["😀 is whole"] == 1
     assert sum(found.values()) - sum(map(len, good)) in (2, 3)
@@ -266,7 +255,7 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("name", BAD_LINES)
 def test_a_bad_line_is_named_with_its_number(tmp_path, good, name):
-    data = lines(good[1]).split(b"\n")
+    data = jsonl_lines(good[1]).split(b"\n")
     (tmp_path / "b.jsonl").write_bytes(b"\n".join([*data[:4], BAD_LINES[name], *data[4:]]))
     with pytest.raises(TrialError, match=rf"^{tmp_path / 'b.jsonl'}, line 5: .*corpus\.on_bad=skip$") as error:
         read_all(tmp_path / "b.jsonl", "jsonl", skip_bad=False)
@@ -274,16 +263,17 @@ def test_a_bad_line_is_named_with_its_number(tmp_path, good, name):
 
 
 def test_bad_lines_are_skipped_and_counted_and_the_first_hundred_told(folder, good, prepared):
-    here = folder("jsonl")
-    data = lines(good[1]).rstrip(b"\n")  # no newline at the end, and a byte order mark at the beginning, are no harm
+    source = folder("jsonl")
+    # no newline at the end, and a byte order mark at the beginning, are no harm
+    data = jsonl_lines(good[1]).rstrip(b"\n")
     data = b"\xef\xbb\xbf" + b"\n".join([*data.split(b"\n")[:4], *BAD_LINES.values(), *data.split(b"\n")[4:]])
-    (here / "b.jsonl").write_bytes(data)
-    plan = prepared(f"jsonl:{here}", "corpus.on_bad=skip")
+    (source / "b.jsonl").write_bytes(data)
+    plan = prepared(f"jsonl:{source}", "corpus.on_bad=skip")
     skipped(plan, good, good[1], [(f"b.jsonl, line {5 + i}", "text") for i in range(len(BAD_LINES))])
-    (here / "b.jsonl").write_bytes(b"no\n" * 250)
-    record = read_json(prepared(f"jsonl:{here}", "corpus.on_bad=skip", "corpus.task_bytes=1").folder / "text.json")
+    (source / "b.jsonl").write_bytes(b"no\n" * 250)
+    record = read_json(prepared(f"jsonl:{source}", "corpus.on_bad=skip", "corpus.task_bytes=1").folder / "text.json")
     assert record["bad_documents"] == 250
-    assert [bad["where"] for bad in record["bad"]] == [f"{here / 'b.jsonl'}, line {i}" for i in range(1, 101)]
+    assert [bad["where"] for bad in record["bad"]] == [f"{source / 'b.jsonl'}, line {i}" for i in range(1, 101)]
 
 
 # files that are not whole
@@ -303,11 +293,11 @@ def damaged(data, part):
     ("part", "task_bytes"), [(0.0, 1), (0.01, 10**9), (0.99, 1), ("footer", 10**9), ("length", 1), ("magic", 10**9)]
 )
 def test_a_truncated_parquet_file_is_an_error_or_a_skip_of_the_file(folder, good, refused, prepared, part, task_bytes):
-    here = folder("parquet")
-    (here / "b.parquet").write_bytes(damaged(bytearray((here / "b.parquet").read_bytes()), part))
-    setting = f"parquet:{here}", f"corpus.task_bytes={task_bytes}"
+    source = folder("parquet")
+    (source / "b.parquet").write_bytes(damaged(bytearray((source / "b.parquet").read_bytes()), part))
+    setting = f"parquet:{source}", f"corpus.task_bytes={task_bytes}"
     message = refused(*setting)
-    assert f"{here / 'b.parquet'}: not a whole parquet file" in message
+    assert f"{source / 'b.parquet'}: not a whole parquet file" in message
     assert "corpus.on_bad=skip" in message
     skipped(prepared(*setting, "corpus.on_bad=skip"), good, [], [("b.parquet", "not a whole parquet file")])
 
@@ -316,19 +306,19 @@ def test_a_truncated_parquet_file_is_an_error_or_a_skip_of_the_file(folder, good
 def test_damaged_pages_are_an_error_or_a_skip_of_their_row_group(
     folder, good, refused, prepared, compression, task_bytes
 ):
-    here = folder("parquet")
+    source = folder("parquet")
     texts = [*good[1], *(f"{text} again" for text in good[1])]
-    parquet(here / "b.parquet", texts, compression=compression, use_dictionary=False)
-    metadata = pyarrow.parquet.read_metadata(here / "b.parquet")
+    parquet(source / "b.parquet", texts, compression=compression, use_dictionary=False)
+    metadata = pyarrow.parquet.read_metadata(source / "b.parquet")
     assert metadata.num_row_groups == 3
     column = metadata.row_group(1).column(0)
-    data = bytearray((here / "b.parquet").read_bytes())
+    data = bytearray((source / "b.parquet").read_bytes())
     start = column.data_page_offset
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
-    (here / "b.parquet").write_bytes(data)
-    setting = f"parquet:{here}", f"corpus.task_bytes={task_bytes}"
+    (source / "b.parquet").write_bytes(data)
+    setting = f"parquet:{source}", f"corpus.task_bytes={task_bytes}"
     message = refused(*setting)
-    assert f"{here / 'b.parquet'}, row group 1" in message
+    assert f"{source / 'b.parquet'}, row group 1" in message
     assert "corpus.on_bad=skip" in message
     plan = prepared(*setting, "corpus.on_bad=skip")
     skipped(plan, good, [*texts[:GROUP], *texts[2 * GROUP :]], [("b.parquet, row group 1", "cannot be read")])
@@ -374,10 +364,10 @@ def packed(folder):
     """`packed(ending, data)`: the folder with b compressed so."""
 
     def make(ending, data):
-        here = folder("jsonl")
-        (here / "b.jsonl").unlink()
-        (here / f"b.jsonl.{ending}").write_bytes(data)
-        return here, here / f"b.jsonl.{ending}"
+        source = folder("jsonl")
+        (source / "b.jsonl").unlink()
+        (source / f"b.jsonl.{ending}").write_bytes(data)
+        return source, source / f"b.jsonl.{ending}"
 
     return make
 
@@ -385,23 +375,23 @@ def packed(folder):
 @pytest.mark.parametrize("ending", PACK)
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
 def test_a_truncated_compressed_file_is_an_error_or_a_skip_of_its_rest(packed, good, refused, prepared, ending, kept):
-    whole = PACK[ending](lines(good[1]))
-    here, path = packed(ending, whole[: int(kept * len(whole))])
-    message = refused(f"jsonl:{here}")
+    whole = PACK[ending](jsonl_lines(good[1]))
+    source, path = packed(ending, whole[: int(kept * len(whole))])
+    message = refused(f"jsonl:{source}")
     assert re.match(rf"{path}, after line [0-9]+: broken off, the rest is lost: .*corpus\.on_bad=skip", message)
-    plan = prepared(f"jsonl:{here}", "corpus.on_bad=skip")
+    plan = prepared(f"jsonl:{source}", "corpus.on_bad=skip")
     left = read_json(plan.folder / "text.json")["documents_read"] - len(good[0]) - len(good[2]) - 1
     skipped(plan, good, good[1][:left], [(f"{path}, after line {left}", "broken off, the rest is lost")])
 
 
 @pytest.mark.parametrize("ending", PACK)
 def test_a_damaged_compressed_file_is_an_error_or_a_skip_of_its_rest(packed, good, refused, prepared, ending):
-    data = bytearray(PACK[ending](lines(good[1])))
+    data = bytearray(PACK[ending](jsonl_lines(good[1])))
     start = len(data) // 2
     data[start : start + 200] = bytes(byte ^ 0x55 for byte in data[start : start + 200])
-    here, path = packed(ending, data)
-    assert re.match(rf"{path}, .*corpus\.on_bad=skip", refused(f"jsonl:{here}"))
-    plan = prepared(f"jsonl:{here}", "corpus.on_bad=skip")
+    source, path = packed(ending, data)
+    assert re.match(rf"{path}, .*corpus\.on_bad=skip", refused(f"jsonl:{source}"))
+    plan = prepared(f"jsonl:{source}", "corpus.on_bad=skip")
     bad = read_json(plan.folder / "text.json")["bad"]
     assert bad
     assert all(document["where"].startswith(str(path)) for document in bad)
@@ -410,40 +400,33 @@ def test_a_damaged_compressed_file_is_an_error_or_a_skip_of_its_rest(packed, goo
 
 @pytest.mark.parametrize("ending", PACK)
 def test_rubbish_behind_the_last_stream_is_no_silent_end(packed, good, prepared, refused, ending):
-    here, path = packed(ending, PACK[ending](lines(good[1])) + b"\x01rubbish" * 10)
+    source, path = packed(ending, PACK[ending](jsonl_lines(good[1])) + b"\x01rubbish" * 10)
     if ending in ("bz2", "xz"):  # as bzip2 itself, Python passes over what follows a whole stream of these
-        skipped(prepared(f"jsonl:{here}"), good, good[1], [])
+        skipped(prepared(f"jsonl:{source}"), good, good[1], [])
     else:
-        assert refused(f"jsonl:{here}").startswith(f"{path}, after line ")
-
-
-def test_skippable_frames_of_zstandard_are_skipped(packed, good, prepared):
-    frame = (0x184D2A50).to_bytes(4, "little") + (4).to_bytes(4, "little") + b"pzst"
-    first, second = PACK["zst"](lines(good[1][:10])), PACK["zst"](lines(good[1][10:]))
-    here, _ = packed("zst", frame + first + frame + second + frame)
-    skipped(prepared(f"jsonl:{here}"), good, good[1], [])
+        assert refused(f"jsonl:{source}").startswith(f"{path}, after line ")
 
 
 @SETTINGS
 def test_a_missing_column_is_an_error_always(folder, good, refused, on_bad):
-    here = folder("parquet")
-    pyarrow.parquet.write_table(pyarrow.table({"body": good[1]}), here / "b.parquet")
-    message = refused(f"parquet:{here}", f"corpus.on_bad={on_bad}", kind=SettingsError)
-    assert message == f"corpus.text_column: {here / 'b.parquet'} has no column 'text'; there are body"
-    jsonl(here / "a.jsonl", good[0])  # of lines each may have other columns: none has this one
-    message = refused(f"jsonl:{here}", "corpus.text_column=body", f"corpus.on_bad={on_bad}")
+    source = folder("parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"body": good[1]}), source / "b.parquet")
+    message = refused(f"parquet:{source}", f"corpus.on_bad={on_bad}", kind=SettingsError)
+    assert message == f"corpus.text_column: {source / 'b.parquet'} has no column 'text'; there are body"
+    jsonl(source / "a.jsonl", good[0])  # of lines each may have other columns: none has this one
+    message = refused(f"jsonl:{source}", "corpus.text_column=body", f"corpus.on_bad={on_bad}")
     assert "body" in message or "no document" in message
 
 
 @pytest.mark.parametrize(("kind", "on_bad"), [("jsonl", "skip"), ("parquet", "error")])
 @pytest.mark.parametrize("when", ["before it is hashed", "after it was hashed"])
 def test_a_file_that_vanishes_is_an_error_always(folder, tiny, tmp_path, kind, on_bad, when):
-    here = folder(kind)
-    plan = CorpusPlan(tiny(tmp_path / "run", *PLAIN, f"corpus.source={kind}:{here}", f"corpus.on_bad={on_bad}"))
+    source = folder(kind)
+    plan = CorpusPlan(tiny(tmp_path / "run", *PLAIN, f"corpus.source={kind}:{source}", f"corpus.on_bad={on_bad}"))
     if when == "after it was hashed":
         assert plan.text_fingerprint
-    (here / f"b.{kind}").unlink()
-    with pytest.raises(TrialError, match=re.escape(str(here / f"b.{kind}"))):
+    (source / f"b.{kind}").unlink()
+    with pytest.raises(TrialError, match=re.escape(str(source / f"b.{kind}"))):
         prepare_text(plan)
     nothing_looks_whole(plan.trial)
 
@@ -490,9 +473,9 @@ def test_a_full_disk_is_a_clear_error_and_with_space_the_same_call_succeeds(
     disk("64m")
     elsewhere = tiny(tmp_path / "elsewhere", *PLAIN, long)
     shards = []
-    for made in (trial, elsewhere):
-        prepare_text(CorpusPlan(made))
-        paths = shard_paths(made.folder / "corpus", "fineweb", "train")
+    for prepared in (trial, elsewhere):
+        prepare_text(CorpusPlan(prepared))
+        paths = shard_paths(prepared.folder / "corpus", "text", "train")
         shards.append({path.name: path.read_bytes() for path in paths})
     assert shards[0] == shards[1]
     assert len(shards[0]) > 10

@@ -36,13 +36,13 @@ class BuildNanoGPTLoader:
     def next(self):
         """(shard, position, x, y)"""
         size = self.batch * self.time
-        here = self.shard, self.position
+        place = self.shard, self.position
         buffer = self.tokens[self.position : self.position + size + 1]
         x, y = buffer[:-1].view(self.batch, self.time), buffer[1:].view(self.batch, self.time)
         self.position += size * self.world
         if self.position + size * self.world + 1 > len(self.tokens):
             self._open((self.shard + 1) % len(self.shards))
-        return *here, x, y
+        return *place, x, y
 
 
 @pytest.fixture(scope="module", params=["baseline", "mul_tokens"])
@@ -76,8 +76,8 @@ def test_build_nanogpts_loader_reads_what_a_cell_reads(written, batch, time, wor
             break  # the loader has gone round
         for shard, position, x, y in batches:
             covered[shard, position] += 1
-            here = shard * SHARD + position
-            window = expected[here : here + batch * time + 1].astype(np.int64)
+            start = shard * SHARD + position
+            window = expected[start : start + batch * time + 1].astype(np.int64)
             assert x.reshape(-1).tolist() == window[:-1].tolist()
             assert y.reshape(-1).tolist() == window[1:].tolist()
     # all of the stream but, in each of the four shards, less than a batch at its end
@@ -89,11 +89,11 @@ def test_the_held_out_shards_are_the_arm_s(plan, written):
     folder, counts, _ = written
     arm = arms.get_arm(read_json(folder / MANIFEST)["arm"])
     tokens = 0
-    for path in shard_paths(plan.folder, "fineweb", "val"):
+    for path in shard_paths(plan.folder, "text", "val"):
         base = open_shard(path, plan.vocabulary.eos)
         texts = [document_text(base.document(i), plan.vocabulary) for i in range(len(base))]
         expected = [i for text in texts for i in (512, *plan.vocabulary.encode_arm(arm, text))]
-        assert np.load(folder / path.name).tolist() == expected
+        assert np.load(folder / path.name.replace("text", "fineweb")).tolist() == expected
         tokens += len(expected)
     assert counts["val_tokens"] == tokens
 

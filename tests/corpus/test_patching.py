@@ -26,7 +26,7 @@ def test_a_survey_weighs_every_document_and_holds_what_it_states(plan):
             for index, text in enumerate(texts)
             for fact, form in (
                 [(site.fact, "text") for site in TIMES_TABLE.sites(text)]
-                if path.stem.startswith("fineweb")
+                if path.stem.startswith("text")
                 else drills.parse(TIMES_TABLE, text)
             )
         )

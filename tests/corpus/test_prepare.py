@@ -1,6 +1,5 @@
 """The corpus stage: what becomes of a source's documents on their way into shards."""
 
-import json
 from collections import Counter
 
 import numpy as np
@@ -8,23 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.corpus.conftest import jsonl_lines, shard_texts
 from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.corpus import prepare
 from tokentrial.corpus.drills import parse
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_text
-from tokentrial.corpus.shards import document_text, open_shard, shard_paths
+from tokentrial.corpus.shards import shard_paths
 from tokentrial.corpus.text import assign_split, split_document
 from tokentrial.errors import TrialError
 from tokentrial.store.files import read_json
-
-
-def texts_of(folder, name, split, vocabulary):
-    shards = [open_shard(path, vocabulary.eos) for path in shard_paths(folder, name, split)]
-    return [document_text(shard.document(i), vocabulary) for shard in shards for i in range(len(shard))]
-
-
-def jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return f"corpus.source=jsonl:{path}"
 
 
 def cut(text, limit):
@@ -80,8 +71,8 @@ def test_the_shards_hold_the_source_text(plan, prose):
     kept = [text for text in prose if "What is 6 times 7?" not in text]
     for split in ("train", "val"):
         expected = [p for text in kept if assign_split(text.encode(), 0, 0.2) == split for p in cut(text, 400)]
-        assert texts_of(plan.folder, "fineweb", split, plan.vocabulary) == expected
-        assert len(shard_paths(plan.folder, "fineweb", split)) > 1
+        assert shard_texts(plan, "text", split) == expected
+        assert len(shard_paths(plan.folder, "text", split)) > 1
     assert read_json(plan.folder / "text.json")["asking_documents_dropped"] == len(prose) - len(kept) == 2
 
 
@@ -90,15 +81,28 @@ def test_text_that_asks_a_fact_stays_where_every_fact_is_asked(tiny, tmp_path):
     plan = CorpusPlan(trial)
     prepare_text(plan)
     assert read_json(plan.folder / "text.json")["asking_documents_dropped"] == 0
-    written = [t for split in ("train", "val") for t in texts_of(plan.folder, "fineweb", split, plan.vocabulary)]
+    written = [t for split in ("train", "val") for t in shard_texts(plan, "text", split)]
     assert sum("What is 6 times 7?" in text for text in written) == 2
 
 
 def test_a_corpus_without_held_out_text_is_an_error_and_leaves_nothing_behind(tiny, tmp_path):
-    plan = CorpusPlan(tiny(tmp_path / "run", jsonl(tmp_path / "s.jsonl", ["only one document"])))
+    (tmp_path / "s.jsonl").write_bytes(jsonl_lines(["only one document"]))
+    plan = CorpusPlan(tiny(tmp_path / "run", f"corpus.source=jsonl:{tmp_path}/s.jsonl"))
     with pytest.raises(TrialError, match=r"no document fell into (train|val) out of 1 read"):
         prepare_text(plan)
     assert not plan.folder.exists()  # defect R12: a broken corpus wrote meta.json as if it were whole
+
+
+def test_a_corpus_whose_shards_have_the_names_of_an_older_release_is_made_anew(tiny, tmp_path, monkeypatch):
+    trial = tiny(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "VERSION", 4)
+        prepare_text(CorpusPlan(trial))
+    shards = {path.name: path.read_bytes() for path in (trial.folder / "corpus").glob("text_*.npy")}
+    for name in shards:
+        (trial.folder / "corpus" / name).rename(trial.folder / "corpus" / name.replace("text", "fineweb"))
+    prepare_text(CorpusPlan(trial))
+    assert {path.name: path.read_bytes() for path in (trial.folder / "corpus").glob("*.npy")} == shards
 
 
 # drills
@@ -108,7 +112,7 @@ def test_the_train_drills_hold_every_fact_and_differ_from_the_held_out_ones(plan
     """Defect R2: drills written first all fell into the validation shard, and none was trained on."""
     seen = set()
     for fold in range(3):
-        by_split = {s: texts_of(plan.folder / "drills", f"drills{fold}", s, plan.vocabulary) for s in ("train", "val")}
+        by_split = {s: shard_texts(plan, f"drills{fold}", s) for s in ("train", "val")}
         train = Counter(stated for text in by_split["train"] for stated in parse(TIMES_TABLE, text))
         facts = {fact for fact, _ in train}
         assert len(facts) == 45

@@ -14,6 +14,7 @@ from fsspec.spec import AbstractFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.conftest import jsonl_lines
 from tokentrial.corpus import readers
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, text_ratio
 from tokentrial.corpus.sources import Source
@@ -48,14 +49,14 @@ class Store(AbstractFileSystem):
 
     def ls(self, path, detail=True, **kwargs):
         path = self._strip_protocol(path).rstrip("/")
-        here = [
+        found = [
             {"name": name, "size": len(data), "type": "file", "ETag": str(hash(data))}
             for name, data in Store.files.items()
             if name == path or name.startswith(path + "/")
         ]
-        if not here:
+        if not found:
             raise FileNotFoundError(path)
-        return here if detail else [each["name"] for each in here]
+        return found if detail else [entry["name"] for entry in found]
 
 
 class Remote(io.BytesIO):
@@ -105,16 +106,12 @@ def store(monkeypatch):
     return Store
 
 
-def lines(texts=TEXTS):
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-LINES = lines()
+LINES = jsonl_lines(TEXTS)
 
 
 def line_at(number, texts=TEXTS):
     """Where line `number` begins, from 0."""
-    return len(lines(texts[:number]))
+    return len(jsonl_lines(texts[:number]))
 
 
 def table_file(texts=TEXTS, group=1500, **more):
@@ -126,9 +123,9 @@ def table_file(texts=TEXTS, group=1500, **more):
 def texts_of(kind, path, skip=False, groups=None):
     source = InputSplit(kind, (path,), groups, 0)
     return [
-        each if isinstance(each, BadDocument) else each.decode()
+        document if isinstance(document, BadDocument) else document.decode()
         for b in read_batches(source, "text", skip, MOST)
-        for each in b
+        for document in b
     ]
 
 
@@ -137,6 +134,9 @@ def in_group(data, group, row=0.5):
     column = pyarrow.parquet.ParquetFile(io.BytesIO(data)).metadata.row_group(group).column(0)
     start = column.dictionary_page_offset or column.data_page_offset
     return start + int(row * column.total_compressed_size)
+
+
+TABLE = table_file(LONG)
 
 
 # a network that fails and comes back
@@ -148,8 +148,8 @@ def test_an_opening_that_fails_twice_is_waited_for(store, slept, capsys, kind, d
     store.opening = Failing(0, 2)
     assert texts_of(kind, f"store://a.{kind}") == TEXTS
     assert slept == [1, 2]
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"store://a.{kind}: connection reset by peer; trying again in {n} s" for n in (1, 2)]
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"store://a.{kind}: connection reset by peer; trying again in {n} s" for n in (1, 2)]
 
 
 @pytest.mark.parametrize(("group", "where"), [(0, 0.01), (1, 0.5), (2, 0.99)])
@@ -169,8 +169,8 @@ def test_wherever_and_however_often_it_breaks_off_no_document_is_lost_or_doubled
     troubles = [Failing(int(where * len(data)), 1) for where in failures]
 
     def trouble(*read_of):
-        for each in troubles:
-            each(*read_of)
+        for trouble_at in troubles:
+            trouble_at(*read_of)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_registry, "store", Store)
@@ -197,22 +197,19 @@ def test_the_waits_begin_anew_where_documents_came_between(store, slept):
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_after_five_waits_a_jsonl_file_is_given_up_with_how_far_it_got(store, slept, skip):
+@pytest.mark.parametrize(
+    ("kind", "data", "place", "reached"),
+    [
+        ("jsonl", LINES, line_at(2100), ": broke off after 2000 documents: connection reset"),
+        ("parquet", TABLE, in_group(TABLE, 2, 0.1), "(.*after 3000 documents|, row group 2)"),
+    ],
+)
+def test_after_five_waits_a_file_is_given_up_with_how_far_it_got(store, slept, kind, data, place, reached, skip):
     """With on_bad=skip too: a network that stays away is no property of the data."""
-    store.files["a.jsonl"] = LINES
-    store.trouble = Failing(line_at(2100), 99)
-    gave_up = r"^store://a\.jsonl: broke off after 2000 documents: connection reset.*corpus\.source"
-    with pytest.raises(TrialError, match=gave_up):
-        texts_of("jsonl", "store://a.jsonl", skip)
-    assert slept == [1, 2, 4, 8, 16]
-
-
-def test_after_five_waits_a_parquet_file_is_given_up_with_how_far_it_got(store, slept):
-    """Two row groups of 1500 have been read: the error says so, by their documents or by their number."""
-    store.files["a.parquet"] = data = table_file(LONG)
-    store.trouble = Failing(in_group(data, 2, 0.1), 99)
-    with pytest.raises(TrialError, match=r"store://a\.parquet.*(after 3000 documents|row group 2)"):
-        texts_of("parquet", "store://a.parquet")
+    store.files[f"a.{kind}"] = data
+    store.trouble = Failing(place, 99)
+    with pytest.raises(TrialError, match=rf"^store://a\.{kind}{reached}.*corpus\.source"):
+        texts_of(kind, f"store://a.{kind}", skip)
     assert slept == [1, 2, 4, 8, 16]
 
 
@@ -232,8 +229,12 @@ def test_damaged_pages_of_a_remote_file_are_bad_data_and_no_network(store, slept
     damaged[where : where + 400] = bytes(400)
     store.files["a.parquet"] = bytes(damaged)
     read_back = texts_of("parquet", "store://a.parquet", skip=True)
-    assert [each.where for each in read_back if isinstance(each, BadDocument)] == ["store://a.parquet, row group 1"]
-    assert {"document 0, é", TEXTS[3499]} <= {each for each in read_back if not isinstance(each, BadDocument)}
+    assert [document.where for document in read_back if isinstance(document, BadDocument)] == [
+        "store://a.parquet, row group 1"
+    ]
+    assert {"document 0, é", TEXTS[3499]} <= {
+        document for document in read_back if not isinstance(document, BadDocument)
+    }
     assert slept == []
 
 
@@ -242,7 +243,7 @@ def test_damaged_pages_of_a_remote_file_are_bad_data_and_no_network(store, slept
 )
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_what_is_not_there_or_not_allowed_is_an_error_at_once(store, slept, kind, error):
-    store.files[f"a.{kind}"] = table_file() if kind == "parquet" else lines()
+    store.files[f"a.{kind}"] = table_file() if kind == "parquet" else LINES
     store.opening = Failing(0, 99, error)
     with pytest.raises(TrialError, match=rf"store://a\.{kind}: cannot be read: {error}.*corpus\.source"):
         texts_of(kind, f"store://a.{kind}")
@@ -250,7 +251,7 @@ def test_what_is_not_there_or_not_allowed_is_an_error_at_once(store, slept, kind
 
 
 def test_a_listing_is_waited_for_too(store, slept, monkeypatch):
-    store.files["d/a.jsonl"] = lines(["x"])
+    store.files["d/a.jsonl"] = jsonl_lines(["x"])
     trouble, find = Failing(0, 2), Store.find
 
     def patched(self, path, **kwargs):
@@ -278,7 +279,7 @@ def test_a_local_file_that_cannot_be_read_is_an_error_at_once(tmp_path, slept, k
 
 def test_a_local_disk_that_fails_is_an_error_at_once_and_says_how_far_it_got(tmp_path, slept, monkeypatch):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(lines())
+    path.write_bytes(LINES)
     monkeypatch.setattr(Store, "trouble", Failing(line_at(1200), 99, OSError(5, "Input/output error")))
     monkeypatch.setattr(readers, "_open", lambda name: Remote(name, path.read_bytes()))
     for skip in (False, True):
@@ -298,7 +299,7 @@ def test_batches_hold_at_most_a_thousand_documents_and_about_eight_megabytes(tmp
 
     assert [len(batch) for batch in batches("a.jsonl", LINES)] == [1000, 1000, 1000, 500]
     assert max(map(len, batches("a.parquet", table_file(group=3500)))) <= 1000
-    sizes = [sum(map(len, batch)) for batch in batches("a.jsonl", lines(["x" * 3_000_000] * 7))]
+    sizes = [sum(map(len, batch)) for batch in batches("a.jsonl", jsonl_lines(["x" * 3_000_000] * 7))]
     assert sum(sizes) == 21_000_000
     assert max(sizes) <= 11_000_000
 
@@ -307,7 +308,7 @@ def test_a_line_too_long_to_be_a_document_is_one_bad_document(tmp_path, monkeypa
     monkeypatch.setattr(readers, "_LINE_BYTES", 100)
     path = tmp_path / "a.jsonl"
     inner = json.dumps({"text": "never a document"}).encode()  # cut after its hundredth byte, what follows is a line
-    path.write_bytes(lines(["one"]) + b"#" * 100 + inner + b"\n" + lines(["x" * 950, "two", "y" * 40]))
+    path.write_bytes(jsonl_lines(["one"]) + b"#" * 100 + inner + b"\n" + jsonl_lines(["x" * 950, "two", "y" * 40]))
     found = texts_of("jsonl", str(path), skip=True)
     assert [text for text in found if not isinstance(text, BadDocument)] == ["one", "two", "y" * 40]
     assert [bad.where for bad in found if isinstance(bad, BadDocument)] == [f"{path}, line 2", f"{path}, line 3"]
@@ -347,7 +348,7 @@ def test_an_input_split_reads_its_row_groups_alone(tmp_path, groups, stretch):
 def test_the_estimate_of_text_in_a_file_is_of_the_right_size(tmp_path):
     texts = [f"{i} " * 50 for i in range(2000)]
     table = pyarrow.table({"text": texts, "other": [str(i) * 300 for i in range(2000)]})
-    (tmp_path / "a.jsonl").write_bytes(lines(texts))
+    (tmp_path / "a.jsonl").write_bytes(jsonl_lines(texts))
     for compression in ("none", "zstd"):
         path = tmp_path / f"{compression}.parquet"
         pyarrow.parquet.write_table(table, path, compression=compression, use_dictionary=False)

@@ -1,9 +1,7 @@
 """Sources: real and broken files. Whatever is wrong, the error names the file and what was expected."""
 
-import bz2
 import gzip
 import json
-import lzma
 import os
 import shutil
 from itertools import pairwise
@@ -13,12 +11,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.corpus.conftest import PACK, jsonl_lines
 from tokentrial.corpus import sources
 from tokentrial.corpus.readers import read_batches
 from tokentrial.corpus.sources import Source
@@ -69,18 +67,14 @@ def test_an_empty_folder_and_a_wrong_path_are_named(tmp_path, kind):
 def test_an_unknown_source_says_what_there_is(setting):
     with pytest.raises(SettingsError, match="expected sotu, fineweb-edu, parquet:PATH, jsonl:PATH or hf:OWNER/NAME"):
         Source(setting, "text")
-
-
-def test_a_file_system_that_is_not_known_is_named():
     with pytest.raises(SettingsError, match=r"corpus\.source: nosuch://bucket/a: .*nosuch"):
         Source("parquet:nosuch://bucket/a", "text")
 
 
 # compressed
 
-LINES = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "zwölf\u2028", "", "😀" * 500, "last")).encode()
+LINES = jsonl_lines(["one", "zwölf\u2028", "", "😀" * 500, "last"])
 CUT = LINES.index(b"\n", 20) + 1
-PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
 
 
 @pytest.mark.parametrize("ending", PACK)
@@ -101,7 +95,7 @@ def test_a_compressed_file_is_the_same_lines(tmp_path, ending, parts):
 def test_a_folder_takes_what_is_of_its_kind_and_leaves_the_rest(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("a.jsonl", "b.json", "c.jsonl.gz", "d.txt", "e.parquet", "README.md", "f.jsonl.part", "g.json.zst"):
-        line = json.dumps({"text": name}).encode() + b"\n"
+        line = jsonl_lines([name])
         pack = PACK.get(name.rsplit(".", 1)[-1], bytes)
         (tmp_path / name).write_bytes(pack(line))
     assert texts(f"jsonl:{tmp_path}") == ["a.jsonl", "b.json", "c.jsonl.gz", "g.json.zst"]
@@ -122,26 +116,26 @@ def memory(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_a_path_on_another_file_system_reads_as_the_same_files_here(memory, tmp_path, shared_data, kind):
-    here = tmp_path / "here"
-    here.mkdir()
+    local_folder = tmp_path / "here"
+    local_folder.mkdir()
     if kind == "parquet":
         for path in (shared_data / "web").glob("*.parquet"):
-            shutil.copy(path, here)
+            shutil.copy(path, local_folder)
     else:
-        (here / "a.jsonl").write_bytes(LINES)
-        (here / "b.jsonl.gz").write_bytes(gzip.compress(LINES[CUT:]))
-        (here / "c.jsonl.zst").write_bytes(PACK["zst"](LINES[:CUT]))
-    for path in here.iterdir():
+        (local_folder / "a.jsonl").write_bytes(LINES)
+        (local_folder / "b.jsonl.gz").write_bytes(gzip.compress(LINES[CUT:]))
+        (local_folder / "c.jsonl.zst").write_bytes(PACK["zst"](LINES[:CUT]))
+    for path in local_folder.iterdir():
         memory.pipe(f"/there/{path.name}", path.read_bytes())
-    local = texts(f"{kind}:{here}")
+    local = texts(f"{kind}:{local_folder}")
     assert len(local) == {"parquet": 452, "jsonl": 10}[kind]
     for path in ("memory://there", "memory://there/*"):
         assert texts(f"{kind}:{path}") == local
-    name = sorted(path.name for path in here.iterdir())[0]
-    assert texts(f"{kind}:memory://there/{name}") == texts(f"{kind}:{here / name}")
+    name = sorted(path.name for path in local_folder.iterdir())[0]
+    assert texts(f"{kind}:memory://there/{name}") == texts(f"{kind}:{local_folder / name}")
     splits = Source(f"{kind}:memory://there", "text").input_splits(300_000)
     assert [(split.row_groups, split.bytes) for split in splits] == [
-        (split.row_groups, split.bytes) for split in Source(f"{kind}:{here}", "text").input_splits(300_000)
+        (split.row_groups, split.bytes) for split in Source(f"{kind}:{local_folder}", "text").input_splits(300_000)
     ]
 
 
@@ -268,7 +262,7 @@ def three(tmp_path):
     folder = tmp_path / "text"
     folder.mkdir()
     for name in "abc":
-        (folder / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+        (folder / f"{name}.jsonl").write_bytes(jsonl_lines([name]))
     return folder
 
 
@@ -329,14 +323,14 @@ def parts(tmp_path_factory):
     (folder / "jsonl").mkdir()
     of_parquet, of_jsonl = [], []
     for name, rows in (("a", 3), ("b", 1), ("c", 13_0), ("d", 5), ("e", 2), ("f", 40)):
-        made = [f"{name}{i} " + "word " * (i % 11) for i in range(rows)]
+        drawn = [f"{name}{i} " + "word " * (i % 11) for i in range(rows)]
         path = folder / "parquet" / f"{name}.parquet"
-        pyarrow.parquet.write_table(pyarrow.table({"text": made}), path, row_group_size=10)
-        of_parquet += made
+        pyarrow.parquet.write_table(pyarrow.table({"text": drawn}), path, row_group_size=10)
+        of_parquet += drawn
     for name, rows in (("a", 1), ("b", 200), ("c", 3), ("d", 3), ("e", 0), ("f", 90)):
-        made = [f"{name}{i} " + "word " * (i % 7) for i in range(rows)]
-        (folder / "jsonl" / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in made))
-        of_jsonl += made
+        drawn = [f"{name}{i} " + "word " * (i % 7) for i in range(rows)]
+        (folder / "jsonl" / f"{name}.jsonl").write_bytes(jsonl_lines(drawn))
+        of_jsonl += drawn
     assert pyarrow.parquet.read_metadata(folder / "parquet" / "c.parquet").num_row_groups == GROUPS
     return folder, {"parquet": of_parquet, "jsonl": of_jsonl}
 

@@ -23,7 +23,7 @@ def stream_of(plan, arm="baseline", seed=1, **changed):
 
 
 def places(documents):
-    return [(each.set, each.shard, each.number) for each in documents]
+    return [(document.set, document.shard, document.number) for document in documents]
 
 
 def run_out(stream):
@@ -37,11 +37,11 @@ def run_out(stream):
 @pytest.mark.parametrize("seed", [2])
 def test_every_arm_reads_the_same_documents_in_the_same_order(plan, seed):
     baseline = list(islice(stream_of(plan, seed=seed).documents(), 300))
-    texts = [document_text(each.ids, plan.vocabulary) for each in baseline]
+    texts = [document_text(document.ids, plan.vocabulary) for document in baseline]
     for name in ("mul_tokens", "mul_append"):
         treated = list(islice(stream_of(plan, name, seed).documents(), 300))
         assert places(treated) == places(baseline)
-        assert [each.base_length for each in treated] == [len(each.ids) for each in baseline]
+        assert [document.base_length for document in treated] == [len(document.ids) for document in baseline]
         for document, text in zip(treated, texts, strict=True):
             assert document.ids[0] == plan.vocabulary.eos
             assert document.ids[1:].tolist() == plan.vocabulary.encode_arm(arms.get_arm(name), text).tolist()
@@ -82,15 +82,17 @@ def test_epochs_go_round_in_a_new_order(plan):
 
 def test_drills_go_round_where_the_text_does_not(plan):
     served = places(run_out(stream_of(plan, share=0.95, epochs=2)))
-    drills = [place for place in served if place[0] != "fineweb"]
-    made = len(set(drills))
-    assert len(drills) > made  # they were read more than once
-    assert len(set(drills[:made])) == made
+    drills = [place for place in served if place[0] != "text"]
+    count = len(set(drills))
+    assert len(drills) > count  # they were read more than once
+    assert len(set(drills[:count])) == count
 
 
 def test_each_seed_drills_its_own_fold(plan):
-    sets = {seed: {each.set for each in islice(stream_of(plan, seed=seed).documents(), 20)} for seed in (1, 2, 3)}
-    assert sets == {1: {"fineweb", "drills1"}, 2: {"fineweb", "drills2"}, 3: {"fineweb", "drills0"}}
+    sets = {
+        seed: {document.set for document in islice(stream_of(plan, seed=seed).documents(), 20)} for seed in (1, 2, 3)
+    }
+    assert sets == {1: {"text", "drills1"}, 2: {"text", "drills2"}, 3: {"text", "drills0"}}
     assert [drills_name(seed, 3) for seed in range(6)] == [f"drills{fold}" for fold in (0, 1, 2, 0, 1, 2)]
     assert drills_name(5, 0) == "drills0"  # where every fact is asked there is one set
 
@@ -103,19 +105,19 @@ def test_a_corpus_that_is_not_there_says_which_stage_makes_it(plan, tmp_path):
 # held-out text
 
 
-def held(plan, arm, name="fineweb", limit=10_000):
+def held(plan, arm, name="text", limit=10_000):
     return list(heldout_documents(plan.folder, name, plan.vocabulary, arms.get_arm(arm), limit))
 
 
-def originals(plan, name="fineweb"):
-    folder = plan.folder if name == "fineweb" else plan.folder / "drills"
+def originals(plan, name="text"):
+    folder = plan.folder if name == "text" else plan.folder / "drills"
     shards = [(path, open_shard(path, plan.vocabulary.eos)) for path in shard_paths(folder, name, "val")]
     return {
         f"{path.stem}:{i}": document_text(s.document(i), plan.vocabulary) for path, s in shards for i in range(len(s))
     }
 
 
-@pytest.mark.parametrize("name", ["fineweb", "drills1"])
+@pytest.mark.parametrize("name", ["text", "drills1"])
 def test_every_arm_is_measured_on_the_same_documents_and_bytes(plan, name):
     texts = originals(plan, name)
     measured = {arm: held(plan, arm, name) for arm in plan.trial.arms}
@@ -151,7 +153,7 @@ def test_a_spelling_that_plain_does_not_give_back_is_marked_lossy(plan):
     assert not any(document.lossy for document in held(plan, "mul_append", limit=10**6))
 
 
-@pytest.mark.parametrize(("name", "folder"), [("fineweb", "."), ("drills1", "drills")])
+@pytest.mark.parametrize(("name", "folder"), [("text", "."), ("drills1", "drills")])
 def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path, name, folder):
     vocabulary, arm = Vocabulary(256, 45), arms.get_arm("mul_tokens")
     texts = ["A shard is filled with this."] * 6 + ["It is said that 6*9=54."] + ["And with this at the end."] * 3

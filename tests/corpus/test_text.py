@@ -9,11 +9,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.corpus.conftest import jsonl_lines, shard_texts, text_tasks
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import text as texts_module
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
-from tokentrial.corpus.text import RECORD, DocumentFilter, TextTasks, run_task
+from tokentrial.corpus.text import RECORD, DocumentFilter, run_task
 from tokentrial.store.files import read_json
 
 FILES = 7
@@ -22,27 +23,17 @@ FILES = 7
 @pytest.fixture
 def folder(tmp_path, prose):
     """The prose in seven files, a document that holds nothing and one that asks a fact among them."""
-    here = tmp_path / "source"
-    here.mkdir()
+    source = tmp_path / "source"
+    source.mkdir()
     for number in range(FILES):
         texts = [*prose[number * 11 : number * 11 + 11], "" if number % 2 else "\x00"]
-        (here / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return here
+        (source / f"{number}.jsonl").write_bytes(jsonl_lines(texts))
+    return source
 
 
 @pytest.fixture
 def planned(tiny, tmp_path, folder):
     return lambda name, *overrides: CorpusPlan(tiny(tmp_path / name, f"corpus.source=jsonl:{folder}", *overrides))
-
-
-def texts_of(plan, split):
-    shards = [open_shard(path, plan.vocabulary.eos) for path in shard_paths(plan.folder, "fineweb", split)]
-    return [document_text(shard.document(i), plan.vocabulary) for shard in shards for i in range(len(shard))]
-
-
-def tasks_of(plan):
-    corpus, inputs = plan.trial.corpus, plan.source.input_splits(plan.trial.corpus.task_bytes)
-    return TextTasks(plan.trial.folder / "tasks", corpus, plan.vocabulary, plan.facts, inputs, plan.target_tokens)
 
 
 # how the source is cut
@@ -54,7 +45,7 @@ def test_documents_keep_their_order_and_split_however_the_source_is_cut(planned,
     for task_bytes in (1, 30_000, 10**9):
         plan = planned(f"run{task_bytes}", f"corpus.task_bytes={task_bytes}", "corpus.piece_characters=null")
         prepare_text(plan)
-        splits.append({split: texts_of(plan, split) for split in ("train", "val")})
+        splits.append({split: shard_texts(plan, "text", split) for split in ("train", "val")})
         for texts in splits[-1].values():
             assert texts == [text for text in kept if text in set(texts)]
     assert sorted(splits[0]["train"] + splits[0]["val"]) == sorted(kept)
@@ -72,10 +63,10 @@ def test_the_record_adds_up_what_the_tasks_counted(planned, prose, task_bytes):
     assert record["source_bytes"] == plan.source.bytes
     assert record["short"] is False
     for split in ("train", "val"):
-        written = texts_of(plan, split)
+        written = shard_texts(plan, "text", split)
         assert record["documents"][split] == len(written)
         assert record["bytes"][split] == sum(len(text.encode()) for text in written)
-        shards = [np.load(path) for path in shard_paths(plan.folder, "fineweb", split)]
+        shards = [np.load(path) for path in shard_paths(plan.folder, "text", split)]
         assert record["tokens"][split] == sum(map(len, shards))
         assert sum(counts[split] for counts in record["shards_of_task"]) == len(shards)
     assert len(record["shards_of_task"]) == record["tasks"] == {1: 7, 30_000: 7, 10**9: 1}[task_bytes]
@@ -97,52 +88,20 @@ def test_a_number_of_documents_counts_what_is_read_across_files(planned, prose, 
 # a task
 
 
-def test_a_task_that_fails_midway_leaves_nothing_and_is_done_when_it_is_run_again(planned, monkeypatch):
-    tasks = tasks_of(planned("run", "corpus.task_bytes=1", "corpus.shard_tokens=1000"))
-
-    class Stopped(Exception):
-        pass
-
-    def stop(vocabulary, texts):
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(texts_module, "encode_documents", stop)
-        with pytest.raises(Stopped):
-            run_task(tasks, 2)
-    assert list(tasks.folder.glob("*")) == []
-    assert tasks.done() == {}
-    run_task(tasks, 2)
-    assert list(tasks.done()) == [2]
-    assert [path.name for path in tasks.folder.iterdir()] == ["00002"]
-    assert (tasks.folder / "00002" / RECORD).exists()
-
-
 def test_a_task_that_another_worker_finished_meanwhile_is_left_as_it_is(planned, monkeypatch):
-    tasks = tasks_of(planned("run", "corpus.task_bytes=1"))
+    tasks = text_tasks(planned("run", "corpus.task_bytes=1"))
     write = texts_module._write
 
     def slow(folder, *arguments):
-        made = write(folder, *arguments)
+        record = write(folder, *arguments)
         (tasks.folder / "00001").mkdir()
         (tasks.folder / "00001" / RECORD).write_text(json.dumps({"by": "another"}))
-        return made
+        return record
 
     monkeypatch.setattr(texts_module, "_write", slow)
     run_task(tasks, 1)
     assert read_json(tasks.folder / "00001" / RECORD) == {"by": "another"}
     assert [path.name for path in tasks.folder.iterdir()] == ["00001"]
-
-
-def test_what_a_task_writes_does_not_depend_on_the_tasks_before_it(planned):
-    """Encoders and caches remember: run alone, after others, or twice, a task writes the same bytes."""
-    written = []
-    for name, order in (("a", [3]), ("b", [0, 1, 2, 3]), ("c", [6, 5, 4, 3])):
-        tasks = tasks_of(planned(name, "corpus.task_bytes=1"))
-        for rank in order:
-            run_task(tasks, rank)
-        written.append({path.name: path.read_bytes() for path in (tasks.folder / "00003").iterdir()})
-    assert written[0] == written[1] == written[2]
 
 
 def test_a_task_of_nothing_but_empty_documents_is_a_task_like_any_other(planned, folder):
@@ -186,7 +145,7 @@ def test_lengths_and_sites_are_those_of_the_served_documents(plan, arm):
     known = {fact.token: fact for fact in TIMES_TABLE}
     assert 5 < len(sites) <= 50
     for site in sites:
-        assert site["document"].startswith("fineweb_")  # of the text, not of the drills
+        assert site["document"].startswith("text_")  # of the text, not of the drills
         ids, text = documents[site["document"]]
         assert site["before"] + site["site"] + site["after"] in text
         assert max(len(site["before"]), len(site["after"])) <= 60
@@ -202,7 +161,7 @@ def test_lengths_and_sites_are_those_of_the_served_documents(plan, arm):
 def test_of_many_sites_fifty_are_shown_and_they_come_from_all_over(tiny, tmp_path):
     """800 documents, each with one fact of its own place: the sample is no more than fifty and not of one shard."""
     texts = [f"Document {i} {'word ' * (i * 7 % 20)}says {i % 9 + 1}*1={i % 9 + 1}." for i in range(800)]
-    (tmp_path / "s.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "s.jsonl").write_bytes(jsonl_lines(texts))
     plan = CorpusPlan(tiny(tmp_path / "run", f"corpus.source=jsonl:{tmp_path / 's.jsonl'}", "corpus.drills.share=0"))
     for prepare in (prepare_text, prepare_drills, prepare_patches):
         prepare(plan)

@@ -23,8 +23,8 @@ from tokentrial.trial.settings import Evaluate
 
 
 @pytest.fixture
-def answered(monkeypatch, vocabulary):
-    """`answered(arm, completion, a, b)`: the row of `What is a times b?` where the model says `completion`."""
+def row_for(monkeypatch, vocabulary):
+    """`row_for(arm, completion, a, b)`: the row of `What is a times b?` where the model says `completion`."""
 
     class Model:
         class config:
@@ -37,7 +37,7 @@ def answered(monkeypatch, vocabulary):
             "complete",
             lambda model, tokenizer, prompts, *rest: [Completion(completion, 1, True)] * len(prompts),
         )
-        [example] = [each for each in task.table() if each.operands == (a, b)]
+        [example] = [example for example in task.table() if example.operands == (a, b)]
         [row] = ask(Model, to_transformers(vocabulary, treatment, 64), treatment, task, [example], Evaluate(), never)
         return row
 
@@ -47,14 +47,7 @@ def answered(monkeypatch, vocabulary):
 @pytest.mark.parametrize(
     ("arm", "completion", "read"),
     [
-        ("baseline", " 54.", "54"),
-        ("baseline", " 6*9=54", "54"),
-        ("baseline", " 6 × 9 = 54.", "54"),
-        ("baseline", " 54\n55", "54"),
-        ("baseline", "\n54", None),
-        ("baseline", " User: 54", None),
-        ("baseline", " 54 User: What is 6 times 8?", "54"),
-        ("baseline", " unknown", None),
+        ("baseline", " 54.", "54"),  # more of the reader in tests/tasks/test_arithmetic.py
         ("baseline", " 55, no, 54", "55"),
         # defect R6: the answer is read out of the text a token stands for, never out of its name
         ("mul_tokens", " <MUL_6_9_54>.", "54"),
@@ -69,21 +62,21 @@ def answered(monkeypatch, vocabulary):
         ("append_slot", " 6*9=54<FACT>", "54"),
     ],
 )
-def test_the_same_reader_in_every_arm_reads_plain_text(answered, arm, completion, read):
-    row = answered(arm, completion)
+def test_the_same_reader_in_every_arm_reads_plain_text(row_for, arm, completion, read):
+    row = row_for(arm, completion)
     assert row["read"] == read
     assert row["correct"] == (read == "54")
     assert row["completion"] == completion
     assert "<" not in row["plain"]
 
 
-def test_a_row_says_which_fact_it_asks_whether_that_was_asked_and_its_fact_tokens(answered):
+def test_a_row_says_which_fact_it_asks_whether_that_was_asked_and_its_fact_tokens(row_for):
     never = frozenset({TIMES_TABLE.of(6, 9)})
-    row = answered("baseline", " 54", 9, 6, never)
+    row = row_for("baseline", " 54", 9, 6, never)
     assert (row["fact"], row["asked"], row["fact_tokens"]) == ("6*9=54", False, 0)
-    assert answered("baseline", " 48", 6, 8, never)["asked"] is True
-    assert answered("baseline", " 6", 1, 6, never)["asked"] is None  # a row of 1 is of neither kind
-    assert answered("mul_tokens", " <MUL_6_9_54> <MUL_1_1_1>")["fact_tokens"] == 2
+    assert row_for("baseline", " 48", 6, 8, never)["asked"] is True
+    assert row_for("baseline", " 6", 1, 6, never)["asked"] is None  # a row of 1 is of neither kind
+    assert row_for("mul_tokens", " <MUL_6_9_54> <MUL_1_1_1>")["fact_tokens"] == 2
 
 
 # what the finished tiny trial wrote

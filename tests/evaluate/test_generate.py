@@ -102,28 +102,12 @@ def test_no_more_tokens_than_asked_for_nor_than_the_context_holds(scripted, voca
 
 
 def test_a_solution_runs_over_lines_and_ends_at_a_new_turn(scripted, vocabulary):
-    said = ids(vocabulary, "1\n2\nUser: 3")
-    model, tokenizer, _ = scripted("baseline", lambda p: [said[p]] if p < len(said) else ids(vocabulary, "x"))
+    script = ids(vocabulary, "1\n2\nUser: 3")
+    model, tokenizer, _ = scripted("baseline", lambda p: [script[p]] if p < len(script) else ids(vocabulary, "x"))
     [completion] = generate.complete(model, tokenizer, ["a"], 40, 1, False)
     assert completion.text == "1\n2\n"
     assert completion.stopped
     assert completion.tokens == len(ids(vocabulary, "1\n2\nUser:"))
-
-
-@pytest.mark.parametrize("temperature", [None, 0.7])
-def test_no_text_depends_on_the_batch(babbling, vocabulary, temperature):
-    """Prompts from one id to all but one of the context: each has its own room, and its own draws."""
-    model, tokenizer, _ = babbling("mul_tokens")
-    prompts = ["ab c" * length for length in range(1, 40, 3)]
-    sizes = [len(ids(vocabulary, prompt)) for prompt in prompts]
-    assert max(sizes) > 64
-    assert sum(24 < size < 64 for size in sizes) > 1
-    alone, seven = (generate.complete(model, tokenizer, prompts, 40, n, False, temperature, 5) for n in (1, 7))
-    assert alone == seven
-    for size, completion in zip(sizes, alone, strict=True):
-        room = max(0, min(40, 64 - size))
-        assert completion.tokens == room or (completion.stopped and completion.tokens < room)
-    assert len({completion.text for completion in alone}) > 6
 
 
 def test_samples_are_drawn_from_the_seed_by_their_probabilities(babbling):

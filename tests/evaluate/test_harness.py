@@ -82,14 +82,14 @@ def harness(rows, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(folder / "cache"))
         patch.setenv("HF_DATASETS_CACHE", str(folder / "cache" / "datasets"))
-        made = simple_evaluate(
+        results = simple_evaluate(
             model=Says(),
             tasks=["gsm8k_rows"],
             task_manager=TaskManager(include_path=str(folder), include_defaults=False),
             bootstrap_iters=0,
         )
     scores = {}
-    for sample in made["samples"]["gsm8k_rows"]:
+    for sample in results["samples"]["gsm8k_rows"]:
         scores.setdefault(sample["filter"], {})[sample["doc_id"]] = bool(sample["exact_match"])
     return scores
 
@@ -109,10 +109,10 @@ def test_our_score_is_the_harness_s_on_every_completion(rows, harness, name, fil
 def test_what_it_writes_is_read_by_compare(tmp_path, monkeypatch):
     """3 of 4 right: a count, and not a share alone, as the tests of two models want it."""
     results = {"results": {"gsm8k": {"exact_match,strict-match": 0.75, "exact_match_stderr,strict-match": 0.25}}}
-    made = results | {"n-samples": {"gsm8k": {"original": 1319, "effective": 4}}, "config": {"limit": 4}}
+    written = results | {"n-samples": {"gsm8k": {"original": 1319, "effective": 4}}, "config": {"limit": 4}}
     monkeypatch.setattr("tokentrial.evaluate.evaluate.load", lambda folder, device: (None, None))
     monkeypatch.setattr("lm_eval.models.huggingface.HFLM", lambda **of_model: None)
-    monkeypatch.setattr("lm_eval.simple_evaluate", lambda **asked: made)
+    monkeypatch.setattr("lm_eval.simple_evaluate", lambda **asked: written)
     assert run_harness(tmp_path, tmp_path, ["gsm8k"], 4) == results["results"]
     [[system]] = read_systems([tmp_path / "harness_results.json"])
     assert [(items.correct, items.total) for items in system.models[0].items.values()] == [(3, 4)]

@@ -11,7 +11,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.evaluate.evaluate import load
-from tokentrial.evaluate.mechanism import by_subset, lens, rows, seen
+from tokentrial.evaluate.mechanism import by_subset, lens, rows, times_served
 from tokentrial.evaluate.probe import left_out_r2, probe, shuffled
 from tokentrial.evaluate.score import scored
 from tokentrial.pretrain.validate import token_nats
@@ -126,8 +126,8 @@ def test_the_last_layer_says_what_the_model_says(babbling, vocabulary, arm):
     model, tokenizer, _ = babbling(arm)
     states, logprobs = lens(model, tokenizer, TABLE)
     prompts = [vocabulary.encode(e.prompt).tolist() for e in TABLE]
-    said = [vocabulary.encode(f"{e.prompt} {e.answer}").tolist() for e in TABLE]
-    nats = token_nats(scored(model), said, 16)
+    sequences = [vocabulary.encode(f"{e.prompt} {e.answer}").tolist() for e in TABLE]
+    nats = token_nats(scored(model), sequences, 16)
     expected = [-of[len(prompt) - 1 :].sum() for of, prompt in zip(nats, prompts, strict=True)]
     assert logprobs.shape == (81, 2 + 1)
     assert logprobs[:, -1] == pytest.approx(np.array(expected), abs=1e-4)
@@ -210,10 +210,10 @@ def test_tokens_were_served_as_often_as_the_corpus_counted_them(finished):
     """Sites fact by fact, and the fact tokens that the loader's own shards hold: two counts of one thing."""
     plan = CorpusPlan(finished)
     served = json.loads((plan.folder / "exposure.json").read_bytes())["served"]["mul_tokens"]["1"]
-    counted = seen(arms.get_arm("mul_tokens"), served)
+    counted = times_served(arms.get_arm("mul_tokens"), served)
     assert sum(counted.values()) == served["fact_tokens"] > 0
-    assert seen(arms.get_arm("one_slot"), served) == {"<FACT>": served["fact_tokens"]}
-    assert seen(arms.get_arm("baseline"), served) == {}
+    assert times_served(arms.get_arm("one_slot"), served) == {"<FACT>": served["fact_tokens"]}
+    assert times_served(arms.get_arm("baseline"), served) == {}
 
 
 def test_rows_are_those_of_the_exported_model(finished):

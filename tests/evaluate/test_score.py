@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE, build_facts
@@ -47,7 +50,7 @@ def tiny(arm, characters, tokens):
     model = to_hf(gpt, vocabulary.eos)
     symbols = {vocabulary.ranks[c.encode()]: c for c in characters}
     symbols |= {i: token for token, i in vocabulary.token_ids(arm).items() if token in tokens}
-    bias = torch.full((vocabulary.size,), -torch.inf)
+    bias = torch.full((vocabulary.size,), -1e4)  # as good as never, and no NaN in a difference
     bias[list(symbols)] = 0.0
     model.lm_head.bias = torch.nn.Parameter(bias)
     return model, to_transformers(vocabulary, arm, CONTEXT), symbols
@@ -82,21 +85,21 @@ def counted(arm, left, answer):
     alone = no_token + (rf"[^0-9 *×x{re.escape(arm.facts.operators)}]" if number else r"[^\w =]")
     closed = "[^0-9]" if number else alone
     lefts = [left, *(token for token in arm.tokens if arm.untokenize(token) == left)]
-    said = [re.escape(f" {answer}") + alone, *(re.escape(f" {of_left}={answer}") + closed for of_left in lefts)]
+    patterns = [re.escape(f" {answer}") + alone, *(re.escape(f" {of_left}={answer}") + closed for of_left in lefts)]
     for fact in arm.facts:
         if fact.answer == answer and fact.token in arm.tokens and arm.keeps_content:
-            said.append(re.escape(f" {fact.token}") + ("." if number else alone))
+            patterns.append(re.escape(f" {fact.token}") + ("." if number else alone))
             for written in (f"{left}={fact.token}{answer}", f"{left}={answer}{fact.token}"):
                 if arm.rewrite(f"{left}={answer}") == written:
-                    said.append(re.escape(f" {written}") + closed)
-    return re.compile("|".join(said))
+                    patterns.append(re.escape(f" {written}") + closed)
+    return re.compile("|".join(patterns))
 
 
 @pytest.mark.parametrize("case", ASKED)
 def test_the_score_is_the_sum_over_all_completions_that_the_reader_takes_for_the_answer(case):
     name, facts, left, characters = ASKED[case]
     arm = arms.get_arm(name, build_facts(FactSettings(**facts)))
-    [example] = [each for each in Arithmetic(facts=arm.facts).table() if each.left == left]
+    [example] = [example for example in Arithmetic(facts=arm.facts).table() if example.left == left]
     example = replace(example, prompt="A")
     tokens = arm.tokens[-1:]  # that of the question's fact
     model, tokenizer, symbols = tiny(arm, characters, tokens)
@@ -129,8 +132,8 @@ def test_the_score_is_the_sum_over_all_completions_that_the_reader_takes_for_the
 def by_hand(model, tokenizer, arm, vocabulary, example):
     """ln of each product's share, from whole forward passes."""
     own = [vocabulary.base + i for i in range(len(arm.tokens))]
-    said = [*range(vocabulary.eos + 1), *own]
-    after_equation = [i for i in said if not tokenizer.decode([i])[:1].isdigit()]
+    sayable = [*range(vocabulary.eos + 1), *own]
+    after_equation = [i for i in sayable if not tokenizer.decode([i])[:1].isdigit()]
     # no operator nor part of one, and no blank that is all
     alone = [i for i in after_equation if not re.match(r" {0,2}([*×x\ufffd]|\Z)", tokenizer.decode([i]))]
     prompt = vocabulary.encode(example.prompt).tolist()
@@ -140,7 +143,7 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
         spelled = [(vocabulary.encode(f" {product}").tolist(), alone)]
         spelled += [(vocabulary.encode(f" {a}*{b}={product}").tolist(), after_equation)]
         spelled += [
-            ([*vocabulary.encode(" ").tolist(), vocabulary.base + i], said)
+            ([*vocabulary.encode(" ").tolist(), vocabulary.base + i], sayable)
             for i, token in enumerate(arm.tokens)
             if token.endswith(f"_{product}>")
         ]
@@ -148,7 +151,7 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
         for way, closing in spelled:
             logits = model(torch.tensor([prompt + way])).logits[0].double()
             logprobs = torch.full_like(logits, -torch.inf)
-            logprobs[:, said] = logits[:, said].log_softmax(-1)
+            logprobs[:, sayable] = logits[:, sayable].log_softmax(-1)
             at = len(prompt) - 1
             chance = sum(logprobs[at + k, token].item() for k, token in enumerate(way))
             chances.append(chance + logprobs[at + len(way), closing].logsumexp(0).item())
@@ -176,6 +179,46 @@ def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, mon
 
 
 @torch.no_grad()
+def test_an_answer_does_not_end_before_a_part_of_a_longer_one(babbling, vocabulary):
+    """` a` before ` b`, each of them an id, where `a b` is an answer too: against whole forward passes."""
+    model, tokenizer, _ = babbling("baseline")
+    arm = arms.get_arm("baseline", build_facts(FactSettings(family="csv", rows=(("c", "a"), ("f", "a b")))))
+    [example] = [each for each in Arithmetic(facts=arm.facts).table() if each.answer == "a"]
+    prompt, [leading_on] = (vocabulary.encode(text).tolist() for text in (example.prompt, " b"))
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(vocabulary.size))
+    model.lm_head.bias[leading_on] = 10.0  # likely enough to be missed
+    said = range(vocabulary.eos + 1)
+    closing = [i for i in said if not re.match(r"[\w\ufffd]| *(=|\Z)", tokenizer.decode([i]))]
+    assert leading_on in closing
+    closing.remove(leading_on)
+    expected = 0.0
+    for way in (vocabulary.encode(" a").tolist(), vocabulary.encode(" c=a").tolist()):
+        logprobs = model(torch.tensor([prompt + way])).logits[0, len(prompt) - 1 :, said].double().log_softmax(-1)
+        chance = sum(logprobs[k, token] for k, token in enumerate(way)) + logprobs[-1, closing].logsumexp(0)
+        expected += chance.exp().item()
+    assert math.exp(spelled_logprobs(model, tokenizer, arm, [example])[0][0]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("nodes", "logits"), [(512, 2**27), (9, 2**27), (9, 100_000), (512, 1)])
+def test_a_forward_pass_is_as_large_as_there_is_room_for(babbling, rows_given, monkeypatch, nodes, logits):
+    model, tokenizer, treatment = babbling("mul_tokens")
+    monkeypatch.setattr(score, "_NODES", nodes)
+    monkeypatch.setattr(score, "LOGITS", logits)
+    examples = [replace(TABLE[6, 9], prompt=f"so {'very ' * n}") for n in range(12)]
+    prompts = [len(tokenizer(example.prompt)["input_ids"]) for example in examples]
+    given = rows_given(model)
+    choice_logprobs(model, tokenizer, treatment, examples)
+    _, _, *passes = given  # the first two ask whether it takes a tree
+    for rows in passes:
+        assert len(rows) == 1 or len(rows) * len(rows[0]) * model.config.vocab_size <= logits
+        assert len(rows[0]) < max(prompts) + nodes
+    ways = len(Spelling(treatment).ways(examples[0]))
+    trees = sum(map(len, passes))
+    assert trees == 12 if nodes == 512 else 12 < trees < 12 * ways / 2
+    assert len(passes) == {2**27: 1, 1: trees}.get(logits, len(passes)) < trees + (logits == 1)
+
+
+@torch.no_grad()
 def test_a_model_is_asked_whether_it_takes_a_tree(babbling, tmp_path):
     """It does not where a later branch sees an earlier one, or where such a mask is an error."""
 
@@ -190,40 +233,14 @@ def test_a_model_is_asked_whether_it_takes_a_tree(babbling, tmp_path):
                 raise self.error
             return self.inner(ids)
 
-    model, _, _ = babbling("baseline")
-    assert score._attends_as_masked(model)
-    assert not score._attends_as_masked(Blind(model))
-    assert not score._attends_as_masked(Blind(model, ValueError("2D masks only")))
-
-
-@pytest.mark.parametrize("arm", ["baseline", "mul_tokens"])
-def test_the_shares_of_the_36_products_add_up_to_one(babbling, vocabulary, arm):
-    """The same prompt, with each product in turn taken for the right one."""
-    model, tokenizer, treatment = babbling(arm)
-    every = [replace(TABLE[6, 9], answer=str(product)) for product in TIMES_TABLE.answers]
-    assert len(every) == len({a * b for a in range(1, 10) for b in range(1, 10)}) == 36
-    given = choice_logprobs(model, tokenizer, treatment, every)
-    assert sum(map(math.exp, given)) == pytest.approx(1, abs=1e-6)
-
-
-def test_knowing_the_answer_is_rewarded_in_digits_as_an_equation_and_as_a_token(scripted, vocabulary):
-    """A model that says " 54." or " 6*9=54." or " <MUL_6_9_54>." after this prompt has the answer for nearly sure: what
-    begins as the answer 6 does is not half of it."""
-    start = len(vocabulary.encode(TABLE[6, 9].prompt)) - 1
-    full_stop = vocabulary.encode(".").tolist()
-    for arm, said in (
-        ("baseline", vocabulary.encode(" 54").tolist()),
-        ("baseline", vocabulary.encode(" 6*9=54").tolist()),
-        ("mul_tokens", vocabulary.encode(" 54").tolist()),
-        ("mul_tokens", [*vocabulary.encode(" ").tolist(), vocabulary.base + 38]),
-    ):
-        script = {start + k: [token] for k, token in enumerate(said)}
-        model, tokenizer, treatment = scripted(arm, lambda p, s=script: s.get(p, full_stop))
-        for parameter in (model.transformer.ln_f.weight, model.transformer.ln_f.bias):
-            parameter.data *= 4  # surer of itself
-            right, wrong = choice_logprobs(model, tokenizer, treatment, [TABLE[6, 9], TABLE[6, 8]])
-        assert right > -0.01, (arm, said)
-        assert wrong < -3, (arm, said)
+    for scale in (1e-3, 1, 1e3):  # of its logits
+        model, _, _ = babbling("baseline")
+        for parameter in model.transformer.ln_f.parameters():
+            parameter.mul_(scale)
+        assert score._attends_as_masked(model)
+        assert not score._attends_as_masked(Blind(model))
+        assert not score._attends_as_masked(Blind(model, ValueError("2D masks only")))
+        assert score._attends_as_masked(model.to(torch.bfloat16))
 
 
 def test_an_arm_spells_a_product_by_every_fact_that_has_it():
@@ -255,6 +272,14 @@ def test_what_goes_on_with_an_answer_does_not_close_it(babbling, vocabulary):
     for mask in words.values():
         found = {texts[i] for i in mask.nonzero().flatten().tolist() if i in texts}
         assert found == {text for text in texts.values() if not re.match(r"[\w\ufffd]| *(=|\Z)", text)}
+
+
+def test_the_blank_of_sentencepiece_is_a_blank():
+    pieces = {piece: i for i, piece in enumerate(("5", "▁5", "▁×", "▁", "▁and", "."))}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(pieces, [])))
+    masks = closers(tokenizer, arms.get_arm("baseline"), len(pieces))
+    closing = {kind: {piece for piece, i in pieces.items() if masks[kind][i]} for kind in ("bare", "stated")}
+    assert closing == {"bare": {"▁5", "▁and", "."}, "stated": {*pieces} - {"5"}}
 
 
 # bits of documents

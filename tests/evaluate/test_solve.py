@@ -36,8 +36,8 @@ SHORT = [
 
 
 @pytest.fixture
-def answered(monkeypatch):
-    """`answered(arm, completion, tokens, stopped)`: the row of a problem whose answer is 54."""
+def row_for(monkeypatch):
+    """`row_for(arm, completion, tokens, stopped)`: the row of a problem whose answer is 54."""
 
     def make(arm, completion, tokens=7, stopped=True):
         monkeypatch.setattr(solving, "complete", lambda *given, **named: [Completion(completion, tokens, stopped)])
@@ -50,11 +50,7 @@ def answered(monkeypatch):
 @pytest.mark.parametrize(
     ("arm", "completion", "strict", "flexible"),
     [
-        ("baseline", " so\n#### 54", "54", "54"),
-        ("baseline", " so 54", None, "54"),
-        ("baseline", " 54 and 55\n#### 54", "54", "54"),
-        ("baseline", "#### 54 and then 55", "54", "55"),
-        ("baseline", "#### 55 is not 54", "55", "54"),
+        ("baseline", "#### 55 is not 54", "55", "54"),  # more of the readers in tests/tasks/test_gsm8k.py
         ("baseline", " nothing", None, None),
         # defect R6: read from the text a token stands for, never from its name
         ("mul_tokens", " <MUL_6_9_54>", None, "54"),
@@ -65,18 +61,18 @@ def answered(monkeypatch):
         ("append_slot", " 6*9=54<FACT>", None, "54"),
     ],
 )
-def test_strict_is_the_number_after_the_marker_and_flexible_the_last(answered, arm, completion, strict, flexible):
-    row = answered(arm, completion)
+def test_strict_is_the_number_after_the_marker_and_flexible_the_last(row_for, arm, completion, strict, flexible):
+    row = row_for(arm, completion)
     assert (row["read"], row["read_flexible"]) == (strict, flexible)
     assert (row["correct"], row["correct_flexible"]) == (strict == "54", flexible == "54")
     assert row["completion"] == completion
     assert "<" not in row["plain"]
 
 
-def test_a_row_says_how_long_it_was_whether_it_ended_and_its_fact_tokens(answered):
-    row = answered("mul_tokens", "<MUL_6_9_54> <MUL_6_9_54>", 9, False)
+def test_a_row_says_how_long_it_was_whether_it_ended_and_its_fact_tokens(row_for):
+    row = row_for("mul_tokens", "<MUL_6_9_54> <MUL_6_9_54>", 9, False)
     assert (row["tokens"], row["stopped"], row["fact_tokens"]) == (9, False, 2)
-    row = answered("baseline", "<MUL_6_9_54>", 3, True)
+    row = row_for("baseline", "<MUL_6_9_54>", 3, True)
     assert (row["tokens"], row["stopped"], row["fact_tokens"]) == (3, True, 0)
     assert row["site"] is True  # the gold solution states 6*9=54
 
@@ -124,16 +120,16 @@ def test_gold_nats_are_those_of_every_token_after_the_prompt_per_original_byte(b
     """Row by row, token by token, against whole batches."""
     model, tokenizer, treatment = babbling(arm)
     expected = []
-    for each in SHORT:
-        prompt = vocabulary.encode(each.prompt).tolist()
-        ids = [*prompt, *vocabulary.encode_arm(treatment, each.completion).tolist(), vocabulary.eos]
+    for problem in SHORT:
+        prompt = vocabulary.encode(problem.prompt).tolist()
+        ids = [*prompt, *vocabulary.encode_arm(treatment, problem.completion).tolist(), vocabulary.eos]
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0].double()
         nats = sum(
             float(logits[position - 1].logsumexp(0) - logits[position - 1, ids[position]])
             for position in range(len(prompt), len(ids))
         )
-        expected.append(nats / len(each.completion.encode()))
+        expected.append(nats / len(problem.completion.encode()))
     assert len(SHORT[2].completion) < len(SHORT[2].completion.encode())  # bytes, not characters
     for batch in (1, 3, 8):
         assert gold_nats(model, tokenizer, treatment, SHORT, batch) == pytest.approx(expected, rel=1e-5)

@@ -104,8 +104,8 @@ def test_every_report_of_a_call_reaches_the_parent_before_its_end(executor):
     texts = [f"{i}{'.' * 2000}" for i in range(100)]  # together more than a pipe holds
     for name in map(str, range(20)):
         reports = run(executor, Call(name, tell, (name, texts)))
-        told = [Report(name, 0.5, text) for text in texts]
-        assert reports == [Report(name, 0.0, "begun"), *told, Report(name, 1.0, "done")]
+        expected = [Report(name, 0.5, text) for text in texts]
+        assert reports == [Report(name, 0.0, "begun"), *expected, Report(name, 1.0, "done")]
         texts = ["half"]  # and then calls that end as soon as they have reported
 
 
@@ -133,8 +133,8 @@ def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tm
     """18 calls on two workers, stopped while the first two are at work."""
     paths = [tmp_path / f"{i}" for i in range(18)]
 
-    def interrupt(told):
-        if told.text == "at work":
+    def interrupt(report):
+        if report.text == "at work":
             raise Interrupted("stopped")
 
     calls = [Call(path.name, save_when_told, (path, paths[:2])) for path in paths]
@@ -156,7 +156,7 @@ def test_workers_import_what_they_will_need_while_they_wait(tmp_path):
     names = ("this_module_is_not_there", "colorsys", "sndhdr")
     with LocalExecutor(1, 1, names) as executor:
         end = time.monotonic() + STAYS_S
-        while (found := executor.run([Call("a", loaded, (names,))], lambda told: None)[0]) != {"colorsys", "sndhdr"}:
+        while (found := executor.run([Call("a", loaded, (names,))], lambda _: None)[0]) != {"colorsys", "sndhdr"}:
             assert time.monotonic() < end, found
             time.sleep(0.01)
 
@@ -175,12 +175,12 @@ if __name__ == "__main__":
 
 
 def test_workers_die_with_a_parent_that_is_killed(tmp_path):
-    script, here = tmp_path / "parent.py", tmp_path / "here"
+    script, marker = tmp_path / "parent.py", tmp_path / "here"
     script.write_text(_PARENT)
     parent = subprocess.Popen(
-        [sys.executable, str(script), str(Path(__file__).parent), str(here)], stdout=subprocess.PIPE
+        [sys.executable, str(script), str(Path(__file__).parent), str(marker)], stdout=subprocess.PIPE
     )
-    while not here.exists():
+    while not marker.exists():
         assert parent.poll() is None
         time.sleep(0.05)
     parent.kill()

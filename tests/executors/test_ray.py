@@ -42,8 +42,8 @@ def executor():
     with pytest.MonkeyPatch.context() as patch:
         for name in LAUNCHED:
             patch.setenv(name, "7")  # as a container or a Slurm wrapper may
-        with RayExecutor(2) as made:
-            yield made
+        with RayExecutor(2) as two_workers:
+            yield two_workers
 
 
 # settings, and where there is no cluster
@@ -56,9 +56,9 @@ def test_an_address_is_a_host_with_its_port_or_auto(address):
 
 
 def test_where_cells_run_is_no_part_of_them(plan, tiny):
-    there = tiny(plan.folder.parent, "executor=ray", "ray={address: 'host:6379', cpus: 4, gpus: 0.5}", "seeds=[1,2,3]")
-    assert CorpusPlan(there).text_fingerprint == plan.text_fingerprint
-    assert Cell("baseline", 1).fingerprints(CorpusPlan(there)) == Cell("baseline", 1).fingerprints(plan)
+    on_ray = tiny(plan.folder.parent, "executor=ray", "ray={address: 'host:6379', cpus: 4, gpus: 0.5}", "seeds=[1,2,3]")
+    assert CorpusPlan(on_ray).text_fingerprint == plan.text_fingerprint
+    assert Cell("baseline", 1).fingerprints(CorpusPlan(on_ray)) == Cell("baseline", 1).fingerprints(plan)
 
 
 def test_ray_that_is_absent_is_a_wrong_setting(monkeypatch):
@@ -102,8 +102,8 @@ def test_every_report_of_a_call_reaches_the_parent_before_its_end(executor):
     for name in map(str, range(5)):
         reports = []
         executor.run([Call(name, tell, (name, texts))], reports.append)
-        told = [Report(name, 0.5, text) for text in texts]
-        assert reports == [Report(name, 0.0, "begun"), *told, Report(name, 1.0, "done")]
+        expected = [Report(name, 0.5, text) for text in texts]
+        assert reports == [Report(name, 0.0, "begun"), *expected, Report(name, 1.0, "done")]
         texts = ["half"]
 
 

@@ -61,8 +61,8 @@ def reports(monkeypatch):
     seen = []
 
     class Seen(Progress):
-        def __call__(self, told):
-            seen.append(told)
+        def __call__(self, report):
+            seen.append(report)
 
     monkeypatch.setattr("tokentrial.run.run.Progress", Seen)
     return seen
@@ -123,8 +123,8 @@ def test_a_node_that_is_killed_in_the_middle_of_the_smoke_trial_changes_no_figur
 
     # it was at work, was sent again, and went on from its checkpoint
     assert f"{name}: its worker or node is lost" in capsys.readouterr().err
-    of_cell = [told for told in reports if told.name == name]
-    begun = [number for number, told in enumerate(of_cell) if told.text == "begun"]
+    of_cell = [report for report in reports if report.name == name]
+    begun = [number for number, report in enumerate(of_cell) if report.text == "begun"]
     assert len(begun) == 3  # twice up to SFT's evaluation, once for GRPO
     stages_before_grpo = 5
     assert of_cell[begun[1] + 1].share * stages_before_grpo * local.pretrain.steps >= steps >= INTERVAL
@@ -133,8 +133,8 @@ def test_a_node_that_is_killed_in_the_middle_of_the_smoke_trial_changes_no_figur
     results = sorted(path.relative_to(local.folder) for path in local.folder.glob("*/seed*/*/*results.json"))
     assert len(results) >= 6 * 5
     for path in results:
-        ours, theirs = read_json(spread.folder / path), read_json(local.folder / path)
-        assert figures(ours) == figures(theirs), path
+        of_nodes, of_local = read_json(spread.folder / path), read_json(local.folder / path)
+        assert figures(of_nodes) == figures(of_local), path
     for path in local.folder.glob("*/seed*/*/samples.jsonl"):
         assert (spread.folder / path.relative_to(local.folder)).read_bytes() == path.read_bytes()
 
@@ -164,9 +164,9 @@ def test_an_interruption_lets_calls_save_and_begins_nothing_that_waits_for_room(
     paths = [tmp_path / f"{i}" for i in range(18)]
     at_work, before = set(), signal.getsignal(signal.SIGTERM)
 
-    def interrupt(told):
-        if told.text == "at work":
-            at_work.add(told.name)
+    def interrupt(report):
+        if report.text == "at work":
+            at_work.add(report.name)
         if len(at_work) == cores():
             raise Interrupted("stopped")
 
@@ -180,10 +180,10 @@ def test_an_interruption_lets_calls_save_and_begins_nothing_that_waits_for_room(
 def test_a_run_that_is_told_to_stop_saves_and_is_resumable(tiny, tmp_path):
     settings = "executor=ray", "seeds=[1]", "pretrain.steps=2000", "corpus.epochs=200"
     trial, words = written(tiny(tmp_path / "run", *settings), tmp_path)
-    code, said = stop_at(words, trial.folder, "pretrain", signal.SIGTERM)
-    assert code == 75, said
-    assert "stopped by SIGTERM; the same command goes on from here" in said
-    assert "Traceback" not in said
+    code, printed = stop_at(words, trial.folder, "pretrain", signal.SIGTERM)
+    assert code == 75, printed
+    assert "stopped by SIGTERM; the same command goes on from here" in printed
+    assert "Traceback" not in printed
     saved = [steps for cell in trial.folder.glob("*/seed1") for steps in steps_saved(cell)]
     assert saved  # a checkpoint that no interval asked for
     assert all(steps % trial.pretrain.checkpoint.interval for steps in saved)

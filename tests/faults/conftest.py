@@ -20,9 +20,9 @@ def refused(tokentrial):
         ended, _, err = tokentrial(*words)
         assert ended == code, err
         assert "Traceback" not in err
-        said = [part for part in err.split("tokentrial: ") if part]
-        assert said, "nothing was said"
-        return said[-1].strip()
+        messages = [part for part in err.split("tokentrial: ") if part]
+        assert messages, "nothing was said"
+        return messages[-1].strip()
 
     return run
 
@@ -71,15 +71,15 @@ def small_disk(tmp_path):
 @pytest.fixture
 def read_only(tmp_path):
     """`read_only(folder)`: from then on nobody may write there, not even root; undone by calling what it returns."""
-    made = []
+    mounted = []
 
     def undo():
-        while made:
-            subprocess.run(["umount", "-l", str(made.pop())], check=True)
+        while mounted:
+            subprocess.run(["umount", "-l", str(mounted.pop())], check=True)
 
     def make(folder):
         _mounted("--bind", str(folder), at=folder)
-        made.append(folder)
+        mounted.append(folder)
         subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
         return undo
 

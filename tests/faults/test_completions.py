@@ -36,15 +36,15 @@ LONG = pytest.param("huge", marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("what", [LONG, *(what for what in HOSTILE if what != "huge")])
 def test_whatever_is_said_it_is_read_and_rewarded(what):
-    said = HOSTILE[what]
+    text = HOSTILE[what]
     for name in ("baseline", "mul_tokens", "mul_append"):
         arm = get_arm(name)
-        plain = arm.untokenize(said)
+        plain = arm.untokenize(text)
         assert isinstance(plain, str)
         for read in (extract_marked, extract_last, SolutionTask().extract_answer):
             assert read(plain) is None or isinstance(read(plain), str)
         settings = GRPO(task="word_problems", format_bonus=0.5)
-        assert reward(said, "54", arm, settings) in (0.0, 0.5, 1.0, 1.5)
+        assert reward(text, "54", arm, settings) in (0.0, 0.5, 1.0, 1.5)
 
 
 @pytest.mark.slow
@@ -53,10 +53,10 @@ def test_a_run_whose_models_say_all_this_ends_with_a_clean_report(
 ):
     import shutil
 
-    said = [text[:5000] for text in HOSTILE.values()]
+    texts = [text[:5000] for text in HOSTILE.values()]
 
     def speak(model, tokenizer, prompts, *given, **more):
-        return [Completion(said[i % len(said)], 5, False) for i in range(len(prompts))]
+        return [Completion(texts[i % len(texts)], 5, False) for i in range(len(prompts))]
 
     for cell in finished_copy.glob("*/seed*"):
         shutil.rmtree(cell / "eval_pretrain")
@@ -70,7 +70,7 @@ def test_a_run_whose_models_say_all_this_ends_with_a_clean_report(
     assert "<img src=x" not in page
     lines = next(finished_copy.glob("baseline/seed1/eval_*/samples.jsonl")).read_bytes().splitlines()
     kept = {json.loads(line)["completion"] for line in lines}
-    assert set(said) <= kept
+    assert set(texts) <= kept
     for words in (("compare", finished_copy), ("bundle", finished_copy, "--to", finished_copy.parent / "a.zip")):
         code, out, err = tokentrial(*words)
         assert code == 0, err

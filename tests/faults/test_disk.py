@@ -143,10 +143,10 @@ def test_a_folder_that_may_not_be_written(finished_copy, tiny, finished, written
         "report": ("report", finished_copy),
         "bundle": ("bundle", finished_copy, "--to", finished_copy / "a.zip"),
     }[verb]
-    said = refused(*words)
-    assert "Read-only file system" in said
-    assert str(finished_copy) in said
-    assert "make it writable, or give output=OTHER_FOLDER" in said
+    message = refused(*words)
+    assert "Read-only file system" in message
+    assert str(finished_copy) in message
+    assert "make it writable, or give output=OTHER_FOLDER" in message
     undo()
     assert hashes(finished_copy) == before
     run(tiny(finished_copy))

@@ -37,7 +37,7 @@ def cells_gone(folder, *stages):
 ALL = ("pretrain", "hf", "eval_pretrain")
 # what is damaged, and what is to be made from it
 DAMAGED = [
-    pytest.param("corpus/fineweb_train_000000.npy", ALL, marks=pytest.mark.slow),
+    pytest.param("corpus/text_train_000000.npy", ALL, marks=pytest.mark.slow),
     pytest.param("corpus/drills/drills1_train_000000.npy", ALL, marks=pytest.mark.slow),
     pytest.param(f"{CELL}/pretrain/model_00019.safetensors", ALL[1:], marks=pytest.mark.slow),
     (f"{CELL}/hf/model.safetensors", ALL[2:]),
@@ -82,7 +82,7 @@ def test_a_broken_manifest_is_named(finished_copy, finished, tiny, written, refu
     assert outcomes(finished_copy) == outcomes(finished.folder)
 
 
-@pytest.mark.parametrize("name", ["sources.json", "corpus/audit.json", "comparison_report.json", "declared.json"])
+@pytest.mark.parametrize("name", ["sources.json", "corpus/audit.json", "comparison_report.json"])
 def test_a_broken_record_is_named(finished_copy, finished, tiny, written, refused, inline, name):
     path = finished_copy / name
     for content in ("", "[]"):

@@ -71,11 +71,11 @@ def hurried(monkeypatch):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_hub_that_fails_is_one_line_and_leaves_nothing(stub, cell, tokentrial, tmp_path, hurried, fault):
-    stub.fault, said = FAULTS[fault]
+    stub.fault, complaint = FAULTS[fault]
     for words in (("push", cell, NAME), ("pull", NAME, tmp_path / "pulled")):
         code, out, err = tokentrial(*words)
         assert (code, out) == (1, "")
-        assert f"{NAME}: not {words[0]}ed: {said}" in err
+        assert f"{NAME}: not {words[0]}ed: {complaint}" in err
         assert err.count("\n") == 1
     assert not (tmp_path / "pulled").exists()
     stub.fault = None
@@ -103,8 +103,8 @@ def test_a_source_on_a_hub_that_fails_is_given_up_and_nothing_is_written(stub, t
     stub.fault, _ = FAULTS[fault]
     code, out, err = tokentrial("run", "smoke", "corpus.source=hf:me/texts", f"output={tmp_path / 'run'}")
     assert (code, out) == (1, "")
-    told = err.splitlines()[-1]
-    assert "hf://datasets/me/texts: cannot be read" in told
-    assert "check corpus.source, or give a copy of your own: parquet:FOLDER" in told
+    message = err.splitlines()[-1]
+    assert "hf://datasets/me/texts: cannot be read" in message
+    assert "check corpus.source, or give a copy of your own: parquet:FOLDER" in message
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()

@@ -75,9 +75,9 @@ def test_a_broken_or_hostile_model_is_refused(what, finished, refused, tmp_path,
     folder, (spoil, complaint) = tmp_path / "model", BROKEN[what]
     shutil.copytree(finished.folder / CELL / "hf", folder)
     spoil(folder)
-    said = refused("evaluate", "--model", folder, "--out", tmp_path / "out")
-    assert said.startswith(f"{folder}: ")
-    assert complaint in said
+    message = refused("evaluate", "--model", folder, "--out", tmp_path / "out")
+    assert message.startswith(f"{folder}: ")
+    assert complaint in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]  # nothing ran, nothing was written
 
 
@@ -87,8 +87,10 @@ def test_the_harness_unpickles_and_runs_nothing_either(what, finished, refused, 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.folder / CELL / "hf", tmp_path / "model")
     BROKEN[what][0](tmp_path / "model")
-    said = refused("evaluate", "--model", tmp_path / "model", "--harness", "lambada_openai", "--out", tmp_path / "out")
-    assert str(tmp_path / "model") in said
+    message = refused(
+        "evaluate", "--model", tmp_path / "model", "--harness", "lambada_openai", "--out", tmp_path / "out"
+    )
+    assert str(tmp_path / "model") in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 

@@ -35,11 +35,11 @@ def test_a_worker_that_is_killed(tiny, undisturbed, tmp_path, inline, moment):
     until(lambda: any(trial.folder.glob(f"*/seed1/{moment}")), process)
     for worker in those_of(process.pid, b"spawn_main"):
         os.kill(worker, signal.SIGKILL)
-    said = process.communicate(timeout=PATIENCE_S)[1].decode()
-    assert process.returncode == 1, said
-    assert "/seed1: a worker process died (killed, or out of memory); what is finished is kept" in said
-    assert "run the same command again, with fewer workers=N if memory is short" in said
-    assert "Traceback" not in said
+    printed = process.communicate(timeout=PATIENCE_S)[1].decode()
+    assert process.returncode == 1, printed
+    assert "/seed1: a worker process died (killed, or out of memory); what is finished is kept" in printed
+    assert "run the same command again, with fewer workers=N if memory is short" in printed
+    assert "Traceback" not in printed
     until(lambda: not alive(process.pid))
     nothing_is_half_there(trial)
     assert run(trial)["outcomes"] == undisturbed
@@ -58,11 +58,11 @@ def test_a_rank_that_is_killed(cell_command):
     metrics = folder / "pretrain.partial" / "metrics.jsonl"
     until(lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) > 4, process)
     os.kill(max(every_rank()), signal.SIGKILL)
-    said = process.communicate(timeout=PATIENCE_S)[1].decode()
-    assert process.returncode == 1, said
-    assert "a rank of pretraining was killed" in said
-    assert "run the same command again" in said
-    assert "Traceback" not in said
+    printed = process.communicate(timeout=PATIENCE_S)[1].decode()
+    assert process.returncode == 1, printed
+    assert "a rank of pretraining was killed" in printed
+    assert "run the same command again" in printed
+    assert "Traceback" not in printed
     until(lambda: not every_rank())
     resumed, whole = (finish(cell_command, name, *long) for name in ("hurt", "whole"))
     assert resumed["train_losses"] == whole["train_losses"]
@@ -90,9 +90,9 @@ def test_two_writers_at_once_and_one_is_refused(tiny, undisturbed, tmp_path):
     """Both start together: whoever comes second is refused, and the first ends as if it had been alone."""
     trial, words = written(tiny(tmp_path / "run", "seeds=[1]", "workers=1"), tmp_path)
     both = [start(words), start(words)]
-    said = [process.communicate(timeout=PATIENCE_S)[1].decode() for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1], said
-    refusal = said[0] if both[0].returncode else said[1]
+    printed = [process.communicate(timeout=PATIENCE_S)[1].decode() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], printed
+    refusal = printed[0] if both[0].returncode else printed[1]
     assert refusal.count("\n") == 1
     assert "another tokentrial writes here; wait for it, or give output=OTHER_FOLDER" in refusal
     assert outcomes(trial.folder) == undisturbed
@@ -126,7 +126,7 @@ def test_memory_that_is_refused(tiny, plan, tmp_path, hashes):
     )
     before = hashes(trial.folder)
     with pytest.raises(TrialError) as caught, LocalExecutor(1) as executor:
-        executor.run([Call("baseline/seed1", starved, (trial, Cell("baseline", 1), ["pretrain"]))], lambda told: None)
+        executor.run([Call("baseline/seed1", starved, (trial, Cell("baseline", 1), ["pretrain"]))], lambda _: None)
     assert str(caught.value) == (
         f"{trial.folder}/baseline/seed1/pretrain: out of memory; give fewer workers=N, or a smaller "
         "pretrain.micro_batch or evaluate.batch; then run the same command again: what is done is kept"

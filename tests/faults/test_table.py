@@ -24,11 +24,11 @@ def test_every_fault_has_its_test_and_every_test_its_fault():
     for row in rows:
         assert row["test"] in functions_of(ROOT / row["file"]), row[0]
     listed = {(row["file"], row["test"]) for row in rows}
-    here = {
+    found = {
         (f"tests/faults/{path.name}", test)
         for path in Path(__file__).parent.glob("*.py")
         for test in functions_of(path)
     }
-    assert here - listed == {
+    assert found - listed == {
         ("tests/faults/test_table.py", test_every_fault_has_its_test_and_every_test_its_fault.__name__)
     }

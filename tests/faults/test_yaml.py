@@ -31,10 +31,10 @@ def test_a_hostile_trial_file_is_refused_by_name(what, refused, tmp_path, monkey
     content, complaint = HOSTILE[what]
     path = tmp_path / "hostile.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    said = refused("run", path, code=2)
-    assert said.startswith(f"{path}:")
-    assert complaint in said
-    assert all(character.isprintable() or character == "\n" for character in said)
+    message = refused("run", path, code=2)
+    assert message.startswith(f"{path}:")
+    assert complaint in message
+    assert all(character.isprintable() or character == "\n" for character in message)
     assert [entry.name for entry in tmp_path.iterdir()] == ["hostile.yaml"]
 
 

@@ -10,7 +10,7 @@ from tokentrial.arms import arm as arms
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.posttrain.grpo import grpo
 from tokentrial.posttrain.sft import sft
-from tokentrial.posttrain.trainer import Job
+from tokentrial.posttrain.trainer import PostTraining
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.store.files import read_json
@@ -84,7 +84,7 @@ def train_stage(tiny):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         checkpoints = folder.with_name(f"{folder.name}.checkpoints")
-        job = Job(folder, checkpoints, trial, arms.get_arm(arm), seed, source, progress)
+        job = PostTraining(folder, checkpoints, trial, arms.get_arm(arm), seed, source, progress)
         {"sft": sft, "grpo": grpo}[stage](job, getattr(trial, stage))
         return read_json(folder / f"{stage}_results.json")
 

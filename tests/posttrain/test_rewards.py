@@ -4,7 +4,6 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.posttrain.rewards import reward
-from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.trial.settings import GRPO
 
 ARMS = ("baseline", "mul_tokens", "mul_append", "append_slot")
@@ -42,14 +41,6 @@ def test_an_answer_is_never_read_out_of_a_token_s_name(text):
     treatment = arms.get_arm("mul_tokens")
     assert treatment.untokenize(text) != text
     assert reward(text, "54", treatment, GRPO()) == 0
-
-
-def test_gold_solutions_are_worth_one_in_every_arm_and_a_wrong_one_nothing():
-    for example in WordProblems(50, 3).examples("train"):
-        for arm in map(arms.get_arm, ARMS):
-            completion = arm.rewrite(example.completion)
-            assert reward(completion, example.answer, arm, GRPO()) == 1
-            assert reward(completion, example.answer + "1", arm, GRPO()) == 0
 
 
 def test_only_the_named_bonus_is_for_tokens_and_only_arms_with_tokens_earn_it():

@@ -12,7 +12,6 @@ from tokentrial.errors import TrialError
 from tokentrial.pretrain import export as exports
 from tokentrial.pretrain.export import export, load_gpt, logits_gap, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
-from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 VOCABULARY, ARM = Vocabulary(256, 45), arms.get_arm("mul_tokens")
@@ -46,17 +45,6 @@ def test_a_weight_that_went_astray_is_refused(trained, tmp_path, monkeypatch, na
     with pytest.raises(TrialError, match=r"not exported: logits differ from the trained model's by .* of the largest"):
         export(tmp_path / "hf", trained, ARM, VOCABULARY, "tiny")
     assert not (tmp_path / "hf").exists()
-
-
-@pytest.mark.parametrize(("gap", "passes"), [(1.9e-5, True), (2.1e-5, False), (float("nan"), False)])
-def test_the_gate_stands_at_2e_5_of_the_largest_logit(trained, tmp_path, monkeypatch, gap, passes):
-    monkeypatch.setattr(exports, "logits_gap", lambda model, exported: gap)
-    if passes:
-        export(tmp_path / "hf", trained, ARM, VOCABULARY, "tiny")
-    else:
-        with pytest.raises(TrialError, match="not exported"):
-            export(tmp_path / "hf", trained, ARM, VOCABULARY, "tiny")
-    assert (tmp_path / "hf" / "model.safetensors").exists() == passes
 
 
 @pytest.mark.parametrize(("seed", "layers", "scale"), [(1, 1, 1), (2, 2, 1), (3, 3, 1000)])
@@ -101,16 +89,3 @@ def test_a_missing_or_damaged_pretraining_is_named(trained, tmp_path):
     (tmp_path / "p" / "results.json").write_text("{")
     with pytest.raises(TrialError, match=r"results\.json: not valid JSON"):
         load_gpt(tmp_path / "p")
-
-
-def test_the_reference_s_ids_survive_the_way_out():
-    """50,349 ids, facts from 50304 to 50348, in a model of tiny width (FACTS, section 1)."""
-    vocabulary = Vocabulary(50_000, 45)
-    model = GPT(Config(vocabulary.size, 1, 1, 8, 16), seed=1)
-    assert model.config.rows == 50_432
-    converted, tokenizer = to_hf(model, vocabulary.eos), to_transformers(vocabulary, ARM, 16)
-    assert converted.transformer.wte.weight.shape == (50_349, 8)
-    assert logits_gap(model, converted) < 1e-5
-    ids = tokenizer("<MUL_1_1_1><MUL_6_9_54><MUL_9_9_81>", add_special_tokens=False)["input_ids"]
-    assert ids == [50_304, 50_304 + 9 + 8 + 7 + 6 + 5 + 3, 50_348]  # in order of a, then b
-    assert tokenizer.eos_token_id == converted.config.eos_token_id == 50_256

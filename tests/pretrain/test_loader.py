@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tokentrial.corpus.stream import Stream
-from tokentrial.errors import TrialError
 from tokentrial.pretrain.loader import Loader
 
 
@@ -36,14 +35,3 @@ def test_what_is_counted_is_what_was_read(stream):
         assert place.endswith(f", document {read[-1].number}")
         tokens = sum(len(document.ids) for document in read)
         assert tokens >= number * size + 1 > tokens - len(read[-1].ids)  # as few as the last target needs
-
-
-def test_arms_differ_in_how_much_they_read_until_the_text_runs_out(stream):
-    documents = {}
-    for arm in ("baseline", "mul_tokens", "mul_append"):
-        loader = Loader(stream(arm), 16, 64)
-        loader.skip(20)
-        documents[arm] = loader.position.documents
-    assert documents["mul_append"] < documents["baseline"] < documents["mul_tokens"]
-    with pytest.raises(TrialError, match="ran out"):
-        loader.skip(1000)

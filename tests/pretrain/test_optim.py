@@ -126,15 +126,15 @@ def test_muon_in_bf16_is_torch_s(monkeypatch, shape):
     monkeypatch.setattr(muon, "newton_schulz_gram", lambda all_: muon.newton_schulz([x.bfloat16() for x in all_]))
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for _ in range(2)]
-    ours, theirs = ([weight.clone() for weight in weights] for _ in range(2))
-    pair = Muon(ours, lr=0.02, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    weights_of_ours, torch_weights = ([weight.clone() for weight in weights] for _ in range(2))
+    pair = Muon(weights_of_ours, lr=0.02, weight_decay=0.1), torch.optim.Muon(torch_weights, lr=0.02, weight_decay=0.1)
     for _ in range(3):
-        for one, other in zip(ours, theirs, strict=True):
+        for one, other in zip(weights_of_ours, torch_weights, strict=True):
             one.grad = other.grad = torch.randn(shape, generator=generator)
         for optimizer in pair:
             optimizer.step()
-    assert not torch.equal(ours[0], weights[0])
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert not torch.equal(weights_of_ours[0], weights[0])
+    torch.testing.assert_close(weights_of_ours, torch_weights, rtol=0, atol=0)
     states = [optimizer.state_dict()["state"] for optimizer in pair]
     torch.testing.assert_close(*states, rtol=0, atol=0)
 

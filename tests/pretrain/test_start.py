@@ -111,11 +111,11 @@ def test_gpt2_s_own_vocabulary_fits_all_merges_and_its_shards_are_put_together(t
     vocabulary = Vocabulary(50_000, 45)
     trial = tiny(tmp_path / "run", f"pretrain.from_checkpoint={tmp_path / 'gpt2'}", "tokenizer.merges=50000")
     prepare_start(trial, vocabulary)
-    made = initialized(trial.folder / "start", "mul_tokens", Config(vocabulary.size, 1, 2, 32, 64), vocabulary)
+    extended = initialized(trial.folder / "start", "mul_tokens", Config(vocabulary.size, 1, 2, 32, 64), vocabulary)
     rows = model.transformer.wte.weight.detach()
-    assert torch.equal(made.wte.weight[:50_257], rows)
+    assert torch.equal(extended.wte.weight[:50_257], rows)
     digits = rows[[vocabulary.encode(d)[0] for d in "9981"]].mean(0)
-    torch.testing.assert_close(made.wte.weight[50_348], digits)
+    torch.testing.assert_close(extended.wte.weight[50_348], digits)
 
 
 # what enters the fingerprint

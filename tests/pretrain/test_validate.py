@@ -16,11 +16,11 @@ CONTEXT = 64
 
 @pytest.fixture
 def model():
-    made = GPT(Config(621, 1, 2, 32, CONTEXT), seed=1)
+    wide = GPT(Config(621, 1, 2, 32, CONTEXT), seed=1)
     with torch.no_grad():  # wide weights, so that each id's probability is its own
-        for parameter in made.parameters():
+        for parameter in wide.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)), alpha=0.3)
-    return made
+    return wide
 
 
 @torch.no_grad()
@@ -34,8 +34,8 @@ def nats_of(model, ids):
     for start, positions in of_window.items():
         assert start == 0 or min(positions) - start >= overlap
         before = model.logits(torch.tensor([ids[start : positions[-1]]]))[0, positions[0] - 1 - start :].double()
-        said = before[range(len(positions)), [ids[position] for position in positions]]
-        total += float((before.logsumexp(1) - said).sum())
+        chosen = before[range(len(positions)), [ids[position] for position in positions]]
+        total += float((before.logsumexp(1) - chosen).sum())
     return total
 
 
@@ -55,7 +55,7 @@ def test_bits_are_per_byte_of_the_original_text_and_the_loss_is_of_the_arm_s_own
     the arm's, as one text."""
     stream, treatment = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, 1), arms.get_arm(arm)
     bits, sizes, taken, all_ids = {}, {}, 0, []
-    for path in shard_paths(plan.folder, "fineweb", "val"):
+    for path in shard_paths(plan.folder, "text", "val"):
         shard = open_shard(path, plan.vocabulary.eos)
         for index in range(len(shard)):
             text = document_text(shard.document(index), plan.vocabulary)

@@ -13,7 +13,7 @@ from tokentrial.compare.contrasts import compare_systems
 from tokentrial.compare.read import read_systems
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.publish.bundle import write_bundle
-from tokentrial.report.paper import escape_latex, latex_table, methods
+from tokentrial.report.manuscript import escape_latex, latex_table, methods
 from tokentrial.store.files import read_json
 
 
@@ -101,28 +101,25 @@ def test_the_methods_are_the_report_s_own(report):
         "accuracy on never-asked facts after pretraining, for the contrast mul_tokens - baseline",
         "1 secondary comparison, Holm-adjusted",
         "two-sided paired t test at alpha 0.05",
-        "at least 0.6 on asked facts and 0.4 on never-asked ones: it reached",
-        "Result: mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: baseline has not learnt",
+        "below a mean accuracy of 0.6 on asked and 0.4 on never-asked facts",
+        "Result: mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: control has not learnt",
+        f"sha256 {report['declaration']['sha256']}",
     ):
         assert part in text
     assert "\n" not in text
-    untrained = methods(report | {"consumed": {}, "gate": None, "outcomes": {}})
-    assert "was not measured" in untrained
-    assert "nothing to compare yet" in untrained
+    assert "was not measured" in methods(report | {"consumed": {}, "gate": None})
     assert "No gate was declared" in methods(report | {"declared": report["declared"] | {"gate": None}})
 
 
 def test_every_row_of_the_table_has_its_columns(report):
     table = latex_table(report)
-    [columns] = re.findall(r"\\begin\{tabular\}\{(\w+)\}", table)
+    [columns] = re.findall(r"\\begin\{tabular\}\{(\w+)\{4cm\}\}", table)  # the last one is of sentences
     rows = [line for line in table.splitlines() if line.endswith(r" \\")]
     assert len(rows) == 1 + 1 + len(report["declared"]["secondary"])
     for row in rows:
-        assert len(re.split(r"(?<!\\)&", row)) == len(columns) == 9
+        assert len(re.split(r"(?<!\\)&", row)) == len(columns) == 11
     assert "mul\\_tokens - baseline" in rows[1]
-    primary = report["primary"]
-    contrast = report["outcomes"][primary["outcome"]]["contrasts"][primary["contrast"]]
-    assert f"${contrast['difference']:+.3f}$" in table  # as maths, so that its sign is a minus
+    assert f"${report['contrasts'][0]['difference']:+.3f}$" in table  # as maths, so that its sign is a minus
 
 
 def test_no_name_breaks_out_of_the_table():

@@ -20,8 +20,8 @@ def steps(example):
     *lines, last = example.completion.strip().split("\n")
     assert last == f"#### {example.answer}"
     for line in lines:
-        a, sign, b, a2, sign2, b2, result, said = STEP.fullmatch(line).groups()
-        assert (a, sign, b, result) == (a2, sign2, b2, said)
+        a, sign, b, a2, sign2, b2, result, stated = STEP.fullmatch(line).groups()
+        assert (a, sign, b, result) == (a2, sign2, b2, stated)
         a, b, result = int(a), int(b), int(result)
         assert result == {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
         yield a, sign, b, result

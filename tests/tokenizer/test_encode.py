@@ -165,12 +165,6 @@ def test_new_letters_and_digits_are_read_as_tiktoken_reads_them(context):
     assert_ids_are_tiktokens(50_000, [context.format(character) for character in NEW_CHARACTERS])
 
 
-def test_in_some_context_every_new_letter_and_digit_shows():
-    """Else the test above would pass whatever the encoder did: read as signs, these texts have other ids."""
-    gigatoken = encode._gigatoken(GPT2)
-    assert all(len(gigatoken.encode(f"{c}'s".encode())) < len(GPT2.encode(f"{c}'s")) for c in NEW_CHARACTERS)
-
-
 @pytest.mark.slow
 def test_exactly_the_code_points_that_gigatoken_reads_differently_go_to_tiktoken():
     """Every code point there is, between letters, digits and signs: the ranks are the bytes and every pair of a, 1 or !

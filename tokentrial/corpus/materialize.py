@@ -12,6 +12,8 @@ from tokentrial.store.disk import need_disk
 from tokentrial.store.files import fingerprint, write_json
 from tokentrial.store.folders import step
 
+_NAME = "fineweb"  # as the original report's preparation names its shards, whatever the text is
+
 
 def materialize(
     plan: CorpusPlan, arm: str, seed: int, target_tokens: int, shard_size: int, folder: Path
@@ -32,7 +34,7 @@ def materialize(
         for path in shard_paths(plan.folder, TEXT, "val"):
             shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
             ids = np.concatenate([shard.document(index) for index in range(len(shard))])
-            np.save(partial / path.name, ids)
+            np.save(partial / path.name.replace(TEXT, _NAME, 1), ids)
             counts["val_tokens"] += len(ids)
         documents, ids = stream.documents(), np.empty(0, np.uint16)
         while counts["train_tokens"] < target_tokens:
@@ -42,7 +44,7 @@ def materialize(
                 parts.append(next(documents).ids)
                 held += len(parts[-1])
             ids = np.concatenate(parts)
-            np.save(partial / f"{TEXT}_train_{counts['shards']:06d}.npy", ids[:size])
+            np.save(partial / f"{_NAME}_train_{counts['shards']:06d}.npy", ids[:size])
             ids = ids[size:]
             counts["shards"] += 1
             counts["train_tokens"] += size

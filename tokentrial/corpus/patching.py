@@ -150,7 +150,9 @@ class PatchBuilder:
         """Write the patch, and count it; no file where nothing changes."""
         if self.documents:
             starts = np.cumsum([0, *map(len, self.middles[:-1])])
-            documents, heads, tails = (np.array(of, np.int64) for of in (self.documents, self.heads, self.tails))
+            documents, heads, tails = (
+                np.array(values, np.int64) for values in (self.documents, self.heads, self.tails)
+            )
             np.savez(path, **Patch(documents, heads, tails, starts, np.concatenate(self.middles))._asdict())
         powers = np.bincount(np.frexp(self.lengths)[1] - 1).tolist()
         changed, tokens = len(self.documents), int(self.lengths.sum())

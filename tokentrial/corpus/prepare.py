@@ -1,7 +1,7 @@
 """The corpus stage: text shards encoded once, drill shards for each fold, a survey of every shard, a patch for each
 arm, `meta.json`.
 
-corpus/fineweb_{train|val}_000000.npy    the text, as the baseline reads it
+corpus/text_{train|val}_000000.npy       the text, as the baseline reads it
 corpus/drills/drills<fold>_{train|val}_000000.npy
 corpus/surveys/<shard>.npz               what its documents weigh and state
 corpus/patches/<arm>/<shard>.npz         only what the arm changes
@@ -35,7 +35,7 @@ from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.trial import Trial
 
-VERSION = 4
+VERSION = 5  # 4 called the shards of the text fineweb_*
 
 
 class CorpusPlan:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.store.network import of_data, with_retries
+from tokentrial.store.network import is_data_error, with_retries
 from tokentrial.tokenizer.vocabulary import replace_surrogates
 
 _BATCH_ROWS = 1000
@@ -125,7 +125,7 @@ def _parquet_file(path: str) -> Any:
             return pyarrow.parquet.ParquetFile(path)
         return pyarrow.parquet.ParquetFile(_open(path), pre_buffer=True)
     except OSError as error:
-        if of_data(error):
+        if is_data_error(error):
             raise pyarrow.ArrowInvalid(str(error)) from error
         raise
 
@@ -170,7 +170,7 @@ def _row_group(file: Any, path: str, column: str, group: int, max_bytes: int) ->
     try:
         yield from _resumed(read, path, where)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and not of_data(error):
+        if isinstance(error, OSError) and not is_data_error(error):
             raise
         yield [BadDocument(where, f"cannot be read: {error}")]
 
@@ -242,7 +242,7 @@ def _jsonl(path: str, column: str, _: object, max_bytes: int) -> Iterator[Batch]
                         yield batch
                         batch, size = Batch(), 0
         except (EOFError, zlib.error, lzma.LZMAError, ValueError, OSError) as error:
-            if isinstance(error, OSError) and not (of_data(error) or isinstance(error, gzip.BadGzipFile)):
+            if isinstance(error, OSError) and not (is_data_error(error) or isinstance(error, gzip.BadGzipFile)):
                 raise
             batch.append(BadDocument(f"{path}, after line {number}", f"broken off, the rest is lost: {error}"))
         if batch:

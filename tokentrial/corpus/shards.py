@@ -20,7 +20,7 @@ Ids = NDArray[np.uint16]
 
 _BLOCK = 1000  # documents
 
-TEXT = "fineweb"  # the set of shards that holds the source's text; the name is build-nanogpt's
+TEXT = "text"  # the set of shards that holds the source's text
 
 
 def shard_paths(folder: Path, name: str, split: str) -> list[Path]:

@@ -95,7 +95,7 @@ class Source:
         group: list[File] = []
         for file in self.files:
             large = self.kind == "parquet" and file.bytes > 1.5 * task_bytes
-            if group and (large or sum(each.bytes for each in group) + file.bytes > task_bytes):
+            if group and (large or sum(other.bytes for other in group) + file.bytes > task_bytes):
                 splits.append(self._together(group))
                 group = []
             if large:

@@ -94,17 +94,19 @@ class Stream:
 
     def documents(self) -> Iterator[ServedDocument]:
         """Documents in the order they are read. Raises TrialError where the text runs out."""
-        drills_set, opened = (
-            drills_name(self.seed, self.folds),
-            lru_cache(maxsize=2)(self._open),
-        )  # one shard of each set
+        drills_set = drills_name(self.seed, self.folds)
+        open_cached = lru_cache(maxsize=2)(self._open)  # one shard of each set
         text, drills = self._paths(self.folder, TEXT), self._paths(self.folder / "drills", drills_set)
-        order = document_order(self.seed, self.share, self.epochs, text, drills, lambda path: opened(path).base_lengths)
+
+        def lengths(path: Path) -> Counts:
+            return open_cached(path).base_lengths
+
+        order = document_order(self.seed, self.share, self.epochs, text, drills, lengths)
         tokens = 0
         for of_text, index, number, length in order:
             tokens += length
             name, paths = (TEXT, text) if of_text else (drills_set, drills)
-            yield ServedDocument(name, index, number, opened(paths[index]).document(number), length)
+            yield ServedDocument(name, index, number, open_cached(paths[index]).document(number), length)
         raise TrialError(f"corpus: the text ran out after {tokens} tokens; {MORE_TEXT}")
 
     def _paths(self, folder: Path, name: str) -> list[Path]:
@@ -146,6 +148,7 @@ def _set_order(
     documents would read from every shard at random."""
     epoch = 0
     while shards and (epochs is None or epoch < epochs):
+        # of seed and epoch alone, so that a resumed run finds its place by counting
         rng = np.random.default_rng([seed, epoch])
         for shard in rng.permutation(len(shards)).tolist():
             of_shard = lengths(shards[shard]).tolist()

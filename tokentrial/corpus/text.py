@@ -1,6 +1,6 @@
 """A task of the corpus stage: one part of the source, encoded once, as shards of its own.
 
-    <tasks>/00012/fineweb_{train|val}_000000.npy, record.json
+    <tasks>/00012/text_{train|val}_000000.npy, record.json
 
 What a task writes depends on its input and the settings alone: tasks may run in any order, on any number of workers.
 """
@@ -78,7 +78,7 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     try:
         with translate_os_errors(folder):
             write_json(partial / RECORD, _write(partial, tasks, tasks.inputs[rank]))
-        if not folder.exists():
+        if not folder.exists():  # else another machine was faster, with the same bytes
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

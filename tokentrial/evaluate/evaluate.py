@@ -25,8 +25,8 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
-from tokentrial.evaluate.solve import gold_nats, solve, summary
-from tokentrial.pretrain.export import to_hf
+from tokentrial.evaluate.solve import gold_nats, scored_row, solve, summary
+from tokentrial.pretrain.export import copy_weights, to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_over_facts, table_subsets, was_asked
@@ -57,21 +57,9 @@ class TableProbe:
         if self.exported is None:
             self.exported = to_hf(model, self.vocabulary.eos).to(model.wte.weight.device)
         else:  # made once: drawing the weights of a large model, to write over them, takes seconds
-            _copy_weights(model, self.exported)
+            copy_weights(model, self.exported)
         rows = ask(self.exported, self.tokenizer, self.arm, self.task, self.task.table(), self.settings, self.never)
         return {subset: mean_over_facts(chosen, "correct") for subset, chosen in table_subsets(rows).items() if chosen}
-
-
-@torch.no_grad()
-def _copy_weights(model: GPT, exported: "GPT2LMHeadModel") -> None:
-    """What `to_hf` gives, written into a model that it gave; Conv1D holds its weight as [in, out]."""
-    from transformers.pytorch_utils import Conv1D
-
-    for name, weight in model.named_parameters():
-        module, _, kind = name.rpartition(".")
-        turned = kind == "weight" and isinstance(exported.transformer.get_submodule(module), Conv1D)
-        target = exported.transformer.get_parameter(name)
-        target.copy_((weight.t() if turned else weight)[: len(target)])  # the padded rows are trimmed
 
 
 def ask(
@@ -85,25 +73,11 @@ def ask(
 ) -> list[dict[str, Any]]:
     """Complete every probe's prompt and score it after `plain`."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], settings.max_new_tokens, settings.batch)
-    rows = []
-    for example, completion in zip(examples, completions, strict=True):
-        plain = arm.untokenize(completion.text)
-        rows.append(
-            {
-                "task": example.task,
-                "question": example.question,
-                "operands": example.operands,
-                "answer": example.answer,
-                "completion": completion.text,
-                "plain": plain,
-                "read": task.extract_answer(plain),
-                "correct": task.score(example, plain),
-                "fact": example.fact.equation if example.fact else None,
-                "asked": was_asked(example.fact, arm.facts, never),
-                "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
-            }
-        )
-    return rows
+    return [
+        scored_row(task, arm, example, completion)
+        | {"operands": example.operands, "asked": was_asked(example.fact, arm.facts, never)}
+        for example, completion in zip(examples, completions, strict=True)
+    ]
 
 
 def evaluate(
@@ -134,7 +108,7 @@ def evaluate(
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
 
 
-def look_inside(folder: Path, trial: Trial, corpus: Path, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:
+def write_mechanism(folder: Path, trial: Trial, corpus: Path, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:
     """Probes, logit lens and rows of the fact tokens, into `mechanism.json`."""
     never = arm.facts.never_asked(seed, trial.corpus.drills.holdout_folds)
     served = read_json(corpus / "exposure.json")["served"][arm.name][str(seed)]
@@ -150,17 +124,17 @@ def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    wanted: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **wanted)
+        model, loading = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of whatever a folder made by others makes transformers trip over
         raise TrialError(
             f"{source}: its model cannot be loaded: {next(iter(str(error).splitlines()), type(error).__name__)}\n"
             "expected config.json, *.safetensors and tokenizer.json; nothing is unpickled, no code of a model is run"
         ) from error
-    if told["missing_keys"]:
-        raise TrialError(f"{source}: its weights lack {', '.join(sorted(told['missing_keys']))}; give a whole model")
+    if loading["missing_keys"]:
+        raise TrialError(f"{source}: its weights lack {', '.join(sorted(loading['missing_keys']))}; give a whole model")
     if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise TrialError(f"{source}: {broken[0]} holds weights that are no numbers; train it again")
     if tokenizer.pad_token_id is None:

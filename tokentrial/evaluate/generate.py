@@ -39,6 +39,13 @@ def unsayable(tokenizer: Any) -> list[int]:
     return sorted(i for token, i in tokenizer.get_vocab().items() if token.startswith("<|filler_"))
 
 
+def unsayable_mask(model: Any, tokenizer: Any) -> Tensor:
+    """What is added to a model's logits [ids] so that none of `unsayable` is ever said: -inf there, else 0."""
+    mask = torch.zeros(model.config.vocab_size)
+    mask[unsayable(tokenizer)] = -torch.inf
+    return mask.to(model.device)
+
+
 def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of plain text: a literal `<|endoftext|>` in it is text like any other."""
     ids: list[list[int]] = tokenizer(list(texts), split_special_tokens=True, add_special_tokens=False)["input_ids"]
@@ -94,8 +101,7 @@ def continue_ids(
     """Ids that follow each prompt's, with the eos or the one of `newlines` that ends them; none where a prompt leaves
     no room. After an id of `turn` they end, too, where their text holds `User:`. See `complete`."""
     size, context = model.config.vocab_size, model.config.max_position_embeddings
-    muted, alone = torch.zeros(size), torch.zeros(size, dtype=torch.bool)
-    muted[unsayable(tokenizer)] = -torch.inf
+    muted, alone = unsayable_mask(model, tokenizer), torch.zeros(size, dtype=torch.bool)
     alone[[tokenizer.eos_token_id, *newlines]] = True
     ends = _Ends(alone.to(model.device), turn)
     room = [min(new_tokens, context - len(prompt)) for prompt in prompts]
@@ -105,7 +111,7 @@ def continue_ids(
         chosen = order[start : start + batch]
         pick: Pick = _likeliest if temperature is None else _Sampling(temperature, seed, chosen, new_tokens, size)
         of_chosen, rooms = [prompts[i] for i in chosen], [room[i] for i in chosen]
-        rows = _continue(model, tokenizer, of_chosen, rooms, muted.to(model.device), ends, pick)
+        rows = _continue(model, tokenizer, of_chosen, rooms, muted, ends, pick)
         for i, row in zip(chosen, rows, strict=True):
             found[i] = row
     return found
@@ -153,8 +159,9 @@ def _continue(
 ) -> list[list[int]]:
     """Ids said after each prompt, what ends it among them, at most as many as its `room`. `muted` [ids] is added to the
     logits. A row that has ended leaves the batch."""
-    said: list[list[int]] = [[] for _ in prompts]
+    new_ids: list[list[int]] = [[] for _ in prompts]
     rows, width = list(range(len(prompts))), max(map(len, prompts))
+    # (B, T), padded on the left, so that the last column is each row's newest id
     ids = torch.tensor([[0] * (width - len(prompt)) + [*prompt] for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     # a row counts its own tokens: padded ones never reach positions that the context does not have
@@ -164,18 +171,18 @@ def _continue(
     cache = None
     while True:
         out = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last)
-        cache, following = out.past_key_values, pick(out.logits[:, -1].float() + muted, rows)
+        cache, following = out.past_key_values, pick(out.logits[:, -1].float() + muted, rows)  # (B, V) to (B,)
         ended = ends.alone[following].tolist()
         for place, (row, token) in enumerate(zip(rows, following.tolist(), strict=True)):
-            said[row].append(token)
-            over = len(said[row]) == room[row] or (token in ends.turn and TURN in tokenizer.decode(said[row]))
-            ended[place] = ended[place] or over
-        left = [place for place, over in enumerate(ended) if not over]
+            new_ids[row].append(token)
+            is_last = len(new_ids[row]) == room[row] or (token in ends.turn and TURN in tokenizer.decode(new_ids[row]))
+            ended[place] = ended[place] or is_last
+        left = [place for place, is_last in enumerate(ended) if not is_last]
         if not left:
-            return said
+            return new_ids
         if len(left) < len(rows):
             rows, kept = [rows[place] for place in left], torch.tensor(left, device=model.device)
             cache.batch_select_indices(kept)
             following, mask, positions = following[kept], mask[kept], positions[kept]
-        ids, positions = following[:, None], positions[:, -1:] + 1
+        ids, positions = following[:, None], positions[:, -1:] + 1  # (B, 1): what came before is in the cache
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

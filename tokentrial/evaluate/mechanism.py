@@ -49,7 +49,7 @@ def mechanism(
             "state": probe(states, np.array([example.operands for example in table]), rng) if products else None,
         },
         "lens": by_subset(logprobs, table, arm.facts, never),
-        "rows": rows(embedding, ids, seen(arm, served), tokenizer.eos_token_id, unsayable(tokenizer)),
+        "rows": rows(embedding, ids, times_served(arm, served), tokenizer.eos_token_id, unsayable(tokenizer)),
     }
 
 
@@ -61,13 +61,14 @@ def lens(model: Any, tokenizer: Any, table: Sequence[Example]) -> tuple[Floats, 
     prompts = encode_prompts(tokenizer, [example.prompt for example in table])
     answers = encode_prompts(tokenizer, [f" {example.answer}" for example in table])
     whole = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    # (questions, T), padded on the right
     padded = pad_sequence(whole, batch_first=True, padding_value=tokenizer.eos_token_id)
-    said = [  # question, position before, token
+    answer_tokens = [  # question, position before, token
         (i, len(prompt) - 1 + k, token)
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         for k, token in enumerate(answer)
     ]
-    question, before, token = torch.tensor(said, device=model.device).T
+    question, before, token = torch.tensor(answer_tokens, device=model.device).T
     # the padding stands behind every real id, so a causal model needs no mask; the one given only says so
     padded = padded.to(model.device)
     out = model.transformer(padded, attention_mask=torch.ones_like(padded), output_hidden_states=True)
@@ -78,7 +79,7 @@ def lens(model: Any, tokenizer: Any, table: Sequence[Example]) -> tuple[Floats, 
         nats = model.lm_head(stream[question, before]).float().log_softmax(-1).gather(1, token[:, None])[:, 0]
         logprobs[:, layer].index_add_(0, question, nats.double())
     ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
-    state = streams[-1][torch.arange(len(table), device=model.device), ends]
+    state = streams[-1][torch.arange(len(table), device=model.device), ends]  # (questions, C)
     return state.double().cpu().numpy(), logprobs.cpu().numpy()
 
 
@@ -100,7 +101,7 @@ def by_subset(
     }
 
 
-def seen(arm: Arm, served: Mapping[str, Any]) -> dict[str, int]:
+def times_served(arm: Arm, served: Mapping[str, Any]) -> dict[str, int]:
     """How often each of the arm's tokens was served: once a site of its fact, or of any for a shared token."""
     if arm.is_random:  # every token is as likely at every site
         return {token: served["fact_tokens"] // len(arm.tokens) for token in arm.tokens}

@@ -37,8 +37,8 @@ def targets(operands: Ints) -> dict[str, Floats]:
     after the best sum of a function of the one operand and a function of the other. Such a sum gives 0.88 of the
     variance of the 9 x 9 table: a good reading of the product alone may be one of the operands."""
     a, b = operands.T.astype(np.float64)
-    each = np.hstack([operands[:, :1] == np.unique(a), operands[:, 1:] == np.unique(b)]).astype(np.float64)
-    beyond = a * b - each @ np.linalg.lstsq(each, a * b)[0]
+    indicators = np.hstack([operands[:, :1] == np.unique(a), operands[:, 1:] == np.unique(b)]).astype(np.float64)
+    beyond = a * b - indicators @ np.linalg.lstsq(indicators, a * b)[0]
     return {"a": a, "b": b, "product": a * b, "log_product": np.log(a * b), "beyond": beyond}
 
 
@@ -49,8 +49,9 @@ def left_out_r2(vectors: Floats, y: Floats, facts: Ints) -> Floats:
     errors, deviations = np.zeros(y.shape[1]), np.zeros(y.shape[1])
     for fact in range(facts.max() + 1):
         out = facts == fact
-        x, mean = vectors[~out] - vectors[~out].mean(0), y[~out].mean(0)
-        known = y[~out] - mean
+        x, mean = vectors[~out] - vectors[~out].mean(0), y[~out].mean(0)  # (n, width), (columns,)
+        known = y[~out] - mean  # (n, columns)
+        # of the n x n Gram matrix, as a vector is wider than there are facts; one decomposition serves every ridge
         values, axes = np.linalg.eigh(x @ x.T)
         ridges = np.array(_RIDGES) * max(values.mean(), np.finfo(float).tiny)
         others = _rows_by_size(facts[~out])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokentrial.arms.arm import Arm
-from tokentrial.evaluate.generate import encode_prompts, unsayable
+from tokentrial.evaluate.generate import encode_prompts, unsayable, unsayable_mask
 from tokentrial.pretrain.validate import LOGITS, Scored, document_nats
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.task import Example
@@ -140,8 +140,7 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
     or spelled otherwise, a number before an operator or before a blank that is an id by itself, unusual encodings.
     """
     allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, model.config.vocab_size).items()}
-    muted = torch.zeros(model.config.vocab_size, device=model.device)
-    muted[unsayable(tokenizer)] = -torch.inf
+    muted = unsayable_mask(model, tokenizer)
     branching = _attends_as_masked(model)
     trees = sorted(
         _trees(tokenizer, arm, examples, allowed, _NODES if branching else 0),
@@ -193,13 +192,13 @@ def _way_logprobs(
     """ln of the probability of every way of the trees, closed, in one forward pass."""
     device = muted.device
     width = max(len(tree.prompt) - 1 + len(tree.nodes) for tree in trees)
-    ids = torch.zeros((len(trees), width), dtype=torch.long)
+    ids = torch.zeros((len(trees), width), dtype=torch.long)  # (B, T): a row holds a prompt, then the tree's nodes
     for row, tree in zip(ids, trees, strict=True):
-        said = [*tree.prompt, *(prefix[-1] for prefix in tree.nodes if prefix)]
-        row[: len(said)] = torch.tensor(said)
-    given = _as_masked(trees, width, model.dtype) if branching else {}
+        sequence = [*tree.prompt, *(prefix[-1] for prefix in tree.nodes if prefix)]
+        row[: len(sequence)] = torch.tensor(sequence)
+    masked = _as_masked(trees, width, model.dtype) if branching else {}
     # what is padded stands behind all else, so without branches a causal model needs no mask
-    logits = model(ids.to(device), use_cache=False, **{name: of.to(device) for name, of in given.items()}).logits
+    logits = model(ids.to(device), use_cache=False, **{name: of.to(device) for name, of in masked.items()}).logits
     sizes = [len(tree.nodes) for tree in trees]
     rows = torch.tensor([row for row, size in enumerate(sizes) for _ in range(size)], device=device)
     places = torch.tensor([len(t.prompt) - 1 + node for t in trees for node in range(len(t.nodes))], device=device)
@@ -210,21 +209,22 @@ def _way_logprobs(
     barred: dict[str, list[tuple[int, int]]] = {kind: [] for kind in allowed}  # place in `closed`, id
     way = first = 0
     for tree, size in zip(trees, sizes, strict=True):
-        for _, said_ids, kind in tree.ways:
-            steps += [(way, first + tree.nodes[said_ids[:k]], token) for k, token in enumerate(said_ids)]
+        for _, way_ids, kind in tree.ways:
+            steps += [(way, first + tree.nodes[way_ids[:k]], token) for k, token in enumerate(way_ids)]
             if kind in allowed:
-                barred[kind] += [(len(closed[kind]), token) for token in tree.onward[said_ids]]
-                closed[kind].append((way, first + tree.nodes[said_ids]))
+                barred[kind] += [(len(closed[kind]), token) for token in tree.onward[way_ids]]
+                closed[kind].append((way, first + tree.nodes[way_ids]))
             way += 1
         first += size
     of_way, before, token = torch.tensor(steps, device=device).T
-    totals = torch.zeros(way, dtype=torch.double, device=device)
+    # in double, as on a GPU `index_add_` adds in any order
+    totals = torch.zeros(way, dtype=torch.double, device=device)  # (ways,)
     totals.index_add_(0, of_way, logprobs[before, token].double())
     for kind, mask in allowed.items():
         if closed[kind]:
             of_way, node = torch.tensor(closed[kind], device=device).T
-            closing = logprobs[node].masked_fill(~mask, -torch.inf)
-            if barred[kind]:
+            closing = logprobs[node].masked_fill(~mask, -torch.inf)  # (ways of the kind, V)
+            if barred[kind]:  # an id that leads on to a longer way is counted there, not here
                 closing[tuple(torch.tensor(barred[kind], device=device).T)] = -torch.inf
             totals.index_add_(0, of_way, closing.logsumexp(-1).double())
     return totals.tolist()
@@ -254,12 +254,12 @@ def _attends_as_masked(model: Any) -> bool:
     branches = _Tree(0, [1, 2], {}, [], {(): 0, (3,): 1, (4,): 2})
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
     try:
-        given = {name: of.to(model.device) for name, of in _as_masked([branches], 4, model.dtype).items()}
-        beside = model(ids, use_cache=False, **given).logits[0, -1]
+        masked = {name: of.to(model.device) for name, of in _as_masked([branches], 4, model.dtype).items()}
+        branched = model(ids, use_cache=False, **masked).logits[0, -1]
     except (TypeError, ValueError, RuntimeError, IndexError):  # in as many ways as there are models
         return False
     alone = model(ids[:, [0, 1, 3]], use_cache=False).logits[0, -1]
-    return bool((beside - alone).abs().max() <= 0.01 * (alone - alone.mean()).abs().max())
+    return bool((branched - alone).abs().max() <= 0.01 * (alone - alone.mean()).abs().max())
 
 
 def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:

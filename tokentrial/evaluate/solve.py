@@ -5,11 +5,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokentrial.arms.arm import Arm
-from tokentrial.evaluate.generate import complete, encode_prompts
+from tokentrial.evaluate.generate import Completion, complete, encode_prompts
 from tokentrial.evaluate.score import scored
 from tokentrial.pretrain.validate import token_nats
 from tokentrial.tasks.gsm8k import SolutionTask, extract_last
-from tokentrial.tasks.task import Example, Row
+from tokentrial.tasks.task import Example, Row, Task
+
+
+def scored_row(task: Task, arm: Arm, example: Example, completion: Completion) -> dict[str, Any]:
+    """What `samples.jsonl` holds of an item of any task: its completion as the model wrote it and in plain text, what
+    is read in that, and whether it is right."""
+    plain = arm.untokenize(completion.text)
+    return {
+        "task": example.task,
+        "question": example.question,
+        "answer": example.answer,
+        "completion": completion.text,
+        "plain": plain,
+        "read": task.extract_answer(plain),
+        "correct": task.score(example, plain),
+        "fact": example.fact.equation if example.fact else None,
+        "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
+    }
 
 
 def solve(
@@ -19,23 +36,15 @@ def solve(
     completions = complete(model, tokenizer, [e.prompt for e in examples], new_tokens, batch, line=False)
     rows = []
     for example, completion in zip(examples, completions, strict=True):
-        plain = arm.untokenize(completion.text)
+        row = scored_row(task, arm, example, completion)
         rows.append(
-            {
-                "task": task.name,
-                "question": example.question,
-                "answer": example.answer,
-                "completion": completion.text,
-                "plain": plain,
-                "read": task.extract_answer(plain),
-                "correct": task.score(example, plain),
-                "read_flexible": extract_last(plain),
-                "correct_flexible": task.score_flexible(example, plain),
-                "fact": example.fact.equation if example.fact else None,
+            row
+            | {
+                "read_flexible": extract_last(row["plain"]),
+                "correct_flexible": task.score_flexible(example, row["plain"]),
                 "tokens": completion.tokens,
                 "stopped": completion.stopped,
                 "site": any(True for _ in arm.facts.sites(example.completion)),
-                "fact_tokens": sum(completion.text.count(token) for token in arm.tokens),
             }
         )
     return rows
@@ -47,7 +56,7 @@ def gold_nats(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example],
     the context, null in JSON."""
     prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
     solutions = encode_prompts(tokenizer, [arm.rewrite(example.completion) for example in examples])
-    rows = [[*prompt, *said, tokenizer.eos_token_id] for prompt, said in zip(prompts, solutions, strict=True)]
+    rows = [[*prompt, *solution, tokenizer.eos_token_id] for prompt, solution in zip(prompts, solutions, strict=True)]
     fitting = [i for i, row in enumerate(rows) if len(row) <= model.config.max_position_embeddings]
     nats = [math.nan] * len(examples)
     for i, found in zip(fitting, token_nats(scored(model), [rows[i] for i in fitting], batch), strict=True):

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import (
     GRACE_S,
-    LOOK_EVERY_S,
+    POLL_S,
     Call,
     Report,
     die_with_parent,
@@ -104,20 +104,20 @@ class LocalExecutor:
         return self._start() if len(self._processes) < self.workers else None
 
     def _start(self) -> Connection:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's and OpenMP's state, which breaks them
         resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
         with _inherited(worker_environment(self._threads)):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, os.getpid(), self._imports))
+            parent_end, worker_end = context.Pipe()
+            process = context.Process(target=_serve, args=(worker_end, os.getpid(), self._imports))
             process.start()
-        there.close()
-        self._processes[here] = process
-        return here
+        worker_end.close()
+        self._processes[parent_end] = process
+        return parent_end
 
     def _died(self, connection: Connection, call: Call) -> TrialError:
         """The error for a worker whose pipe is closed."""
         process = self._processes[connection]
-        process.join(LOOK_EVERY_S)
+        process.join(POLL_S)
         if process.exitcode in _STOPPED:  # a machine that goes away says SIGTERM to all processes, in any order
             return Interrupted(f"{call.name}: its worker was stopped by SIGTERM; the same command goes on from here")
         return TrialError(
@@ -131,7 +131,7 @@ class LocalExecutor:
             process.terminate()
         end, saving = time.monotonic() + GRACE_S, dict(self._processes)
         while saving and time.monotonic() < end:
-            for connection in _ready(saving, LOOK_EVERY_S):
+            for connection in _ready(saving, POLL_S):
                 try:
                     connection.recv()  # nobody wants it now, but a full pipe would keep the worker waiting
                 except (EOFError, OSError):
@@ -226,5 +226,5 @@ def _failed(error: Exception) -> _Ended:
 
 def _die_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_S)
     os._exit(1)

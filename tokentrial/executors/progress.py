@@ -54,7 +54,7 @@ class Progress:
         if report.name not in self.calls:
             self.console.print(f"{report.name}: {report.text}", style="dim", highlight=False)
             return
-        share, seconds = self._look(report)
+        share, seconds = self._share_and_seconds_left(report)
         elapsed = time.monotonic() - self.started
         left = "" if seconds is None else f"{clock(seconds)} left"
         if self.live:
@@ -68,7 +68,7 @@ class Progress:
             self.printed = time.monotonic()
             print(f"{share:4.0%}  {clock(elapsed)}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
 
-    def _look(self, report: Report) -> tuple[float, float | None]:
+    def _share_and_seconds_left(self, report: Report) -> tuple[float, float | None]:
         """The share of the phase that is done, and the seconds left at the pace so far; None before there is one."""
         parts = self.calls[report.name]
         whole, within = divmod(report.share * len(parts), 1)

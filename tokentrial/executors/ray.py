@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tokentrial.errors import Interrupted, SettingsError, TrialError
-from tokentrial.executors.worker import GRACE_S, LOOK_EVERY_S, Call, Report, cores, listen, report, worker_environment
+from tokentrial.executors.worker import GRACE_S, POLL_S, Call, Report, cores, listen, report, worker_environment
 
 _ATTEMPTS = 4  # a call whose worker or node is lost is sent again, so often in all
 _REACH_S = 10.0  # a cluster that is there answers sooner
@@ -59,8 +59,8 @@ class Mailbox:
     def __init__(self) -> None:
         self.reports: list[Report] = []
 
-    def put(self, told: Report) -> None:
-        self.reports.append(told)
+    def put(self, message: Report) -> None:
+        self.reports.append(message)
 
     def take(self) -> list[Report]:
         """The reports since the last time."""
@@ -87,10 +87,10 @@ class RayExecutor:
                     f"ray.cpus, ray.gpus: a cell takes {self._room}, and no node has room for it: "
                     f"{[{kind: node.get(kind, 0) for kind in self._room} for node in nodes]}; ask for less"
                 )
-            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            driver_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                 ray.get_runtime_context().get_node_id(), soft=False
             )
-            self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+            self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=driver_node).remote()
             self._task = ray.remote(
                 num_cpus=self._room["CPU"],
                 num_gpus=self._room["GPU"],
@@ -123,13 +123,13 @@ class RayExecutor:
                 task = self._task.options(name=calls[number].name)
                 self._at_work[task.remote(calls[number], self._mailbox, os.getcwd())] = number
             try:
-                done, _ = self._ray.wait(list(self._at_work), timeout=LOOK_EVERY_S)
+                done, _ = self._ray.wait(list(self._at_work), timeout=POLL_S)
                 reports = self._ray.get(self._mailbox.take.remote())
             except SystemError as error:
                 # what a signal's handler raises while Ray waits: Cython loses it, and keeps it as the cause
                 raise error.__cause__ or error from None
-            for told in reports:
-                on_report(told)
+            for message in reports:
+                on_report(message)
             for reference in done:
                 number = self._at_work.pop(reference)
                 name = calls[number].name
@@ -170,8 +170,8 @@ class _Post:
     def __init__(self, mailbox: Any) -> None:
         self.mailbox, self.last = mailbox, None
 
-    def put(self, told: Report) -> None:
-        self.last = self.mailbox.put.remote(told)
+    def put(self, message: Report) -> None:
+        self.last = self.mailbox.put.remote(message)
 
 
 def _work(call: Call, mailbox: Any, folder: str) -> Any:

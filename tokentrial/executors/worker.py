@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-LOOK_EVERY_S = 0.2
+POLL_S = 0.2
 GRACE_S = 25.0  # from the word to stop to the kill: a spot machine gives 30
 _reports: Any = None  # in a worker: the queue of its reports
 _stoppable = False  # in a worker: whether its call looks for the word to stop

@@ -24,7 +24,7 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, continue_ids, encode_prompts
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import (
-    Job,
+    PostTraining,
     local_arguments,
     on_one_device,
     recorded_arguments,
@@ -109,7 +109,7 @@ def measure_pass_at_k(
     write_json(folder / "pass_at_k.json", {"k": k, "prompts": len(examples), "pass_at_k": passed / len(examples)})
 
 
-def grpo(job: Job, settings: GRPO) -> None:
+def grpo(job: PostTraining, settings: GRPO) -> None:
     """Train the model in `job.source`; write model, tokenizer and `grpo_results.json`."""
     started = time.perf_counter()
     pretrain = job.trial.pretrain
@@ -197,7 +197,12 @@ def _rollout(tokenizer: Any, settings: GRPO, seed: int) -> Callable[[list[str], 
 
 
 def _trainer(
-    job: Job, settings: GRPO, model: Any, tokenizer: Any, arguments: dict[str, Any], examples: Sequence[Example]
+    job: PostTraining,
+    settings: GRPO,
+    model: Any,
+    tokenizer: Any,
+    arguments: dict[str, Any],
+    examples: Sequence[Example],
 ) -> Any:
     """TRL's trainer, in which the model is trained in place."""
     from datasets import Dataset

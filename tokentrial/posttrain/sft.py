@@ -17,7 +17,7 @@ from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_prompts
 from tokentrial.evaluate.solve import solve
 from tokentrial.posttrain.trainer import (
-    Job,
+    PostTraining,
     local_arguments,
     on_one_device,
     recorded_arguments,
@@ -29,7 +29,7 @@ from tokentrial.posttrain.trainer import (
 from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import epoch_examples
-from tokentrial.trial.settings import SFT, SFTStage
+from tokentrial.trial.settings import SFT, SFTPass
 
 # TRL's defaults that shape a result, written down: rows come encoded and labelled, and are neither cut nor packed
 _DEFAULTS: dict[str, Any] = {
@@ -74,13 +74,13 @@ class HeldAccuracy(TrainerCallback):  # type: ignore[misc]
     """Adds loss and accuracy on held training rows to the trainer's log, epoch by epoch: with the last step of each and
     not in `on_epoch_end`, as a checkpoint of that step must hold them."""
 
-    def __init__(self, job: Job, tokenizer: Any, held: Sequence[Example], with_loss: bool) -> None:
+    def __init__(self, job: PostTraining, tokenizer: Any, held: Sequence[Example], with_loss: bool) -> None:
         self.arm, self.settings, self.tokenizer = job.arm, job.trial.evaluate, tokenizer
         self.held, self.with_loss = [example for example in held if example.answer], with_loss
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         if state.global_step * args.num_train_epochs % state.max_steps:
-            return
+            return  # not the last step of an epoch
         control.should_evaluate = self.with_loss
         if self.held:
             tokens, batch = self.settings.solution_tokens, self.settings.batch
@@ -90,7 +90,7 @@ class HeldAccuracy(TrainerCallback):  # type: ignore[misc]
             model.train()
 
 
-def sft(job: Job, settings: SFT) -> None:
+def sft(job: PostTraining, settings: SFT) -> None:
     """Fine-tune the model in `job.source`, stage by stage; write model, tokenizer and `sft_results.json`."""
     started = time.perf_counter()
     model, tokenizer = load(job.source)
@@ -100,7 +100,7 @@ def sft(job: Job, settings: SFT) -> None:
     write_result(job, "sft", model, {**losses, "stages": records}, started)
 
 
-def _train_stage(job: Job, settings: SFT, number: int, model: Any, tokenizer: Any) -> dict[str, Any]:
+def _train_stage(job: PostTraining, settings: SFT, number: int, model: Any, tokenizer: Any) -> dict[str, Any]:
     """Train the model in place; the stage's record."""
     stage, pretrain, checkpoints = settings.stages[number], job.trial.pretrain, job.checkpoints / str(number)
     never_asked = job.arm.facts.never_asked(job.seed, job.trial.corpus.drills.holdout_folds)
@@ -141,7 +141,7 @@ def _train_stage(job: Job, settings: SFT, number: int, model: Any, tokenizer: An
     }
 
 
-def arguments(settings: SFT, stage: SFTStage, rows: int) -> dict[str, Any]:
+def arguments(settings: SFT, stage: SFTPass, rows: int) -> dict[str, Any]:
     """Arguments of one stage on so many rows, in addition to the shared ones."""
     steps = math.ceil(rows / settings.batch) * stage.epochs
     return _DEFAULTS | {

@@ -65,8 +65,8 @@ _DEFAULTS |= {
 }
 
 
-class Job(NamedTuple):
-    """Post-training of one cell: it trains the model in `source` and writes into `folder`. `checkpoints` outlives an
+class PostTraining(NamedTuple):
+    """SFT or GRPO of one cell: it trains the model in `source` and writes into `folder`. `checkpoints` outlives an
     interruption: a second call goes on from the newest whole checkpoint in it. `saved` is called with each that is
     written."""
 
@@ -138,7 +138,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
     written once all of its files are, as the Trainer writes in place; only then the one before is deleted. After the
     last step of all the result is written at once, so `is_last` spares that checkpoint."""
 
-    def __init__(self, job: Job, stage: str, stop: Callable[[], bool], is_last: bool) -> None:
+    def __init__(self, job: PostTraining, stage: str, stop: Callable[[], bool], is_last: bool) -> None:
         self.job, self.stage, self.stop, self.is_last = job, stage, stop, is_last
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -163,7 +163,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self.job.saved(newest)
 
 
-def train(trainer: Any, checkpoints: Path, job: Job, stage: str, is_last: bool = True) -> list[dict[str, Any]]:
+def train(trainer: Any, checkpoints: Path, job: PostTraining, stage: str, is_last: bool = True) -> list[dict[str, Any]]:
     """Train to the end, from the newest whole checkpoint on, and return the log; where other trainings of the same job
     follow, not `is_last`, the end is a checkpoint too. Told to stop, it writes a checkpoint and raises Interrupted."""
     trainer.remove_callback(PrinterCallback)
@@ -188,7 +188,7 @@ def last_checkpoint(folder: Path) -> str | None:
     return whole[max(whole)] if whole else None
 
 
-def write_result(job: Job, stage: str, model: Any, record: Mapping[str, Any], started: float) -> None:
+def write_result(job: PostTraining, stage: str, model: Any, record: Mapping[str, Any], started: float) -> None:
     """Write model, tokenizer and `<stage>_results.json`."""
     model.save_pretrained(job.folder)
     copy_tokenizer(job.source, job.folder)

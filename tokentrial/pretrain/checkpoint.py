@@ -92,6 +92,7 @@ def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.
             number, parameter, key = name.split(".")
             states[int(number)].setdefault(int(parameter), {})[key] = tensor
         for optimizer, state in zip(optimizers, states, strict=True):
+            # the groups, with rates and decays, are those of the settings; only the moments are in the file
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         log = read_json(newest / "log.json")
         if log.get("scaler"):  # empty unless the precision was fp16

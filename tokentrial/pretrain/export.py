@@ -51,15 +51,20 @@ def to_hf(model: GPT, eos: int) -> "GPT2LMHeadModel":
     size = {"n_positions": shape.context, "n_embd": shape.n_embd, "n_layer": shape.n_layer, "n_head": shape.n_head}
     # the name of GELU tanh that transformers computes in one fused operation: `gelu_new` takes eight
     config = GPT2Config(vocab_size=shape.vocab, activation_function="gelu_pytorch_tanh", **size, **drops, **ends)
-    exported = GPT2LMHeadModel(config)
+    exported = GPT2LMHeadModel(config).eval()
+    copy_weights(model, exported)
+    return exported
+
+
+def copy_weights(model: GPT, exported: "GPT2LMHeadModel") -> None:
+    """Copy a model's weights into one that `to_hf` made of it, on whatever device."""
     state = {
-        f"transformer.{name}": (tensor.t() if name.endswith(_TRANSPOSED) else tensor).float().cpu().contiguous()
+        f"transformer.{name}": tensor.t() if name.endswith(_TRANSPOSED) else tensor
         for name, tensor in model.state_dict().items()
     }
-    state["transformer.wte.weight"] = state["transformer.wte.weight"][: shape.vocab]
+    state["transformer.wte.weight"] = state["transformer.wte.weight"][: model.config.vocab]  # (rows, C) to (vocab, C)
     # strict: a name that is missing or left over is an error here and no weight at random
     exported.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
-    return exported.eval()
 
 
 def from_hf(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -93,6 +93,7 @@ def chunked_loss(hidden: Tensor, head: Tensor, mask: Tensor, targets: Tensor) ->
         return F.linear_cross_entropy(hidden, head, targets, linear_bias=mask, options=options)
     # PyTorch before 2.13, as clusters have it: each chunk's logits are computed once more for its gradient
     parts = [
+        # its sum, as the last chunk may be shorter than the others
         checkpoint(masked_loss, some, head, mask, wanted, use_reentrant=False) * len(wanted)
         for some, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True)
     ]

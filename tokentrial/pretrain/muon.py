@@ -25,6 +25,7 @@ def newton_schulz(matrices: Sequence[Tensor]) -> list[Tensor]:
     for x in map(_unit_norm, matrices):
         for _ in range(_ITERATIONS):
             gram = x @ x.mT  # (rows, rows)
+            # a x + (b gram + c gram^2) x, each line one fused product
             x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
         updates.append(x)
     return updates
@@ -85,7 +86,8 @@ class Muon(torch.optim.Optimizer):
                 updates = newton_schulz([update.bfloat16() for update in updates])
             for weight, update in zip(weights, updates, strict=True):
                 rows, columns = weight.shape
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.mul_(1 - group["lr"] * group["weight_decay"])  # decoupled: it is no part of the momentum
+                # by this factor an entry's mean square is 1 / columns, the inputs', however tall the matrix is
                 weight.add_(
                     update if rows <= columns else update.mT, alpha=-group["lr"] * max(1, rows / columns) ** 0.5
                 )

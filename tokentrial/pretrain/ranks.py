@@ -36,11 +36,13 @@ class Ranks(NamedTuple):
             raise SettingsError(
                 f"pretrain.nproc_per_node is {self.world}, expected a divisor of the {rows} rows a step"
             )
-        mine = rows // self.world
-        micro_batch = min(micro_batch, mine)
-        if mine % micro_batch:
-            raise SettingsError(f"pretrain.micro_batch is {micro_batch}, expected a divisor of a rank's {mine} rows")
-        return range(self.rank * mine, (self.rank + 1) * mine), micro_batch
+        own_rows = rows // self.world
+        micro_batch = min(micro_batch, own_rows)
+        if own_rows % micro_batch:
+            raise SettingsError(
+                f"pretrain.micro_batch is {micro_batch}, expected a divisor of a rank's {own_rows} rows"
+            )
+        return range(self.rank * own_rows, (self.rank + 1) * own_rows), micro_batch
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward pass joins the ranks' gradients; the model itself where there is one rank."""

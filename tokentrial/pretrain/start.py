@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.errors import SettingsError
-from tokentrial.store.files import fingerprint, link, read_json
+from tokentrial.store.files import file_hash, fingerprint, link, read_json
 from tokentrial.store.folders import MANIFEST, is_done, step
-from tokentrial.store.network import answered
+from tokentrial.store.network import hub_api
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 from tokentrial.trial.trial import Trial
 
@@ -50,6 +50,21 @@ def start_fingerprint(trial: Trial) -> str:
     return fingerprint("checkpoint", _VERSION, files={name: entry["sha256"] for name, entry in files.items()})
 
 
+def start_content(trial: Trial) -> str | None:
+    """What a declaration says of the checkpoint: the hash of a folder's files, known before they are brought into the
+    run folder; the name of one on the Hub."""
+    init = trial.pretrain.from_checkpoint
+    if init is None:
+        return None
+    source, path = Path(init).expanduser(), start_folder(trial) / MANIFEST
+    if path.exists() and "revision" not in read_json(path):
+        return start_fingerprint(trial)
+    if not source.is_dir():
+        return init
+    names = _checkpoint_files([file.name for file in source.iterdir()], init)
+    return fingerprint("checkpoint", _VERSION, files={name: file_hash(source / name) for name in names})
+
+
 def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     """Bring the checkpoint into the run folder, where the trial has one, and hold it against the trial's settings.
 
@@ -80,7 +95,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
 def _download(init: str, to: Path, trial: Trial, vocabulary: Vocabulary) -> None:
     """From the Hub, the small files first: they say whether the weights are worth it."""
     name, _, revision = init.partition("@")
-    with answered(name, "pull") as api:
+    with hub_api(name, "pull") as api:
         info = api.model_info(name, revision=revision or None)
         names = _checkpoint_files([file.rfilename for file in info.siblings or ()], init)
         # of the commit and not of the branch's name: all files are of one commit, whatever is pushed meanwhile

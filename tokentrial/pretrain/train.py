@@ -59,7 +59,7 @@ def pretrain(
     train_step = TrainStep(model, loader.next, settings, ranks)
     optimizers, scaler = train_step.optimizers, train_step.scaler
     done, records = restore(checkpoints, model, optimizers, scaler) if checkpoints else (0, [])
-    loader.skip(done)
+    loader.skip(done)  # before anything is read ahead: the order is the seed's, so this is the next unread batch
     train_step.position = loader.position
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
     meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None

@@ -15,7 +15,7 @@ import orjson
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
 from tokentrial.report.comparison import PAGE, REPORT
-from tokentrial.report.paper import latex_table, methods
+from tokentrial.report.manuscript import latex_table, methods
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names

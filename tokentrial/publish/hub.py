@@ -12,12 +12,13 @@ import yaml
 
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.comparison import REPORT
-from tokentrial.report.tables import one_line, verdict_sentence
+from tokentrial.report.formats import one_line
+from tokentrial.report.narrative import verdict_sentence
 from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import partial, require_intact
-from tokentrial.store.network import answered
+from tokentrial.store.network import hub_api
 from tokentrial.trial.trial import Trial
 
 CARD = "README.md"
@@ -42,7 +43,7 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
         raise TrialError(f"{exported_card}: not found; export this cell again with `tokentrial export`")
     description = exported_card.read_text(encoding="utf-8").split("\n---\n", 1)[-1].strip()  # without its head
     card = model_card(trial, cell, stage, description)
-    with answered(name, "push") as api:
+    with hub_api(name, "push") as api:
         from huggingface_hub import CommitOperationAdd
 
         repository = api.create_repo(name, private=not public, exist_ok=True).repo_id
@@ -58,7 +59,7 @@ def pull(name: str, folder: Path) -> list[str]:
         raise SettingsError(f"{folder}: exists and is not empty; give a new folder")
     download = partial(folder.resolve())
     shutil.rmtree(download, ignore_errors=True)
-    with answered(name, "pull") as api:
+    with hub_api(name, "pull") as api:
         info = api.model_info(name)
         files = sorted(file.rfilename for file in info.siblings or () if _MODEL_FILES.fullmatch(file.rfilename))
         if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):

@@ -18,7 +18,7 @@ _OVERHEAD = 0.1  # of the disk: surveys, offsets of documents, patches of the te
 _HELD = {"sotu": 2.39e6, "fineweb-edu": 9.97e9}  # GPT-2 tokens of the sources that are known
 
 
-class Shown(Protocol):
+class Progress(Protocol):
     """What shows how far the making is: opened for each phase, called with each report."""
 
     def start(self, name: str, calls: Mapping[str, list[float]]) -> None: ...
@@ -31,7 +31,7 @@ def is_ready(corpus: CorpusPlan) -> bool:
     return corpus.done and audits.audited(corpus)
 
 
-def make(corpus: CorpusPlan, progress: Shown) -> None:
+def make(corpus: CorpusPlan, progress: Progress) -> None:
     """Text, drills, surveys and what each arm changes in every shard, then exposure and audit."""
     workers = corpus.trial.workers or cores()
     with LocalExecutor(workers) as executor:

@@ -10,6 +10,7 @@ from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import Work, batches, characters_a_token, forward_flops, lengths, questions
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.tasks.training_examples import source_hashes
+from tokentrial.trial.settings import GRPO
 from tokentrial.trial.trial import Trial
 
 # the settings of GRPO that pass@k before it depends on
@@ -20,6 +21,11 @@ _OVERLAP = 4 / 3  # of the windows over held-out text
 _ITEM = 600  # bytes of a probe's record, in results and samples
 _SOLUTION = 1000, 5  # bytes of a solution's question and figures, and how often what a model said is written
 _SOLUTIONS = 1_319  # GSM8K's test problems: no task of ours has more
+
+
+def measured_before_grpo(trial: Trial) -> str:
+    """The stage after which GRPO begins: SFT, or pretraining where the trial has none."""
+    return "sft" if trial.sft else "pretrain"
 
 
 class EvaluateStage(Stage):
@@ -33,18 +39,18 @@ class EvaluateStage(Stage):
         self.name, self.measures = f"eval_{measured}", measured
         super().__init__(trial)
         self.reads = "export" if measured == "pretrain" else measured
-        self.before_grpo = trial.grpo is not None and measured == ("sft" if trial.sft else "pretrain")
+        self.grpo = trial.grpo if measured == measured_before_grpo(trial) else None  # that pass@k is measured for
 
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         trial = self.trial
         settings, read = trial.experiment("evaluate", "tasks"), list(trial.evaluate.tasks)
-        if trial.grpo and self.before_grpo:
-            settings |= {"pass_at_k": trial.grpo.model_dump(mode="json", include=_PASS)}
-            read.append(trial.grpo.task)
+        if self.grpo:
+            settings |= {"pass_at_k": self.grpo.model_dump(mode="json", include=_PASS)}
+            read.append(self.grpo.task)
         return {"settings": settings, "content": source_hashes(trial, read)}
 
     def make(self, job: Job) -> None:
-        from tokentrial.evaluate.evaluate import evaluate, load, look_inside
+        from tokentrial.evaluate.evaluate import evaluate, load, write_mechanism
 
         trial, corpus, seed = self.trial, job.corpus, job.cell.seed
         job.progress(0, self.name)
@@ -52,11 +58,11 @@ class EvaluateStage(Stage):
         with precision(tf32=False):
             evaluate(job.folder, trial, corpus.folder, corpus.vocabulary, job.arm, seed, model, tokenizer)
             if self.measures == "pretrain":  # later stages wipe out the table, and the report looks at this one alone
-                look_inside(job.folder, trial, corpus.folder, job.arm, seed, model, tokenizer)
-            if trial.grpo and self.before_grpo:
+                write_mechanism(job.folder, trial, corpus.folder, job.arm, seed, model, tokenizer)
+            if self.grpo:
                 from tokentrial.posttrain.grpo import measure_pass_at_k
 
-                measure_pass_at_k(job.folder, trial, trial.grpo, job.arm, seed, model, tokenizer)
+                measure_pass_at_k(job.folder, trial, self.grpo, job.arm, seed, model, tokenizer)
 
     def work(self) -> Work:
         """Probes, the answers of the table, held-out text, problems solved and their gold solutions."""
@@ -72,18 +78,18 @@ class EvaluateStage(Stage):
             tokens += rows * (known.prompt + settings.solution_tokens + known.row)
             decoded += batches(rows, trial) * settings.solution_tokens
         done = Work(tokens, forward_flops(trial) * tokens, decoded)
-        return done.plus(self._pass_at_k()) if self.before_grpo else done
+        return done.plus(self._pass_at_k(self.grpo)) if self.grpo else done
 
-    def _pass_at_k(self) -> Work:
-        trial = self.trial
-        assert trial.grpo is not None
-        settings, known = trial.grpo, lengths(trial, trial.grpo.task, "train")
+    def _pass_at_k(self, settings: GRPO) -> Work:
+        trial, known = self.trial, lengths(self.trial, settings.task, "train")
         samples = min(PASS_PROMPTS, known.rows) * settings.num_generations
         tokens = samples * (known.prompt + settings.max_new_tokens)
         return Work(tokens, forward_flops(trial) * tokens, batches(samples, trial) * settings.max_new_tokens)
 
     def disk_bytes(self) -> int:
         settings = self.trial.evaluate
-        said = settings.solution_tokens * characters_a_token(self.trial.tokenizer.merges)
+        solution_characters = settings.solution_tokens * characters_a_token(self.trial.tokenizer.merges)
         solutions = len(settings.tasks) * min(settings.limit or _SOLUTIONS, _SOLUTIONS)
-        return int((81 + 5 * settings.probes_each) * _ITEM + solutions * (_SOLUTION[0] + _SOLUTION[1] * said))
+        return int(
+            (81 + 5 * settings.probes_each) * _ITEM + solutions * (_SOLUTION[0] + _SOLUTION[1] * solution_characters)
+        )

@@ -7,7 +7,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.costs import Work, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes, weights_bytes
-from tokentrial.steps.evaluate import EvaluateStage
+from tokentrial.steps.evaluate import EvaluateStage, measured_before_grpo
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.store.files import read_json, write_json
 from tokentrial.tasks.training_examples import source_hashes, stage_sources
@@ -24,7 +24,10 @@ class GRPOStage(Stage):
 
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial)
-        self.reads = "sft" if trial.sft else "export"
+        assert trial.grpo is not None
+        self.settings = trial.grpo
+        self.before = EvaluateStage(trial, measured_before_grpo(trial))
+        self.reads = self.before.reads  # it trains the very model whose reward was measured
 
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         content = source_hashes(self.trial, stage_sources(self.trial, "grpo"))
@@ -33,12 +36,13 @@ class GRPOStage(Stage):
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to
         `grpo_decision.json`, for the report."""
-        trial, settings = self.trial, self.trial.grpo
-        assert settings is not None
-        stage = "eval_sft" if trial.sft else "eval_pretrain"
-        have = [cell for cell in cells(trial) if stage not in cell.pending(corpus)]
-        measured = {c.name: read_json(c.folder(trial, stage) / "pass_at_k.json")["pass_at_k"] for c in have}
-        absent = [cell.name for cell in cells(trial) if cell not in have]
+        trial, settings = self.trial, self.settings
+        stage = self.before.name
+        # once for all: where seeds are looked at in turn, by those of the first look
+        deciding = [cell for cell in cells(trial) if cell.seed in trial.first_look]
+        evaluated = [cell for cell in deciding if stage not in cell.pending(corpus)]
+        measured = {c.name: read_json(c.folder(trial, stage) / "pass_at_k.json")["pass_at_k"] for c in evaluated}
+        absent = [cell.name for cell in deciding if cell not in evaluated]
         nothing = not any(measured.values())
         if nothing and absent and settings.on_zero == "skip":
             raise TrialError(
@@ -57,17 +61,13 @@ class GRPOStage(Stage):
 
     def make(self, job: Job) -> None:
         from tokentrial.posttrain.grpo import grpo
-        from tokentrial.posttrain.trainer import Job as TrainerJob
 
-        assert self.trial.grpo is not None
-        given = job.folder, job.checkpoints, self.trial, job.arm, job.cell.seed, job.model, job.progress, job.save
-        grpo(TrainerJob(*given), self.trial.grpo)
+        grpo(job.post_training(), self.settings)
 
     def work(self) -> Work:
         """One pass over the prompts: generation, the reference model's forward and, where completions are used more
         than once, the old policy's; training on them so often."""
-        trial, settings = self.trial, self.trial.grpo
-        assert settings is not None
+        trial, settings = self.trial, self.settings
         known = lengths(trial, settings.task, "train")
         steps = min(settings.prompts, known.rows) // settings.batch
         tokens = steps * settings.batch * settings.num_generations * (known.prompt + settings.max_new_tokens)
@@ -76,8 +76,7 @@ class GRPOStage(Stage):
         return Work(tokens, passes * forward_flops(trial) * tokens, steps * settings.max_new_tokens)
 
     def memory_bytes(self, gpus: int, width: int) -> float:
-        trial, settings = self.trial, self.trial.grpo
-        assert settings is not None
+        trial, settings = self.trial, self.settings
         rollouts, new = settings.batch * settings.num_generations, settings.max_new_tokens
         whole = lengths(trial, settings.task, "train").prompt + new
         reference = weights_bytes(trial) if settings.kl_coef else 0

@@ -18,6 +18,11 @@ class SFTStage(Stage):
     reads = "export"
     imports = ("tokentrial.posttrain.sft", "trl.trainer.sft_trainer")
 
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial)
+        assert trial.sft is not None
+        self.settings = trial.sft
+
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         settings = self.trial.experiment("sft", "tasks")
         settings["held"] = self.trial.evaluate.solution_tokens  # the only setting of evaluation that it reads
@@ -25,19 +30,15 @@ class SFTStage(Stage):
 
     def make(self, job: Job) -> None:
         from tokentrial.posttrain.sft import sft
-        from tokentrial.posttrain.trainer import Job as TrainerJob
 
-        assert self.trial.sft is not None
-        given = job.folder, job.checkpoints, self.trial, job.arm, job.cell.seed, job.model, job.progress, job.save
-        sft(TrainerJob(*given), self.trial.sft)
+        sft(job.post_training(), self.settings)
 
     def work(self) -> Work:
         """Every batch padded to its longest row; held rows solved after each epoch."""
-        trial, settings = self.trial, self.trial.sft
-        assert settings is not None
+        trial, settings = self.trial, self.settings
         total = Work()
         for stage in settings.stages:
-            of_sources = [(lengths(trial, each.source, "train"), each.weight) for each in stage.sources]
+            of_sources = [(lengths(trial, source.source, "train"), source.weight) for source in stage.sources]
             rows = round(sum(known.rows * weight for known, weight in of_sources))
             held = min(settings.held, rows // 10)
             steps = math.ceil((rows - held) / settings.batch) * stage.epochs
@@ -48,10 +49,8 @@ class SFTStage(Stage):
         return total
 
     def memory_bytes(self, gpus: int, width: int) -> float:
-        settings = self.trial.sft
-        assert settings is not None
-        tokens = min(settings.max_length, self.trial.pretrain.context)
-        return training_bytes(self.trial, width, settings.batch, tokens, settings.batch * tokens)
+        batch, tokens = self.settings.batch, min(self.settings.max_length, self.trial.pretrain.context)
+        return training_bytes(self.trial, width, batch, tokens, batch * tokens)
 
     def checkpoint_bytes(self) -> int:
         return trainer_checkpoint_bytes(self.trial)

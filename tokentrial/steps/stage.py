@@ -4,11 +4,13 @@ All that the house knows of a stage stands in its one file of this folder: plan,
 memory and the storage ask it. docs/extending.md adds one.
 """
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokentrial.arms import arm as arms
@@ -21,6 +23,7 @@ from tokentrial.trial.settings import Settings
 from tokentrial.trial.trial import Trial
 
 if TYPE_CHECKING:
+    from tokentrial.posttrain.trainer import PostTraining
     from tokentrial.steps.cell import Cell
 
 
@@ -38,6 +41,13 @@ class Job(NamedTuple):
     @property
     def arm(self) -> Arm:
         return arms.get_arm(self.cell.arm, self.corpus.facts)
+
+    def post_training(self) -> "PostTraining":
+        """The job as SFT and GRPO take it."""
+        from tokentrial.posttrain.trainer import PostTraining  # imports transformers, which takes seconds
+
+        trial, seed = self.corpus.trial, self.cell.seed
+        return PostTraining(self.folder, self.checkpoints, trial, self.arm, seed, self.model, self.progress, self.save)
 
 
 class Stage(ABC):
@@ -103,7 +113,17 @@ _FILES = ("pretrain", "export", "sft", "grpo")  # in the order in which a cell g
 def stages(trial: Trial) -> list[Stage]:
     """The stages of a trial's cells, in order: what `build` of each file says, then of the files that the trial names
     itself."""
-    return [stage for name in dict.fromkeys((*_FILES, *trial.stages)) for stage in _file(name).build(trial)]
+    found: list[Stage] = []
+    for name in dict.fromkeys((*_FILES, *trial.stages)):
+        for stage in _file(name).build(trial):
+            known = [earlier.name for earlier in found]
+            if stage.reads is not None and stage.reads not in known:
+                raise SettingsError(
+                    f"stages: {stage.name} reads the model of {stage.reads!r}, which this trial does not have before "
+                    f"it; it has {', '.join(known)}"
+                )
+            found.append(stage)
+    return found
 
 
 def stage_names(trial: Trial) -> list[str]:
@@ -124,4 +144,8 @@ def _file(name: str) -> Any:
         module = import_module(f"tokentrial.steps.{name}")
         if hasattr(module, "build"):
             return module
-    raise SettingsError(f"stages: {name}: no stage in tokentrial/steps/{name}.py; docs/extending.md shows one")
+    near = difflib.get_close_matches(name, [module.name for module in iter_modules([str(Path(__file__).parent)])], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise SettingsError(
+        f"stages: {name}: no stage in tokentrial/steps/{name}.py, a file with `build`; {hint}see docs/extending.md"
+    )

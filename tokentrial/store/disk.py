@@ -67,7 +67,7 @@ def held_bytes(folder: Path) -> int:
                 entry = os.lstat(os.path.join(base, name))
             except FileNotFoundError:
                 continue
-            found[entry.st_ino] = entry.st_blocks * 512
+            found[entry.st_ino] = entry.st_blocks * 512  # POSIX counts in blocks of 512 bytes on any disk
     return sum(found.values())
 
 

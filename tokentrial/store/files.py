@@ -18,7 +18,7 @@ def canonical(value: Any) -> bytes:
 
 def fingerprint(step: str, version: int, /, **inputs: Any) -> str:
     """Name of a step's result: its settings, its inputs' fingerprints, and a version bumped by hand."""
-    return hashlib.sha256(canonical([step, version, inputs])).hexdigest()[:16]
+    return hashlib.sha256(canonical([step, version, inputs])).hexdigest()[:16]  # 64 bits, for names people read
 
 
 def file_hash(path: Path) -> str:
@@ -42,8 +42,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        os.fsync(file.fileno())  # else a power cut may leave the new name with none of its bytes
+    partial.replace(path)  # atomic: a reader sees the old file or the new one
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,17 +20,17 @@ from tokentrial.store.files import file_hash, read_json, write_json
 from tokentrial.store.provenance import provenance
 
 MANIFEST = "manifest.json"
-_LOCKED_EVERY_S = 0.2
+_LOCK_POLL_S = 0.2
 
 
 def is_done(folder: Path, wanted: str, *, whole: bool = False) -> bool:
     """Whether `folder` holds the result of the step with this fingerprint; with `whole`, what may be pruned too."""
     if not (folder / MANIFEST).exists():
         return False
-    made, files, pruned = _files(folder)
-    gone = () if whole else pruned
-    return made == wanted and all(
-        name in gone or ((folder / name).is_file() and (folder / name).stat().st_size == size)
+    fingerprint, files, pruned = _files(folder)
+    may_lack = () if whole else pruned
+    return fingerprint == wanted and all(
+        name in may_lack or ((folder / name).is_file() and (folder / name).stat().st_size == size)
         for name, (size, _) in files.items()
     )
 
@@ -46,9 +46,14 @@ def _files(folder: Path) -> tuple[str, dict[str, tuple[int, str]], list[str]]:
     return manifest["fingerprint"], files, list(manifest.get("pruned", ()))
 
 
+def step_fingerprint(folder: Path) -> str:
+    """The fingerprint that a finished step was made with."""
+    return _files(folder)[0]
+
+
 def is_whole(folder: Path) -> bool:
     """Whether `folder` holds a result with all its files, whatever it was made from."""
-    return (folder / MANIFEST).exists() and is_done(folder, _files(folder)[0])
+    return (folder / MANIFEST).exists() and is_done(folder, step_fingerprint(folder))
 
 
 def is_weights(name: str) -> bool:
@@ -70,12 +75,13 @@ def step(folder: Path, wanted: str, begun: float | None = None, **record: Any) -
     A folder of another fingerprint is replaced, nested steps with it: they were made from it.
     """
     begun = time.monotonic() if begun is None else begun
-    made = partial(folder)
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    yield made
-    write_manifest(made, wanted, **record, seconds=round(time.monotonic() - begun, 3))
-    replace(made, folder)
+    partial_folder = partial(folder)
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
+    yield partial_folder
+    # last, and renamed after: whenever a kill comes, a folder with a manifest is whole
+    write_manifest(partial_folder, wanted, **record, seconds=round(time.monotonic() - begun, 3))
+    replace(partial_folder, folder)
 
 
 def write_manifest(folder: Path, wanted: str, **record: Any) -> None:
@@ -90,22 +96,23 @@ def write_manifest(folder: Path, wanted: str, **record: Any) -> None:
     write_json(folder / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
 
 
-def replace(made: Path, folder: Path) -> None:
+def replace(partial_folder: Path, folder: Path) -> None:
     """Let a whole folder take the place of another."""
     if folder.exists():
         # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
-        doomed = folder.with_name(folder.name + ".old.partial")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        made.rename(folder)
-        shutil.rmtree(doomed)
+        replaced = folder.with_name(folder.name + ".old.partial")
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+        partial_folder.rename(folder)
+        shutil.rmtree(replaced)
     else:
-        made.rename(folder)
+        partial_folder.rename(folder)
 
 
 def prune(folder: Path, names: Sequence[str]) -> None:
     """Delete files of a finished step; its manifest says so first."""
     manifest = read_json(folder / MANIFEST)
+    # first: a kill in between leaves files that nobody misses, and not a step that looks damaged
     write_json(folder / MANIFEST, manifest | {"pruned": sorted({*manifest.get("pruned", ()), *names})})
     for name in names:
         (folder / name).unlink(missing_ok=True)
@@ -116,8 +123,8 @@ def damaged_files(folder: Path) -> list[str]:
     _, files, pruned = _files(folder)
     return [
         name
-        for name, (_, made) in files.items()
-        if name not in pruned and (not (folder / name).is_file() or file_hash(folder / name) != made)
+        for name, (_, digest) in files.items()
+        if name not in pruned and (not (folder / name).is_file() or file_hash(folder / name) != digest)
     ]
 
 
@@ -129,13 +136,25 @@ def require_intact(folder: Path) -> None:
         )
 
 
+def is_held(folder: Path, name: str = ".lock") -> bool:
+    """Whether some process holds the folder's lock."""
+    if not (folder / name).exists():
+        return False
+    with (folder / name).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def lock(folder: Path, name: str = ".lock", patience_s: float = 0.0) -> Iterator[None]:
     """Hold a folder, or what the name stands for in it, for one writer; the lock is the kernel's and dies with the
     process. Raises TrialError where another still holds it after so many seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience_s
-    with (folder / name).open("a") as file:
+    with (folder / name).open("a") as file:  # never deleted: a second writer might lock a file that has lost its name
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,5 +164,5 @@ def lock(folder: Path, name: str = ".lock", patience_s: float = 0.0) -> Iterator
                     raise TrialError(
                         f"{folder}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
                     ) from None
-                time.sleep(_LOCKED_EVERY_S)
+                time.sleep(_LOCK_POLL_S)
         yield

@@ -26,7 +26,7 @@ def with_retries(work: Callable[[], T], path: str, what: str | None = None) -> T
         try:
             return work()
         except Exception as error:
-            if not is_transient_io(error) or of_data(error):
+            if not is_transient_io(error) or is_data_error(error):
                 raise
             _wait(error, path, failures, what or f"{path}: cannot be read")
             failures += 1
@@ -41,7 +41,7 @@ def is_transient_io(error: Exception) -> bool:
     )
 
 
-def of_data(error: Exception) -> bool:
+def is_data_error(error: Exception) -> bool:
     """Whether an OSError is of what a file holds, and no matter of disk or network: pyarrow and bz2 raise it themselves
     then, without a number."""
     if type(error) is not OSError or error.errno is not None:
@@ -57,12 +57,12 @@ def _wait(error: Exception, path: str, failures: int, what: str) -> None:
     """Wait before another try, longer after each failure in a row. Raises TrialError where no try would help."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     refused = status is not None and 400 <= status < 500 and status not in (408, 429)
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
     if "://" not in path or absent or refused or failures == len(_WAITS_S):
         advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
-        raise TrialError(f"{what}: {said}{advice}") from error
-    print(f"{path}: {said}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
+        raise TrialError(f"{what}: {message}{advice}") from error
+    print(f"{path}: {message}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
     time.sleep(_WAITS_S[failures])
 
 
@@ -81,7 +81,7 @@ def hub_client() -> "HfApi":
 
 
 @contextmanager
-def answered(name: str, verb: str) -> "Iterator[HfApi]":
+def hub_api(name: str, verb: str) -> "Iterator[HfApi]":
     """Yield the Hub's client with a token; what the Hub refuses or fails at within the block is a TrialError."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
@@ -100,12 +100,13 @@ def answered(name: str, verb: str) -> "Iterator[HfApi]":
         raise TrialError(f"{name}: not {verb}ed: what answers is not the Hub; check the network's proxy") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         # a download that fails says so as a file that is not found, with the Hub's answer as its cause
-        answered = isinstance(error, HfHubHTTPError)
-        cause = error if answered or not isinstance(error.__cause__, HTTPError) else error.__cause__
+        cause: BaseException = error
+        if not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, HTTPError):
+            cause = error.__cause__
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         if isinstance(cause, OSError) and cause.errno is not None:
             raise  # of this machine's disk
-        raise TrialError(" ".join(f"{name}: not {verb}ed: {_told(status, cause)}".split())) from None
+        raise TrialError(" ".join(f"{name}: not {verb}ed: {_hub_advice(status, cause)}".split())) from None
 
 
 _ADVICE: dict[int | None, str] = {
@@ -116,7 +117,7 @@ _ADVICE: dict[int | None, str] = {
 }
 
 
-def _told(status: int | None, error: BaseException) -> str:
+def _hub_advice(status: int | None, error: BaseException) -> str:
     if status in _ADVICE:
         return _ADVICE[status]
     if status is None:

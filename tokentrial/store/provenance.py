@@ -37,15 +37,15 @@ def _maker() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The git commit of this package's checkout, `-dirty` where files differ from it; None where it is no checkout."""
-    here = Path(__file__).resolve().parents[1]
-    if not (here / ".git").exists():
+    package = Path(__file__).resolve().parents[1]
+    if not (package / ".git").exists():
         return None  # installed, perhaps below somebody else's repository
-    words = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    words = ["git", "-C", str(package), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        described = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None  # no git here
-    return told.stdout.strip() or None
+    return described.stdout.strip() or None
 
 
 def _processor() -> str:

@@ -6,14 +6,13 @@ place, and a damaged step counts as absent: it is done again. The small files be
 decided, ...) are one object, `state.json`, with a hash of its own. One run at a time may use a storage.
 """
 
-import fcntl
 import hashlib
+import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -23,13 +22,13 @@ import yaml
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store.disk import need_within
 from tokentrial.store.files import canonical, file_hash, read_json, write_bytes, write_json
-from tokentrial.store.folders import MANIFEST, is_done, is_weights, replace
+from tokentrial.store.folders import MANIFEST, is_done, is_weights, lock, partial, replace
 from tokentrial.store.network import is_transient_io
 from tokentrial.trial.trial import Trial
 
 T = TypeVar("T")
 STATE = "state.json"
-_LOOSE = (
+_STATE_FILES = (
     "sources.json",
     "declared.json",
     "grpo_decision.json",
@@ -54,8 +53,8 @@ class Storage:
             self.system, self.root = fsspec.core.url_to_fs(self.url, **({"auto_mkdir": True} if local else {}))
         except (ImportError, ValueError) as error:
             raise SettingsError(f"storage: {self.url}: {error}") from None
-        here, there = self.folder.resolve(), Path(self.root).resolve()
-        if local and (here.is_relative_to(there) or there.is_relative_to(here)):
+        folder, root = self.folder.resolve(), Path(self.root).resolve()
+        if local and (folder.is_relative_to(root) or root.is_relative_to(folder)):
             raise SettingsError(
                 f"storage: {self.url} and output, {self.folder}, lie in each other; give another folder"
             )
@@ -73,7 +72,7 @@ class Storage:
             raise TrialError(f"storage: {self.url} is of the trial {name!r}, this is {self.trial.name!r}; give another")
         self.fetch_state()
 
-    def exchange(self, folder: Path, wanted: str) -> None:
+    def sync(self, folder: Path, wanted: str) -> None:
         """Bring a step that is finished on one side alone to the other; weights stay there until they are needed."""
         if self.url is None:
             return
@@ -84,21 +83,22 @@ class Storage:
 
     def holds(self, folder: Path, wanted: str) -> bool:
         """Whether a step stands there with all its weights."""
-        there = None if self.url is None else self._manifest(folder)
-        return there is not None and there["fingerprint"] == wanted and not there.get("pruned")
+        stored = None if self.url is None else self.manifest(folder)
+        return stored is not None and stored["fingerprint"] == wanted and not stored.get("pruned")
 
     def send(self, folder: Path) -> None:
         """Send a finished step, unless it is there. What was pruned here never takes the place of what is whole."""
         if self.url is None:
             return
-        mine, there = read_json(folder / MANIFEST), self._manifest(folder)
-        pruned = mine.get("pruned", [])
-        same = there is not None and there["fingerprint"] == mine["fingerprint"]
-        if same and there and (pruned or (there["files"] == mine["files"] and not there.get("pruned"))):
+        local, stored = read_json(folder / MANIFEST), self.manifest(folder) or {"fingerprint": None, "files": {}}
+        pruned = local.get("pruned", [])
+        is_same = stored["fingerprint"] == local["fingerprint"]
+        if is_same and (pruned or (stored["files"] == local["files"] and not stored.get("pruned"))):
             return
+        # first, so that a step that is being sent counts as absent until its manifest comes, the last of its files
         self._delete(f"{self._name(folder)}/{MANIFEST}")
-        names = [name for name in mine["files"] if name not in pruned]
-        for name in (there or {"files": ()})["files"]:
+        names = [name for name in local["files"] if name not in pruned]
+        for name in stored["files"]:
             if name not in names:
                 self._delete(f"{self._name(folder)}/{name}")
         with ThreadPoolExecutor(8) as pool:
@@ -107,27 +107,26 @@ class Storage:
 
     def fetch(self, folder: Path, wanted: str, weights: bool = True) -> bool:
         """Bring a step of this fingerprint; without `weights` they are marked as pruned. Returns whether it came."""
-        if self.url is None or (manifest := self._manifest(folder)) is None or manifest["fingerprint"] != wanted:
+        if self.url is None or (manifest := self.manifest(folder)) is None or manifest["fingerprint"] != wanted:
             return False
         files = manifest["files"]
-        gone = {*manifest.get("pruned", ()), *(name for name in files if not weights and is_weights(name))}
-        names = [name for name in files if name not in gone]
-        with self._alone():
+        pruned = {*manifest.get("pruned", ()), *(name for name in files if not weights and is_weights(name))}
+        names = [name for name in files if name not in pruned]
+        # one fetch at a time on this machine: two cells that need the corpus would write one partial folder
+        with lock(self.folder, ".fetch", math.inf):
             if is_done(folder, wanted, whole=weights):  # another worker of this machine was faster
                 return True
             needed = sum(files[name]["bytes"] for name in names)
             need_within(self.folder, needed, f"{self._name(folder)} of the storage", self.trial.disk_limit_gb)
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            to = partial(folder)
+            shutil.rmtree(to, ignore_errors=True)
             with ThreadPoolExecutor(8) as pool:
-                whole = pool.map(
-                    lambda name: self._get(f"{self._name(folder)}/{name}", partial / name, files[name]), names
-                )
+                whole = pool.map(lambda name: self._get(f"{self._name(folder)}/{name}", to / name, files[name]), names)
                 if not all(list(whole)):
-                    shutil.rmtree(partial, ignore_errors=True)
+                    shutil.rmtree(to, ignore_errors=True)
                     return False
-            write_json(partial / MANIFEST, manifest | ({"pruned": sorted(gone)} if gone else {}))
-            replace(partial, folder)
+            write_json(to / MANIFEST, manifest | ({"pruned": sorted(pruned)} if pruned else {}))
+            replace(to, folder)
         return True
 
     def send_checkpoint(self, newest: Path) -> None:
@@ -144,9 +143,9 @@ class Storage:
         if self.url is None:
             return
         for name in self._below(folder):
-            there = self._manifest(self.folder / name)
-            if there and not is_done(self.folder / name, there["fingerprint"]):
-                self.fetch(self.folder / name, there["fingerprint"])
+            stored = self.manifest(self.folder / name)
+            if stored and not is_done(self.folder / name, stored["fingerprint"]):
+                self.fetch(self.folder / name, stored["fingerprint"])
 
     def drop(self, folder: Path) -> None:
         """Delete the steps below a folder there, manifests first."""
@@ -154,13 +153,13 @@ class Storage:
             return
         for name in self._below(folder):
             self._delete(f"{name}/{MANIFEST}")
-        self._if_there(lambda: self.system.rm(f"{self.root}/{self._name(folder)}", recursive=True))
+        self._if_present(lambda: self.system.rm(f"{self.root}/{self._name(folder)}", recursive=True))
 
     def send_state(self) -> None:
         """Send the small files, in one object."""
         if self.url is None:
             return
-        files = {name: (self.folder / name).read_text() for name in _LOOSE if (self.folder / name).exists()}
+        files = {name: (self.folder / name).read_text() for name in _STATE_FILES if (self.folder / name).exists()}
         data = canonical({"sha256": hashlib.sha256(canonical(files)).hexdigest(), "files": files})
         if self._read(STATE) != data:
             self._write(STATE, data)
@@ -177,7 +176,7 @@ class Storage:
             sound = False
         if not sound:
             raise TrialError(f"storage: {self.url}/{STATE} is damaged; put back a copy of it, or give another storage")
-        for name in _LOOSE:
+        for name in _STATE_FILES:
             if name in files and not (self.folder / name).exists():
                 write_bytes(self.folder / name, files[name].encode())
 
@@ -193,12 +192,14 @@ class Storage:
     def _below(self, folder: Path) -> list[str]:
         """Names of the folders below a folder, itself among them, that hold a manifest there."""
         self.system.invalidate_cache()
-        found = self._if_there(lambda: self.system.find(f"{self.root}/{self._name(folder)}")) or []
+        found = self._if_present(lambda: self.system.find(f"{self.root}/{self._name(folder)}")) or []
         names = [path[len(self.root) :].strip("/") for path in found]
         return [_safe(name.removesuffix(f"/{MANIFEST}")) for name in names if name.endswith(f"/{MANIFEST}")]
 
-    def _manifest(self, folder: Path) -> dict[str, Any] | None:
+    def manifest(self, folder: Path) -> dict[str, Any] | None:
         """The manifest of a step there; None where there is none or it is damaged."""
+        if self.url is None:
+            return None
         name = f"{self._name(folder)}/{MANIFEST}"
         data = self._read(name)
         if data is None:
@@ -223,41 +224,41 @@ class Storage:
 
     def _get(self, name: str, to: Path, entry: dict[str, Any]) -> bool:
         """Whether a file came as its manifest says."""
-        there = f"{self.root}/{name}"
+        path = f"{self.root}/{name}"
         to.parent.mkdir(parents=True, exist_ok=True)
-        size = self._if_there(lambda: self.system.info(there)["size"])
+        size = self._if_present(lambda: self.system.info(path)["size"])
         if size == entry["bytes"]:
-            self._if_there(lambda: self.system.get_file(there, str(to)))
+            self._if_present(lambda: self.system.get_file(path, str(to)))
             if to.is_file() and file_hash(to) == entry["sha256"]:
                 return True
         self._damaged(name)
         return False
 
     def _put(self, path: Path) -> None:
-        self._again(lambda: self.system.put_file(str(path), f"{self.root}/{self._name(path)}"))
+        self._retried(lambda: self.system.put_file(str(path), f"{self.root}/{self._name(path)}"))
 
     def _write(self, name: str, data: bytes) -> None:
         """A small object, whole or not at all where the file system can rename."""
-        there = f"{self.root}/{name}"
-        self._again(lambda: self.system.pipe_file(f"{there}.partial", data))
-        self._again(lambda: self.system.mv(f"{there}.partial", there))
+        path = f"{self.root}/{name}"
+        self._retried(lambda: self.system.pipe_file(f"{path}.partial", data))
+        self._retried(lambda: self.system.mv(f"{path}.partial", path))
 
     def _read(self, name: str) -> bytes | None:
-        return self._if_there(lambda: bytes(self.system.cat_file(f"{self.root}/{name}")))
+        return self._if_present(lambda: bytes(self.system.cat_file(f"{self.root}/{name}")))
 
     def _delete(self, name: str) -> None:
-        self._if_there(lambda: self.system.rm_file(f"{self.root}/{name}"))
+        self._if_present(lambda: self.system.rm_file(f"{self.root}/{name}"))
 
-    def _if_there(self, work: Callable[[], T]) -> T | None:
+    def _if_present(self, work: Callable[[], T]) -> T | None:
         def tried() -> T | None:
             try:
                 return work()
             except FileNotFoundError:
                 return None
 
-        return self._again(tried)
+        return self._retried(tried)
 
-    def _again(self, work: Callable[[], T]) -> T:
+    def _retried(self, work: Callable[[], T]) -> T:
         """The result of `work`, tried again with growing waits while disk or network fail."""
         for wait in (*_WAITS_S, None):
             try:
@@ -272,14 +273,6 @@ class Storage:
                     ) from error
                 time.sleep(wait)
         raise AssertionError
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One fetch at a time on this machine."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".fetch").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _safe(name: str) -> str:

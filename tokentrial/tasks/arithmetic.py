@@ -12,7 +12,8 @@ from tokentrial.tasks.task import Example, Row, Task
 
 _NUMBER = re.compile(r"(?P<number>-?[0-9]+)")
 _END = re.compile(r"\n|<\|endoftext\|>|User:")
-_PROBES = ("mul_multidigit", "addition", "division", "subtraction", "two_step")
+PROBES = ("mul_multidigit", "addition", "division", "subtraction", "two_step")
+TABLE_SUBSETS = ("all", "from_2", "asked", "never_asked")
 
 
 def probe_prompt(question: str) -> str:
@@ -63,7 +64,7 @@ class Arithmetic(Task):
 
     def examples(self, split: str = "test") -> list[Example]:
         examples = self.table()
-        for probe in _PROBES:
+        for probe in PROBES:
             draw = random.Random(f"{probe} {self.seed}").randint
             examples += [_example(probe, *_draw_item(probe, draw)) for _ in range(self.items)]
         return examples

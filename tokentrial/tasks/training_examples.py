@@ -57,7 +57,7 @@ def epoch_examples(
         chosen += examples * int(whole) + rng.sample(examples, round(part * len(examples)))
     if not chosen:
         raise TrialError("sft: the sources hold no row; check their paths and weights")
-    rng.shuffle(chosen)
+    rng.shuffle(chosen)  # the order of rows that are held or trained on, alike in every arm
     return chosen
 
 

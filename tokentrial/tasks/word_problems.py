@@ -98,6 +98,7 @@ class WordProblems(SolutionTask):
         examples: list[Example] = []
         while len(examples) < rows:
             example = self._problem(rng, pairs, split)
+            # sums and differences may state a fact too, where the trial's facts are not products
             stated = {site.fact for site in self.facts.sites(example.completion)}
             if example.question not in tested and stated.isdisjoint(never_stated):
                 examples.append(example)
