@@ -18,6 +18,7 @@ import orjson
 
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import PAGE, build
+from tokentrial.run.declaration import declare, standing
 from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.trial.load import load
@@ -31,9 +32,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trial = load("pilot", [f"seeds={list(SEEDS)}", f"output={folder}"])
         evaluated = made_up(trial)
-        declared = {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json")}
+        declare(trial, [])
         started = time.perf_counter()
-        build(trial, evaluated, declared, trial.folder / "declared.json")
+        build(trial, evaluated, standing(trial))
         ratios = {
             "seconds": time.perf_counter() - started,
             "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
@@ -116,7 +117,7 @@ def _results(folder: Path, rng: random.Random, seed: int, skill: float) -> None:
     write_json(folder / "heldout_text.json", {"keeps_content": True, "documents": documents})
     write_json(folder / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 3.0}})
     provenance = {"time": "2026-01-01T00:00:00+00:00", "python": "3.11.7", "machine": "Linux", "processor": "made up"}
-    made = {"fingerprint": str(folder), "provenance": provenance | {"versions": {}, "commit": None}}
+    made = {"fingerprint": str(folder), "files": {}, "provenance": provenance | {"versions": {}, "commit": None}}
     write_json(folder / "manifest.json", made)
 
 

@@ -273,7 +273,6 @@ def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: p
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(finished.folder, folder)
-    (folder / "declared.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
         report = run(tiny(folder, "seeds=[1]"))

@@ -117,7 +117,7 @@ def test_a_row_that_asks_a_never_asked_fact_stops_the_trial(ladder, climbed_copy
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": question, "completion": f" {fact.answer}"}) + "\n")
     source = f"sft={{stages: [{{sources: [{{source: 'jsonl:{tmp_path}/rows.jsonl'}}]}}]}}"
     with pytest.raises(TrialError, match=rf"asked: sft, seed 1, asks {re.escape(fact.equation)}"):
-        run(ladder(climbed_copy, source), ("corpus",))
+        run(ladder(climbed_copy, source), ("corpus",), overwrite=True)
 
 
 # what is done and what is next

@@ -19,7 +19,6 @@ from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import lock
-from tokentrial.trial.declaration import declaration
 from tokentrial.trial.load import load
 
 CELLS = "baseline/seed1", "mul_tokens/seed1", "baseline/seed2", "mul_tokens/seed2"
@@ -49,7 +48,7 @@ def asked_for(monkeypatch, finished_copy, tiny, in_process):
 
         monkeypatch.setattr(runs, "LocalExecutor", Recorder)
         monkeypatch.setattr(runs, "build", lambda *given: None)
-        run(tiny(finished_copy, *overrides), stages)
+        run(tiny(finished_copy, *overrides), stages, overwrite=True)
         return work
 
     return make
@@ -90,7 +89,7 @@ def test_a_second_run_starts_no_worker_and_writes_nothing(finished, no_workers):
         ("seeds=[4,2,1]", {"baseline/seed4": [*STAGES], "mul_tokens/seed4": [*STAGES]}, "corpus/*.npy", None),
         ("arms=[baseline,mul_tokens,one_slot]", {"one_slot/seed1": [*STAGES], "one_slot/seed2": [*STAGES]},
          "corpus/*.np[yz]", None),
-        ("corpus.drills.lines=11", EVERYTHING, "corpus/fineweb_*", "corpus/drills/*000000.npy"),
+        ("corpus.drills.lines=11", EVERYTHING, "corpus/text_*", "corpus/drills/*000000.npy"),
     ],
 )  # fmt: skip
 def test_a_change_redoes_what_it_bears_on_and_keeps_the_rest(asked_for, finished_copy, override, work, kept, redone):
@@ -148,20 +147,6 @@ def test_a_stage_alone_needs_the_ones_before_it(corpus_alone, tiny, tmp_path, no
     for stage in STAGES:
         with pytest.raises(TrialError, match="not ready; run `tokentrial corpus` with the same trial first"):
             run(tiny(tmp_path / "empty"), (stage,))
-
-
-def test_what_decides_is_written_down_before_the_first_evaluation(asked_for, corpus_alone):
-    path = corpus_alone.folder / "declared.json"
-    path.unlink()
-    assert asked_for(stages=("pretrain",))
-    assert not path.exists()
-    assert asked_for()  # an evaluation among what is handed out
-    declared = read_json(path)
-    assert declared == declaration(corpus_alone)
-    assert declared["seeds"] == [1, 2]
-    assert declared["primary"]["outcome"] == "pretrain/mul_table/never_asked/accuracy"
-    assert asked_for("verdict.alpha=0.01")
-    assert read_json(path) == declared
 
 
 # the folder

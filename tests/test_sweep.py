@@ -5,22 +5,26 @@ import shutil
 from statistics import mean, stdev
 
 import pytest
+from scipy import stats
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
+from tokentrial.report.analysis import analyse
 from tokentrial.report.forest import forest_alt
-from tokentrial.report.narrative import declared_rows
 from tokentrial.report.page import page
+from tokentrial.report.results import CellResults
 from tokentrial.report.sweep_curves import swept_outcomes
-from tokentrial.report.tables import budget_verdicts, markdown, sweep_table
-from tokentrial.report.variants import summarize_variants, variant_reports
+from tokentrial.report.text_report import markdown, sweep_table
+from tokentrial.report.variants import Rerun, variant_reports
 from tokentrial.run import run as runs
-from tokentrial.run.run import check, rebuild, run
+from tokentrial.run.check import check
+from tokentrial.run.declaration import declaration
+from tokentrial.run.run import rebuild, run
 from tokentrial.run.run_folder import status
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json
-from tokentrial.trial.declaration import declaration
-from tokentrial.trial.sweep import Variant, to_run, variants
+from tokentrial.trial.declaration import Declared
+from tokentrial.trial.sweep import to_run, variants
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"
 PAIR = "mul_tokens - baseline"
@@ -52,8 +56,8 @@ def test_the_grid_is_every_combination_in_order_each_in_a_folder_of_its_own(tiny
 
 def test_what_is_swept_is_declared_and_a_trial_without_says_nothing_of_it(finished, tiny, tmp_path):
     assert declaration(tiny(tmp_path, SWEEP))["sweep"] == {"pretrain.n_layer": [1, 2]}
-    assert declaration(tiny(tmp_path, "robustness_reruns=[budget.match=bytes]"))["also"] == ["budget.match=bytes"]
-    assert not {"sweep", "also"} & declaration(finished).keys()
+    rerun = declaration(tiny(tmp_path, "robustness_reruns=[budget.match=bytes]"))
+    assert rerun["robustness_reruns"] == ["budget.match=bytes"]
     report = read_json(finished.folder / "comparison_report.json")
     assert 'id="sweep"' not in page(report, {})
     assert "What was swept" not in markdown(report)
@@ -93,23 +97,29 @@ def test_a_variant_that_is_no_trial_is_refused_before_anything_is_written(tiny, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "own", "again", "together"),
-    [
-        ({"budget.match": "bytes"}, "helps", "no difference shown", "faster"),
-        ({"budget.match": "bytes"}, "hurts", "helps", "depends on the budget rule"),
-        ({"budget.match": "bytes"}, None, "helps", None),  # no verdict yet
-        ({"budget.match": "bytes"}, "helps", None, None),  # no rerun yet
-        ({"pretrain.steps": 30}, "helps", "no difference shown", None),  # not of the budget
-    ],
-)
-def test_two_budgets_come_to_one_verdict(tiny, tmp_path, change, own, again, together):
-    trial = tiny(tmp_path)
-    rerun = {"outcomes": {}, "primary": {"verdict": again}} if again else None
-    found = summarize_variants(trial, [(Variant("also", change, trial, False), rerun)], declaration(trial), {}, own)
-    assert [each["over_budgets"] for each in found["also"]] == [together]
-    if again:
-        assert budget_verdicts(found) == ([f"With budget.match=bytes as well: {together}."] if together else [])
+def test_two_budgets_are_told_apart_by_the_difference_of_their_differences(tiny, tmp_path):
+    """The same difference under both rules, significant under one of them alone, shows no dependence on the rule."""
+    trial = tiny(tmp_path, "seeds=[1,2,3,4,5,6]", "verdict.gate=null")
+    tokens = [0.30, 0.31, 0.29, 0.32, 0.28, 0.30]
+    under_bytes = [0.9, -0.3, 0.8, -0.2, 0.7, -0.1]
+    cells = {("baseline", seed): CellResults({PRIMARY: 0.0}) for seed in trial.seeds}
+    cells |= {
+        ("mul_tokens", seed): CellResults({PRIMARY: value}) for seed, value in zip(trial.seeds, tokens, strict=True)
+    }
+    values = dict(zip(trial.seeds, under_bytes, strict=True))
+    again = Rerun("budget.match=bytes", {"baseline": dict.fromkeys(trial.seeds, 0.0), "mul_tokens": values}, True)
+    declared = Declared(trial.arms, trial.seeds, trial.control, trial.verdict)
+    found = analyse(cells, declared, table="mul_table", choice_floor=-3.0, arms=trial.arms, seeds=trial.seeds,
+                    reruns=[again])  # fmt: skip
+    primary, check_of = found.contrasts[:2]
+    assert primary["p"] < 0.05 < check_of["p"]
+    assert (check_of["role"], check_of["verdict"]) == ("again with budget.match=bytes", None)
+    peer = stats.ttest_rel(tokens, under_bytes)
+    assert found.budgets["p"] == pytest.approx(peer.pvalue)
+    assert found.budgets["interval"] == pytest.approx([*peer.confidence_interval(0.95)])
+    other = analyse(cells, declared, table="mul_table", choice_floor=-3.0, arms=trial.arms, seeds=trial.seeds,
+                    reruns=[again._replace(is_other_budget=False)])  # fmt: skip
+    assert other.budgets is None
 
 
 # a whole family
@@ -150,7 +160,7 @@ def test_every_variant_is_a_whole_run_that_shares_what_is_the_same(family, no_wo
     for variant in to_run(family):
         own = read_json(variant.trial.folder / "comparison_report.json")
         assert own["missing"] == []
-        assert own["declared"]["primary"] == declaration(family)["primary"]
+        assert own["declared"]["primary"] == declaration(family)["verdict"]["primary"]
         assert inodes(variant.trial.folder, "*.npy") == text
         same_dose = variant.trial.corpus.drills.share == 0.6
         assert (inodes(variant.trial.folder, "drills/*.npy") == drills) == same_dose
@@ -190,20 +200,19 @@ def test_each_point_has_the_mean_over_seeds_with_its_t_interval_and_the_contrast
                 half = T_975_DF1 * stdev(values) / math.sqrt(2)
                 expected = [mean(values) - half, mean(values) + half]
                 assert shown["arms"][arm]["ci95"] == pytest.approx(expected, rel=1e-3)
-        made = own["contrasts"][PAIR]
-        assert shown["contrasts"][PAIR] == {"mean": made["difference"], "ci95": made["ci95"], "n": 2}
+        differences = [b - a for a, b in zip(own["per_seed"]["baseline"], own["per_seed"]["mul_tokens"], strict=True)]
+        assert shown["contrasts"][PAIR]["mean"] == pytest.approx(mean(differences))
 
 
 @pytest.mark.slow
 def test_the_rerun_stands_beside_the_primary_and_has_no_verdict(family, report):
-    [again] = report["also"]
     own = read_json(family.folder / "also" / "budget.match=bytes" / "comparison_report.json")
-    assert again["outcome"] == own["outcomes"][PRIMARY]
-    first, second, *others = declared_rows(report)
+    first, second, *others = (c for c in report["contrasts"] if c["role"] != "exploratory")
     assert (first["role"], second["role"]) == ("primary", "again with budget.match=bytes")
-    assert second["verdict"] == "none"
-    assert second["difference"] == f"{own['outcomes'][PRIMARY]['contrasts'][PAIR]['difference']:+.3f}"
-    assert all(row["role"] == "secondary" for row in others)
+    assert second["verdict"] is None
+    assert second["differences"] == own["contrasts"][0]["differences"]
+    assert report["budgets"]["difference"] == pytest.approx(first["difference"] - second["difference"])
+    assert all(c["role"] == "secondary" for c in others)
     assert "again with budget.match=bytes: " in forest_alt(report)
     assert forest_alt(report).startswith("Forest plot of 2 declared contrasts.")
     assert "| again with budget.match=bytes |" in markdown(report)

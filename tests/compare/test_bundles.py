@@ -39,11 +39,8 @@ def refusal(path):
 @pytest.fixture(scope="session")
 def files(two_arms):
     """The files of a run folder, as a bundle holds them."""
-    paths = sorted(path for path in two_arms.rglob("*") if path.is_file())
-    kept = [
-        path for path in paths if path.name in ("trial.yaml", "declared.json", "samples.jsonl", "heldout_text.json")
-    ]
-    return [(str(path.relative_to(two_arms)), path.read_bytes()) for path in kept]
+    paths = [path for name in ("trial.yaml", "samples.jsonl", "heldout_text.json") for path in two_arms.rglob(name)]
+    return [(str(path.relative_to(two_arms)), path.read_bytes()) for path in sorted(paths)]
 
 
 def test_a_bundle_is_compared_as_its_run_is(files, compared, two_arms, tmp_path):
@@ -57,7 +54,8 @@ def test_a_bundle_is_compared_as_its_run_is(files, compared, two_arms, tmp_path)
 
 
 def test_files_that_a_comparison_does_not_read_are_not_unpacked(files, tmp_path):
-    path = write_zip(tmp_path / "b.zip", [*files, ("report.html", b"<script>"), ("baseline/seed1/hf/model.bin", b"x")])
+    unread = ("report.html", "declared.json", "results.parquet", "results.csv", "baseline/seed1/hf/model.bin")
+    path = write_zip(tmp_path / "b.zip", [*files, *((name, b"x") for name in unread)])
     with bundles.unpacked([path]) as [folder]:
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {name for name, _ in files}
@@ -93,7 +91,7 @@ def test_what_unpacks_to_more_than_results_is_refused(files, tmp_path, monkeypat
 
 def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path):
     """Fifty megabytes that call themselves ten bytes: no more than that is read, and the checksum tells."""
-    path = write_zip(tmp_path / "liar.zip", [("declared.json", bytes(50_000_000))])
+    path = write_zip(tmp_path / "liar.zip", [("comparison_report.json", bytes(50_000_000))])
     data = bytearray(path.read_bytes())
     data[22:26] = struct.pack("<I", 10)  # the local header's size, and the central directory's
     central = data.index(b"PK\x01\x02")

@@ -37,7 +37,7 @@ def with_examples(*examples):
         (b'{"metrics": {"correct": 0, "total": 0}}', "at least one item"),
         (b'{"metrics": {"correct": 1, "total": 1e400}}', "sums_results.json"),
         (b'{"metrics": {"correct": 1, "total": 99999999999999999999}}', "sums_results.json"),
-        (b'{"metrics": {"category_accuracies": [1]}}', "metrics.category_accuracies: found [1]"),
+        (b'{"metrics": {"category_accuracies": [1]}}', "metrics.category_accuracies: the value: found [1]"),
         (b'{"results": 1}', "results: found 1"),
         (b'{"results": {"t": {"acc,none": 0.5}}}', "n-samples: found nothing"),
         (b'{"results": {"t": {"acc,none": 0.123}}, "n-samples": {"t": {"effective": 2}}}', "no metric"),
@@ -93,11 +93,19 @@ def test_figures_beyond_reason_are_refused(two_arms_copy, refused, bits):
     assert f"{path.parent}: pretrain/heldout_text/untouched/bits_per_byte: found" in err
 
 
-def test_a_broken_declaration_or_report_is_named(low, two_arms_copy, refused):
-    (two_arms_copy / "declared.json").write_text('{"control": "baseline", "smallest_effect": -0.1}')
-    assert "declared.json: smallest_effect: found -0.1" in refused(low, two_arms_copy)
-    (two_arms_copy / "comparison_report.json").write_text('{"outcomes": {"x": 3}}')
-    assert "comparison_report.json: outcomes.x: found 3" in refused(two_arms_copy)
+@pytest.mark.parametrize(
+    "report",
+    [
+        b"3",
+        b'{"outcomes": {"x": 3}}',
+        b'{"contrasts": [3]}',
+        b'{"contrasts": [{"difference": "x", "role": "primary", "outcome": "o"}], "outcomes": {"o": {"floors": {}}}}',
+        b'{"contrasts": [{"difference": 1, "role": "primary", "outcome": []}], "outcomes": {}}',
+    ],
+)
+def test_a_broken_report_is_named(two_arms_copy, refused, report):
+    (two_arms_copy / "comparison_report.json").write_bytes(report)
+    assert "comparison_report.json: " in refused(two_arms_copy)
 
 
 def test_names_are_printed_without_control_characters(tmp_path, tokentrial):

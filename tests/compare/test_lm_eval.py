@@ -71,7 +71,7 @@ def test_a_repeated_question_pairs_by_its_place(tmp_path, compared):
         write_lines(tmp_path / "samples_one_2026-01-01T00-00-00.jsonl", rows[::-1]),
     ]
     [contrast] = compared(*paths)
-    assert (contrast["n_items"], contrast["discordant"]) == (3, [0, 0])
+    assert (contrast["n_a"], contrast["discordant"]) == (3, [0, 0])
 
 
 def test_results_alone_are_totals_and_what_is_no_count_is_left_out_by_name(tmp_path, by_outcome):
@@ -88,7 +88,7 @@ def test_lm_eval_pairs_with_published_solutions_by_the_question(tmp_path, compar
     rows = [{"question": question, "system": {"is_correct": True, "solution": ""}} for question in QUESTIONS[:8]]
     solutions = write_lines(tmp_path / "solutions.jsonl", rows)
     [contrast] = compared(solutions, write_lm_eval(tmp_path / "two", ONE))
-    assert (contrast["n_items"], contrast["discordant"]) == (8, [7, 0])
+    assert (contrast["n_a"], contrast["discordant"]) == (8, [7, 0])
     assert "only the 8 items that both answered, of 8 and 10" in contrast["note"]
 
 

@@ -29,14 +29,13 @@ def test_every_file_loads_with_its_totals(outputs, task):
 
 
 def test_after_sft_the_table_differs_one_seed_each(outputs, by_outcome):
-    """55/81 against 30/81, paired item by item in the files; clusters by fact are named."""
+    """55/81 against 30/81, item by item in the files: of 45 facts, and not of 81 items."""
     contrasts = by_outcome(outputs / "eval_sft_gsm8k_baseline", outputs / "eval_sft_gsm8k_mul_tokens")
     table = contrasts["mul_table/all/accuracy"]
     assert (table["value_a"], table["value_b"]) == pytest.approx((55 / 81, 30 / 81))
-    assert table["verdict"] == "these two models differ; one seed each"
-    assert "the 81 items ask 45 facts" in table["note"]
-    assert table["p"] == pytest.approx(stats.binomtest(table["discordant"][0], sum(table["discordant"])).pvalue)
-    assert table["p"] < 1e-4 < table["p_by_fact"] < 0.001
+    assert table["finding"] == "these two models differ; one seed each"
+    assert (table["unit"], table["n_a"], table["test"]) == ("facts", 45, "sign_flip_over_facts")
+    assert stats.binomtest(table["discordant"][0], sum(table["discordant"])).pvalue < 1e-4 < table["p"] < 0.001
     totals = contrasts["addition/all/accuracy"]
     assert totals["test"] == "fisher_exact"
     assert "totals only" in totals["note"]
@@ -46,7 +45,7 @@ def test_after_sft_the_table_differs_one_seed_each(outputs, by_outcome):
 def test_sets_of_another_size_are_said_to_overlap(outputs, by_outcome):
     paths = [outputs / f"{name}/gsm8k_results.json" for name in ("eval_sft_gsm8k_baseline", "eval_grpo_baseline")]
     contrast = by_outcome(*paths)["gsm8k/all/accuracy"]
-    assert (contrast["n_a"], contrast["n_b"], contrast["n_items"]) == (200, 500, 200)
+    assert (contrast["n_a"], contrast["n_b"]) == (200, 500)
     assert "200 items against 500: if one set holds the other, they are not independent" in contrast["note"]
 
 

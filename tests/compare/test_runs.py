@@ -1,4 +1,4 @@
-"""Our run folders: arms over seeds get a verdict, cells do not."""
+"""Our run folders: a verdict stands where a run's own report gives one, everything else is exploratory."""
 
 import json
 
@@ -6,52 +6,44 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.compare.conftest import HIGH, LOW, NEVER_ASKED, SEEDS
-from tests.report.conftest import build_report, write_exposure
-from tokentrial.run.run_folder import open_run
+from tests.compare.conftest import BITS, HIGH, LOW, NEVER_ASKED, SEEDS, reported, write_report
+from tests.report.conftest import write_cell
+from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.trial.load import load
 
-
-@pytest.fixture
-def reported(two_arms_copy, undrawn):
-    """A run of two arms with its report."""
-    trial = open_run(two_arms_copy)
-    write_exposure(trial)
-    build_report(trial)
-    return trial.folder
-
+ASKED = "pretrain/mul_table/asked/accuracy"
+LOGPROB = "pretrain/mul_table/never_asked/choice_logprob"
 
 # two runs
 
 
-def test_the_same_arm_of_two_runs_pairs_by_seed(low, high, by_outcome):
-    contrasts = by_outcome(high, low)
-    contrast, d = contrasts[NEVER_ASKED], (np.array(HIGH) - np.array(LOW)) / 12
-    assert (contrast["unit"], contrast["n_seeds"], contrast["n_a"], contrast["test"]) == ("seeds", 6, 6, "paired_t")
+def test_the_same_arm_of_two_runs_pairs_by_seed_and_gets_no_verdict(low, high, by_outcome):
+    contrast, d = by_outcome(high, low)[NEVER_ASKED], (np.array(HIGH) - np.array(LOW)) / 12
+    assert (contrast["unit"], contrast["n_a"], contrast["n_b"], contrast["test"]) == ("seeds", 6, 6, "paired_t")
     assert contrast["p"] == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
-    assert contrast["ci95"] == pytest.approx(list(stats.ttest_1samp(d, 0).confidence_interval(0.95)))
-    assert contrast["verdict"] == "helps"
-    assert "not declared before the runs: Holm over" in contrast["note"]
-    assert contrast["p_holm"] > contrast["p"]
-    for outcome, swapped in by_outcome(low, high).items():
-        contrast = contrasts[outcome]
+    assert contrast["interval"] == pytest.approx(list(stats.ttest_1samp(d, 0).confidence_interval(0.95)))
+    assert contrast["p"] < 0.001
+    assert (contrast["verdict"], contrast["finding"], contrast["p_adjusted"]) == (None, None, None)
+
+
+def test_which_outcomes_are_shown_changes_none_of_them(low, high, by_outcome):
+    """It once decided over how many contrasts p was corrected, and so a verdict."""
+    contrasts = by_outcome(high, low)
+    assert len(contrasts) > 5
+    for outcome in (NEVER_ASKED, ASKED):
+        assert by_outcome(high, low, "--outcome", outcome) == {outcome: contrasts[outcome]}
+
+
+@pytest.mark.parametrize("counts", [HIGH, (1, 2, 1, 0, 2, 1)])
+def test_the_order_of_the_arguments_changes_signs_alone(run_folder, low, by_outcome, counts):
+    """Also where one of the two controls has not learnt: a gate once asked the later one only."""
+    other = run_folder("other", {"baseline": counts})
+    forward, backward = by_outcome(low, other), by_outcome(other, low)
+    for outcome, contrast in forward.items():
+        swapped = backward[outcome]
         assert swapped["difference"] == pytest.approx(-contrast["difference"])
-        assert (swapped["p"], swapped["p_holm"]) == pytest.approx((contrast["p"], contrast["p_holm"]))
-        if contrast["verdict"] == "helps":
-            assert swapped["verdict"] == "hurts"
-
-
-@pytest.mark.parametrize(
-    ("counts", "note"),
-    [
-        ((4, 6, 5, 5, 5, 7), "not significant among"),  # p = 0.02, which one outcome of eleven has by chance
-        ((5, 7, 6, 6, 5, 8), "Holm over"),
-    ],
-)
-def test_what_does_not_survive_holm_is_no_difference_shown(run_folder, low, by_outcome, counts, note):
-    contrast = by_outcome(low, run_folder("again", {"baseline": counts}))[NEVER_ASKED]
-    assert contrast["p_holm"] >= 0.05
-    assert contrast["verdict"] in ("no difference shown", "equivalent within 0.1")
-    assert note in contrast["note"]
+        for key in ("p", "verdict", "finding", "test", "note", "detectable"):
+            assert swapped[key] == pytest.approx(contrast[key])
 
 
 def test_seeds_of_their_own_are_not_paired(run_folder, low, by_outcome):
@@ -59,21 +51,14 @@ def test_seeds_of_their_own_are_not_paired(run_folder, low, by_outcome):
     second = run_folder("second", {"baseline": LOW[::-1]}, tuple(seed + 999 for seed in SEEDS))
     contrast = by_outcome(low, second)[NEVER_ASKED]
     welch = stats.ttest_ind(np.array(LOW) / 12, np.array(LOW[::-1]) / 12, equal_var=False)
-    assert (contrast["test"], contrast["verdict"]) == ("welch_t", "no difference shown")
+    assert (contrast["test"], contrast["verdict"]) == ("welch_t", None)
     assert contrast["p"] == pytest.approx(welch.pvalue)
-    assert "no seeds in common: unpaired" in contrast["note"]
 
 
-@pytest.mark.parametrize("table", ["mul_table", "add_table"])
-def test_a_control_that_has_not_learnt_gets_no_other_verdict(run_folder, by_outcome, table):
-    first, second = (
-        run_folder(name, {"baseline": counts}) for name, counts in (("a", HIGH), ("b", (1, 2, 1, 0, 2, 1)))
-    )
-    for path in (path for folder in (first, second) for path in folder.rglob("samples.jsonl")):
-        path.write_text(path.read_text().replace('"mul_table"', f'"{table}"'))
-    contrast = by_outcome(first, second)[NEVER_ASKED.replace("mul_table", table)]
-    assert contrast["verdict"] == "baseline has not learnt"
-    assert "below 0.4" in contrast["note"]
+def test_text_that_an_arm_of_either_run_rewrites_is_left_out_of_untouched_text(low, two_arms, by_outcome):
+    """Whichever arms are compared: of three documents mul_tokens rewrites the second, of 50 bytes."""
+    contrast = by_outcome(low, two_arms / "baseline")[BITS]
+    assert contrast["value_a"] == contrast["value_b"] == pytest.approx(np.mean([700 + s for s in SEEDS]) / 400)
 
 
 def test_texts_that_differ_are_not_compared_by_bits(low, two_arms_copy, tokentrial):
@@ -90,66 +75,150 @@ def test_texts_that_differ_are_not_compared_by_bits(low, two_arms_copy, tokentri
 # arms of one run
 
 
-def test_arms_of_one_run_get_what_its_report_says_either_way_round(reported, by_outcome):
-    report = json.loads((reported / "comparison_report.json").read_text())["outcomes"]
-    contrasts = by_outcome(reported)
-    for outcome, contrast in contrasts.items():
-        stated = report[outcome]["contrasts"]["mul_tokens - baseline"]
-        for key in ("difference", "ci95", "p", "p_holm", "verdict", "mde80", "test"):
-            assert contrast[key] == stated[key]
-        assert contrast["a"] == "copy/mul_tokens"
-        assert contrast["floors"] == report[outcome]["floors"]
-    forward, backward = contrasts[NEVER_ASKED], by_outcome(reported / "baseline", reported / "mul_tokens")[NEVER_ASKED]
-    assert (forward["verdict"], backward["verdict"]) == ("helps", "hurts")
-    assert backward["ci95"] == [-end for end in reversed(forward["ci95"])]
+def test_what_a_run_s_own_report_judged_is_cited_either_way_round(two_arms_copy, by_outcome):
+    judged = reported("primary", NEVER_ASKED, verdict="helps", p_adjusted=0.03)
+    rerun = reported("again with budget.match=bytes", NEVER_ASKED, difference=-0.9)
+    absent = dict.fromkeys(judged) | {"role": "secondary", "outcome": ASKED, "note": "not measured"}
+    run = write_report(two_arms_copy, judged, rerun, absent, reported("exploratory", BITS, verdict="helps"))
+    for words in ((run,), (run / "baseline", run / "mul_tokens")):
+        contrasts = by_outcome(*words)
+        contrast = contrasts[NEVER_ASKED]
+        for key in ("difference", "interval", "p", "p_adjusted", "test", "detectable", "verdict", "alpha"):
+            assert contrast[key] == judged[key]
+        assert (contrast["a"], contrast["b"], contrast["n_a"]) == ("copy/mul_tokens", "copy/baseline", 3)
+        assert (contrast["value_a"], contrast["value_b"]) == (judged["treatment_mean"], judged["control_mean"])
+        assert contrast["floors"] == {"constant": 1 / 12}
+        assert {c["verdict"] for outcome, c in contrasts.items() if outcome != NEVER_ASKED} == {None}
+        assert [contrasts[outcome]["n_a"] for outcome in (BITS, ASKED)] == [3, 6]
 
 
-def test_the_table_shows_what_was_declared_and_counts_the_rest(reported, compared, tokentrial):
-    verdicts = [contrast["verdict"] for contrast in compared(reported) if contrast["p"] is not None]
-    _, out, _ = tokentrial("compare", reported)
-    assert f"{verdicts.count(None)} exploratory contrasts get no verdict" in out
-    exploratory = "pretrain/mul_table/all/accuracy"
-    assert NEVER_ASKED in "".join(out.split())
-    assert exploratory not in "".join(out.split())
-    assert exploratory in "".join(tokentrial("compare", reported, "--outcome", exploratory)[1].split())
+def test_a_declared_contrast_of_two_treatments_is_shown(run_folder, compared):
+    run = run_folder("three", {"baseline": LOW, "mul_tokens": HIGH, "mul_append": HIGH})
+    pairs = {("mul_tokens", "baseline"), ("mul_append", "baseline")}
+    assert {(c["a"].split("/")[1], c["b"].split("/")[1]) for c in compared(run)} == pairs
+    write_report(run, reported("primary", NEVER_ASKED, "mul_append", "mul_tokens", verdict="no difference shown"))
+    judged = [(c["a"], c["b"]) for c in compared(run) if c["verdict"]]
+    assert judged == [("three/mul_append", "three/mul_tokens")]
 
 
-def test_without_a_report_nothing_was_declared_and_there_is_no_verdict(two_arms, compared):
-    contrasts = compared(two_arms)
-    assert {contrast["verdict"] for contrast in contrasts} == {None}
-    assert all("exploratory" in contrast["note"] for contrast in contrasts)
+def test_a_report_of_release_0_1_is_cited_over_the_seeds_that_were_declared(two_arms_copy, by_outcome):
+    """Its contrasts stood below their outcomes, under other names; seed 6 was added after a look."""
+    old = {"difference": -0.25, "ci95": [-0.5, 0.1], "ci90": None, "p": 0.04, "test": "paired_t", "p_sign_flip": 0.1}
+    old |= {"p_holm": 0.08, "p_tost": None, "margin": 0.1, "mde80": 0.4, "n_seeds": 2, "note": "x"}
+    outcomes = {
+        outcome: {
+            "floor": 0.0,
+            "floors": {},
+            "per_seed": {"baseline": [0.5, 0.75, 0.0], "mul_tokens": [0.25, 0.5, 1.0]},
+            "contrasts": {"mul_tokens - baseline": old | {"verdict": verdict}},
+        }
+        for outcome, verdict in ((NEVER_ASKED, "no difference shown"), (BITS, None))
+    }
+    report = {"seeds": [1, 2, 6], "declared": {"seeds": [1, 2]}, "outcomes": outcomes}
+    (two_arms_copy / "comparison_report.json").write_text(json.dumps(report))
+    contrasts = by_outcome(two_arms_copy)
+    cited = contrasts[NEVER_ASKED]
+    assert (cited["verdict"], cited["difference"], cited["p_adjusted"]) == ("no difference shown", -0.25, 0.08)
+    assert (cited["interval"], cited["detectable"], cited["n_a"]) == ([-0.5, 0.1], 0.4, 2)
+    assert (cited["value_a"], cited["value_b"]) == (0.375, 0.625)
+    assert (contrasts[BITS]["p"], contrasts[BITS]["verdict"]) == (0.04, None)
+    assert contrasts[ASKED]["verdict"] is None
+
+
+def test_the_table_shows_what_was_judged_at_its_level_and_counts_the_rest(two_arms_copy, tokentrial):
+    run = write_report(two_arms_copy, reported("primary", NEVER_ASKED, verdict="helps", alpha=0.0056))
+    shown = "".join(tokentrial("compare", run)[1].split())
+    assert "at99.44%" in shown
+    assert NEVER_ASKED in shown
+    assert ASKED not in shown
+    assert "exploratorycontrasts" in shown
+    assert ASKED in "".join(tokentrial("compare", run, "--outcome", ASKED)[1].split())
 
 
 # cells
 
 
-def test_two_cells_are_two_models(two_arms, by_outcome):
-    contrasts = by_outcome(two_arms / "mul_tokens" / "seed1", two_arms / "baseline" / "seed1")
+@pytest.fixture
+def two_cells(two_arms_copy):
+    """`two_cells(facts, others)`: seed 1 of both arms, which know all but these never-asked facts."""
+
+    def write(*unknown):
+        trial = load(str(two_arms_copy / "trial.yaml"), [f"output={two_arms_copy}"])
+        cells = [(arm, set(TIMES_TABLE) - set(facts)) for arm, facts in zip(trial.arms[::-1], unknown, strict=True)]
+        for arm, known in cells:
+            write_cell(trial, arm, 1, known)
+        return [two_arms_copy / arm / "seed1" for arm, _ in cells]
+
+    return write
+
+
+def never_asked(square):
+    facts = sorted(TIMES_TABLE.never_asked(1, 3))
+    return [fact for fact in facts if (fact.operands[0] == fact.operands[1]) is square]
+
+
+def test_a_cell_s_value_is_the_report_s_mean_over_facts(two_cells, by_outcome):
+    """Ten facts of twelve, .833, are 18 items of 21, .857, where a square is among the two that are wrong."""
+    wrong = [never_asked(square=True)[0], never_asked(square=False)[0]]
+    contrasts = by_outcome(*two_cells(wrong, []))
     contrast = contrasts[NEVER_ASKED]
-    assert (contrast["unit"], contrast["n_seeds"], contrast["test"]) == ("items", 1, "mcnemar_exact")
-    assert "no verdict on the arm" in contrast["note"]
-    assert "items ask 12 facts" in contrast["note"]  # of the squares there is one order only
-    assert contrast["p"] < contrast["p_by_fact"]
-    assert contrasts["pretrain/heldout_text/untouched/bits_per_byte"]["p"] is None
+    items = sum(1 if fact.operands[0] == fact.operands[1] else 2 for fact in TIMES_TABLE.never_asked(1, 3))
+    assert abs(contrast["value_a"] - (items - 3) / items) > 0.02
+    assert (contrast["value_a"], contrast["value_b"]) == pytest.approx((10 / 12, 1))
+    assert (contrast["unit"], contrast["n_a"], contrast["difference"]) == ("facts", 12, pytest.approx(-2 / 12))
+    assert contrast["floors"]["constant"] == pytest.approx(1 / 12)  # no two of these facts have one answer
+    d = [-1.0] * 2 + [0.0] * 10
+    assert contrast["interval"] == pytest.approx(list(stats.ttest_1samp(d, 0).confidence_interval(0.95)))
+    whole = contrasts["pretrain/mul_table/all/accuracy"]  # by the report's definition a mean over items
+    assert (whole["value_a"], whole["difference"]) == pytest.approx((78 / 81, -3 / 81))
+
+
+def test_three_facts_are_three_and_not_six_items(two_cells, by_outcome):
+    """Six items, all on one side, give McNemar .031; of three facts the chance is 2 / 2^3."""
+    assert stats.binomtest(6, 6).pvalue == 0.03125
+    contrasts = by_outcome(*two_cells([], never_asked(square=False)[:3]))
+    for outcome in (NEVER_ASKED, "pretrain/mul_table/all/accuracy", LOGPROB):
+        contrast = contrasts[outcome]
+        assert (contrast["test"], contrast["verdict"]) == ("sign_flip_over_facts", None)
+        assert contrast["p"] == pytest.approx(0.25, abs=0.01)  # drawn where there are more than 20 facts
+        assert contrast["finding"] == "not distinguishable at 5 %; one seed each"
+    assert contrasts["pretrain/mul_table/all/accuracy"]["discordant"] == [6, 0]
+    assert contrasts[BITS]["p"] is None
+
+
+def test_cells_that_leave_out_other_facts_are_compared_by_those_in_common(two_arms, by_outcome):
+    """Seeds 1 and 2 never ask the facts of other folds, so on those nothing pairs."""
+    contrasts = by_outcome(two_arms / "mul_tokens" / "seed1", two_arms / "baseline" / "seed2")
+    folds = [TIMES_TABLE.never_asked(seed, 3) for seed in (1, 2)]
+    assert not folds[0] & folds[1]
+    assert (contrasts[NEVER_ASKED]["p"], contrasts[NEVER_ASKED]["finding"]) == (None, None)
+    asked = {fact for fact in TIMES_TABLE if fact.operands[0] > 1} - folds[0] - folds[1]
+    assert contrasts[ASKED]["n_a"] == len(asked)
+
+
+@pytest.mark.parametrize("pair", [("seed1", "seed2"), ("seed1", "."), (".", "seed1"), ("seed1", "seed1/eval_pretrain")])
+def test_a_part_of_an_arm_is_not_tested_against_that_arm(two_arms, refused, pair):
+    err = refused(*(two_arms / "baseline" / part for part in pair))
+    assert "baseline/seed1" in err
+    assert str(two_arms / "baseline") in err
 
 
 def test_a_stage_of_a_cell_pairs_with_the_references_files(low, by_outcome, shared_data):
     cell = low / "baseline" / "seed1" / "eval_pretrain"
     reference = shared_data / "original_results" / "outputs" / "eval_sft_gsm8k_baseline" / "arithmetic_results.json"
     contrast = by_outcome(cell, reference)["mul_table/all/accuracy"]
-    assert (contrast["n_items"], contrast["test"]) == (81, "mcnemar_exact")
-    assert contrast["value_b"] == pytest.approx(55 / 81)
+    assert (contrast["n_a"], contrast["value_b"]) == (45, pytest.approx(55 / 81))
 
 
-def test_one_model_against_an_arm_over_seeds(two_arms, by_outcome):
+def test_one_model_against_another_arm_over_seeds(two_arms, by_outcome):
     model, arm = two_arms / "mul_tokens" / "seed2", two_arms / "baseline"
     contrast, backward = by_outcome(model, arm)[NEVER_ASKED], by_outcome(arm, model)[NEVER_ASKED]
     x, y = 1.0, np.array(LOW) / 12
     t = (x - y.mean()) / (y.std(ddof=1) * np.sqrt(7 / 6))
     assert contrast["p"] == pytest.approx(2 * stats.t.sf(abs(t), 5))
-    assert (contrast["n_a"], contrast["n_b"], contrast["n_seeds"]) == (1, 6, 1)
+    assert (contrast["n_a"], contrast["n_b"], contrast["verdict"]) == (1, 6, None)
     outside = "mul_tokens/seed2 lies outside what the seeds of two_arms/baseline give; one seed against 6"
-    assert contrast["verdict"] == outside
+    assert contrast["finding"] == outside
     assert (backward["difference"], backward["p"]) == pytest.approx((-contrast["difference"], contrast["p"]))
 
 

@@ -8,7 +8,8 @@ import orjson
 import pytest
 from rich.console import Console
 
-from tokentrial.inspection.watch import _table, read_progress, watch
+from tokentrial.inspection.watch import read_progress, watch
+from tokentrial.store.folders import lock
 
 STARTED = 1_000_000.0
 
@@ -90,14 +91,6 @@ def test_in_a_terminal_it_is_a_table_that_stays(half, finish):
     assert "4 of 4 cells done" in out.getvalue()
 
 
-def test_in_80_columns_every_cell_has_its_whole_name_and_the_bar_a_line_of_its_own(half):
-    out = io.StringIO()
-    Console(file=out, width=80).print(_table(read_progress(half, 0.0)))
-    lines = out.getvalue().splitlines()
-    assert {"baseline/seed1", "mul_tokens/seed2"} <= {line.split()[0] for line in lines}
-    assert not set(lines[1]) - set("━╸╺ ")
-
-
 def test_ctrl_c_ends_the_watching_and_not_the_run(half, capsys):
     def sleep(seconds):
         raise KeyboardInterrupt
@@ -106,3 +99,41 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(half, capsys):
     printed = capsys.readouterr()
     assert "complete" not in printed.out
     assert "no longer watched; the run goes on" in printed.err
+
+
+def test_a_run_that_nothing_works_on_is_no_longer_watched(half, capsys):
+    """Its lock died with it; a lock that is held keeps the watching up."""
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        assert len(slept) < 20
+
+    watch(half, Console(file=io.StringIO()), sleep)
+    assert "nothing works on it" in capsys.readouterr().out
+    held = len(slept)
+
+    def stop_later(seconds):
+        slept.append(seconds)
+        if len(slept) > 3 * held:
+            raise KeyboardInterrupt
+
+    with lock(half):
+        watch(half, Console(file=io.StringIO()), stop_later)
+    assert len(slept) > 3 * held
+
+
+def test_a_sweep_that_takes_a_stage_away_or_brings_one_is_watched(half):
+    trial = (half / "trial.yaml").read_text()
+    added = "sft: {stages: [{sources: [{source: word_problems}]}]}"
+    (half / "trial.yaml").write_text(trial.replace("sweep: {}", f"sweep: {{sft: [{added[5:]}]}}"))
+    set_times([half / "trial.yaml"], STARTED)
+    progress = read_progress(half, STARTED + 10)
+    assert {"sft", "eval_sft"} <= {stage for stages in progress.cells.values() for stage in stages}
+
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    out = io.StringIO()
+    watch(half, Console(file=out, force_terminal=True, width=200), sleep)
+    assert "eval_sft" in out.getvalue()

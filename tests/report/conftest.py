@@ -9,10 +9,9 @@ import pytest
 from tests.conftest import shared
 from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.report.comparison import build
-from tokentrial.run.run_folder import declare
+from tokentrial.run.declaration import declare, standing
 from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial.declaration import DECLARED, declaration
 
 # of the 12 never-asked facts, how many each arm knows, by seed
 KNOWS = {
@@ -76,7 +75,8 @@ def write_evaluation(folder, arm, seed, rows):
     provenance = {"time": f"2026-01-0{seed}T00:00:00+00:00", "python": "3.11.7", "machine": "Linux, 2 cores"}
     provenance |= {"processor": "made up", "versions": {"torch": "2.13.0"}, "commit": "abc"}
     correct = [row["correct"] for row in rows]
-    write_json(folder / "manifest.json", {"fingerprint": f"{arm} {seed} {correct}", "provenance": provenance})
+    made = {"fingerprint": f"{arm} {seed} {correct}", "files": {}, "provenance": provenance}
+    write_json(folder / "manifest.json", made)
 
 
 def write_cell(trial, arm, seed, known, completion=" 54.", stages=("pretrain",)):
@@ -141,7 +141,7 @@ class SyntheticRun:
 
     def __call__(self, *overrides, knows=KNOWS, completion=" 54.", stages=("pretrain",)):
         trial = self.trial(*overrides)
-        declare(trial)
+        declare(trial, [])
         self.write(trial, knows, completion, stages)
         return trial
 
@@ -165,7 +165,7 @@ def build_report(trial):
         for stage in ("pretrain", "sft"):
             if (folder := trial.folder / arm / f"seed{seed}" / f"eval_{stage}").exists():
                 evaluations[arm, seed][stage] = folder
-    return build(trial, evaluations, declaration(trial), trial.folder / DECLARED)
+    return build(trial, evaluations, standing(trial))
 
 
 @pytest.fixture

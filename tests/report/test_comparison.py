@@ -1,28 +1,27 @@
 """`comparison_report.json`: what it holds of the result files, what stands after a look, when it is built."""
 
 import math
-import re
 import shutil
+import statistics
 
 import numpy as np
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tests.report.conftest import KNOWS
 from tokentrial.errors import TrialError
 from tokentrial.report import comparison
+from tokentrial.report.results import read_outcomes
 from tokentrial.run.run import rebuild
+from tokentrial.statistics.contrast import Contrast
 from tokentrial.tasks.arithmetic import Arithmetic
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 ASKED = "pretrain/mul_table/asked/accuracy"
 BITS = "pretrain/heldout_text/untouched/bits_per_byte"
 TOKENS, APPEND = "mul_tokens - baseline", "mul_append - baseline"
-CONTRAST = {
-    *("difference", "ci95", "ci90", "p", "test", "p_sign_flip", "p_holm", "p_tost"),
-    *("margin", "mde80", "n_seeds", "verdict"),
-}
-EXTENDED = "extended after a look: exploratory"
 
 
 @pytest.fixture
@@ -32,20 +31,27 @@ def published_again(synthetic_run, published):
     return synthetic_run.trial
 
 
+def key_of(contrast):
+    return contrast["outcome"], f"{contrast['treatment']} - {contrast['control']}"
+
+
 # what it holds
 
 
 def test_the_schema(published, report):
     assert "NaN" not in (published / "comparison_report.json").read_text()
     assert (report["trial"], report["arms"], report["seeds"]) == ("smoke", [*KNOWS], [1, 2, 3, 4, 5, 6])
-    assert {"outcome": NEVER, "contrast": TOKENS, "verdict": "hurts"}.items() <= report["primary"].items()
+    assert report["primary"] == {"outcome": NEVER, "contrast": TOKENS, "verdict": "hurts", "note": ""}
     assert {NEVER, ASKED, BITS, NEVER.replace("accuracy", "choice_logprob")} <= set(report["outcomes"])
     for name, outcome in report["outcomes"].items():
         assert name.count("/") == 3
         assert outcome["floor"] is None or isinstance(outcome["floor"], float)
         assert {arm: len(values) for arm, values in outcome["per_seed"].items()} == dict.fromkeys(report["arms"], 6)
-        assert set(outcome["contrasts"]) == {TOKENS, APPEND}
-        assert all(set(contrast) >= CONTRAST for contrast in outcome["contrasts"].values())
+    declared = [("primary", NEVER, TOKENS), ("secondary", NEVER, APPEND), ("secondary", BITS, TOKENS)]
+    assert [(c["role"], *key_of(c)) for c in report["contrasts"][:3]] == declared
+    assert {c["role"] for c in report["contrasts"][3:]} == {"exploratory"}
+    assert {key_of(c) for c in report["contrasts"]} == {(n, p) for n in report["outcomes"] for p in (TOKENS, APPEND)}
+    assert all(c.keys() == Contrast.__dataclass_fields__.keys() for c in report["contrasts"])
 
 
 def test_values_stand_in_the_order_of_the_seeds_with_their_floor(report):
@@ -113,49 +119,64 @@ def test_the_completions_are_of_one_seed_and_every_pattern_of_right_and_wrong(re
 
 def test_what_decides_cannot_be_changed_after_a_look(published_again, report, build_undrawn):
     kept = f"{{outcome: {NEVER}, contrast: {APPEND}}}"
-    changes = {
-        "control": "verdict.gate=null",
-        "alpha": "verdict.alpha=0.49",
-        "smallest_effect": "verdict.smallest_effect=0.9",
-        "primary": f"verdict.primary={{outcome: {ASKED}, contrast: {APPEND}}}",
-        "secondary": f"verdict.secondary=[{kept},{{outcome: pretrain/mul_table/all/accuracy, contrast: {APPEND}}}]",
-        "gate": "control=mul_append",
-    }
-    after = build_undrawn(published_again(*changes.values()))
+    changes = (
+        "verdict.gate=null",
+        "verdict.alpha=0.49",
+        "verdict.smallest_effect=0.9",
+        f"verdict.primary={{outcome: {ASKED}, contrast: {APPEND}}}",
+        f"verdict.secondary=[{kept},{{outcome: pretrain/mul_table/all/accuracy, contrast: {APPEND}}}]",
+        "control=mul_append",
+    )
+    after = build_undrawn(published_again(*changes))
     assert after["primary"] == report["primary"]
     assert after["gate"] == report["gate"]
-    for name, pair in ((NEVER, TOKENS), (NEVER, APPEND), (BITS, TOKENS)):  # also that which was left out of the file
-        assert after["outcomes"][name]["contrasts"][pair] == report["outcomes"][name]["contrasts"][pair]
-    assert after["outcomes"]["pretrain/mul_table/all/accuracy"]["contrasts"][APPEND]["verdict"] is None
-    assert [line.partition(f"{EXTENDED} (")[2].partition(":")[0] for line in sorted(after["extended"])] == sorted(
-        [*changes, "secondary"]  # one added, one left out
-    )
+    assert after["contrasts"][:3] == report["contrasts"][:3]  # also that which was left out of the file
+    whole = [c["verdict"] for c in after["contrasts"] if key_of(c) == ("pretrain/mul_table/all/accuracy", APPEND)]
+    assert whole == [None]
+    departures = after["declaration"]["departures"]
+    assert all(any(change.partition("=")[0] in line for line in departures) for change in changes)
+    assert after["declaration"]["sha256"] == report["declaration"]["sha256"]
 
 
 def test_a_seed_added_after_a_look_does_not_enter_the_verdict(synthetic_run, published_again, report, build_undrawn):
-    trial = published_again("seeds=[1,2,3,4,5,6,7]")
+    trial = published_again("seeds=[1,2,3,4,5,6,7]", "sweep={pretrain.n_embd: [32]}")  # the trial's own width
     more = {arm: (*counts, 12) for arm, counts in KNOWS.items()}
     synthetic_run.write(trial, more, stages=("pretrain", "sft"))
     after = build_undrawn(trial)
-    assert after["extended"] == [f"{EXTENDED} (seeds: 7 added)"]
-    assert after["outcomes"][NEVER]["contrasts"] == report["outcomes"][NEVER]["contrasts"]
+    assert any(line.startswith("seeds: 7 added") for line in after["declaration"]["departures"])
+    assert after["contrasts"] == report["contrasts"]
     assert after["primary"] == report["primary"]
     assert after["outcomes"][NEVER]["per_seed"]["mul_tokens"][6] == 1.0  # shown, not counted
-    assert "seeds: 7 added" in (trial.folder / "report.md").read_text()
+    [point] = after["sweep"]["points"]
+    assert point["outcomes"][NEVER]["arms"]["mul_tokens"]["mean"] == pytest.approx(sum(KNOWS["mul_tokens"]) / 72)
+    text = (trial.folder / "report.md").read_text()
+    assert "seeds: 7 added" in text
+    assert (
+        f"{statistics.mean([*KNOWS['mul_tokens'], 12]) / 12:.3f}" not in text
+    )  # no mean of 7 beside a difference of 6
 
 
 def test_seeds_and_arms_left_out_after_a_look_are_named_and_a_seed_takes_the_verdict_with_it(
     published_again, build_undrawn
 ):
     bits = f"{{outcome: {BITS}, contrast: {TOKENS}}}"
-    fewer = published_again("arms=[baseline,mul_tokens]", f"verdict.secondary=[{bits}]")
-    report = build_undrawn(fewer)
-    assert report["primary"]["verdict"] == "hurts"
-    assert set(report["outcomes"][NEVER]["contrasts"]) == {TOKENS}
-    assert re.search(rf"{APPEND}.* left out", *report["extended"])
-    report = build_undrawn(published_again("seeds=[1,2,3,4,5]"))
+    report = build_undrawn(published_again("seeds=[1,2,3,4,5]", f"verdict.secondary=[{bits}]"))
     assert report["primary"]["verdict"] is None
-    assert report["extended"] == [f"{EXTENDED} (seeds: 6 left out)"]
+    departures = report["declaration"]["departures"]
+    assert any(line.startswith("seeds: 6 left out") for line in departures)
+    assert any(APPEND in line and "left out" in line for line in departures)
+
+
+def test_all_results_are_one_table(published, report):
+    """What the report shows by arm and seed is what a reader of results.parquet gets; results.csv is the same."""
+    outcomes = read_outcomes(published)
+    assert outcomes.keys() == report["outcomes"].keys()
+    for name, by_arm in outcomes.items():
+        for arm, by_seed in by_arm.items():
+            assert [*by_seed.values()] == report["outcomes"][name]["per_seed"][arm]
+    parquet, csv = pq.read_table(published / "results.parquet"), pc.read_csv(published / "results.csv")
+    assert csv.column_names == parquet.column_names
+    assert csv.num_rows == parquet.num_rows
 
 
 # when it is built
@@ -188,7 +209,7 @@ def test_a_run_that_has_nothing_yet_says_what_it_lacks(synthetic_run, build_undr
     report = build_undrawn(trial)
     assert report["missing"] == [f"{arm}/seed1 pretrain" for arm in trial.arms]
     assert report["outcomes"] == {}
-    assert report["primary"] == {"outcome": NEVER, "contrast": TOKENS, "verdict": None, "note": "not measured yet"}
+    assert report["primary"] == {"outcome": NEVER, "contrast": TOKENS, "verdict": None, "note": "not measured"}
     (trial.folder / "trial.yaml").write_text(yaml.safe_dump(trial.model_dump(mode="json")))
     (trial.folder / "corpus" / "exposure.json").unlink()
     with pytest.raises(TrialError, match="no corpus yet"):

@@ -8,16 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tokentrial.report import figures
+from tokentrial.report import figures, narrative
 from tokentrial.report.figures import draw
 from tokentrial.report.forest import forest
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
-from tokentrial.report.narrative import headline, limits, next_steps, not_shown
+from tokentrial.report.narrative import findings, headline, limits, remarks
 from tokentrial.report.page import page
-from tokentrial.statistics.power import seeds_needed
+from tokentrial.report.plot_style import arm_style
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
-TOKENS = "mul_tokens - baseline"
 SECTIONS = [
     *("meaning", "forest", "ladder", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
     *("provenance", "completions", "limits"),
@@ -45,51 +44,106 @@ def test_the_verdict_is_the_heading_and_the_sections_stand_in_their_order(html, 
     assert re.findall(r'<section id="(\w+)">', html) == SECTIONS
     assert text_of(re.search(r"<h1>(.*?)</h1>", html)[1]) == headline(report)
     # 5 + 6 + 7 + 5 + 6 + 8 of 12 in six seeds, and 1 + 0 + 2 + 1 + 1 + 0
-    assert headline(report).startswith("mul_tokens hurts: 0.07 against 0.51 of baseline, accuracy on never-asked")
-    starts = {"helps": "mul_tokens helps:", "no difference shown": "No difference shown:", None: "No verdict yet"}
-    starts |= {"equivalent within 0.1": "mul_tokens and baseline are", "baseline has not learnt": "No verdict:"}
-    for verdict, start in starts.items():
-        report["primary"]["verdict"] = verdict
-        assert headline(report).startswith(start)
+    assert f"{5 / 72:.3f} against {37 / 72:.3f} of baseline, accuracy on never-asked facts" in headline(report)
+    for verdict in ("helps", "no difference shown", "equivalent within 0.1", "control has not learnt", None):
+        report["contrasts"][0]["verdict"] = verdict
+        assert "mul_tokens" in headline(report)
 
 
 def test_the_heading_s_p_is_of_the_test_that_decides(html, report):
-    """Where every seed differs by as much, that is the sign-flip test, and not the t."""
-    assert "(paired t over seeds), 0.0312 (exact sign-flip)." in text_of(html)
-    contrast = report["outcomes"][NEVER]["contrasts"][TOKENS]
-    contrast |= {"test": "sign_flip", "p": contrast["p_sign_flip"], "ci95": None}
-    assert "interval n/a, p 0.0312 (exact sign-flip)." in text_of(page(report, {}))
+    """Where every seed differs by as much, that is the sign-flip test, and not the t. Beyond 20 seeds no sign-flip is
+    exact."""
+    assert "p 0.000336 (paired t over seeds), 6 seeds; exact sign-flip p 0.0312." in text_of(html)
+    report["contrasts"][0]["sign_flip_is_exact"] = False
+    sampled = text_of(page(report, {}))
+    assert "; sampled sign-flip p 0.0312." in sampled
+    assert "exact sign-flip" not in sampled
+    report["contrasts"][0] |= {"test": "sign_flip", "p": 0.0312, "interval": None}
+    assert "no interval, p 0.0312 (sign-flip), 6 seeds." in text_of(page(report, {}))
 
 
-def test_each_arm_is_judged_and_what_is_open_is_named(html, report):
-    assert "mul_append : 0.944 ± 0.068 in accuracy on never-asked facts: helps" in section(html, "meaning")
-    assert "It got 1.000 and 0.514: passed." in section(html, "meaning")
-    report["outcomes"][NEVER]["contrasts"][TOKENS]["verdict"] = "no difference shown"
-    assert not_shown(report)[0].startswith(f"{TOKENS} on accuracy on never-asked facts after pretraining: a difference")
+def test_no_sentence_contradicts_verdict_interval_or_holm(html, report):
+    """The pilot's first page: +0.326 [+0.019, +0.634], alone significant, with Holm's p of .119 not."""
+    pilot = {"difference": 0.326, "interval": [0.019, 0.634], "p": 0.0397, "p_adjusted": 0.119}
+    note = "not significant among the 3 secondary outcomes declared (Holm p 0.119)"
+    report["contrasts"][1] |= pilot | {"verdict": "no difference shown", "note": note}
+    shown, [left_open] = findings(report)
+    assert len(shown) == 2
+    assert note in left_open
+    assert "unadjusted 95 % interval [+0.019, +0.634]" in left_open
+    assert "either sign" not in left_open
+    assert "Where the line crosses zero" not in html
+    report["contrasts"][1] |= {"interval": [-0.019, 0.634], "p": 0.06, "note": ""}
+    assert "a difference of either sign is left open" in findings(report)[1][0]
+    report["contrasts"][1]["verdict"] = "equivalent within 0.1"
+    assert findings(report)[1] == []
 
 
-def test_the_next_command_has_the_seeds_that_power_asks_for_and_its_cost(report):
-    contrast = report["outcomes"][NEVER]["contrasts"][TOKENS]
-    # FACTS, section 4: the minimum detectable effect is 1.435 standard deviations at n = 6; planning widens by 1.46
-    needed = seeds_needed(abs(contrast["difference"]), 1.46 * contrast["mde80"] / 1.435)
-    confirm, budget = next_steps(report)
-    assert confirm["why"].startswith(f"confirm on {needed} fresh seeds")
-    assert f"'seeds=[{','.join(str(7 + i) for i in range(needed))}]' output=../again" in confirm["command"]
-    # a seed trains 35 s, fine-tunes 60 s and is evaluated twice 2.5 s on average, in each of three arms
-    assert confirm["cost"] == f"about {needed * 3 * 100 / 60:.0f} CPU worker minutes"
-    assert budget["command"] == "tokentrial run trial.yaml budget.match=bytes output=../again"
-    report["primary"]["verdict"] = "baseline has not learnt"
-    [longer] = next_steps(report)
-    assert "pretrain.steps=40" in longer["command"]  # twice those of the tiny trial
+def test_intervals_have_the_level_that_was_declared(synthetic_run, build_undrawn):
+    trial = synthetic_run("verdict.alpha=0.01", "robustness_reruns=[]")
+    report = build_undrawn(trial)
+    assert "99 % interval" in section((trial.folder / "report.html").read_text(), "meaning")
+    assert "95 % interval" not in narrative.verdict_sentence(report)
+
+
+def test_looks_are_said_with_their_boundary_their_interval_and_the_bias_of_an_early_stop(report):
+    assert narrative.looks(report) == []
+    report["declared"] |= {"looks": [6, 12], "spending": "obrien_fleming"}
+    report["look"] |= {"number": 1, "of": 2, "alpha": 0.00557, "boundary": 4.65, "may_go_on": True, "wanted": 6}
+    early = " ".join(remarks(report))
+    for part in ("Look 1 of 2", "|t| 4.65", "99.44 %", "95 % over all", "repeated", "biased away from zero"):
+        assert part in early
+    report["contrasts"][0]["verdict"], report["look"]["wanted"] = None, 12
+    going_on = " ".join(remarks(report))
+    assert "goes on to 12 seeds" in going_on
+    assert "biased" not in going_on
+
+
+def test_two_budgets_are_said_as_one_difference_of_differences(report):
+    report["budgets"] = {"rerun": "budget.match=bytes", "difference": 0.012, "interval": [-0.2, 0.224], "p": 0.88}
+    report["budgets"] |= {"test": "paired_t", "seeds": [1, 2], "alpha": 0.05}
+    [said] = [sentence for sentence in remarks(report) if "budget.match=bytes" in sentence]
+    assert "+0.012, 95 % interval [-0.200, +0.224], p 0.88" in said
+
+
+def test_what_was_declared_is_named_by_its_hash_and_what_differs_is_told(html, report):
+    sha256 = report["declaration"]["sha256"]
+    declared = section(html, "declared")
+    assert f"{sha256[:12]} (sha256 {sha256})" in declared
+    assert "Nothing differs from it" in declared
+    report["declaration"]["departures"] = ["pretrain.lr: 0.001 for 0.003, since now; exploratory"]
+    changed = section(page(report, {}), "declared")
+    assert "pretrain.lr: 0.001 for 0.003, since now; exploratory." in changed
+    assert "Nothing differs" not in changed
+    report["declaration"] = {"sha256": None, "since": None, "departures": []}
+    assert "Nothing differs" not in section(page(report, {}), "declared")
+
+
+def test_the_two_alphas_are_said_together(report):
+    [said] = narrative.error_rates(report)
+    assert "10 %" in said
+    report["declared"]["secondary"] = []
+    assert narrative.error_rates(report) == []
 
 
 def test_the_limits_are_of_this_run(report):
     found = " ".join(limits(report))
-    # every synthetic arm reads the same bytes
-    for part in ("12,345 parameters", "60% in baseline", "6 seeds", "mul_tokens +0%, mul_append +0%", "one_slot"):
+    for part in ("12,345 parameters", "60% in baseline", "6 seeds", "5,000 bytes in mul_tokens", "one_slot"):
         assert part in found
-    assert "The verdict is of the model after pretraining; after SFT the same is 0.514" in found
+    assert "The verdict is of the model after pretraining" in found
     assert "mul_append" not in found.partition("Controls that did not run")[2].partition("%")[0]
+
+
+@pytest.mark.parametrize(("detectable", "warns"), [(1.19, True), (0.49, True), (0.48, False)])
+def test_too_few_seeds_for_any_effect_are_warned_of(report, detectable, warns):
+    """The control stands at 37/72: no treatment can be better by more than 35/72 = 0.486."""
+    report["contrasts"][0]["detectable"] = detectable
+    assert ("Too few seeds for any effect" in " ".join(limits(report))) == warns
+
+
+@pytest.mark.parametrize("words", ["9 by 9", "times table", "Times table", "Plain text states"])
+def test_nothing_is_said_that_is_true_of_products_alone(html, words):
+    assert words not in html
 
 
 def test_what_was_declared_and_what_ran_where_cells_are_missing(synthetic_run, build_undrawn):
@@ -98,7 +152,6 @@ def test_what_was_declared_and_what_ran_where_cells_are_missing(synthetic_run, b
     report = build_undrawn(trial)
     rows = {row["setting"]: row for row in report["ran"]}
     assert rows["seeds"] == {"setting": "seeds", "declared": "1, 2", "ran": "1"}
-    assert rows["alpha"]["declared"] == rows["alpha"]["ran"] == "0.05"
     assert rows["budget"]["ran"] == "baseline: 20 steps; mul_tokens: 20 steps; mul_append: 20 steps"
     source = (trial.folder / "report.html").read_text()
     assert "Missing: mul_append/seed2 pretrain." in text_of(source)
@@ -107,8 +160,10 @@ def test_what_was_declared_and_what_ran_where_cells_are_missing(synthetic_run, b
 
 def test_a_page_of_nothing_renders(report):
     nothing = {key: {} for key in ("outcomes", "consumed", "curves", "tables", "checks", "mechanism", "samples")}
-    primary = report["primary"] | {"verdict": None}
-    source = page(report | nothing | {"primary": primary, "gate": None, "stages": []}, {})
+    unmeasured = dict.fromkeys(report["contrasts"][0]) | {"role": "primary", "outcome": NEVER, "note": "not measured"}
+    unmeasured |= {"treatment": "mul_tokens", "control": "baseline", "seeds": [], "differences": []}
+    nothing |= {"contrasts": [unmeasured], "gate": None, "stages": []}
+    source = page(report | nothing, {})
     assert re.findall(r'<section id="(\w+)">', source) == SECTIONS
     assert "No verdict yet" in source
     assert "Nothing to draw yet." in section(source, "inside")
@@ -144,9 +199,9 @@ def test_what_a_model_lacks_inside_is_not_drawn(report, only):
 
 
 def test_the_dots_of_the_forest_are_the_seeds_differences_and_no_words_cover_others(report):
-    pairs = [report["declared"]["primary"], *report["declared"]["secondary"]]
-    for pair in pairs:
-        report["outcomes"][pair["outcome"]]["contrasts"][pair["contrast"]]["verdict"] = "baseline has not learnt"
+    declared = report["contrasts"][:3]
+    for record in declared:
+        record["verdict"] = "control has not learnt"
     figure, drawn = forest(report), {"o": [], "D": []}
     figure.draw_without_rendering()
     for axis in figure.axes:
@@ -154,12 +209,17 @@ def test_the_dots_of_the_forest_are_the_seeds_differences_and_no_words_cover_oth
         assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
         for line in axis.lines:
             if (marker := line.get_marker()) in drawn:
-                drawn[marker].append([*line.get_xdata()])
-    for pair, dots, [diamond] in zip(pairs, drawn["o"], drawn["D"], strict=True):
-        outcome = report["outcomes"][pair["outcome"]]
-        treatment, control = (outcome["per_seed"][arm] for arm in pair["contrast"].split(" - "))
-        assert dots == [a - b for a, b in zip(treatment, control, strict=True)]
-        assert diamond == outcome["contrasts"][pair["contrast"]]["difference"]
+                drawn[marker].append([*zip(line.get_xdata(), line.get_ydata(), strict=True)])
+    for record, dots, [diamond] in zip(declared, drawn["o"], drawn["D"], strict=True):
+        assert [x for x, _ in dots] == record["differences"]
+        assert diamond[0] == record["difference"]
+        # seeds 1 and 4 differ by 4/12 both, though not to the last bit: neither dot hides the other
+        assert len({(round(x, 9), y) for x, y in dots}) == len(dots)
+
+
+def test_twelve_arms_can_be_told_apart(report):
+    report["arms"] = ["baseline", *(f"arm{number}" for number in range(12))]
+    assert len({arm_style(report, arm) for arm in report["arms"]}) == 13
 
 
 def test_the_learning_curve_is_accuracy_over_tokens_with_the_t_interval_of_its_mean(report):
@@ -213,8 +273,7 @@ def test_a_hostile_completion_is_text(html):
 def test_a_hostile_name_is_text_in_figures_too(report, only):
     name = "pretrain/<script>alert(1)<script>/$x$/accuracy"
     report["outcomes"] = {name if key == NEVER else key: value for key, value in report["outcomes"].items()}
-    report["primary"]["outcome"] = name
-    report["declared"]["primary"] = {"outcome": name, "contrast": TOKENS}
+    report["contrasts"][0]["outcome"] = name
     only("forest")
     drawn = draw(report)
     assert "<script" not in page(report, drawn)

@@ -42,14 +42,13 @@ def test_paired_t_is_scipys():
     ours, theirs = paired_t(APPEND - BASELINE), stats.ttest_rel(APPEND, BASELINE)
     assert ours.p == pytest.approx(theirs.pvalue)
     assert ours.ci95 == pytest.approx(tuple(theirs.confidence_interval(0.95)))
-    assert ours.ci90 == pytest.approx(tuple(theirs.confidence_interval(0.90)))
     assert ours.sd == pytest.approx(np.std(APPEND - BASELINE, ddof=1))
 
 
 @pytest.mark.parametrize("d", [[0.4], [0.1] * 6, [0.0] * 6, [0.3 - 0.2, 0.7 - 0.6, 0.9 - 0.8]])
 def test_of_one_seed_or_without_spread_t_and_equivalence_are_undefined(d):
     t = paired_t(d)
-    assert (t.n, t.p, t.ci95, t.ci90) == (len(d), None, None, None)
+    assert (t.n, t.p, t.ci95) == (len(d), None, None)
     assert t.sd == (None if len(d) == 1 else 0)
     assert t.mean == pytest.approx(d[0])
     assert tost(d, 0.1) == (None, None)
@@ -92,13 +91,12 @@ def test_beyond_20_seeds_signs_are_drawn():
 # Holm
 
 
-def test_holm_is_statsmodels_and_passes_over_what_has_no_p():
+def test_holm_is_statsmodels():
     rng = np.random.default_rng(0)
     for size in (1, 2, 3, 6):
         for p_values in (rng.random(size), 0.1 * rng.random(size), np.round(0.05 * rng.random(size), 2)):  # ties, 0
             assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
-    assert holm([0.04, None, 0.01]) == [0.04, None, 0.02]
-    assert holm([None, None]) == [None, None]
+    assert holm([]) == []
 
 
 # equivalence
@@ -108,21 +106,15 @@ def test_holm_is_statsmodels_and_passes_over_what_has_no_p():
 def test_tost_is_statsmodels(margin):
     rng = np.random.default_rng(3)
     a, b = rng.normal(0.5, 0.05, 8), rng.normal(0.5, 0.05, 8)
-    ours, theirs = tost(a - b, margin), ttost_paired(a, b, -margin, margin)[0]
-    assert ours.p == pytest.approx(theirs)
-
-
-@given(differences, st.floats(0.01, 1))
-def test_equivalent_is_the_90_percent_interval_inside_the_margin(d, margin):
-    result, t = tost(d, margin), paired_t(d)
-    if result.p is not None and abs(result.p - 0.05) > 1e-9:
-        assert (result.p < 0.05) == (max(map(abs, t.ci90)) < margin)
+    assert tost(a - b, margin).p == pytest.approx(ttost_paired(a, b, -margin, margin)[0])
 
 
 def test_the_margin_within_reach_of_six_seeds_is_1_43_s():
     d = np.array([-1.0, 1, -1, 1, -1, 1])
     s = d.std(ddof=1)
     assert tost(d, 1.0).margin_at_80_power / s == pytest.approx(1.43, abs=0.005)
+    at_1 = (stats.t.ppf(0.99, 5) + stats.t.ppf(0.90, 5)) * s / np.sqrt(6)
+    assert tost(d, 1.0, 0.01).margin_at_80_power == pytest.approx(at_1)
 
 
 @pytest.mark.parametrize("margin", [0, -0.1, np.nan, np.inf])
@@ -146,7 +138,7 @@ def test_a_complete_matrix_gives_the_printed_variance_and_satterthwaite_df(n, fa
     assert result.variance == pytest.approx(terms.sum())
     assert result.df == pytest.approx(df)
     half = stats.t.ppf(0.975, df) * np.sqrt(terms.sum())
-    assert result.ci95 == pytest.approx((matrix.mean() - half, matrix.mean() + half))
+    assert result.interval == pytest.approx((matrix.mean() - half, matrix.mean() + half))
 
 
 @pytest.mark.parametrize("s2_fact_in_residuals", [0.5, 1.01])
@@ -239,7 +231,7 @@ def test_the_order_of_seeds_and_facts_and_facts_of_no_seed_do_not_matter():
 )
 def test_no_interval_over_facts(matrix, reason):
     result = crossed_interval(matrix)
-    assert result.ci95 is None
+    assert result.interval is None
     assert result.refusal.startswith(reason)
 
 

@@ -2,23 +2,25 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tokentrial import __version__
-from tokentrial.cli import looking, sharing, stages
+from tokentrial.cli import declaring, looking, sharing, stages
 from tokentrial.cli.words import (
     ArmOption,
     FolderArgument,
     JsonOption,
     Overrides,
+    OverwriteOption,
     SeedOption,
     TrialArgument,
     console,
     counted,
     gigabytes,
     print_json,
+    show_report,
 )
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store.disk import translate_os_errors
@@ -61,6 +63,11 @@ def run(
     disk_limit: Annotated[
         str | None, typer.Option(help="such as 20GB: the run folder never holds more (disk_limit_gb)")
     ] = None,
+    overwrite: OverwriteOption = False,
+    placebo: Annotated[
+        bool,
+        typer.Option("--placebo", help="instead, the control against itself on seeds + 1000: what noise looks like"),
+    ] = False,
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
 
@@ -77,11 +84,15 @@ def run(
     loaded = loaded.model_copy(
         update={"robustness_reruns": list(dict.fromkeys([*loaded.robustness_reruns, *(also or ())]))}
     )
-    runs.check(loaded)
+    if placebo:
+        from tokentrial.run.placebo import print_placebo, run_placebo
+
+        print_placebo(run_placebo(loaded), console())
+        return
     chosen = select(loaded, stages, arm, seed)
-    report = runs.run(loaded, chosen.stages, chosen.cells)
+    report = runs.run(loaded, chosen.stages, chosen.cells, overwrite)
     if report:
-        _show(report, loaded.folder)
+        show_report(report, loaded.folder)
     else:
         print(f"{loaded.folder}: {chosen.words} done; the same command without a choice does the rest and reports")
 
@@ -108,13 +119,14 @@ def plan(
     """
     from tokentrial.devices import parse_prices
     from tokentrial.plan import plan as plans
+    from tokentrial.plan.power import noise_of
     from tokentrial.trial.load import load
 
     loaded = load(trial, overrides or ())
     if noise is not None and pilot is not None:
         raise SettingsError("plan: found --noise and --pilot, expected one of them")
     groups = plans.chosen_groups(loaded, device or (), parse_prices(price or ()))
-    assumed = plans.noise_of(loaded, noise, pilot)
+    assumed = noise_of(loaded, noise, pilot)
     if measure:
         groups = plans.measured(loaded, groups)
     made = plans.plan(loaded, groups, assumed)
@@ -161,12 +173,14 @@ def status(
     print(f"{state['trial']}: corpus {ready}, {done} of {len(state['cells'])} cells done")
     if state["of_another_release"]:
         print("Another release of tokentrial made these results: `tokentrial run` would do them again.")
+    for departure in state["departures"]:
+        print(f"Not as declared: {departure}")
     width = max(map(len, state["cells"]))
     for name, of in state["cells"].items():
         left = ", ".join(stage for stage, is_done in of.items() if not is_done)
         print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
     if state["seconds"]:
-        from tokentrial.report.tables import stage_times, terminal_table
+        from tokentrial.report.text_report import stage_times, terminal_table
 
         console().print(terminal_table(*stage_times(state["seconds"])))
 
@@ -183,7 +197,7 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
     if json:
         print_json(made)
     else:
-        _show(made, out)
+        show_report(made, out)
 
 
 @app.command()
@@ -252,7 +266,7 @@ def power(
     elif outcome or contrast:
         raise SettingsError("power: --outcome and --contrast are of a run folder, not of --sd")
     else:
-        planned = planning.plan_seeds("a pilot with this noise", sd, effects)
+        planned = planning.plan_seeds("as given", sd, effects)
     if json:
         print_json(asdict(planned))
     else:
@@ -290,14 +304,7 @@ def arms(json: JsonOption = False) -> None:
         print(f"{arm.name:18} {counted(len(arm.tokens), 'token'):>10}  {arm.summary}{lost}")
 
 
-def _show(report: dict[str, Any], folder: Path) -> None:
-    from tokentrial.report.tables import print_report
-
-    print_report(report, console())
-    print(f"Report: {folder / 'report.html'}")
-
-
-for verb in (*looking.VERBS, *stages.VERBS, *sharing.VERBS):
+for verb in (*declaring.VERBS, *looking.VERBS, *stages.VERBS, *sharing.VERBS):
     app.command()(verb)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that hand results on: a bundle, and models to and from the Hub."""
+"""The commands that share results: `bundle`, and `push` and `pull` of models on the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,9 @@ def bundle(
     out: FolderArgument,
     to: Annotated[Path | None, typer.Option(help="the file to write; OUT.zip if left out")] = None,
 ) -> None:
-    """Pack a run's results into one file that compare reads.
+    """Pack a run's results into one file, which `compare` reads.
 
-    It holds trial, report, samples, hashes and a table for a paper.
+    It holds the trial, the report, all samples, file hashes and a LaTeX table.
 
     Example: tokentrial bundle outputs/pilot
     """
@@ -28,11 +28,13 @@ def push(
     cell: Annotated[Path, typer.Argument(metavar="OUT/ARM/seedK", help="a cell of a run folder")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="its name on the Hub, such as me/pilot-seed1")],
     stage: Annotated[str, typer.Option(help="the model after this stage: pretrain, sft or grpo")] = "pretrain",
-    public: Annotated[bool, typer.Option("--public", help="for all to see, where the repository is new")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="create the repository as public instead of private")
+    ] = False,
 ) -> None:
-    """Upload a cell's model to the Hugging Face Hub, privately.
+    """Upload a cell's model, tokenizer and model card to the Hugging Face Hub.
 
-    Its tokenizer and card go with it; --public is for all to see.
+    A new repository is private unless --public is given.
 
     Example: tokentrial push outputs/pilot/baseline/seed1 me/pilot-seed1
     """
@@ -45,9 +47,9 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a model on the Hub, such as me/pilot-seed1")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
 ) -> None:
-    """Download a model from the Hugging Face Hub into a folder.
+    """Download a model from the Hugging Face Hub into a new folder.
 
-    The folder is what `evaluate --model` reads.
+    `evaluate --model` reads that folder.
 
     Example: tokentrial pull me/pilot-seed1 models/pilot-seed1
     """

@@ -1,12 +1,12 @@
 """The verbs that do one stage of a trial alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokentrial.cli.words import ArmOption, Overrides, SeedOption, TrialArgument, counted, print_json
+from tokentrial.cli.words import ArmOption, Overrides, OverwriteOption, SeedOption, TrialArgument, counted, print_json
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def corpus(
     verify: Annotated[bool, typer.Option("--verify", help="derive sampled documents again and compare")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="accept a source that ends early")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Prepare text, drills and patches of every arm, count and audit.
 
@@ -43,7 +44,7 @@ def corpus(
         print(f"verified: {checked}{' of '.join(seen)} in {counted(len(found['arms']), 'arm')}")
         return
     if materialize is None:
-        runs.run(loaded, ("corpus",))
+        runs.run(loaded, ("corpus",), overwrite=overwrite)
         print(f"corpus: {loaded.folder / 'corpus'}")
     else:
         chosen = loaded.seeds[0] if seed is None else seed
@@ -52,36 +53,25 @@ def corpus(
         print(f"{materialize}, seed {chosen}: {made}: {folder}")
 
 
-def pretrain(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Pretrain the cells of a trial whose corpus is ready.
+def _stage_verb(name: str, summary: str, options: str) -> Callable[..., None]:
+    """The verb of a stage that every cell goes through."""
 
-    Example: tokentrial pretrain pilot --arm baseline --seed 1
-    """
-    _alone("pretrain", trial, overrides, arm, seed)
+    def verb(
+        trial: TrialArgument,
+        overrides: Overrides = None,
+        arm: ArmOption = None,
+        seed: SeedOption = None,
+        overwrite: OverwriteOption = False,
+    ) -> None:
+        from tokentrial.run.selection import select_cells
+        from tokentrial.trial.load import load
 
+        loaded = load(trial, overrides or ())
+        _do((name,), loaded, select_cells(loaded, arm, seed), overwrite)
 
-def export(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Export pretrained cells for transformers, if the logits agree.
-
-    Example: tokentrial export pilot --arm baseline
-    """
-    _alone("export", trial, overrides, arm, seed)
-
-
-def sft(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Fine-tune exported cells on word problems.
-
-    Example: tokentrial sft pilot --seed 1
-    """
-    _alone("sft", trial, overrides, arm, seed)
-
-
-def grpo(trial: TrialArgument, overrides: Overrides = None, arm: ArmOption = None, seed: SeedOption = None) -> None:
-    """Train fine-tuned cells by GRPO.
-
-    Example: tokentrial grpo pilot --seed 1
-    """
-    _alone("grpo", trial, overrides, arm, seed)
+    verb.__name__ = name
+    verb.__doc__ = f"{summary}\n\nExample: tokentrial {name} pilot {options}"
+    return verb
 
 
 def evaluate(
@@ -99,6 +89,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task or probe")] = None,
     harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
     out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a trial's cells after each stage, or any causal model.
 
@@ -113,7 +104,7 @@ def evaluate(
 
         loaded = load(trial, overrides or ())
         chosen = select_cells(loaded, arm, seed)
-        _do(evaluations(loaded, chosen), loaded, chosen)
+        _do(evaluations(loaded, chosen), loaded, chosen, overwrite)
         return
     from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 
@@ -125,24 +116,23 @@ def evaluate(
     print_json(scores)
 
 
-def _alone(stage: str, trial: str, overrides: Sequence[str] | None, arm: str | None, seed: str | None) -> None:
-    from tokentrial.run.selection import select_cells
-    from tokentrial.trial.load import load
-
-    loaded = load(trial, overrides or ())
-    _do((stage,), loaded, select_cells(loaded, arm, seed))
-
-
-def _do(wanted: Sequence[str], trial: "Trial", cells: "Sequence[Cell]") -> None:
+def _do(wanted: Sequence[str], trial: "Trial", cells: "Sequence[Cell]", overwrite: bool) -> None:
     """Do stages of cells and say where the results are."""
     from tokentrial.run.run import run
     from tokentrial.steps.stage import stage_names
 
     if not set(wanted) <= set(stage_names(trial)):
         raise SettingsError(f"{trial.name}: it has no {wanted[0]}; its stages are {', '.join(stage_names(trial))}")
-    run(trial, wanted, cells)
+    run(trial, wanted, cells, overwrite)
     for cell in cells:
         print(f"{cell.name}: {', '.join(str(cell.folder(trial, stage)) for stage in wanted)}")
 
 
-VERBS = (corpus, pretrain, export, sft, grpo, evaluate)
+VERBS = (
+    corpus,
+    _stage_verb("pretrain", "Pretrain the cells of a trial whose corpus is ready.", "--arm baseline --seed 1"),
+    _stage_verb("export", "Export pretrained cells for transformers, if the logits agree.", "--arm baseline"),
+    _stage_verb("sft", "Fine-tune exported cells on word problems.", "--seed 1"),
+    _stage_verb("grpo", "Train fine-tuned cells by GRPO.", "--seed 1"),
+    evaluate,
+)

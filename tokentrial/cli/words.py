@@ -10,6 +10,8 @@ import typer
 from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot")]
@@ -19,6 +21,9 @@ Overrides = Annotated[
 ArmOption = Annotated[str | None, typer.Option("--arm", "--arms", help="only these arms, by commas")]
 SeedOption = Annotated[str | None, typer.Option("--seed", "--seeds", help="only these seeds, by commas")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="replace finished results of other settings; they are then exploratory")
+]
 FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
 
 
@@ -47,3 +52,11 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def show_report(report: "Mapping[str, Any]", folder: Path) -> None:
+    """A report at the end of a run, and where its page is."""
+    from tokentrial.report.text_report import print_report
+
+    print_report(report, console())
+    print(f"Report: {folder / 'report.html'}")

@@ -1,1 +1,1 @@
-"""Results of several systems, whoever wrote them: `read` loads them, `contrasts` compares them."""
+"""Results of several systems, whoever wrote them: `read` loads them, `contrasts` pairs them, `contrast_tests` tests."""

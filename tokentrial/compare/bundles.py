@@ -18,21 +18,15 @@ from zipfile import ZipFile, ZipInfo
 
 import orjson
 
-from tokentrial.compare.files import ExternalRecord, file_error, validate
+from tokentrial.compare.files import file_error, validate
 
 HASHES = "hashes.json"  # of the bundle's own files under `bundle`, and of the run's steps under `run`
-# what a comparison reads, here and in compare/runs.py
-_NEEDED = re.compile(
-    r"trial\.yaml|declared\.json|comparison_report\.json"
-    r"|[A-Za-z0-9_]+/seed[0-9]{1,9}/eval_(?:pretrain|sft|grpo)/(?:samples\.jsonl|heldout_text\.json)"
-)
+# what a comparison reads, in runs.py and run_report.py
+_OF_A_CELL = r"[A-Za-z0-9_]+/seed[0-9]{1,9}/eval_(?:pretrain|sft|grpo)/(?:samples\.jsonl|heldout_text\.json)"
+_NEEDED = re.compile(rf"trial\.yaml|comparison_report\.json|{_OF_A_CELL}")
 _MAX_FILES = 100_000
 _MAX_BYTES = 2_000_000_000
 _EXPECTED = "expected what `tokentrial bundle OUT` writes"
-
-
-class Hashes(ExternalRecord):
-    bundle: dict[str, str]
 
 
 @contextmanager
@@ -97,7 +91,7 @@ def _read(bundle: ZipFile, member: ZipInfo) -> bytes:
 
 def _hashes(path: Path, bundle: ZipFile) -> dict[str, str]:
     try:
-        content = orjson.loads(_read(bundle, bundle.getinfo(HASHES)))
-    except (KeyError, orjson.JSONDecodeError):
+        content = orjson.loads(_read(bundle, bundle.getinfo(HASHES)))["bundle"]
+    except (KeyError, TypeError, orjson.JSONDecodeError):
         raise file_error(path, f"no {HASHES} that can be read; {_EXPECTED}") from None
-    return validate(path, Hashes, content, f"{HASHES}: ").bundle
+    return validate(path, dict[str, str], content, f"{HASHES}: ")

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tokentrial.compare.files import Count, ExternalRecord, file_error, load_json, load_json_lines, validate
 from tokentrial.compare.system import ItemResults, System, single_model
-from tokentrial.report.outcomes import floor_accuracies
+from tokentrial.report.results import floor_accuracies
 from tokentrial.tasks.arithmetic import Arithmetic
 
 ItemsAndNotes = tuple[dict[str, ItemResults], list[str]]  # items by outcome, and notes on what a file lacks
@@ -20,6 +20,7 @@ ItemsAndNotes = tuple[dict[str, ItemResults], list[str]]  # items by outcome, an
 
 RESULTS_SUFFIX = "_results.json"
 TABLE = "mul_table"  # the task whose items are known: 81 products of 1 to 9
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
 
 class Totals(ExternalRecord):
@@ -32,10 +33,6 @@ class Totals(ExternalRecord):
         if not max(self.correct, self.correct_norm or 0) <= self.total or self.total == 0:
             raise ValueError(f"at least one item, and no more than all of {self.total} correct")
         return self
-
-
-class Probes(ExternalRecord):
-    category_accuracies: dict[str, Totals]
 
 
 class Example(ExternalRecord):
@@ -55,39 +52,42 @@ def read_results(path: Path) -> ItemsAndNotes:
     results = validate(path, Results, load_json(path))
     task = path.name.removesuffix(RESULTS_SUFFIX)
     if "category_accuracies" in results.metrics:
-        totals = validate(path, Probes, results.metrics, "metrics.").category_accuracies
+        by_category = results.metrics["category_accuracies"]
+        totals = validate(path, dict[str, Totals], by_category, "metrics.category_accuracies: ")
     else:
         totals = {task: validate(path, Totals, results.metrics, "metrics.")}
     found: dict[str, ItemResults] = {}
     notes = []
     for name, stated in totals.items():
         examples = [e for e in results.examples if e.category == name or (e.category is None and name == task)]
-        listed = _from_examples(path, examples)
+        listed = _from_examples(path, name, examples)
         complete = listed.total == stated.total
         if listed.total > stated.total or (complete and listed.correct != stated.correct):
             listing = f"found {listed.correct} correct of {listed.total}"
             raise file_error(path, f"examples of {name}: {listing}, metrics say {stated.correct} of {stated.total}")
-        items = listed if complete else ItemResults(stated.correct, stated.total)
-        if name == TABLE:
-            items = table_items(stated.correct, stated.total) or items
-        found[f"{name}/all/accuracy"] = replace(items, by_item=listed.by_item if complete else {})
+        whole = listed if complete else ItemResults(stated.correct, stated.total)
+        if name == TABLE and (known := table_items(stated.correct, stated.total)):
+            whole = replace(known, by_item=whole.by_item)
+        found[f"{name}/all/accuracy"] = whole
         if stated.correct_norm is not None:
             found[f"{name}/all/accuracy_norm"] = ItemResults(stated.correct_norm, stated.total)
-        if listed.total and not complete:
-            found[f"{name}/first_{listed.total}/accuracy"] = listed
         if not complete:
-            items_there = f"only the first {listed.total} items" if listed.total else "no items"
-            notes.append(f"{name}: totals of {stated.total}, {items_there}")
+            found |= {f"{name}/first_{listed.total}/accuracy": listed} if listed.total else {}
+            items = f"only the first {listed.total}" if listed.total else "no"
+            notes.append(f"{name}: totals of {stated.total}, {items} items")
     return found, notes
 
 
-def _from_examples(path: Path, examples: Sequence[Example]) -> ItemResults:
+def _from_examples(path: Path, task: str, examples: Sequence[Example]) -> ItemResults:
     rows = [{"question": e.question, "answer": e.true_answer, "fact": ""} for e in examples]
+    # of a table of facts, items with the same operands and answer are one fact in its two orders
+    table = examples if task.endswith("_table") else ()
+    facts = {e.question: f"{sorted(_NUMBER.findall(e.question))}={e.true_answer}" for e in table}
     try:
-        known = floor_accuracies(rows, False, None) if rows else {}
+        floors = floor_accuracies(rows, False, None) if rows else {}
     except ValueError as error:  # a number of thousands of digits
         raise file_error(path, f"examples: {error}; expected questions with numbers") from None
-    return ItemResults.from_answers(((e.question, e.is_correct) for e in examples), floors=known)
+    return ItemResults.from_answers(((e.question, e.is_correct) for e in examples), facts=facts, floors=floors)
 
 
 def table_items(correct: int, total: int) -> ItemResults | None:
@@ -192,14 +192,6 @@ def _outcome(task: str, key: str) -> str:
 # GSM8K's `example_model_solutions.jsonl`: every test question with the solutions of several systems
 
 
-class Solution(ExternalRecord):
-    is_correct: bool
-
-
-class Question(ExternalRecord):
-    question: str
-
-
 def solution_systems(row: Any) -> list[str]:
     """The systems of a line of solutions: the keys that hold `is_correct`; none where it is no such line."""
     if not isinstance(row, dict) or "question" not in row:
@@ -212,12 +204,15 @@ def read_solutions(path: Path) -> list[System]:
     answers: dict[str, list[tuple[str, bool]]] = {}
     for number, row in load_json_lines(path):
         where = f"line {number}: "
-        question = validate(path, Question, row, where).question
         answers = answers or {name: [] for name in solution_systems(row)}
+        row = validate(path, dict[str, Any], row, where)
+        question = validate(path, str, row.get("question"), f"{where}question: ")
         for name, answered in answers.items():
-            if name not in row:
+            if name not in solution_systems(row):
                 raise file_error(path, f"{where}no {name!r}, expected the systems of line 1: {list(answers)}")
-            correct = validate(path, Solution, row[name], f"{where}{name}.").is_correct
+            correct = row[name]["is_correct"]
+            if not isinstance(correct, bool):
+                raise file_error(path, f"{where}{name}.is_correct: found {correct!r:.80}, expected true or false")
             answered.append((question, correct))
     return [
         single_model(name, {"gsm8k/all/accuracy": ItemResults.from_answers(answered)})

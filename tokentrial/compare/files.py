@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tokentrial.errors import TrialError
-from tokentrial.report.tables import one_line
+from tokentrial.report.formats import one_line
 
 Count = Annotated[int, Field(ge=0, le=10**8)]
 T = TypeVar("T")

@@ -1,5 +1,6 @@
 """A path of results to the systems that it holds, whatever wrote it. Nothing is unpickled or evaluated."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from tokentrial.compare import runs
 from tokentrial.compare.files import file_error, load_json, load_json_lines
 from tokentrial.compare.system import ItemResults, System, single_model
 from tokentrial.errors import SettingsError
-from tokentrial.report.tables import one_line
+from tokentrial.report.formats import one_line
 
+_COUNT = re.compile(r"([0-9]{1,8})/([0-9]{1,8})")
 _EXPECTED = (
     "expected a run folder (OUT, OUT/ARM, OUT/ARM/seedK or its eval_STAGE), a bundle, a folder or file of "
     "`<task>_results.json`, lm-eval's `results_*.json` or `samples_*.jsonl`, or GSM8K's example_model_solutions.jsonl"
@@ -38,12 +40,12 @@ def parse_counts(words: Sequence[str], task: str | None) -> list[list[System]]:
     """Bare counts such as 5/81, of a task whose floors are known where it is the multiplication table."""
     groups = []
     for word in words:
-        parts = word.split("/")
-        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-            raise SettingsError(f"--counts {word!r}: expected right answers of all, such as 5/81")
-        if max(map(len, parts)) > 8 or not int(parts[0]) <= int(parts[1]) or int(parts[1]) == 0:
-            raise SettingsError(f"--counts {word!r}: expected at most 99999999 items, and no more right than there are")
-        correct, total = map(int, parts)
+        counts = _COUNT.fullmatch(word)
+        correct, total = map(int, counts.groups()) if counts else (0, 0)
+        if not correct <= total or total == 0:
+            raise SettingsError(
+                f"--counts {word!r}: expected right answers of all, such as 5/81, with at most 99999999 items"
+            )
         items = ItemResults(correct, total) if task != external.TABLE else external.table_items(correct, total)
         if items is None:
             raise SettingsError(f"--counts {word!r} --task {task}: expected 81 items, or 64 without those of 1")

@@ -1,12 +1,17 @@
-"""What is compared: a system is one model, or one arm over its seeds."""
+"""What is compared: a system is one model, or one arm over its seeds; and the record of one contrast of two systems."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tokentrial.report.tables import one_line
+from pydantic import Field
+
+from tokentrial.report.formats import one_line
+
+ALPHA = 0.05
+EXPLORATORY = "exploratory: not declared, interval and p unadjusted"
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,20 @@ class ItemResults:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """One model, that is, one seed: correct answers and other values, by outcome."""
+    """One model, that is, one seed: its results by outcome. `values` and `by_fact` are the report's own definition."""
 
     items: Mapping[str, ItemResults] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
-    by_fact: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # outcome: fact: mean over its orders
-    heldout_fingerprint: str = ""  # which documents its bits per byte are of
+    by_fact: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of outcomes that are means over facts
+    heldout_texts: frozenset[tuple[str, int]] = frozenset()  # name and bytes of the documents its bits are of
 
     def value(self, outcome: str) -> float:
         if outcome in self.values:
             return self.values[outcome]
         return self.items[outcome].correct / self.items[outcome].total
+
+    def asked(self, outcome: str) -> Iterable[str]:
+        return self.items[outcome].by_item if outcome in self.items else ()
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,15 @@ class System:
 
     name: str
     models: Mapping[int, ModelResults] = field(default_factory=dict)
-    run: Path | None = None  # the run folder that this is an arm of, over its seeds
-    arm: str | None = None
+    arm_folder: Path | None = None  # OUT/ARM that its seeds, or its one cell, lie in
+    arm: str | None = None  # of an arm over all its seeds
     control: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder of a whole arm."""
+        return self.arm_folder.parent if self.arm_folder and self.arm else None
 
     @property
     def outcomes(self) -> list[str]:
@@ -67,3 +80,33 @@ class System:
 
 def single_model(name: str, items: Mapping[str, ItemResults], notes: Iterable[str] = ()) -> System:
     return System(one_line(name), {0: ModelResults(items)}, notes=tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemContrast:
+    """A contrast, a - b. Its fields are the keys of `--json`; None stands for undefined.
+
+    `unit` says what was sampled, and `n_a`, `n_b` how much of it: `seeds`, which alone bear on an arm, or the `facts`
+    or `items` that two models of one seed each were asked.
+    """
+
+    outcome: str
+    a: str
+    b: str
+    unit: str = "seeds"
+    n_a: int
+    n_b: int
+    value_a: float
+    value_b: float
+    difference: float
+    interval: Annotated[Sequence[float], Field(min_length=2, max_length=2)] | None = None  # at 1 - alpha
+    alpha: float = ALPHA
+    p: float | None = None
+    p_adjusted: float | None = None  # Holm's, as the run's own report gives it
+    test: str | None = None
+    detectable: float | None = None  # by seeds only: for two given models the interval says what is left open
+    discordant: list[int] | None = None  # items that only a, and only b, answered
+    verdict: str | None = None  # of the run's own report, on a contrast that was declared
+    finding: str | None = None  # of two models, or of one beside the seeds of an arm
+    floors: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""

@@ -3,35 +3,32 @@
 from rich.console import Console
 
 from tokentrial.compare.contrasts import Comparison
-from tokentrial.compare.system_contrast import SystemContrast
-from tokentrial.report.tables import format_interval, format_number, one_line, terminal_table
-
-_HEADER = ("", "a", "b", "outcome", "value a", "value b", "n", "a - b [95 %]", "p", "test", "MDE 80 %", "verdict")
+from tokentrial.compare.system import ALPHA, SystemContrast
+from tokentrial.report.formats import format_interval, format_level, format_number, one_line
+from tokentrial.report.text_report import terminal_table
 
 
 def print_comparison(comparison: Comparison, console: Console, show_all: bool = False) -> None:
     """One row a tested contrast; below the table each note, with the rows that it is of.
 
-    Where a run has declared some of them, the exploratory rest is only counted, unless `show_all`.
+    Where something is said of some, the exploratory rest is only counted, unless `show_all`.
     """
     tested = [c for c in comparison.contrasts if c.p is not None or c.verdict is not None]
-    judged = [c for c in tested if c.verdict is not None]
-    shown = judged if judged and not show_all else tested
-    table = [_HEADER, *(_row(format_number, contrast) for format_number, contrast in enumerate(shown, 1))]
+    decided = [c for c in tested if c.verdict or c.finding]
+    shown = decided if decided and not show_all else tested
+    rows = [_row(number, contrast) for number, contrast in enumerate(shown, 1)]
     lines = []
     if len({(c.a, c.b) for c in shown}) == 1:  # their names stand once above the table, not in every row
         lines = [f"a: {shown[0].a}", f"b: {shown[0].b}"]
-        table = [(row[0], *row[3:]) for row in table]
+        rows = [{name: cell for name, cell in row.items() if name not in ("a", "b")} for row in rows]
     _print_lines(console, lines)
-    if shown:
-        console.print(terminal_table(table[0], table[1:]))
+    if header := [name for name in (rows or [{}])[0] if any(row[name] for row in rows)]:
+        console.print(terminal_table(header, [[row[name] for name in header] for row in rows]))
     rows_by_note: dict[str, list[int]] = {}
-    for row, contrast in enumerate(shown, 1):
+    for number, contrast in enumerate(shown, 1):
         for note in filter(None, contrast.note.split("; ")):
-            rows_by_note.setdefault(note, []).append(row)
-    notes = [
-        f"{note}." if len(rows) == len(shown) else f"{_name_rows(rows)}: {note}." for note, rows in rows_by_note.items()
-    ]
+            rows_by_note.setdefault(note, []).append(number)
+    notes = [f"{note}." if len(of) == len(shown) else f"{_name_rows(of)}: {note}." for note, of in rows_by_note.items()]
     notes += [f"{note}." for note in comparison.notes]
     if exploratory := len(tested) - len(shown):
         notes.append(f"{exploratory} exploratory contrasts get no verdict: --outcome NAME shows one, --json all.")
@@ -45,22 +42,25 @@ def _print_lines(console: Console, lines: list[str]) -> None:
         console.print(one_line(line), highlight=False, markup=False)
 
 
-def _row(row: int, c: SystemContrast) -> tuple[str, ...]:
+def _row(number: int, c: SystemContrast) -> dict[str, str]:
+    """A contrast's cells by the head of their column; columns without any are not shown."""
     units = f"{c.n_a}" if c.n_a == c.n_b else f"{c.n_a} and {c.n_b}"
-    return (
-        f"{row}",
-        c.a,
-        c.b,
-        c.outcome,
-        f"{c.value_a:.3f}",
-        f"{c.value_b:.3f}",
-        f"1 seed, {units} items" if c.unit == "items" else f"{units} seeds",
-        f"{c.difference:+.3f} {format_interval(c.ci95)}",
-        format_number(c.p) + (f" (Holm {format_number(c.p_holm)})" if c.p_holm not in (None, c.p) else ""),
-        c.test,
-        format_number(c.mde80),
-        c.verdict or "",
-    )
+    level = "" if c.alpha == ALPHA else f" at {format_level(c.alpha)}"
+    return {
+        "": f"{number}",
+        "a": c.a,
+        "b": c.b,
+        "outcome": c.outcome,
+        "value a": f"{c.value_a:.3f}",
+        "value b": f"{c.value_b:.3f}",
+        "n": f"{units} seeds" if c.unit == "seeds" else f"1 seed, {units} {c.unit}",
+        "a - b [95 %]": f"{c.difference:+.3f} {format_interval(c.interval)}{level}",
+        "p": format_number(c.p) + (f" (Holm {format_number(c.p_adjusted)})" if c.p_adjusted is not None else ""),
+        "test": c.test or "",
+        "detectable": format_number(c.detectable) if c.detectable is not None else "",
+        "verdict": c.verdict or "",
+        "finding": c.finding or "",
+    }
 
 
 def _name_rows(rows: list[int]) -> str:

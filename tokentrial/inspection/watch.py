@@ -18,11 +18,13 @@ from rich.text import Text
 from tokentrial.executors.progress import clock
 from tokentrial.plan.work import expected_seconds
 from tokentrial.run.run_folder import open_run, status
-from tokentrial.steps.stage import stage_of
+from tokentrial.steps.stage import stages
 from tokentrial.store.folders import MANIFEST
+from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
 _REFRESH_S = 2.0
+_IDLE = 5  # looks in a row at a folder that no process holds; between two variants none does for a moment
 _MIN_SHARE = 0.01  # a smaller share of the run shows no pace
 
 
@@ -44,6 +46,7 @@ class RunProgress:
 
     trial: str
     corpus_ready: bool
+    working: bool  # whether a process is at work on it
     cells: dict[str, dict[str, bool]]  # cell: stage: whether it is done
     running: dict[str, list[StageProgress]]  # by cell
     share: float
@@ -67,13 +70,18 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     took in the cells that have it, or is expected to.
     """
     state, trial = status(folder), open_run(folder)
-    expected = expected_seconds(trial, {stage: by_cell.values() for stage, by_cell in state["seconds"].items()})
+    took = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
+    expected: dict[str, float] = {}
+    folders: dict[str, str] = {}
+    for of in (trial, *(variant.trial for variant in to_run(trial))):  # a sweep may have stages that the trial has not
+        expected = expected_seconds(of, took) | expected
+        folders |= {stage.name: stage.folder for stage in stages(of)}
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
     running: dict[str, list[StageProgress]] = {}
     total = done = done_since_start = 0.0  # expected seconds
-    for cell, stages in state["cells"].items():
-        for stage, is_done in stages.items():
-            step, share, recent = folder / cell / stage_of(trial, stage).folder, 0.0, False
+    for cell, of_cell in state["cells"].items():
+        for stage, is_done in of_cell.items():
+            step, share, recent = folder / cell / folders[stage], 0.0, False
             if is_done:
                 share = 1.0
                 manifest = step / MANIFEST  # a skipped stage has none
@@ -88,7 +96,8 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     if done_since_start > _MIN_SHARE * total:
         # a clock that was set back must not make it negative
         seconds_left = max(0.0, now - started) * (total - done) / done_since_start
-    return RunProgress(state["trial"], state["corpus"], state["cells"], running, done / total, seconds_left)
+    at_work = state["working"]
+    return RunProgress(state["trial"], state["corpus"], at_work, state["cells"], running, done / total, seconds_left)
 
 
 def _stage_progress(partial: Path, stage: str, trial: Trial) -> StageProgress | None:
@@ -107,8 +116,9 @@ def _stage_progress(partial: Path, stage: str, trial: Trial) -> StageProgress | 
 
 
 def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show a run until it is complete or Ctrl-C: a table that renews itself in a terminal, else a line a change."""
-    last = ""
+    """Show a run until it is complete, nothing works on it any more, or Ctrl-C: a table that renews itself in a
+    terminal, else a line a change."""
+    last, idle = "", 0
     try:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
@@ -120,24 +130,28 @@ def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.
                 elif line != last:
                     print(line, flush=True)
                 last = line
-                if progress.complete:
+                idle = 0 if progress.working else idle + 1
+                if progress.complete or idle > _IDLE:
                     break
                 sleep(_REFRESH_S)
-        print(f"{folder}: complete")
+        stopped = "nothing works on it; `tokentrial run` with the same trial goes on"
+        print(f"{folder}: {'complete' if progress.complete else stopped}")
     except KeyboardInterrupt:
         print(f"{folder}: no longer watched; the run goes on", file=sys.stderr)
 
 
 def _table(progress: RunProgress) -> Group:
     table = Table(box=None, padding=(0, 1))
-    stages = list(next(iter(progress.cells.values())))
+    stages = list(dict.fromkeys(stage for done in progress.cells.values() for stage in done))
     table.add_column("cell", no_wrap=True)  # else 80 columns leave nothing to tell the seeds by
     for column in (*stages, "now"):
         table.add_column(column, overflow="fold")
     for cell, done in progress.cells.items():
         running = {stage.stage: stage for stage in progress.running.get(cell, ())}
         marks = [
-            Text("done", "green") if done[stage] else Text(f"{running[stage].share:.0%}" if stage in running else "-")
+            Text("done", "green")
+            if done.get(stage)
+            else Text(f"{running[stage].share:.0%}" if stage in running else "-")
             for stage in stages
         ]
         table.add_row(cell, *marks, Text(", ".join(map(str, running.values()))))

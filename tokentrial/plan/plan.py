@@ -4,26 +4,27 @@ Nothing is written, no network is asked, torch is not imported. Every figure res
 and on the assumptions that the plan names.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokentrial.arms import arm as arms
 from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
 from tokentrial.errors import SettingsError
-from tokentrial.plan import power
 from tokentrial.plan.disk import beyond_limit, peak_gb
+from tokentrial.plan.power import Noise, seeds
 from tokentrial.plan.work import cells_at_a_time, computing, gpu_gb, host_gb, hours, work
-from tokentrial.statistics.power import PLANNING_FACTOR, mde, seeds_needed
+from tokentrial.report.outcomes import check_outcomes
+from tokentrial.statistics.power import mde
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import vocabulary_size
+from tokentrial.steps.stage import stages
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
 # pretraining tokens of the shipped sizes
 SIZES = {"50M": 190 * 262_144, "200M": 763 * 262_144, "1B": 2_000 * 524_288, "10B": 19_073 * 524_288}
-_NOISE = 0.25
-_NOISE_SOURCE = "assumed: what pilots of this size showed between seeds, in accuracy on never-asked facts"
+_MOST_SEEDS = 10_000  # that a budget is spent on
 FLOORS = (
     "GSM8K accuracy stays at its floor: 0 of 100 in both arms at 124M parameters and 50M tokens, after fine-tuning, in "
     "the original report; no run that we know leaves it at these sizes. Read gold_nats_per_byte there.",
@@ -31,30 +32,12 @@ FLOORS = (
 )
 
 
-class Noise(NamedTuple):
-    """Standard deviation over seeds of the paired difference in the primary outcome, and where it is from."""
-
-    sd: float
-    source: str
-
-
-def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:
-    """The noise as given, as a pilot's report shows it, or as assumed."""
-    if given is not None:
-        if not 0 <= given < float("inf"):
-            raise SettingsError(f"--noise {given:g}: expected a standard deviation, 0 or more")
-        return Noise(given, "given")
-    if pilot is None:
-        return Noise(_NOISE, _NOISE_SOURCE)
-    found = power.noise_of(pilot, trial.verdict.primary.outcome, trial.verdict.primary.contrast)
-    return Noise(found.sd, f"{found.n} seeds of {pilot}")
-
-
 def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
     """The whole plan, as JSON holds it."""
     for name in trial.arms:
         arms.get_arm(name)
-    made = work(trial)
+    check_outcomes(trial, [stage.measures for stage in stages(trial) if stage.measures])
+    made, planned_seeds = work(trial), seeds(trial, noise)
     cells = len(trial.arms) * len(trial.seeds)
     encoded = corpus.tokens(trial)
     return {
@@ -69,10 +52,10 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         "corpus": {"tokens": encoded, "gb": corpus.disk_bytes(trial) / 1e9, "hours": corpus.hours(trial)},
         "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in made.items()},
         "devices": {each.name: costs(trial, each) for each in groups},
-        "seeds_needed": seeds(trial, noise),
-        "beside": beside(trial, groups),
+        "seeds_needed": planned_seeds,
+        "variants": variants(trial, groups),
         "assumptions": assumptions(groups),
-        "notes": notes(trial, groups),
+        "notes": notes(trial, groups, planned_seeds),
     }
 
 
@@ -122,8 +105,7 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
     device, made = where.device, work(trial)
     by_stage = hours(trial, made, where)
     cells = len(trial.arms) * len(trial.seeds)
-    waves = -(-cells // device.workers)
-    total = corpus.hours(trial) + waves * sum(by_stage.values())
+    total = corpus.hours(trial) + _waves(cells, device.workers) * sum(by_stage.values())
     needed = gpu_gb(trial, where.number) if device.cuda else None
     host = host_gb(trial, bool(device.cuda), device.workers)
     return {
@@ -142,23 +124,7 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
     }
 
 
-def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
-    """How many seeds the declared smallest effect needs, and what those of the trial can find."""
-    verdict, sd = trial.verdict, PLANNING_FACTOR * noise.sd
-    return {
-        "outcome": verdict.primary.outcome,
-        "contrast": verdict.primary.contrast,
-        "smallest_effect": verdict.smallest_effect,
-        "noise_sd": noise.sd,
-        "noise_source": noise.source,
-        "planning_sd": sd,
-        "needed": seeds_needed(verdict.smallest_effect, sd, verdict.alpha),
-        "declared": len(trial.seeds),
-        "mde80": mde(sd, len(trial.seeds), verdict.alpha),
-    }
-
-
-def beside(trial: Trial, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def variants(trial: Trial, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """What each variant of a sweep, or rerun, takes on top. Its corpus is counted whole: what it shares costs less."""
     return [
         {
@@ -187,35 +153,67 @@ def _brief(trial: Trial, where: Group) -> dict[str, Any]:
 
 
 def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) -> list[dict[str, Any]]:
-    """What fits the money on each device: seeds of each size, with all arms and with the two of the primary contrast,
-    and the effect that so many seeds find with a chance of 80 %."""
+    """What fits the money on each device: seeds of each size, variants included, with all arms and with the two of the
+    primary contrast, and the effect that so many seeds find with a chance of 80 %."""
     found = []
-    pair = [arm for arm in trial.arms if arm in trial.verdict.primary.arms]
+    sd, smallest = noise.planning_sd, trial.verdict.margin(trial.verdict.primary)
     for where in groups:
         if not where.device.price:
             raise SettingsError(f"--budget: {where.name} has no price; give --device A40 or --price '{where.name}=0.5'")
-        rate = where.number * where.device.price
         for size, tokens in SIZES.items():
-            for chosen in [trial.arms, pair] if len(pair) < len(trial.arms) else [pair]:
-                then = sized(trial, tokens).model_copy(update={"arms": chosen})
-                cell = sum(hours(then, work(then), where).values())
-                once, a_seed = rate * corpus.hours(then), rate * cell * len(chosen) / where.device.workers
-                count = max(0, int((dollars - once) / a_seed))
-                effect = mde(PLANNING_FACTOR * noise.sd, count, trial.verdict.alpha)
+            for then in with_arms(sized(trial, tokens)):
+                spend = _Spending([then, *(variant.trial for variant in to_run(then))], where)
+                count = bisect_right(range(1, _MOST_SEEDS + 1), dollars, key=spend.dollars)
+                effect = None if sd is None else mde(sd, count, trial.verdict.alpha)
                 found.append(
                     {
                         "device": where.name,
                         "size": size,
-                        "arms": chosen,
+                        "arms": then.arms,
                         "seeds": count,
-                        "dollars_a_seed": a_seed,
-                        "dollars_corpus": once,
-                        "hours": corpus.hours(then) + count * a_seed / rate,
+                        "dollars_a_seed": spend.a_seed,
+                        "dollars_corpus": spend.once,
+                        "hours": spend.hours(count),
                         "effect80": effect,
-                        "enough": effect is not None and effect <= trial.verdict.smallest_effect,
+                        "enough": effect is not None and smallest is not None and effect <= smallest,
                     }
                 )
     return found
+
+
+def with_arms(trial: Trial) -> list[Trial]:
+    """The trial with all its arms, and with those of the primary contrast alone."""
+    pair = trial.verdict.primary.arms
+    secondary = [each for each in trial.verdict.secondary if set(each.arms) <= set(pair)]
+    update = {
+        "arms": [arm for arm in trial.arms if arm in pair],
+        "control": trial.control if trial.control in pair else pair[1],
+        "verdict": trial.verdict.model_copy(update={"secondary": secondary}),
+    }
+    return [trial, trial.model_copy(update=update)] if len(trial.arms) > 2 else [trial]
+
+
+class _Spending:
+    """Hours and dollars of trials by their number of seeds."""
+
+    def __init__(self, trials: Sequence[Trial], where: Group) -> None:
+        self.parts = [
+            (len(trial.arms), sum(hours(trial, work(trial), where).values()), corpus.hours(trial)) for trial in trials
+        ]
+        self.workers, self.rate = where.device.workers, where.number * (where.device.price or 0)
+        self.a_seed = self.rate * sum(arms * cell for arms, cell, _ in self.parts) / self.workers
+        self.once = self.rate * sum(once for _, _, once in self.parts)
+
+    def hours(self, seeds: int) -> float:
+        return sum(once + _waves(arms * seeds, self.workers) * cell for arms, cell, once in self.parts)
+
+    def dollars(self, seeds: int) -> float:
+        return self.rate * self.hours(seeds)
+
+
+def _waves(cells: int, workers: int) -> int:
+    """How often so many workers take cells until all are done."""
+    return -(-cells // workers)
 
 
 def assumptions(groups: Sequence[Group]) -> list[str]:
@@ -244,9 +242,17 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def notes(trial: Trial, groups: Sequence[Group]) -> list[str]:
+def notes(trial: Trial, groups: Sequence[Group], planned_seeds: Mapping[str, Any]) -> list[str]:
     """What a reader of this trial's plan must know beside the figures."""
     found = []
+    outcome, largest = planned_seeds["outcome"], planned_seeds["largest_effect"]
+    finds, effect = (planned_seeds[key] or 0 for key in ("mde80", "smallest_effect"))
+    if largest and max(finds, effect) > largest:
+        words = f"the seeds find {finds:.3g}" if finds > largest else f"the smallest effect is {effect:g}"
+        found.append(
+            f"No effect can be found: {outcome} rises above its floor by {largest:.2g} at the most, and {words}; "
+            "declare more seeds, or an outcome with less noise, such as choice_logprob, and its smallest effect."
+        )
     held, read = corpus.held_tokens(trial), (1 - trial.corpus.drills.share) * trial.pretrain.tokens
     if held is not None and read > held * trial.corpus.epochs:
         found.append(

@@ -1,20 +1,26 @@
-"""`tokentrial power`: how many seeds an effect needs, from the noise that a pilot's report shows."""
+"""How many seeds an effect needs and what so many seeds find: for `tokentrial power`, and for a trial's plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from statistics import stdev
-from typing import NamedTuple
+from statistics import mean, stdev
+from typing import Any, NamedTuple
 
-from pydantic import Field
-
-from tokentrial.compare.files import ExternalRecord, file_error, load_json, validate
-from tokentrial.compare.runs import RunReport
-from tokentrial.errors import SettingsError
-from tokentrial.report.comparison import REPORT
-from tokentrial.report.tables import one_line
+from tokentrial.arms.families import build_facts
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.report.formats import one_line
+from tokentrial.report.outcomes import METRICS
+from tokentrial.report.results import floor_accuracies, read_outcomes
 from tokentrial.statistics.paired import Interval
-from tokentrial.statistics.power import PLANNING_FACTOR, mde, sd_interval, seeds_needed
+from tokentrial.statistics.power import mde, planning_sd, power, sd_interval, seeds_needed
+from tokentrial.statistics.sequential import boundaries, expected
+from tokentrial.store.files import read_json
+from tokentrial.tasks.arithmetic import Arithmetic, table_subsets, was_asked
+from tokentrial.trial.declaration import DECLARED
+from tokentrial.trial.load import validated
+from tokentrial.trial.settings import Compared, Verdict
+from tokentrial.trial.trial import Trial
 
 POWERS = (0.5, 0.8, 0.9, 0.95)
 SIZES = (3, 4, 5, 6, 8, 10, 12, 16, 20, 30)
@@ -27,7 +33,6 @@ class Effect:
 
     effect: float
     seeds: Mapping[str, int | None]  # by power in per cent, at the planning sd
-    seeds80_as_measured: int | None  # were the pilot's sd the true one
 
 
 @dataclass(frozen=True)
@@ -35,81 +40,90 @@ class SeedPlan:
     """Its fields are the keys of `tokentrial power --json`. Effects and sds share the outcome's unit."""
 
     of: str
-    sd: float  # of the pilot's paired differences
-    n: int | None  # the pilot's seeds
+    sd: float  # of the paired differences
+    n: int | None  # the pilot's seeds; None: the sd was given
     sd_ci95: Interval | None  # of the true sd
-    planning_sd: float  # 1.46 sd: the true one is not above it with 80 % confidence, at six seeds
+    planning_sd: float  # of a pilot the upper 80 % bound; an sd that was given stands
     alpha: float
     effects: list[Effect]
     mde80: Mapping[str, float | None]  # by seeds, at the planning sd
 
 
-class Primary(ExternalRecord):
-    outcome: str
-    contrast: str
-
-
-class Settings(ExternalRecord):
-    smallest_effect: float | None = Field(default=None, gt=0, le=1e9)
-    alpha: float = Field(gt=0, lt=0.5)
-
-
-class Pilot(RunReport):
-    primary: Primary
-    declared: Settings
-
-
 class Noise(NamedTuple):
-    """What a run shows of the noise between its seeds: sd of the paired differences, of so many seeds."""
+    """Standard deviation over seeds of the paired difference in an outcome."""
 
-    outcome: str
-    contrast: str
-    sd: float
-    n: int
-    declared: Settings
+    sd: float | None  # None: not known
+    source: str
+    n: int | None = None  # the seeds that it was measured on; None: given or assumed, and it stands
+
+    @property
+    def planning_sd(self) -> float | None:
+        return None if self.sd is None else planning_sd(self.sd, self.n)
 
 
-def noise_of(folder: Path, outcome: str | None, contrast: str | None) -> Noise:
-    """The noise of a run with a report, in its primary outcome and contrast unless others are named."""
-    path = folder / REPORT
-    if not path.is_file():
-        way = f"run `tokentrial report {folder}` first, or give --sd (plan: --noise)"
-        raise SettingsError(f"{folder}: no {REPORT} there; {way}")
-    pilot = validate(path, Pilot, load_json(path))
-    name, pair = outcome or pilot.primary.outcome, contrast or pilot.primary.contrast
-    if name not in pilot.outcomes:
-        raise SettingsError(one_line(f"{path}: it has no outcome {name}; there are {', '.join(pilot.outcomes)}"))
-    arms = pilot.outcomes[name].per_seed
+ASSUMED = Noise(0.25, "assumed, and it stands: what pilots of the shipped size showed, in never-asked accuracy")
+
+
+def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:
+    """The noise of a trial's primary outcome: as given, as a pilot shows it, or as assumed of accuracy on a table."""
+    primary = trial.verdict.primary
+    if given is not None:
+        if given < 0 or not isfinite(given):
+            raise SettingsError(f"--noise {given:g}: expected a standard deviation, 0 or more")
+        return Noise(given, "given")
+    if pilot is not None:
+        sd, n, *_ = _noise_of_run(pilot, primary.outcome, primary.contrast)
+        return Noise(sd, f"{n} seeds of {pilot}", n)
+    _, task, _, metric = primary.outcome.split("/", 3)
+    return ASSUMED if task.endswith("_table") and metric == "accuracy" else Noise(None, "not known")
+
+
+def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> tuple[float, int, Compared, Verdict]:
+    """Of a run with a report: sd of the paired differences, of so many seeds, in its primary outcome and contrast
+    unless others are named; what was compared, and the verdict that the run declared."""
+    measured, verdict = read_outcomes(folder), _declared_verdict(folder)
+    name, pair = outcome or verdict.primary.outcome, contrast or verdict.primary.contrast
+    if name not in measured:
+        raise SettingsError(one_line(f"{folder}: it has no outcome {name}; there are {', '.join(measured)}"))
+    arms = measured[name]
     treatment, _, control = pair.partition(" - ")
-    if treatment not in arms or control not in arms:
-        raise SettingsError(one_line(f"{path}: found no {pair!r}, expected 'a - b' of the arms {', '.join(arms)}"))
-    both = zip(arms[treatment], arms[control], strict=False)
-    d = [a - b for a, b in both if a is not None and b is not None]
-    if len(d) < 2:
-        raise file_error(path, f"{name}: found {len(d)} seeds with both arms, expected two or more to tell their noise")
-    return Noise(name, pair, stdev(d), len(d), pilot.declared)
+    if treatment not in arms or control not in arms or treatment == control:
+        raise SettingsError(one_line(f"{folder}: found no {pair!r}, expected 'a - b' of the arms {', '.join(arms)}"))
+    differences = [value - arms[control][seed] for seed, value in arms[treatment].items() if seed in arms[control]]
+    if len(differences) < 2:
+        found = f"found {len(differences)} seeds with both arms, expected two or more to tell their noise"
+        raise TrialError(one_line(f"{folder}: {name}: {found}"))
+    declared = (each for each in (verdict.primary, *verdict.secondary) if (each.outcome, each.contrast) == (name, pair))
+    return stdev(differences), len(differences), next(declared, Compared(outcome=name, contrast=pair)), verdict
+
+
+def _declared_verdict(folder: Path) -> Verdict:
+    """What a run declared; of release 0.1 the verdict's settings stand in the file itself."""
+    path = folder / DECLARED
+    found = read_json(path)
+    if isinstance(found, dict):
+        whole, of_verdict = found.get("declaration"), Verdict.model_fields
+        found = whole.get("verdict") if isinstance(whole, dict) else {k: found[k] for k in of_verdict if k in found}
+    return validated(Verdict, found, str(path))
 
 
 def from_run(folder: Path, outcome: str | None, contrast: str | None, effects: Sequence[float]) -> SeedPlan:
     """The plan from the noise of a run, for the effects given, else about the smallest that it declared."""
-    noise = noise_of(folder, outcome, contrast)
-    least = noise.declared.smallest_effect if noise.outcome.endswith("/accuracy") else None
+    sd, n, compared, verdict = _noise_of_run(folder, outcome, contrast)
+    least = verdict.margin(compared)
     asked = effects or ([least / 2, least, 2 * least] if least else ())
-    of = one_line(f"{noise.contrast} on {noise.outcome}, {noise.n} seeds")
-    return plan_seeds(of, noise.sd, asked, noise.n, noise.declared.alpha)
+    of = one_line(f"{compared.contrast} on {compared.outcome}, {n} seeds")
+    return plan_seeds(of, sd, asked, n, verdict.alpha)
 
 
 def plan_seeds(of: str, sd: float, effects: Sequence[float], n: int | None = None, alpha: float = 0.05) -> SeedPlan:
-    """Seeds for each effect, or for some sds, and what so many seeds detect, planned with 1.46 times the pilot's sd.
-
-    A pilot's own sd is too small more often than not, and a trial planned with it has too few seeds (Browne 1995,
-    Stat. Med. 14:1933, who plans with an upper bound of it).
-    """
-    if any(not 0 < abs(effect) < float("inf") for effect in effects):
+    """Seeds for each effect, or for some sds, and what so many seeds detect; `n` are the pilot's seeds, None for an sd
+    that is given."""
+    if any(effect == 0 or not isfinite(effect) for effect in effects):
         raise SettingsError(f"power: effects: found {list(effects)}, expected finite numbers other than 0")
-    if not 0 <= sd < float("inf"):
+    if sd < 0 or not isfinite(sd):
         raise SettingsError(f"power: sd: found {sd}, expected a finite number, 0 or more")
-    planning = PLANNING_FACTOR * sd
+    planning = planning_sd(sd, n)
     return SeedPlan(
         of=of,
         sd=sd,
@@ -118,12 +132,49 @@ def plan_seeds(of: str, sd: float, effects: Sequence[float], n: int | None = Non
         planning_sd=planning,
         alpha=alpha,
         effects=[
-            Effect(
-                abs(effect),
-                {f"{100 * power:g}": seeds_needed(effect, planning, alpha, power) for power in POWERS},
-                seeds_needed(effect, sd, alpha),
-            )
+            Effect(abs(effect), {f"{100 * power:g}": seeds_needed(effect, planning, alpha, power) for power in POWERS})
             for effect in effects or [times * sd for times in _IN_SDS if sd]
         ],
         mde80={str(size): mde(planning, size, alpha) for size in SIZES},
     )
+
+
+def largest_effect(trial: Trial) -> float | None:
+    """How far the primary outcome can rise above its floor, mean over seeds; None of an outcome without limits."""
+    _, task, subset, metric = trial.verdict.primary.outcome.split("/", 3)
+    if METRICS[metric].ceiling != 1.0:
+        return None
+    facts, folds = build_facts(trial.facts), trial.corpus.drills.holdout_folds
+    if task != facts.table_task:
+        return 1.0
+    floors = []
+    for seed in trial.seeds:
+        never = facts.never_asked(seed, folds)
+        rows = [vars(item) | {"asked": was_asked(item.fact, facts, never)} for item in Arithmetic(facts=facts).table()]
+        floors.append(max(floor_accuracies(table_subsets(rows)[subset], subset != "all", None).values()))
+    return 1.0 - mean(floors)
+
+
+def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
+    """How many seeds the declared smallest effect needs, and what those of the trial can find; None where the effect
+    or the noise is not known."""
+    verdict, declared, sd = trial.verdict, len(trial.seeds), noise.planning_sd
+    effect, looks, alpha = verdict.margin(verdict.primary), verdict.looks, verdict.alpha
+    found = {
+        "outcome": verdict.primary.outcome,
+        "contrast": verdict.primary.contrast,
+        "smallest_effect": effect,
+        "noise_sd": noise.sd,
+        "noise_source": noise.source,
+        "planning_sd": sd,
+        "needed": seeds_needed(effect, sd, alpha) if effect and sd else None,
+        "declared": declared,
+        "mde80": None if sd is None else mde(sd, declared, alpha),
+        "power": power(effect, sd, declared, alpha) if effect and sd else None,
+        "largest_effect": largest_effect(trial),
+        "looks": looks,
+        "boundaries": boundaries(tuple(looks), verdict.spending, alpha) if isinstance(looks, list) else None,
+    }
+    if looks and effect and sd:
+        found |= expected(declared, looks, verdict.spending, alpha, effect, sd)._asdict()
+    return found

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from tokentrial.plan.power import POWERS, SeedPlan
-from tokentrial.report.tables import format_number, terminal_table
-from tokentrial.statistics.power import PLANNING_FACTOR
+from tokentrial.report.formats import format_number
+from tokentrial.report.text_report import terminal_table
 
 _LEFT = {"device", "variant", "stage", "size", "arms"}
 
@@ -50,20 +50,20 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
             for name, cost in plan["devices"].items()
         ],
     )
-    if plan["beside"]:
+    if plan["variants"]:
         _table(
             console,
-            f"Beside it {len(plan['beside'])} variants: hours (and $) of each, then of the trial and all of them",
+            f"Its {len(plan['variants'])} variants: hours (and $) of each, then of the trial and all of them",
             ("variant", "cells", "disk GB", *plan["devices"]),
             [
                 *(
                     (row["name"], str(row["cells"]), f"{row['disk_gb']:.1f}", *map(_cost, row["devices"].values()))
-                    for row in plan["beside"]
+                    for row in plan["variants"]
                 ),
                 _family(plan),
             ],
         )
-    _lines(console, [_seeds(plan["seeds_needed"]), *plan["notes"]])
+    _lines(console, [*_seeds(plan["seeds_needed"]), *plan["notes"]])
     _lines(console, ["Assumed:", *(f"- {line}" for line in plan["assumptions"])])
 
 
@@ -93,20 +93,18 @@ def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dolla
 def print_seeds(plan: SeedPlan, console: Console) -> None:
     """Seeds by effect and power, then what so many seeds detect."""
     of_sd = f", its 95 % interval {plan.sd_ci95[0]:.3g} to {plan.sd_ci95[1]:.3g}" if plan.sd_ci95 else ""
-    lines = [
-        f"{plan.of}: the paired differences have sd {plan.sd:.3g}{of_sd}.",
-        f"Planned with {PLANNING_FACTOR:g} times it, {plan.planning_sd:.3g}: a pilot's sd is too small more often than "
-        "not.",
-    ]
+    lines = [f"{plan.of}: the paired differences have sd {plan.sd:.3g}{of_sd}."]
+    if plan.n is not None:
+        bound = f"Planned with {plan.planning_sd:.3g}, its upper 80 % bound"
+        lines.append(f"{bound}: the sd of {plan.n} seeds is too small more often than not.")
     if plan.sd == 0:
-        lines.append("No spread between the seeds: their format_number cannot be planned from it.")
+        lines.append("No spread between the seeds: the number of seeds cannot be planned from it.")
     _lines(console, lines)
     without = "n/a" if plan.sd == 0 else "over 1000"
-    rows = []
-    for row in plan.effects:
-        seeds = [*row.seeds.values(), row.seeds80_as_measured]
-        rows.append([f"{row.effect:.3g}", *(without if n is None else str(n) for n in seeds)])
-    header = ("effect", *(f"{100 * power:g} % power" for power in POWERS), "80 %, were the sd as measured")
+    rows = [
+        [f"{row.effect:.3g}", *(without if n is None else str(n) for n in row.seeds.values())] for row in plan.effects
+    ]
+    header = ("effect", *(f"{100 * power:g} % power" for power in POWERS))
     _table(console, f"seeds needed, alpha {plan.alpha:g}", header, rows)
     detectable = [(size, format_number(effect)) for size, effect in plan.mde80.items()]
     _table(console, "smallest effect found with 80 % power", ("seeds", "effect"), detectable)
@@ -114,7 +112,7 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
 
 def _family(plan: Mapping[str, Any]) -> list[str]:
     """The trial with its variants."""
-    parts = plan["beside"]
+    parts = plan["variants"]
     cells = plan["cells"] + sum(part["cells"] for part in parts)
     disk = plan["disk_peak_gb"] + sum(part["disk_gb"] for part in parts)
     by_device = []
@@ -129,15 +127,36 @@ def _cost(cost: Mapping[str, Any]) -> str:
     return _hours(cost["hours"]) + ("" if cost["dollars"] is None else f" ({_dollars(cost['dollars'])})")
 
 
-def _seeds(found: Mapping[str, Any]) -> str:
-    needed = "more than 1,000" if found["needed"] is None else found["needed"]
-    if found["noise_sd"] == 0:
-        needed = "no format_number of (the noise is 0)"
-    finds = "" if found["mde80"] is None else f"; the {found['declared']} declared find {found['mde80']:.3f}"
-    return (
-        f"Seeds: an effect of {found['smallest_effect']:g} in {found['outcome']} needs {needed} seeds for a chance of "
-        f"80 %{finds}. Noise {found['noise_sd']:.3g} ({found['noise_source']}), planned as {found['planning_sd']:.3g}."
-    )
+def _seeds(found: Mapping[str, Any]) -> list[str]:
+    """The seeds that the declared effect needs and what the declared ones find, as far as they are known."""
+    outcome, effect, sd, finds = (found[key] for key in ("outcome", "smallest_effect", "noise_sd", "mde80"))
+    seeds, lines = found["declared"], []
+    if effect is None:
+        lines.append(f"No smallest effect is declared for {outcome}: give verdict.primary.smallest_effect.")
+    if finds is None:
+        noise = f"is {sd:g}" if sd is not None else "between seeds is not known: give --pilot OUT or --noise SD"
+        lines.append(f"What the {seeds} declared seeds find cannot be said: the noise of {outcome} {noise}.")
+    else:
+        needed = f"; {effect:g} needs {found['needed'] or 'more than 1,000'} seeds" if effect else ""
+        lines.append(f"The {seeds} declared seeds find {finds:.3g} in {outcome} with a chance of 80 %{needed}.")
+        bound = "" if found["planning_sd"] == sd else f"; planned with its upper 80 % bound {found['planning_sd']:.3g}"
+        lines.append(f"Noise: sd {sd:.3g} ({found['noise_source']}){bound}.")
+    if found["looks"]:
+        lines.append(f"Looks: {_looks(found)}. Hours and dollars are of all {seeds} seeds.")
+    return lines
+
+
+def _looks(found: Mapping[str, Any]) -> str:
+    """When the seeds are looked at, and how many it then takes."""
+    if found["boundaries"] is None:
+        when = "half of the seeds settle how many are run"
+    else:
+        looks = zip(found["looks"], found["boundaries"], strict=True)
+        when = f"after {', '.join(f'{seeds} (|t| {boundary:.3g})' for seeds, boundary in looks)} seeds"
+    if found["power"] is None:
+        return when
+    finds = f"a true difference of {found['smallest_effect']:g} is found with a chance of {found['power']:.0%}"
+    return f"{when}; {finds}, after {found['mean_seeds']:.1f} seeds on average"
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -49,7 +49,7 @@ def expected_seconds(trial: Trial, measured: Mapping[str, Collection[float]]) ->
     return {stage: known.get(stage, scale * seconds) for stage, seconds in planned.items()}
 
 
-@lru_cache(maxsize=1)  # whoever watches a run asks every other second, and problems are made up to be measured
+@lru_cache(maxsize=64)  # whoever watches a run asks every other second, and problems are made up to be measured
 def _planned_seconds(trial_json: str) -> dict[str, float]:
     trial = Trial.model_validate_json(trial_json)
     try:

@@ -1,8 +1,8 @@
-"""`comparison_report.json`: outcomes by arm and seed, contrasts, gate, freeze and the verdict; and the page of it."""
+"""`comparison_report.json`: outcomes by arm and seed, contrasts, gate, declaration and the verdict; the table of all
+results; and the page."""
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +12,22 @@ from tokentrial.arms.arm import arm_names, get_arm
 from tokentrial.arms.families import build_facts
 from tokentrial.report import run_summary
 from tokentrial.report.items import EvaluationFolders, ItemSummary
-from tokentrial.report.outcomes import CellResults, most_asked_answer, read_evaluation, untouched_documents
-from tokentrial.report.variants import VariantReport, summarize_variants, variant_reports
+from tokentrial.report.results import (
+    RESULTS,
+    CellResults,
+    ResultsTable,
+    most_asked_answer,
+    read_evaluation,
+    untouched_documents,
+)
+from tokentrial.report.variants import VariantReport, reruns, swept, variant_reports
 from tokentrial.store.files import fingerprint, read_json, write_bytes, write_json
 from tokentrial.store.folders import MANIFEST
 from tokentrial.store.provenance import provenance
+from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 7
+VERSION = 8
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -27,20 +35,16 @@ PAGE = "report.html"
 def build(
     trial: Trial,
     evaluations: EvaluationFolders,
-    declared_now: Mapping[str, Any],
-    declared_path: Path,
+    standing: Standing,
     seconds: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Build the report from what is there, write `comparison_report.json`, `report.md`, `report.html` and `figures/`,
-    and return it.
+    """Build the report from what is there, write `comparison_report.json`, `results.parquet`, `results.csv`,
+    `report.md`, `report.html` and `figures/`, and return it.
 
     At once where nothing changed. `evaluations` holds every cell's up-to-date results, stage by stage in order; stages
-    that some cells lack are named under `missing`. `seconds` are those that each stage took, by cell; they alone make
-    no report anew.
+    that some needed cells lack are named under `missing`. `seconds` are those that each stage took, by cell; they alone
+    make no report anew.
     """
-    frozen_before = (
-        read_json(declared_path, "seeds", "control", "primary", "secondary") if declared_path.exists() else None
-    )
     reports = variant_reports(trial, REPORT)
     wanted = fingerprint(
         "report",
@@ -50,22 +54,24 @@ def build(
             for (arm, seed), by_stage in evaluations.items()
             for stage, folder in by_stage.items()
         },
-        declared=[declared_now, frozen_before],
+        standing=[standing.sha256, standing.departures, standing.withheld, standing.declared.verdict.model_dump()],
+        declared=[standing.declared.arms, standing.declared.seeds, standing.declared.control],
         arms=trial.arms,
         seeds=trial.seeds,
         grpo=_grpo(trial),
         beside=[[variant.kind, variant.name, report and report["fingerprint"]] for variant, report in reports],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
-    if path.exists() and page.exists() and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
+    whole = path.exists() and page.exists() and (trial.folder / RESULTS).exists()
+    if whole and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
         stored: dict[str, Any] = before
         return stored
-    content = _report(trial, evaluations, declared_now, frozen_before, reports)
+    content = _report(trial, evaluations, standing, reports)
     content |= {"seconds": dict(seconds), "fingerprint": wanted}
     # as the file will hold it, NaN as null and numpy as lists: page and tables show what a reader of the file gets
     report: dict[str, Any] = orjson.loads(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
     from tokentrial.report.page import write_page
-    from tokentrial.report.tables import markdown
+    from tokentrial.report.text_report import markdown
 
     # the JSON last: its fingerprint says that the others are there
     write_bytes(trial.folder / "report.md", markdown(report).encode())
@@ -75,36 +81,48 @@ def build(
 
 
 def _report(
-    trial: Trial,
-    evaluations: EvaluationFolders,
-    declared_now: Mapping[str, Any],
-    frozen_before: Mapping[str, Any] | None,
-    reports: Sequence[VariantReport],
+    trial: Trial, evaluations: EvaluationFolders, standing: Standing, reports: Sequence[VariantReport]
 ) -> dict[str, Any]:
-    from tokentrial.report.contrasts import contrast_arms
-    from tokentrial.statistics.verdict import freeze
+    from tokentrial.report.analysis import analyse
 
-    facts = build_facts(trial.facts)
+    facts, declared = build_facts(trial.facts), standing.declared
     choice_floor = -math.log(len(facts.answers))  # every answer of the table as likely as the others
-    frozen, changes = freeze(declared_now, frozen_before)
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
-    results, items = _read(trial, evaluations, exposure)
+    results, items = _read(trial, evaluations, exposure, declared.arms)
     trained = {
         (arm, seed): read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json")
         for arm, seed in results
     }
-    contrasts = contrast_arms(trial, results, frozen, facts.table_task, choice_floor)
+    analysis = analyse(
+        results,
+        declared,
+        table=facts.table_task,
+        choice_floor=choice_floor,
+        arms=trial.arms,
+        seeds=trial.seeds,
+        reruns=reruns(reports, declared.verdict.primary.outcome),
+        withheld=standing.withheld,
+    )
+    primary, look = analysis.contrasts[0], analysis.look
     stages = list(dict.fromkeys(stage for by_stage in evaluations.values() for stage in by_stage))
+    needed = [seed for seed in trial.seeds if seed in declared.seeds[: look.wanted] or seed not in declared.seeds]
     return {
         "trial": trial.name,
         "arms": trial.arms,
         "seeds": trial.seeds,
         "control": trial.control,
         "stages": stages,
-        "declared": frozen,
-        "extended": changes,
-        **contrasts,
-        **summarize_variants(trial, reports, frozen, contrasts["outcomes"], contrasts["primary"]["verdict"]),
+        "declared": {"arms": declared.arms, "seeds": declared.seeds, "control": declared.control}
+        | declared.verdict.model_dump(mode="json"),
+        "declaration": {"sha256": standing.sha256, "since": standing.since, "departures": standing.departures},
+        "primary": {"outcome": primary["outcome"], "contrast": f"{primary['treatment']} - {primary['control']}"}
+        | {key: primary[key] for key in ("verdict", "note")},
+        "look": look._asdict() | {"boundary": look.boundary},
+        "gate": analysis.gate,
+        "contrasts": analysis.contrasts,
+        "budgets": analysis.budgets,
+        "outcomes": analysis.outcomes,
+        "sweep": swept(trial, reports, analysis),
         "curves": run_summary.learning_curves(trained),
         "consumed": run_summary.consumed(trial, exposure, evaluations, trained),
         "facts": {"table": facts.table_task, "facts": len(facts), "choice_floor": choice_floor},
@@ -114,7 +132,7 @@ def _report(
         "dose": run_summary.dose(exposure, trial.arms, trial.seeds),
         "mechanism": run_summary.mechanism(trial.arms, trial.seeds, evaluations),
         "samples": items.samples(),
-        "ran": run_summary.declared_and_ran(trial, trained, declared_now, frozen),
+        "ran": run_summary.declared_and_ran(trial, trained, standing, needed),
         "arms_left_out": {name: get_arm(name).summary for name in arm_names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
@@ -124,23 +142,28 @@ def _report(
             f"{arm}/seed{seed} {stage}"
             for (arm, seed), by_stage in evaluations.items()
             for stage in stages or ["pretrain"]
-            if stage not in by_stage
+            if stage not in by_stage and seed in needed
         ],
     }
 
 
 def _read(
-    trial: Trial, evaluations: EvaluationFolders, exposure: Mapping[str, Any]
+    trial: Trial, evaluations: EvaluationFolders, exposure: Mapping[str, Any], declared_arms: Sequence[str]
 ) -> tuple[dict[tuple[str, int], CellResults], ItemSummary]:
-    """What every cell scored and answered, each file of samples read once."""
-    untouched = untouched_documents([folder for by_stage in evaluations.values() for folder in by_stage.values()])
+    """What every cell scored and answered, each file of samples read once, and all of it in the table of results.
+    Untouched text is what no declared arm rewrites: an arm that is added must not change the others' bits."""
+    folders = [f for (arm, _), by_stage in evaluations.items() if arm in declared_arms for f in by_stage.values()]
+    untouched = untouched_documents(folders)
     results: dict[tuple[str, int], CellResults] = {}
-    items = ItemSummary(trial, evaluations)
+    items, table = ItemSummary(trial, evaluations), ResultsTable(trial.folder)
     for (arm, seed), by_stage in evaluations.items():
         for stage, folder in by_stage.items():
             cell = results.setdefault((arm, seed), CellResults())
             drill_answer = most_asked_answer(exposure, arm, seed)
-            items.add(arm, seed, stage, read_evaluation(cell, stage, folder, untouched, drill_answer))
+            rows = read_evaluation(cell, stage, folder, untouched, drill_answer)
+            items.add(arm, seed, stage, rows)
+            table.add(arm, seed, stage, cell, rows)
+    table.close()
     return results, items
 
 
@@ -149,4 +172,4 @@ def _grpo(trial: Trial) -> dict[str, Any] | None:
     path = trial.folder / "grpo_decision.json"
     if trial.grpo is None or not path.exists():
         return None
-    return {**read_json(path), "mul_bonus": trial.grpo.fact_token_bonus}
+    return {**read_json(path), "fact_token_bonus": trial.grpo.fact_token_bonus}

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
-from statistics import mean
 from textwrap import wrap
 from typing import Any, NamedTuple
 
@@ -18,13 +17,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from tokentrial.report import style
+from tokentrial.report import plot_style
+from tokentrial.report.contrast_table import Report, declared_records, values_that_count
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
-from tokentrial.report.narrative import STAGE_LABELS, outcome_label
-from tokentrial.report.style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
+from tokentrial.report.outcomes import outcome_label
+from tokentrial.report.plot_style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
 from tokentrial.report.sweep_curves import sweep, sweep_alt, swept_outcomes
-from tokentrial.report.tables import Report, declared_contrasts, format_mean_sd
 from tokentrial.statistics.paired import paired_t
 
 
@@ -82,13 +81,15 @@ def _ladder(report: Report) -> Figure:
         outcomes = [report["outcomes"].get(f"{stage}/{name}") for stage in stages]
         for arm in report["arms"]:
             colour, marker = arm_style(report, arm)
-            rows_of_seeds = [o["per_seed"][arm] if o else [None] * len(report["seeds"]) for o in outcomes]
-            values = np.ma.masked_invalid(np.array(rows_of_seeds, dtype=float))  # (stages, seeds)
+            by_stage = [values_that_count(report, f"{stage}/{name}", arm) for stage in stages]
+            seeds = max(map(len, by_stage))
+            # (stages, seeds)
+            values = np.ma.masked_invalid(np.array([row or [None] * seeds for row in by_stage], dtype=float))
             axis.plot(range(len(stages)), values, color=colour, alpha=0.22, linewidth=0.8)
             axis.plot(range(len(stages)), values.mean(axis=1), color=colour, marker=marker, markersize=5, linewidth=1.8)
         floor = next((outcome["floor"] for outcome in outcomes if outcome), None)
         if floor is not None:
-            axis.axhline(floor, color=style.MUTED, linewidth=0.9, linestyle=style.DOTTED)
+            axis.axhline(floor, color=plot_style.MUTED, linewidth=0.9, linestyle=plot_style.DOTTED)
         axis.set_title("\n".join(wrap(outcome_label(f"/{name}", with_stage=False), 30)))
         axis.set_xticks(range(len(stages)), stages)
         axis.set_xlim(-0.25, len(stages) - 0.75)
@@ -100,22 +101,14 @@ def _ladder(report: Report) -> Figure:
 def _ladder_outcomes(report: Report) -> list[str]:
     """Outcomes without their stage: those declared, and the solved problems."""
     measured = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
-    declared = [contrast.outcome.partition("/")[2] for contrast in declared_contrasts(report)]
+    declared = [record["outcome"].partition("/")[2] for record in declared_records(report)]
     solved = [name.removesuffix("_flexible") for name in measured if name.endswith("/accuracy_flexible")]
     return [name for name in dict.fromkeys([*declared, *solved]) if name in measured]
 
 
 def _ladder_alt(report: Report) -> str:
-    sentences = []
-    for name in _ladder_outcomes(report):
-        by_stage = {s: o for s in report["stages"] if (o := report["outcomes"].get(f"{s}/{name}"))}
-        arms = [
-            f"{arm} "
-            + ", ".join(f"{format_mean_sd(o['per_seed'][arm])} {STAGE_LABELS.get(s, s)}" for s, o in by_stage.items())
-            for arm in report["arms"]
-        ]
-        sentences.append(f"{outcome_label(f'/{name}', with_stage=False)}: {'; '.join(arms)}")
-    return f"Line charts of outcomes by stage and arm. {'. '.join(sentences)}." if sentences else ""
+    words = "Line charts of outcomes by stage and arm; the table below has their figures."
+    return words if _ladder_outcomes(report) else ""
 
 
 # the table as a heat map
@@ -133,19 +126,13 @@ def _heatmap(report: Report) -> Figure:
         axis = axes[row, column]
         values = np.array(tables[arm][metric][group], dtype=float)
         last_row, last_column = values.shape
-        images[metric] = axis.pcolormesh(
-            np.arange(last_column + 1) + 0.5,
-            np.arange(last_row + 1) + 0.5,
+        images[metric] = axis.imshow(
             np.ma.masked_invalid(values),
+            cmap="cividis",
             vmin=scales[metric][0],
             vmax=scales[metric][1],
-            cmap="cividis",
-            edgecolors=style.PAPER,
-            lw=0.4,
+            extent=(0.5, last_column + 0.5, last_row + 0.5, 0.5),
         )
-        axis.set_xlim(0.5, last_column + 0.5)
-        axis.set_ylim(last_row + 0.5, 0.5)
-        axis.set_aspect("equal")
         axis.set_xticks([1, (last_column + 1) // 2, last_column])
         axis.set_yticks([1, (last_row + 1) // 2, last_row])
         axis.tick_params(length=0, pad=2)
@@ -171,14 +158,8 @@ def _table_stage(report: Report) -> str:
 
 
 def _heatmap_alt(report: Report) -> str:
-    sentences = []
-    for arm, by_metric in report["tables"].get(_table_stage(report), {}).items():
-        values = {
-            group: [v for row in table for v in row if v is not None] for group, table in by_metric["accuracy"].items()
-        }
-        means = [f"{mean(v):.2f} right where {group.replace('_', ' ')}" for group, v in values.items() if v]
-        sentences.append(f"{arm}: {', '.join(means)}")
-    return f"Heat maps of the table by arm. {'. '.join(sentences)}." if sentences else ""
+    words = "Heat maps of the table by arm, question by question; the table of all outcomes has their means."
+    return words if report["tables"] else ""
 
 
 # learning curves
@@ -203,7 +184,7 @@ def _curves(report: Report) -> Figure:
             axis.fill_between(
                 shared, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.12, linewidth=0
             )
-        axis.axhline(0.6, color=style.MUTED, linewidth=0.9, linestyle=style.DASHED)
+        axis.axhline(0.6, color=plot_style.MUTED, linewidth=0.9, linestyle=plot_style.DASHED)
         axis.set_title(GROUP_LABELS[group])
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("tokens of pretraining")
@@ -222,13 +203,8 @@ def _measured_groups(report: Report) -> list[str]:
 
 
 def _curves_alt(report: Report) -> str:
-    if not _measured_groups(report):
-        return ""
-    sentences = []
-    for arm, curves in report["curves"].items():
-        asked, never = (sum(c["steps_to_60"][group] is not None for c in curves.values()) for group in GROUP_LABELS)
-        sentences.append(f"{arm}: {asked} of {len(curves)} seeds reach 60 % on asked facts, {never} on never-asked")
-    return f"Line charts of accuracy against tokens of pretraining. {'. '.join(sentences)}."
+    words = "Line charts of accuracy against tokens of pretraining; the table below has the steps to 60 %."
+    return words if _measured_groups(report) else ""
 
 
 # dose
@@ -244,11 +220,11 @@ def _dose(report: Report) -> Figure:
     for number, form in enumerate(forms):
         counts = np.array([served[form] for served in by_arm.values()])
         alpha = 1 - 0.72 * number / max(1, len(forms) - 1)
-        axis.barh(rows, counts, left=start, height=0.62, color=style.ARM_COLOURS[2], alpha=alpha, edgecolor=style.PAPER,
-                  linewidth=0.8, label=form.replace("_", " "))  # fmt: skip
+        axis.barh(rows, counts, left=start, height=0.62, color=plot_style.ARM_COLOURS[2], alpha=alpha,
+                  edgecolor=plot_style.PAPER, linewidth=0.8, label=form.replace("_", " "))  # fmt: skip
         start += counts
     axis.set_yticks(rows, [*by_arm])
-    axis.tick_params(axis="y", length=0, labelcolor=style.INK)
+    axis.tick_params(axis="y", length=0, labelcolor=plot_style.INK)
     axis.spines["left"].set_visible(False)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.locator_params(axis="x", nbins=6)
@@ -258,9 +234,8 @@ def _dose(report: Report) -> Figure:
 
 
 def _dose_alt(report: Report) -> str:
-    totals = {arm: sum(dose["forms"].values()) for arm, dose in report["dose"]["by_arm"].items()}
-    served = [f"{arm} {total:,.0f} facts" for arm, total in totals.items() if total]
-    return f"Bars of facts served in pretraining, by form: {', '.join(served)}." if served else ""
+    words = "Bars of facts served in pretraining, by arm and form; the table below has their numbers."
+    return words if any(any(dose["forms"].values()) for dose in report["dose"]["by_arm"].values()) else ""
 
 
 _FIGURES: dict[str, tuple[Callable[[Report], Figure], Callable[[Report], str]]] = {

@@ -1,56 +1,52 @@
 """The forest plot: every declared contrast, seed by seed."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from statistics import mean
 from textwrap import wrap
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tokentrial.report.narrative import metric_label, outcome_label
-from tokentrial.report.outcomes import METRICS
-from tokentrial.report.style import DASHED, DOTTED, INK, MUTED, PAPER, arm_style, new_figure
-from tokentrial.report.tables import DeclaredContrast, Report, declared_contrasts, format_interval
+from tokentrial.report.contrast_table import Record, Report, declared_records, estimate, is_measured, is_rerun, row
+from tokentrial.report.outcomes import METRICS, metric_label
+from tokentrial.report.plot_style import DASHED, DOTTED, INK, MUTED, PAPER, arm_style, new_figure
 
-_ONE_LINE = 124  # letters that fit side by side on the figure
+_STACK = 0.32  # height within which seeds that tie lie above each other; a row is 1
 
 
-def _measured(report: Report) -> list[DeclaredContrast]:
-    return [contrast for contrast in declared_contrasts(report) if contrast.stats]
+def _measured(report: Report) -> list[Record]:
+    return [record for record in declared_records(report) if is_measured(record)]
 
 
 def forest(report: Report) -> Figure:
     """Each declared contrast: seeds as dots, mean and interval as a diamond on a line. One panel for each metric, as
     nats and shares have no common axis."""
-    panels: dict[str, list[DeclaredContrast]] = defaultdict(list)
-    for contrast in _measured(report):
-        panels[contrast.outcome.rsplit("/", 1)[1]].append(contrast)
+    panels: dict[str, list[Record]] = defaultdict(list)
+    for record in _measured(report):
+        panels[record["outcome"].rsplit("/", 1)[1]].append(record)
     rows = [len(panel) for panel in panels.values()]
     figure, axes = new_figure(
-        sum(rows) * 0.62 + 0.8 * len(rows), nrows=len(rows), height_ratios=[count + 0.5 for count in rows]
+        sum(rows) * 0.8 + 0.8 * len(rows), nrows=len(rows), height_ratios=[count + 0.5 for count in rows]
     )
     for axis, (metric, panel) in zip(axes[:, 0], panels.items(), strict=True):
         _panel(axis, report, metric, panel)
     return figure
 
 
-def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[DeclaredContrast]) -> None:
-    smallest, is_accuracy = report["declared"]["smallest_effect"], metric == "accuracy"
-    marks = f"; dashed: ±{smallest:g}" if is_accuracy else ""
-    if is_accuracy and any(contrast.results["floor"] is not None for contrast in panel):
-        marks += "; dotted: at the floor"
-    for number, contrast in enumerate(panel):
-        if is_accuracy and (floor := contrast.results["floor"]) is not None:
-            x = floor - mean([v for v in contrast.results["per_seed"][contrast.arms[1]] if v is not None])
-            axis.plot([x, x], [-number - 0.26, -number + 0.1], color=MUTED, linewidth=1.2, linestyle=DOTTED)
-        _row(axis, -number, contrast, arm_style(report, contrast.arms[0])[0])
+def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[Record]) -> None:
+    marks = "; dashed: the smallest effect that matters" if any(record["margin"] for record in panel) else ""
+    # of log-probabilities the floor lies far off
+    floors = [record["floor"] if metric == "accuracy" else None for record in panel]
+    marks += "; dotted: at the floor" if any(floor is not None for floor in floors) else ""
+    for y, (record, floor) in enumerate(zip(panel, floors, strict=True)):
+        margin = record["margin"]
+        lines = [] if margin is None else [(-margin, DASHED), (margin, DASHED)]
+        lines += [] if floor is None else [(floor - record["control_mean"], DOTTED)]
+        for x, style in lines:
+            axis.plot([x, x], [-y - 0.4, -y + 0.12], color=MUTED, linewidth=1.0, linestyle=style)
+        _row(axis, -y, record, arm_style(report, record["treatment"])[0])
     axis.axvline(0, color=INK, linewidth=1)
-    if is_accuracy:
-        for edge in (-smallest, smallest):
-            axis.axvline(edge, color=MUTED, linewidth=0.9, linestyle=DASHED)
-    axis.set_ylim(-len(panel) + 0.62, 0.62)
+    axis.set_ylim(-len(panel) + 0.5, 0.62)
     axis.margins(x=0.06)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
@@ -58,37 +54,39 @@ def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[DeclaredCont
     axis.set_xlabel(f"difference in {metric_label(metric)}, {better}{marks}")
 
 
-def _row(axis: Axes, y: int, contrast: DeclaredContrast, colour: str) -> None:
+def _row(axis: Axes, y: int, record: Record, colour: str) -> None:
     """One contrast at height `y`, its words above it."""
-    stats, seeds = contrast.stats, contrast.differences
-    axis.plot(seeds, [y - 0.16] * len(seeds), "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
-    low, high = stats["ci95"] or (stats["difference"],) * 2
-    axis.plot([low, high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
-    face, edge = (PAPER, colour) if contrast.is_rerun else (colour, PAPER)
-    axis.plot([stats["difference"]], [y], "D", color=face, markersize=7, markeredgecolor=edge, markeredgewidth=1)
-    role = {"primary": "PRIMARY  ", "secondary": ""}.get(contrast.role, f"{contrast.role}: ")
-    label = f"{role}{contrast.pair.replace(' - ', ' − ')}, {outcome_label(contrast.outcome)}"
-    verdict = "a check" if contrast.is_rerun else stats["verdict"] or "no verdict"
-    figures = f"{verdict}  {stats['difference']:+.3f} {format_interval(stats['ci95'])}"
+    x, shown = record["difference"], row(record)
+    heights = [y - 0.14 - height for height in _stacked(record["differences"])]
+    axis.plot(record["differences"], heights, "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
+    axis.plot(record["interval"] or [x, x], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
+    face, edge = (PAPER, colour) if is_rerun(record) else (colour, PAPER)
+    axis.plot([x], [y], "D", color=face, markersize=7, markeredgecolor=edge, markeredgewidth=1)
+    role = {"primary": "PRIMARY  ", "secondary": ""}.get(shown.role, f"{shown.role}: ")
+    label = f"{role}{shown.contrast.replace(' - ', ' − ')}, {shown.outcome}"
+    words = "\n".join([*wrap(label, 100), f"{shown.verdict}  {shown.difference} {shown.interval}"])
     # on a ground of its own, so that no line runs through the words
-    text: Any = {"bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}, "va": "bottom", "fontsize": 8}
-    text["xycoords"] = ("axes fraction", "data")
-    bold: Any = {"weight": "bold"} if contrast.role == "primary" else {}
-    if len(label) * (1.15 if bold else 1.0) + len(figures) > _ONE_LINE:  # bold letters are wider
-        axis.annotate("\n".join([*wrap(label, 100), figures]), (0, y + 0.14), **text, **bold)
-    else:
-        axis.annotate(label, (0, y + 0.2), **text, **bold)
-        axis.annotate(figures, (1, y + 0.2), ha="right", color=MUTED, **text)
+    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
+    weight = "bold" if shown.role == "primary" else "normal"
+    axis.annotate(words, (0, y + 0.14), xycoords=("axes fraction", "data"), bbox=ground, va="bottom", fontsize=8,
+                  weight=weight)  # fmt: skip
+
+
+def _stacked(differences: Sequence[float]) -> list[float]:
+    """How far below its row each seed's dot lies, so that none hides another that is equal to it."""
+    values = [round(d, 9) for d in differences]  # (0.3 - 0.2) and (0.7 - 0.6) are one difference
+    step = min(0.1, _STACK / max(1, max(Counter(values).values()) - 1))
+    return [step * values[:i].count(value) for i, value in enumerate(values)]
 
 
 def forest_alt(report: Report) -> str:
     """The same in sentences, the declared contrasts before the reruns."""
-    contrasts = sorted(_measured(report), key=lambda contrast: contrast.is_rerun)
+    records = sorted(_measured(report), key=is_rerun)
     sentences = [
-        (f"{c.role}: " if c.is_rerun else f"{c.pair} on {outcome_label(c.outcome)}: ")
-        + f"{c.stats['difference']:+.3f}, 95 % interval {format_interval(c.stats['ci95'])}, "
-        + ("a check without verdict" if c.is_rerun else c.stats["verdict"] or "no verdict")
-        for c in contrasts
+        f"{shown.role if is_rerun(record) else f'{shown.contrast} on {shown.outcome}'}: {shown.verdict}, "
+        f"{estimate(record)}"
+        for record in records
+        for shown in [row(record)]
     ]
-    count = sum(not contrast.is_rerun for contrast in contrasts)
+    count = sum(not is_rerun(record) for record in records)
     return f"Forest plot of {count} declared contrasts. {'. '.join(sentences)}." if sentences else ""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tokentrial.report.style import DOTTED, GROUP_LABELS, MUTED, PAPER, arm_style, legend, new_figure
-from tokentrial.report.tables import Report
+from tokentrial.report.contrast_table import Report
+from tokentrial.report.plot_style import DOTTED, GROUP_LABELS, MUTED, PAPER, arm_style, legend, new_figure
 
 _TARGETS = {"a": "a", "b": "b", "product": "a×b", "log_product": "ln a×b", "beyond": "beyond\na and b"}
 _VECTORS = {"tokens": "the fact token's embedding", "state": "the state at the question's end"}

@@ -1,184 +1,188 @@
-"""What a report means, in sentences: the verdict, each arm, what was not shown, what to run next, the limits."""
+"""What a report means, in sentences: the verdict and its rules, each arm, what was not shown, the limits."""
 
-from collections.abc import Mapping
-from statistics import mean, stdev
-from typing import Any
-
-from tokentrial.report.outcomes import METRICS
-from tokentrial.report.tables import (
-    DeclaredContrast,
+from tokentrial.report.contrast_table import (
+    Record,
     Report,
-    declared_contrasts,
-    format_interval,
-    format_mean_sd,
-    format_number,
-    one_line,
+    declared_records,
+    estimate,
+    is_measured,
+    is_rerun,
+    pair,
+    row,
 )
-from tokentrial.statistics.power import PLANNING_FACTOR, seeds_needed
-from tokentrial.statistics.verdict import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
+from tokentrial.report.formats import format_interval, format_level, format_number, one_line
+from tokentrial.report.outcomes import METRICS, STAGE_LABELS, outcome_label
+from tokentrial.statistics.decision import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
 
-_SUBSET_LABELS = {
-    "all": "",
-    "from_2": "facts from 2",
-    "asked": "asked facts",
-    "never_asked": "never-asked facts",
-    "untouched": "untouched",
-    "rewritten": "rewritten",
-    "drills": "drills",
-    "with_site": "solutions that state a fact",
-    "without_site": "solutions that state none",
-}
-_TASK_LABELS = {"mul_table": "times table", "fact_table": "table", "heldout_text": "held-out text"}
-STAGE_LABELS = {"pretrain": "after pretraining", "sft": "after SFT", "grpo": "after GRPO"}
-_MOST_SEEDS = 200  # seeds past which more of them are no plan
-
-
-def metric_label(metric: str) -> str:
-    """What a metric measures, for a reader."""
-    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
-
-
-def outcome_label(outcome: str, with_stage: bool = True) -> str:
-    """An outcome's name for a reader: `pretrain/mul_table/asked/accuracy` is accuracy on asked facts."""
-    stage, task, subset, metric = outcome.split("/", 3)
-    items, task_label = _SUBSET_LABELS.get(subset, subset), _TASK_LABELS.get(task, task.replace("_", " "))
-    # the facts of a table need no mention of it
-    what = (items or f"the whole {task_label}") if task.endswith("_table") else f"{items} {task_label}".strip()
-    after = f" {STAGE_LABELS.get(stage, f'after {stage}')}" if with_stage else ""
-    return one_line(f"{metric_label(metric)} on {what}{after}")
+_SPENDING = {"obrien_fleming": "O'Brien-Fleming", "pocock": "Pocock"}
 
 
 def headline(report: Report) -> str:
     """The verdict in one sentence, in words."""
-    primary = report["primary"]
-    treatment, control = primary["contrast"].split(" - ")
-    outcome, verdict = outcome_label(primary["outcome"]), primary["verdict"] or ""
-    if verdict == NOT_LEARNT:
-        return f"No verdict: {report['declared']['control']} has not learnt what the arms are compared by."
-    if verdict in (HELPS, HURTS):
-        finding = f"{treatment} {verdict}"
-    elif verdict == NO_DIFFERENCE:
-        finding = "No difference shown"
-    elif verdict.startswith(EQUIVALENT):
+    primary = report["contrasts"][0]
+    treatment, control, verdict = primary["treatment"], primary["control"], primary["verdict"] or ""
+    outcome = outcome_label(primary["outcome"])
+    if not verdict:
+        return one_line(f"No verdict yet on {treatment} against {control} in {outcome}.")
+    finding = {
+        NO_DIFFERENCE: f"{treatment} shows no difference",
+        NOT_LEARNT: f"{treatment} shows no difference, and {control} has not learnt enough for that to mean anything",
+    }.get(verdict, f"{treatment} {verdict}")
+    if verdict.startswith(EQUIVALENT):
         finding = f"{treatment} and {control} are {verdict}"
-    else:
-        return f"No verdict yet on {treatment} against {control} in {outcome}."
-    per_seed = report["outcomes"][primary["outcome"]]["per_seed"]
-    a, b = (mean(value for value in per_seed[arm] if value is not None) for arm in (treatment, control))
-    return f"{finding}: {a:.2f} against {b:.2f} of {control}, {outcome}."
+    means = f"{primary['treatment_mean']:.3f} against {primary['control_mean']:.3f} of {control}"
+    return one_line(f"{finding}: {means}, {outcome}.")
 
 
-def arm_sentences(report: Report) -> list[tuple[str, str]]:
-    """One sentence an arm: its primary outcome and every declared verdict on it."""
-    contrasts = [contrast for contrast in declared_contrasts(report) if not contrast.is_rerun]
-    primary = contrasts[0]
-    if not primary.results:
-        return [(arm, "no result yet.") for arm in report["arms"]]
-    floor, sentences = primary.results["floor"], []
-    for arm in report["arms"]:
-        value = f"{format_mean_sd(primary.results['per_seed'][arm])} in {outcome_label(primary.outcome, False)}"
-        if arm == report["declared"]["control"]:
-            floor_words = "" if floor is None else f", where answers that know no arithmetic get {floor:.3f}"
-            sentences.append((arm, f"{value}{floor_words}: the control."))
-            continue
-        outcomes: dict[str, list[str]] = {}  # by verdict
-        for contrast in contrasts:
-            if contrast.arms[0] == arm and contrast.stats and contrast.stats["verdict"]:
-                outcomes.setdefault(contrast.stats["verdict"], []).append(outcome_label(contrast.outcome, False))
-        verdicts = "; ".join(f"{verdict} ({', '.join(labels)})" for verdict, labels in outcomes.items())
-        sentences.append((arm, f"{value}: {verdicts or 'no declared verdict'}."))
-    return sentences
+def verdict_sentence(report: Report) -> str:
+    """The verdict with its figures, the names as in the JSON."""
+    primary = report["contrasts"][0]
+    verdict = primary["verdict"] or "no verdict"
+    return one_line(f"{pair(primary)} on {primary['outcome']}: {verdict} ({estimate(primary)}).")
 
 
-def not_shown(report: Report) -> list[str]:
-    """What the declared outcomes leave open."""
-    sentences = []
-    for contrast in (contrast for contrast in declared_contrasts(report) if not contrast.is_rerun):
-        label, stats = f"{contrast.pair} on {outcome_label(contrast.outcome)}", contrast.stats
-        if stats is None:
-            sentences.append(f"{label}: not measured.")
-        elif stats["verdict"] == NO_DIFFERENCE:
-            power = f"; {stats['n_seeds']} seeds find {stats['mde80']:.3g} four times in 5" if stats["mde80"] else ""
-            ci95 = format_interval(stats["ci95"])
-            sentences.append(f"{label}: a difference of either sign is left open, {ci95}{power}.")
-        elif stats["verdict"] is None:
-            sentences.append(f"{label}: {stats['note'] or 'no verdict'}.")
-    if report["primary"]["verdict"] == NOT_LEARNT:
-        sentences.append(f"Anything at all: {report['gate']['failed']}.")
+def remarks(report: Report) -> list[str]:
+    """The rules that the verdict came by, and what else bears on it."""
+    primary, grpo = report["contrasts"][0], report["grpo"]
+    sentences = [f"Primary: {primary['note']}."] if primary["note"] else []
+    sentences += [*looks(report), *_budgets(report), gate(report), *error_rates(report)]
+    if grpo and not grpo["go_on"]:
+        sentences.append("GRPO skipped: pass@k is zero in every cell, there is nothing to learn from.")
+    if grpo and grpo["fact_token_bonus"]:
+        bonus = f"{grpo['fact_token_bonus']:g}"
+        sentences.append(f"GRPO paid a bonus of {bonus} for fact tokens, which only some arms can earn.")
+    sentences += [*declaration(report), *([missing(report)] if report["missing"] else [])]
     return [one_line(sentence) for sentence in sentences]
 
 
-def next_steps(report: Report) -> list[dict[str, str]]:
-    """What to run next, each with its reason, its command in the run folder, and what it costs on this hardware."""
-    settings, primary = report["settings"], declared_contrasts(report)[0]
-    if report["missing"] or primary.stats is None:
-        return [_step("finish what is missing", "output=.")]
-    if report["primary"]["verdict"] == NOT_LEARNT:
-        longer = f"pretrain.steps={2 * settings['pretrain']['steps']} output=../again"
-        return [_step("train longer, until the control passes its gate", longer, _cost(report, 2))]
-    steps = _fresh_seeds(report, primary)
-    if settings["budget"]["match"] == "tokens" and not report["also"]:
-        why = "see whether the verdict holds where every arm reads the same text"
-        steps.append(_step(why, "budget.match=bytes output=../again", _cost(report, 1)))
-    return steps
-
-
-def _step(why: str, change: str, cost: str = "") -> dict[str, str]:
-    return {"why": why, "command": f"tokentrial run trial.yaml {change}", "cost": cost}
-
-
-def _fresh_seeds(report: Report, primary: DeclaredContrast) -> list[dict[str, str]]:
-    """As many fresh seeds as find again with 80 % power what was seen, or the smallest effect that matters where
-    nothing was; none where their number is no plan. Fresh: more of the same trial after a look are no test."""
-    found, seeds = report["primary"]["verdict"] in (HELPS, HURTS), report["seeds"]
-    effect = abs(primary.stats["difference"]) if found else report["declared"]["smallest_effect"]
-    # the sd of few seeds is uncertain: planned for one that is larger
-    sd = PLANNING_FACTOR * stdev(primary.differences) if len(primary.differences) > 1 else 0.0
-    if not (needed := seeds_needed(effect, sd, report["declared"]["alpha"], most=_MOST_SEEDS)):
+def looks(report: Report) -> list[str]:
+    """Which look this is, its boundary, what its interval means, and what an early stop does to the difference."""
+    look, declared, primary = report["look"], report["declared"], report["contrasts"][0]
+    if declared["looks"] is None:
         return []
-    fresh = ",".join(str(max(seeds) + 1 + number) for number in range(needed))
-    why = f"{'confirm' if found else 'decide'} on {needed} fresh seeds, which find a difference of {effect:.2g} four "
-    return [_step(f"{why}times in five", f"'seeds=[{fresh}]' output=../again", _cost(report, needed / len(seeds)))]
+    if declared["looks"] == "blinded":
+        sentences = [
+            f"Blinded look (Kieser & Friede 2003): {look['why']}. No sign of a difference enters, so that the one test "
+            "keeps its level."
+        ]
+    else:
+        sentences = [
+            f"Look {look['number']} of {look['of']}, after {look['seeds']} seeds: it decides at |t| "
+            f"{look['boundary']:.3g} or more, p below {look['alpha']:.3g} ({_SPENDING[declared['spending']]} spending, "
+            "Lan & DeMets 1983). The interval is the repeated one (Jennison & Turnbull 1989): "
+            f"{format_level(look['alpha'])} at this look, {format_level(declared['alpha'])} over all of them."
+        ]
+    if primary["verdict"] is None and len(primary["seeds"]) < look["wanted"]:
+        sentences.append(f"Not decided yet: the trial goes on to {look['wanted']} seeds.")
+    elif primary["verdict"] in (HELPS, HURTS) and look["may_go_on"]:
+        sentences.append("Stopped early: the difference is biased away from zero (Jennison & Turnbull 2000).")
+    return sentences
 
 
-def _cost(report: Report, runs: float) -> str:
-    """Time of one device for so many times this run, from the seconds that its cells took."""
-    seconds = [v for arm in report["consumed"].values() for key, v in arm.items() if key.endswith("seconds")]
-    minutes = runs * sum(seconds) * len(report["seeds"]) / 60
-    device = next((row["ran"] for row in report["ran"] if row["setting"] == "device"), "cpu")
-    unit = "GPU" if device == "cuda" else "CPU worker"
-    return f"about {minutes:,.0f} {unit} minutes" if minutes < 180 else f"about {minutes / 60:,.1f} {unit} hours"
+def _budgets(report: Report) -> list[str]:
+    """Whether the primary difference depends on the budget rule."""
+    if not (both := report["budgets"]):
+        return []
+    return [
+        f"The primary difference less that with {both['rerun']}, seed by seed: {both['difference']:+.3f}, "
+        f"{format_level(both['alpha'])} interval {format_interval(both['interval'])}, p {format_number(both['p'])}."
+    ]
+
+
+def gate(report: Report) -> str:
+    """What the control must have learnt, and what it has."""
+    needed, reached, control = report["declared"]["gate"], report["gate"], report["declared"]["control"]
+    if needed is None:
+        return "No gate was declared."
+    rule = (
+        f"Gate (assay sensitivity): below a mean accuracy of {needed['asked']:g} on asked and "
+        f"{needed['never_asked']:g} on never-asked facts the control cannot show that there is no difference"
+    )
+    if reached is None:
+        return f"{rule}; it was not measured."
+    never = "" if reached["never_asked"] is None else f" and {reached['never_asked']:.3f}"
+    return f"{rule}; {control} reached {reached['asked']:.3f}{never}: {reached['failed'] or 'passed'}."
+
+
+def error_rates(report: Report) -> list[str]:
+    """How often a trial like this one finds something where there is nothing."""
+    declared = report["declared"]
+    alpha, count = declared["alpha"], len(declared["secondary"])
+    words = (
+        f"Alpha is {alpha:g} for the primary contrast and another {alpha:g} for the secondary family ({count}, Holm): "
+        f"without any effect at most {200 * alpha:.3g} % of such trials find one."
+    )
+    return [words] if count else []
+
+
+def declaration(report: Report) -> list[str]:
+    """What was declared, since when, and each departure from it."""
+    declared = report["declaration"]
+    if sha256 := declared["sha256"]:
+        whole = [f"Declared {declared['since']}, before the first training step, as {sha256[:12]} (sha256 {sha256})."]
+        return [*whole, *(f"{words}." for words in declared["departures"] or ["Nothing differs from it"])]
+    return [f"{words}." for words in declared["departures"] or ["Not declared: every setting may still change"]]
+
+
+def missing(report: Report) -> str:
+    """Evaluations that are not there yet."""
+    names = report["missing"]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"Missing: {', '.join(names[:12])}{more}."
+
+
+def findings(report: Report) -> tuple[list[str], list[str]]:
+    """Of the declared contrasts the differences and equivalences that were shown, and what the others leave open."""
+    shown, not_shown = list[str](), list[str]()
+    for record in (record for record in declared_records(report) if not is_rerun(record)):
+        is_shown = (record["verdict"] or "").startswith((HELPS, HURTS, EQUIVALENT))
+        (shown if is_shown else not_shown).append(_finding(record))
+    return shown, not_shown
+
+
+def _finding(record: Record) -> str:
+    """A contrast's verdict, means and figures; what is open where no difference is shown."""
+    words, left_open = row(record), ""
+    if not is_measured(record):
+        return f"{words.contrast} on {words.outcome}: not measured."
+    if record["verdict"] in (NO_DIFFERENCE, NOT_LEARNT):
+        power = f", these seeds find {record['detectable']:.3g} four times in 5" if record["detectable"] else ""
+        is_open = record["p"] >= record["alpha"]  # else only Holm's p, which the note gives, is too large
+        left_open = f"; a difference of either sign is left open{power}" if is_open else "; significant alone"
+    floor = "" if record["floor"] is None else f" (floor {record['floor']:.3f})"
+    note = f"; {words.note}" if words.note else ""
+    return one_line(
+        f"{words.contrast} on {words.outcome}: {words.verdict}, {words.treatment} against {words.control}{floor}, "
+        f"{estimate(record)}{left_open}{note}."
+    )
 
 
 def limits(report: Report) -> list[str]:
     """What this run cannot show, from what it was."""
-    settings, seeds, consumed = report["settings"], report["seeds"], report["consumed"]
-    sentences = []
-    if consumed:
-        first, model = next(iter(consumed.values())), settings["pretrain"]
+    settings, consumed, primary = report["settings"], report["consumed"], report["contrasts"][0]
+    sentences = _of_the_models(report) if consumed else []
+    stage = primary["outcome"].partition("/")[0]
+    if any(later != stage for later in report["stages"][-1:]):
+        after = STAGE_LABELS.get(stage, stage)
+        sentences.append(f"The verdict is of the model {after}; what later stages leave of it stands in the ladder.")
+    if is_measured(primary) and primary["detectable"] is not None:
         sentences.append(
-            f"One size of model: {first['parameters']:,} parameters in {model['n_layer']} layers, trained on "
-            f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
+            f"{len(primary['seeds'])} seeds: a true difference below {primary['detectable']:.2g} in the primary outcome"
+            " would be missed more often than once in five. The seed is the unit; the items of one model are not "
+            "independent."
         )
-        if start := model["from_checkpoint"]:
+        best = largest_gain(primary)
+        if best is not None and primary["detectable"] > best:
             sentences.append(
-                f"Every seed starts from the same checkpoint, {start}: seeds differ in the order of documents and in "
-                "what is never asked, and nothing here speaks of other checkpoints."
+                f"Too few seeds for any effect: the largest possible improvement of the primary outcome is {best:.2g}, "
+                "and even that would be missed more often than once in five."
             )
-        shares = [f"{means['drill_share']:.0%} in {arm}" for arm, means in consumed.items()]
-        sentences.append(f"Drills are, of the training tokens: {', '.join(shares)}. Plain text states hardly any fact.")
-        sentences.append(_budget(settings["budget"]["match"], report["control"], consumed))
-    if later := _after_last_stage(report):
-        sentences.append(later)
-    stats = declared_contrasts(report)[0].stats
-    if stats and stats["mde80"] is not None:
+    if primary["facts_interval"]:
+        over_facts = format_interval(primary["facts_interval"])
+        level = format_level(report["declared"]["alpha"])
         sentences.append(
-            f"{stats['n_seeds']} seeds: a true difference below {stats['mde80']:.2g} in the primary outcome would be "
-            "missed more often than once in five. The seed is the unit; the items of one model are not independent."
+            f"These facts: over facts like these, and not only these, the {level} interval is {over_facts}."
         )
-    if stats and stats["facts_ci95"]:
-        facts_ci95 = format_interval(stats["facts_ci95"])
-        sentences.append(f"These facts: over facts like these, and not only these, the difference is {facts_ci95}.")
     if report["arms_left_out"]:
         arms = "; ".join(f"{name} ({summary})" for name, summary in report["arms_left_out"].items())
         sentences.append(f"Controls that did not run: {arms}.")
@@ -189,60 +193,35 @@ def limits(report: Report) -> list[str]:
         )
     source = settings["corpus"]["source"].split("/")[-1]
     sentences.append(f"One source of text ({source}), greedy answers, one prompt form.")
-    if len(seeds) < 2:
-        sentences.append("One seed an arm: two models are compared, not two treatments.")
-    if report["missing"]:
-        sentences.append(f"Not all is there: {len(report['missing'])} evaluations are missing.")
-    sentences += [f"{one_line(change)}." for change in report["extended"]]
     return [one_line(sentence) for sentence in sentences]
 
 
-def _after_last_stage(report: Report) -> str:
-    """What is left of the primary outcome after the last stage, where that is a later one."""
-    stage, _, rest = report["primary"]["outcome"].partition("/")
-    last = report["stages"][-1] if report["stages"] else stage
-    outcome = report["outcomes"].get(f"{last}/{rest}")
-    if last == stage or outcome is None:
-        return ""
-    values = ", ".join(f"{format_mean_sd(per_seed)} in {arm}" for arm, per_seed in outcome["per_seed"].items())
-    model, later = STAGE_LABELS.get(stage, stage), STAGE_LABELS.get(last, last)
-    return f"The verdict is of the model {model}; {later} the same is {values}."
+def largest_gain(record: Record) -> float | None:
+    """The most by which a treatment can be better than the control, in the outcome's unit; None where nothing bounds
+    it."""
+    metric = METRICS[record["outcome"].rsplit("/", 1)[1]]
+    if not metric.higher_is_better:
+        return float(record["control_mean"])  # such as bits: 0 is perfect
+    return None if metric.ceiling is None else float(metric.ceiling - record["control_mean"])
 
 
-def _budget(match: str, control: str, consumed: Mapping[str, Mapping[str, float]]) -> str:
-    if match == "bytes":
-        return "Every arm read the same source bytes; arms with shorter text took fewer steps for it."
-    more = []
-    if control in consumed:
-        more = [
-            f"{arm} {means['bytes'] / consumed[control]['bytes'] - 1:+.0%}"
-            for arm, means in consumed.items()
-            if arm != control
-        ]
-    difference = ", ".join(more) or "unknown"
-    return f"Every arm read the same tokens, not the same text; original bytes against {control}: {difference}."
-
-
-def declared_rows(report: Report) -> list[dict[str, Any]]:
-    """The declared comparisons in words and figures, the primary first; reruns of it have no verdict."""
-    return [_declared_row(contrast) for contrast in declared_contrasts(report)]
-
-
-def _declared_row(contrast: DeclaredContrast) -> dict[str, Any]:
-    stats, per_seed = contrast.stats, contrast.results.get("per_seed", {})
-    treatment, control = (format_mean_sd(per_seed.get(arm, [])) for arm in contrast.arms)
-    row = {"role": contrast.role, "contrast": one_line(contrast.pair), "outcome": outcome_label(contrast.outcome)}
-    row |= {"treatment": treatment, "control": control}
-    if stats is None:
-        unknown = dict.fromkeys(("difference", "interval", "p", "p_sign_flip"), "-")
-        return row | unknown | {"p_holm": "", "test": "", "verdict": "none", "note": "not measured"}
-    return row | {
-        "difference": f"{stats['difference']:+.3f}",
-        "interval": format_interval(stats["ci95"]),
-        "p": format_number(stats["p"]),
-        "p_holm": "" if stats["p_holm"] is None else format_number(stats["p_holm"]),
-        "p_sign_flip": format_number(stats["p_sign_flip"]),
-        "test": stats["test"],
-        "verdict": "none" if contrast.is_rerun else stats["verdict"] or "none",
-        "note": "a check of robustness; the verdict is the primary's" if contrast.is_rerun else stats["note"],
-    }
+def _of_the_models(report: Report) -> list[str]:
+    consumed, settings = report["consumed"], report["settings"]
+    first, model = next(iter(consumed.values())), settings["pretrain"]
+    sentences = [
+        f"One size of model: {first['parameters']:,} parameters in {model['n_layer']} layers, trained on "
+        f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
+    ]
+    if start := model["from_checkpoint"]:
+        sentences.append(
+            f"Every seed starts from the same checkpoint, {start}: seeds differ in the order of documents and in "
+            "what is never asked, and nothing here speaks of other checkpoints."
+        )
+    shares = [f"{means['drill_share']:.0%} in {arm}" for arm, means in consumed.items()]
+    read = [f"{means['bytes']:,.0f} bytes in {arm}" for arm, means in consumed.items()]
+    match = "source bytes" if settings["budget"]["match"] == "bytes" else "tokens, not the same text"
+    return [
+        *sentences,
+        f"Drills are, of the training tokens: {', '.join(shares)}.",
+        f"Every arm read the same {match}; of the original text {', '.join(read)}.",
+    ]

@@ -1,153 +1,126 @@
-"""Outcomes: every figure that arms are compared by, read from a cell's result files.
+"""Outcomes: every figure that arms are compared by, their names and what their values mean.
 
-An outcome's name is `stage/task/subset/metric`. Of the table, `all` is the mean of 81 items as in the reference; the
-other subsets are means over unordered facts, the mean of a fact's two orders each.
+An outcome's name is `stage/task/subset/metric`. Of the table, `all` is the mean of its items (81 products of 1 to 9) as
+in the original report; the other subsets are means over unordered facts, the mean of a fact's two orders each.
 """
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
-
-from tokentrial.store.files import read_json
-from tokentrial.tasks.arithmetic import fact_means, is_table_row, table_subsets
+from tokentrial.arms.arm import get_arm
+from tokentrial.arms.families import build_facts
+from tokentrial.errors import SettingsError
+from tokentrial.report.formats import one_line
+from tokentrial.tasks.arithmetic import PROBES, TABLE_SUBSETS, is_table_row
 from tokentrial.tasks.task import Row
-
-_NUMBER = re.compile(r"[0-9]+", re.ASCII)
+from tokentrial.trial.trial import Trial
 
 GROUPS = ("asked", "never_asked")  # subsets of the table: a fact is in one of them, by seed
 
 
 class Metric(NamedTuple):
-    """What a metric's values mean."""
+    """What a metric's values mean, and how an answer is scored by it. A further one is a line of `METRICS`."""
 
     higher_is_better: bool
     ceiling: float | None
-    label: str = ""  # for a reader
+    label: str  # for a reader
+    of: tuple[str, ...] = ()  # the kinds of items that have it: table, probe, solution
+    score: Callable[[Row], float | None] = lambda row: None  # of one answer; None where it cannot have one
+    subsets: tuple[str, ...] = ("all",)  # of solutions
 
 
 METRICS = {
-    "accuracy": Metric(True, 1.0, "accuracy"),
-    "choice_logprob": Metric(True, 0.0, "log-probability of the right answer"),
-    "bits_per_byte": Metric(False, None, "bits per byte"),
-    "accuracy_flexible": Metric(True, 1.0, "accuracy, last number"),
-    "gold_nats_per_byte": Metric(False, None, "nats per byte of the gold solution"),
-    "fact_tokens": Metric(True, None, "fact tokens an answer"),
+    "accuracy": Metric(True, 1.0, "accuracy", ("table", "probe", "solution"), lambda row: float(row["correct"])),
+    "choice_logprob": Metric(
+        True, 0.0, "log-probability of the right answer", ("table",), lambda row: float(row["choice_logprob"])
+    ),
+    "bits_per_byte": Metric(False, None, "bits per byte"),  # of documents
+    "accuracy_flexible": Metric(
+        True, 1.0, "accuracy, last number", ("solution",), lambda row: float(row["correct_flexible"])
+    ),
+    "gold_nats_per_byte": Metric(
+        False,
+        None,
+        "nats per byte of the gold solution",
+        ("solution",),
+        lambda row: row["gold_nats_per_byte"],
+        ("all", "with_site", "without_site"),
+    ),
+    "fact_tokens": Metric(True, None, "fact tokens an answer", ("solution",), lambda row: float(row["fact_tokens"])),
 }
 
 
-@dataclass
-class CellResults:
-    """What one cell scored: by outcome, and by outcome and fact where items have facts; and the floors, by policy."""
-
-    values: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, dict[str, float]] = field(default_factory=dict)
-    floors: dict[str, dict[str, float]] = field(default_factory=dict)
+def kind_of(row: Row) -> str:
+    """What kind of item a row is of: of the table of facts, of another probe, or a worked solution."""
+    return "table" if is_table_row(row) else "solution" if "stopped" in row else "probe"
 
 
-def read_evaluation(
-    results: CellResults, stage: str, folder: Path, untouched: set[str], drill_answer: str | None
-) -> Sequence[Row]:
-    """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `untouched` names the held-out
-    documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills."""
-    rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
-    for subset, items in rows_by_subset(rows).items():
-        name, is_table = f"{stage}/{subset}", is_table_row(items[0])
-        over_facts = is_table and not subset.endswith("/all")
-        keys = {"accuracy": "correct"} | ({"choice_logprob": "choice_logprob"} if is_table else {})
-        for metric, key in keys.items():
-            if over_facts:
-                results.facts[f"{name}/{metric}"] = fact_means(items, key)
-            results.values[f"{name}/{metric}"] = _mean_score(items, key, over_facts)
-        results.floors[f"{name}/accuracy"] = floor_accuracies(items, over_facts, drill_answer)
-        if not is_table and "gold_nats_per_byte" in items[0]:
-            results.values |= _solution_scores(f"{stage}/{items[0]['task']}", items)
-    results.values |= _bits_per_byte(f"{stage}/heldout_text", read_json(folder / "heldout_text.json"), untouched)
-    return rows
+_SUBSET_LABELS = {
+    "all": "",
+    "from_2": "facts from 2",
+    "asked": "asked facts",
+    "never_asked": "never-asked facts",
+    "untouched": "untouched",
+    "rewritten": "rewritten",
+    "drills": "drills",
+    "with_site": "solutions that state a fact",
+    "without_site": "solutions that state none",
+}
+_TASK_LABELS = {"heldout_text": "held-out text"}
+STAGE_LABELS = {"pretrain": "after pretraining", "sft": "after SFT", "grpo": "after GRPO"}
 
 
-def rows_by_subset(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by `task/subset`: the subsets of the table that have any, then the other tasks whole."""
-    subsets = {f"{part[0]['task']}/{subset}": part for subset, part in table_subsets(rows).items() if part}
-    for row in rows:
-        if not is_table_row(row):
-            subsets.setdefault(f"{row['task']}/all", []).append(row)
-    return subsets
+def known_outcomes(trial: Trial, measured: Iterable[str]) -> list[str]:
+    """Names of the outcomes that a trial measures after each stage of `measured`, and that it may so declare."""
+    drills = trial.corpus.drills
+    of_table = [subset for subset in TABLE_SUBSETS if subset != "never_asked" or drills.holdout_folds]
+    tasks = [(build_facts(trial.facts).table_task, "table"), *((probe, "probe") for probe in PROBES)]
+    for task in trial.evaluate.tasks:  # that of a file is called after it
+        tasks.append((Path(task.removeprefix("path:")).stem.lower() if ":" in task else task, "solution"))
+    names = [
+        f"{task}/{subset}/{name}"
+        for task, kind in tasks
+        for name, metric in METRICS.items()
+        if kind in metric.of
+        for subset in (of_table if kind == "table" else metric.subsets if kind == "solution" else ("all",))
+    ]
+    texts = ["untouched", "rewritten", *(["drills"] if drills.share else [])]
+    names += [f"heldout_text/{subset}/bits_per_byte" for subset in texts]
+    return [f"{stage}/{name}" for stage in measured for name in names]
 
 
-def _mean_score(rows: Sequence[Row], key: str, over_facts: bool) -> float:
-    return mean_of([*fact_means(rows, key).values()] if over_facts else [row[key] for row in rows])
+def check_outcomes(trial: Trial, measured: Sequence[str]) -> None:
+    """Refuse a declared outcome that the trial does not measure, with the nearest that it does."""
+    known = known_outcomes(trial, measured)
+    for compared in trial.compared:
+        _, task, subset, _ = compared.outcome.split("/")
+        dropping = [arm for arm in compared.arms if not get_arm(arm).keeps_content]
+        if task == "heldout_text" and subset != "untouched" and dropping:
+            raise SettingsError(
+                f"verdict: outcome {compared.outcome!r} of {compared.contrast}: {dropping[0]} drops content, and is "
+                "measured on untouched text alone"
+            )
+        if compared.outcome not in known:
+            [*nearest] = difflib.get_close_matches(compared.outcome, known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"its stages are {', '.join(measured)};"
+            raise SettingsError(
+                f"verdict: outcome {compared.outcome!r}: the trial {trial.name} does not measure it; {hint} "
+                f"`tokentrial outcomes` lists what may be declared"
+            )
 
 
-def _solution_scores(name: str, rows: Sequence[Row]) -> dict[str, float]:
-    """Of worked solutions: the flexible score, fact tokens a response, and the gold solution's nats per original byte,
-    rows whose solution states a fact apart from the others."""
-    values = {
-        f"{name}/all/accuracy_flexible": mean_of([row["correct_flexible"] for row in rows]),
-        f"{name}/all/fact_tokens": mean_of([row["fact_tokens"] for row in rows]),
-    }
-    for subset, sites in (("all", (True, False)), ("with_site", (True,)), ("without_site", (False,))):
-        nats = [row["gold_nats_per_byte"] for row in rows if bool(row["site"]) in sites]
-        if measured := [value for value in nats if value is not None]:
-            values[f"{name}/{subset}/gold_nats_per_byte"] = mean_of(measured)
-    return values
+def metric_label(metric: str) -> str:
+    """What a metric measures, for a reader."""
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
 
 
-def _bits_per_byte(name: str, held_out: Mapping[str, Any], untouched: set[str]) -> dict[str, float]:
-    """Over all bytes of a subset's documents. An arm that drops content saves the bits of what it dropped: it is
-    measured on untouched text alone."""
-    documents: dict[str, list[Row]] = {"untouched": [], "rewritten": [], "drills": []}
-    for document in held_out["documents"]:
-        text = "untouched" if document["name"] in untouched else "rewritten"
-        documents["drills" if document["set"] == "drills" else text].append(document)
-    return {
-        f"{name}/{subset}/bits_per_byte": sum(d["bits"] for d in part) / sum(d["bytes"] for d in part)
-        for subset, part in documents.items()
-        if part and (subset == "untouched" or held_out["keeps_content"])
-    }
-
-
-def mean_of(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def floor_accuracies(rows: Sequence[Row], over_facts: bool, drill_answer: str | None) -> dict[str, float]:
-    """Accuracy of policies that know no arithmetic: the best constant, an operand's echo, the drills' most frequent
-    answer. FACTS for the whole table: 4/81, 9/81 and 17/81 for the larger operand."""
-    constant = Counter(row["answer"] for row in rows).most_common(1)[0][0]
-    operands = [row.get("operands") or [int(n) for n in _NUMBER.findall(row["question"])] or [0] for row in rows]
-    policies = {
-        "constant": [constant] * len(rows),
-        "echo_operand": [str(numbers[0]) for numbers in operands],
-        "echo_larger_operand": [str(max(numbers)) for numbers in operands],
-    }
-    if drill_answer is not None:
-        policies["drill_unigram"] = [drill_answer] * len(rows)
-    return {
-        policy: _mean_score(
-            [{"fact": row["fact"], "hit": answer == row["answer"]} for row, answer in zip(rows, answers, strict=True)],
-            "hit",
-            over_facts,
-        )
-        for policy, answers in policies.items()
-    }
-
-
-def untouched_documents(folders: Sequence[Path]) -> set[str]:
-    """Names of the held-out text documents that none of the arms rewrites."""
-    kept = [{d["name"] for d in read_json(f / "heldout_text.json")["documents"] if not d["rewritten"]} for f in folders]
-    return set.intersection(*kept) if kept else set()
-
-
-def most_asked_answer(exposure: Mapping[str, Any], arm: str, seed: int) -> str | None:
-    """The answer most often asked for in the drills that a cell was served; None without drills."""
-    asked: Counter[str] = Counter()
-    for equation, forms in exposure["served"][arm][str(seed)]["facts"].items():
-        asked[equation.partition("=")[2]] += forms["question"] + forms["statement"]
-    if not asked.total():
-        return None
-    return min(asked, key=lambda answer: (-asked[answer], len(answer), answer))  # of numbers the smaller one
+def outcome_label(outcome: str, with_stage: bool = True) -> str:
+    """An outcome's name for a reader: `pretrain/mul_table/asked/accuracy` is accuracy on asked facts."""
+    stage, task, subset, metric = outcome.split("/", 3)
+    items, task_label = _SUBSET_LABELS.get(subset, subset), _TASK_LABELS.get(task, task.replace("_", " "))
+    # the facts of a table need no mention of it
+    what = (items or f"the whole {task_label}") if task.endswith("_table") else f"{items} {task_label}".strip()
+    after = f" {STAGE_LABELS.get(stage, f'after {stage}')}" if with_stage else ""
+    return one_line(f"{metric_label(metric)} on {what}{after}")

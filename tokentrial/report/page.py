@@ -7,10 +7,13 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tokentrial.report import narrative, tables
+from tokentrial.report import contrast_table, narrative, text_report
+from tokentrial.report.contrast_table import Report, row
 from tokentrial.report.figures import Drawing, draw, inline
-from tokentrial.report.style import arm_number
-from tokentrial.report.tables import Report
+from tokentrial.report.formats import format_amount, format_number
+from tokentrial.report.next_steps import next_steps
+from tokentrial.report.outcomes import STAGE_LABELS
+from tokentrial.report.plot_style import arm_number
 from tokentrial.store.files import write_bytes
 
 
@@ -20,11 +23,11 @@ def write_page(report: Report, path: Path) -> None:
     for name, drawing in drawings.items():
         write_bytes(path.parent / "figures" / f"{name}.svg", drawing.svg.encode())
         write_bytes(path.parent / "figures" / f"{name}.png", drawing.png)
-    write_bytes(path, page(report, drawings).encode())
+    write_bytes(path, page(report, drawings, path.parent).encode())
 
 
-def page(report: Report, drawings: Mapping[str, Drawing]) -> str:
-    """The HTML of a report with its figures."""
+def page(report: Report, drawings: Mapping[str, Drawing], folder: Path | None = None) -> str:
+    """The HTML of a report with its figures; its commands name the run folder `folder`, else the trial's own."""
     environment = Environment(
         loader=PackageLoader("tokentrial", "report"),
         autoescape=True,
@@ -32,27 +35,19 @@ def page(report: Report, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "amount": _amount,
-        "without_gaps": _without_gaps,
-        "mean_sd": tables.format_mean_sd,
-        "inline": inline,
-    }
+    environment.filters |= {"amount": format_amount, "without_gaps": _without_gaps, "inline": inline, "row": row}
     return environment.get_template("template.html").render(
         report=report,
         figures=drawings,
         narrative=narrative,
-        tables=tables,
+        text_report=text_report,
+        contrast_table=contrast_table,
+        next_steps=next_steps(report, folder or Path("outputs", report["trial"])),
+        format_number=format_number,
+        stage_labels=STAGE_LABELS,
         arm_numbers={arm: arm_number(report, arm) for arm in report["arms"]},
         settings=yaml.safe_dump(report["settings"], sort_keys=False, width=100),
     )
-
-
-def _amount(value: float | None) -> str:
-    """A quantity of any size, in few characters."""
-    if value is None:
-        return "-"
-    return f"{value:.2e}" if value >= 1e9 else f"{value:,.2f}" if value < 10 and value % 1 else f"{value:,.0f}"
 
 
 def _without_gaps(completion: str) -> str:

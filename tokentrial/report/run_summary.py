@@ -14,9 +14,11 @@ import numpy as np
 import orjson
 
 from tokentrial.report.items import EvaluationFolders
-from tokentrial.report.outcomes import GROUPS, mean_of
+from tokentrial.report.outcomes import GROUPS
+from tokentrial.report.results import mean_of
 from tokentrial.store.files import canonical, read_json
 from tokentrial.store.folders import MANIFEST
+from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
 Trained = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -121,39 +123,31 @@ def corpus_checks(corpus: Path, arms: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def declared_and_ran(
-    trial: Trial, trained: Trained, declared_now: Mapping[str, Any], frozen: Mapping[str, Any]
-) -> list[dict[str, str]]:
-    """Setting by setting, what was declared against what ran."""
+def declared_and_ran(trial: Trial, trained: Trained, standing: Standing, needed: Sequence[int]) -> list[dict[str, str]]:
+    """Setting by setting, what was declared against what ran; what else differs stands among the departures."""
+    declared, pretrain = standing.declared, standing.settings["pretrain"]
     steps = {arm: sorted({r["total_steps"] for (name, _), r in trained.items() if name == arm}) for arm in trial.arms}
-    whole_seeds = [seed for seed in frozen["seeds"] if all((arm, seed) in trained for arm in trial.arms)]
-    cells, pretrain = trained.values(), trial.pretrain
+    whole_seeds = [seed for seed in declared.seeds if all((arm, seed) in trained for arm in declared.arms)]
+    stopped = [seed for seed in declared.seeds if seed not in needed]
+    cells = trained.values()
     rows = [
-        ("arms", _listed(trial.arms), _listed(arm for arm in trial.arms if steps[arm])),
-        ("seeds", _listed(frozen["seeds"]), _listed(whole_seeds)),
-        *(
-            (key.replace("_", " "), _in_words(frozen[key]), _in_words(declared_now.get(key)))
-            for key in ("control", "primary", "secondary", "test", "alpha", "smallest_effect", "gate")
-        ),
+        ("arms", _listed(declared.arms), _listed(arm for arm in trial.arms if steps[arm])),
+        ("seeds", _listed(declared.seeds), _listed(whole_seeds) + ("; then decided" if stopped else "")),
         (
             "budget",
-            f"the same {trial.budget.match} in every arm",
+            f"the same {standing.settings['budget']['match']} in every arm",
             "; ".join(f"{arm}: {_listed(counts)} steps" for arm, counts in steps.items() if counts),
         ),
-        ("tokens a step", f"{pretrain.batch_tokens:,}", _distinct(f"{r['config']['batch_tokens']:,}" for r in cells)),
-        ("device", pretrain.device, _distinct(r["device"] for r in cells)),
-        ("dtype", pretrain.dtype, _distinct(r["dtype"] for r in cells)),
-        ("processes a cell", str(pretrain.nproc_per_node), _distinct(f"{r['ranks']:,}" for r in cells)),
+        (
+            "tokens a step",
+            f"{pretrain['batch_tokens']:,}",
+            _distinct(f"{r['config']['batch_tokens']:,}" for r in cells),
+        ),
+        ("device", trial.pretrain.device, _distinct(r["device"] for r in cells)),
+        ("dtype", pretrain["dtype"], _distinct(r["dtype"] for r in cells)),
+        ("processes a cell", str(trial.pretrain.nproc_per_node), _distinct(f"{r['ranks']:,}" for r in cells)),
     ]
     return [{"setting": name, "declared": declared, "ran": ran or "nothing yet"} for name, declared, ran in rows]
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, list):
-        return "; ".join(map(_in_words, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(str(part) if isinstance(part, str) else f"{key} {part}" for key, part in value.items())
-    return "none" if value is None else str(value)
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tokentrial.report.narrative import outcome_label
-from tokentrial.report.style import INK, arm_style, legend, new_figure
-from tokentrial.report.tables import Report, format_estimate
+from tokentrial.report.contrast_table import Report
+from tokentrial.report.outcomes import outcome_label
+from tokentrial.report.plot_style import INK, arm_style, legend, new_figure
 
 
 class SweepPanel(NamedTuple):
@@ -80,11 +80,6 @@ def _curve(
 
 
 def sweep_alt(report: Report, name: str) -> str:
-    """The same in words."""
-    sentences = [
-        f"{panel.key}={value}{f', {panel.fixed}' if panel.fixed else ''}: "
-        + ", ".join(f"{arm} {format_estimate(estimate, '')}" for arm, estimate in point["arms"].items())
-        for panel in sweep_panels(report, name)
-        for value, point in zip(panel.values, panel.points, strict=True)
-    ]
-    return f"Curves of {outcome_label(name)} over what was swept. {'; '.join(sentences)}."
+    """The same in words; the figures stand in the table below."""
+    keys = ", ".join(dict.fromkeys(panel.key for panel in sweep_panels(report, name)))
+    return f"Curves of {outcome_label(name)} over {keys}, with 95 % t intervals; the table below has their figures."

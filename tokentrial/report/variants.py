@@ -2,15 +2,30 @@
 contrast run again. Both are exploratory: the declared verdict rests on neither, and they have none of their own."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import compress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokentrial.store.files import read_json
 from tokentrial.trial.load import parse
 from tokentrial.trial.sweep import Variant, variants
 from tokentrial.trial.trial import Trial
 
+if TYPE_CHECKING:
+    from tokentrial.report.analysis import Analysis
+
 VariantReport = tuple[Variant, Mapping[str, Any] | None]
-_PARTS = ("arms", "control", "seeds", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")
+_PARTS = (
+    *("arms", "control", "seeds", "facts", "tokenizer", "corpus", "pretrain", "budget"),
+    *("sft", "grpo", "tasks", "evaluate", "stages"),
+)
+
+
+class Rerun(NamedTuple):
+    """The primary contrast with other settings: a check of the primary's, without a verdict of its own."""
+
+    name: str
+    results: Mapping[str, Mapping[int, float]]  # of the primary outcome, by arm and seed; empty where not measured
+    is_other_budget: bool  # whether it differs in `budget.match` alone
 
 
 def variant_reports(trial: Trial, name: str) -> list[VariantReport]:
@@ -27,51 +42,52 @@ def _report(trial: Trial, name: str) -> Mapping[str, Any] | None:
     return report if same and not report["missing"] else None
 
 
-def summarize_variants(
-    trial: Trial,
-    reports: Sequence[VariantReport],
-    frozen: Mapping[str, Any],
-    own_outcomes: Mapping[str, Any],
-    verdict: str | None,
-) -> dict[str, Any]:
-    """`sweep`: of each point the declared outcomes, arms' means and contrasts with 95 % t intervals; `also`: of each
-    rerun the primary outcome, and what its verdict and the trial's say together where they differ in the budget alone.
-    `own_outcomes` are the trial's, for the point that is the trial itself."""
-    declared: dict[str, list[str]] = {}  # contrasts by outcome
-    for pair in (frozen["primary"], *frozen["secondary"]):
-        declared.setdefault(pair["outcome"], []).append(pair["contrast"])
-    points, reruns = [], []
+def reruns(reports: Sequence[VariantReport], outcome: str) -> list[Rerun]:
+    """The primary outcome of each robustness rerun, by arm and seed."""
+    found = []
     for variant, report in reports:
-        outcomes = own_outcomes if variant.is_itself else report["outcomes"] if report else {}
         if variant.kind == "also":
-            primary, combined = outcomes.get(frozen["primary"]["outcome"]), _over_budgets(variant, report, verdict)
-            reruns.append({"name": variant.name, "outcome": primary, "over_budgets": combined})
-        else:
-            measured = {name: _point(outcomes[name], pairs) for name, pairs in declared.items() if name in outcomes}
-            points.append({"settings": variant.settings, "outcomes": measured})
-    return {"sweep": {"keys": trial.sweep, "points": points}, "also": reruns}
+            per_seed = report["outcomes"].get(outcome, {}).get("per_seed", {}) if report else {}
+            values = {
+                arm: {seed: v for seed, v in zip(report["seeds"], of_arm, strict=True) if v is not None}
+                for arm, of_arm in per_seed.items()
+                if report
+            }
+            found.append(Rerun(variant.name, values, list(variant.settings) == ["budget.match"]))
+    return found
 
 
-def _over_budgets(variant: Variant, report: Mapping[str, Any] | None, verdict: str | None) -> str | None:
-    from tokentrial.statistics.verdict import combine_budgets
+def swept(trial: Trial, reports: Sequence[VariantReport], own: "Analysis") -> dict[str, Any]:
+    """Of each point of the sweep the declared outcomes: arms' means, and contrasts, with 95 % t intervals over the
+    seeds that count. `own` is the trial's analysis, for the point that is the trial itself."""
+    points = []
+    for variant, report in reports:
+        if variant.kind == "sweep":
+            contrasts = own.contrasts if variant.is_itself else report["contrasts"] if report else []
+            declared = [c for c in contrasts if c["role"] in ("primary", "secondary") and c["differences"]]
+            outcomes: dict[str, Any] = {}
+            for c in declared:
+                outcome = (own.outcomes if variant.is_itself or not report else report["outcomes"])[c["outcome"]]
+                counts = [s in c["seeds"] for s in (report["seeds"] if report else trial.seeds)]
+                point = outcomes.setdefault(c["outcome"], _point(outcome, counts))
+                point["contrasts"][f"{c['treatment']} - {c['control']}"] = {
+                    "mean": c["difference"],
+                    "ci95": _mean(c["differences"])["ci95"],
+                    "n": len(c["seeds"]),
+                }
+            points.append({"settings": variant.settings, "outcomes": outcomes})
+    return {"keys": trial.sweep, "points": points}
 
-    if report is None or list(variant.settings) != ["budget.match"]:
-        return None
-    other = report["primary"]["verdict"]
-    return combine_budgets(verdict, other) if verdict and other else None
+
+def _point(outcome: Mapping[str, Any], counts: Sequence[bool]) -> dict[str, Any]:
+    per_seed = outcome["per_seed"]
+    values = {arm: [v for v in compress(per_seed[arm], counts) if v is not None] for arm in per_seed}
+    arms = {arm: _mean(measured) for arm, measured in values.items() if measured}
+    return {"floor": outcome["floor"], "arms": arms, "contrasts": {}}
 
 
-def _point(outcome: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
+def _mean(values: Sequence[float]) -> dict[str, Any]:
     from tokentrial.statistics.paired import paired_t
 
-    values = {arm: [v for v in per_seed if v is not None] for arm, per_seed in outcome["per_seed"].items()}
-    means = {arm: paired_t(measured) for arm, measured in values.items() if measured}
-    contrasts = {pair: outcome["contrasts"][pair] for pair in pairs if pair in outcome["contrasts"]}
-    return {
-        "floor": outcome["floor"],
-        "arms": {arm: {"mean": t.mean, "ci95": t.ci95, "n": t.n} for arm, t in means.items()},
-        "contrasts": {
-            pair: {"mean": stats["difference"], "ci95": stats["ci95"], "n": stats["n_seeds"]}
-            for pair, stats in contrasts.items()
-        },
-    }
+    t = paired_t(values)
+    return {"mean": t.mean, "ci95": t.ci95, "n": t.n}

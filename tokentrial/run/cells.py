@@ -19,10 +19,10 @@ _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone,
 Progress = Callable[[float, str], None]
 
 
-def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
+def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str], declared: str | None = None) -> None:
     """Do the wanted stages of a cell, in a worker, on whatever machine; one call at a time works on a cell. What is
     done, here or in the storage, is skipped; weights that were pruned are fetched back as a stage reads them, or made
-    again."""
+    again. `declared` is the sha256 that its results are made under."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -40,11 +40,13 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str]) -> None:
             def progress(share: float, text: str, number: int = number) -> None:
                 report(cell.name, (number + share) / len(todo), text)
 
-            _make(stage, corpus, cell, storage, progress)
+            _make(stage, corpus, cell, storage, progress, declared)
             prune_weights(corpus, cell, storage, todo[number + 1 :])
 
 
-def _make(name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress: Progress) -> None:
+def _make(
+    name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress: Progress, declared: str | None
+) -> None:
     """One stage into its folder, the model that it reads first where that was pruned."""
     trial, wanted, model = corpus.trial, cell.fingerprints(corpus), corpus.folder
     stage, folder = stage_of(trial, name), cell.folder(trial, name)
@@ -54,10 +56,10 @@ def _make(name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress:
             storage.fetch(model, wanted[stage.reads])
             # what comes may have been pruned there, too
             if not is_done(model, wanted[stage.reads], whole=True):
-                _make(stage.reads, corpus, cell, storage, progress)
+                _make(stage.reads, corpus, cell, storage, progress, declared)
     checkpoints = cell.checkpoints(trial, name, wanted[name])
     storage.fetch_checkpoints(checkpoints)
-    made = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed)
+    made = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed, declaration=declared)
     with translate_os_errors(folder), made as partial:
         needed = stage.disk_bytes() + stage.checkpoint_bytes() - held_bytes(checkpoints)
         need_within(trial.folder, needed, f"{cell.name}: {name}", trial.disk_limit_gb)
@@ -79,11 +81,11 @@ def sync_storage(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) ->
     if trial.storage is None:
         return
     for folder, wanted in corpus.steps:
-        storage.exchange(folder, wanted)
+        storage.sync(folder, wanted)
     storage.fetch_state()  # the corpus's small files lie in its step
     for cell in cells:
         for stage, wanted in cell.fingerprints(corpus).items():
-            storage.exchange(cell.folder(trial, stage), wanted)
+            storage.sync(cell.folder(trial, stage), wanted)
 
 
 def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tokentrial.arms import arm as arms
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
@@ -30,70 +29,76 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
 from tokentrial.run.cells import prune_weights, run_cell, sync_storage
-from tokentrial.run.run_folder import declare, evaluated, open_run, seconds, write_trial
+from tokentrial.run.check import check
+from tokentrial.run.declaration import declare, hash_in_force, refuse_taking_over, settle, standing
+from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
-from tokentrial.steps.stage import Stage, stage_of, stages
+from tokentrial.steps.stage import Stage, stages
 from tokentrial.store.disk import need_disk, translate_os_errors
 from tokentrial.store.files import link, write_bytes
 from tokentrial.store.folders import MANIFEST, lock
 from tokentrial.store.storage import Storage
-from tokentrial.trial.declaration import DECLARED, declaration
-from tokentrial.trial.sweep import to_run, variants
+from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
 Todo = list[tuple[Cell, list[str]]]
 
 
-def check(trial: Trial) -> None:
-    """Refuse a trial whose arms or stages there are none of, or with variants that are no trials, before anything is
-    written."""
-    for name in trial.arms:
-        arms.get_arm(name)
-    stages(trial)
-    variants(trial)
-
-
 def run(
-    trial: Trial, wanted: Sequence[str] | None = None, chosen: Sequence[Cell] | None = None
+    trial: Trial,
+    wanted: Sequence[str] | None = None,
+    chosen: Sequence[Cell] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any] | None:
     """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; after a whole
-    run build the report and return it."""
+    run build the report and return it. Finished results of other settings are replaced with `overwrite` alone."""
     check(trial)
-    report, earlier, others = _run(trial, wanted, chosen, ()), [trial], to_run(trial)
+    report, earlier, others = run_one(trial, wanted, chosen, (), overwrite), [trial], to_run(trial)
     for number, variant in enumerate(others, 1):
         print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
         its_cells = None if chosen is None else [cell for cell in chosen if cell.arm in variant.trial.arms]
-        _run(variant.trial, wanted, its_cells, earlier)
+        run_one(variant.trial, wanted, its_cells, earlier, overwrite)
         earlier.append(variant.trial)
     return rebuild(trial.folder) if others and report else report
 
 
-def _run(
-    trial: Trial, wanted: Sequence[str] | None, chosen: Sequence[Cell] | None, earlier: Sequence[Trial]
+def run_one(
+    trial: Trial,
+    wanted: Sequence[str] | None,
+    chosen: Sequence[Cell] | None,
+    earlier: Sequence[Trial],
+    overwrite: bool,
 ) -> dict[str, Any] | None:
     """One trial by itself. What earlier ones have made of the same text is not made again."""
     if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
         raise TrialError(beyond)
+    refuse_taking_over(trial, overwrite)
     storage = Storage(trial)
     storage.open()
     if earlier:
         _share_sources(trial, earlier[0])
     corpus = CorpusPlan(trial)
     with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
+        prepare_start(trial, corpus.vocabulary)  # what it holds enters the fingerprints
+        these = [cell for cell in cells(trial) if cell.seed in wanted_seeds(corpus)] if chosen is None else list(chosen)
+        replaced = settle(corpus, storage, these, overwrite)
         write_trial(trial)
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
-        prepare_start(trial, corpus.vocabulary)
         sync_storage(corpus, cells(trial), storage)
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
         make_corpus = not corpus_step.is_ready(corpus)
         if make_corpus and wanted is not None and "corpus" not in wanted:
             raise TrialError(f"{corpus.folder}: not ready; run `tokentrial corpus` with the same trial first")
-        these = cells(trial) if chosen is None else list(chosen)
         for cell in these:
             prune_weights(corpus, cell, storage, [])
-        _walk(corpus, these, asked, make_corpus, storage)
+        _walk(corpus, these, asked, make_corpus, storage, replaced)
+        # one look after another, until the declared plan needs no further seeds
+        while chosen is None and len(now := wanted_seeds(corpus)) * len(trial.arms) > len(these):
+            these = [cell for cell in cells(trial) if cell.seed in now]
+            replaced = settle(corpus, storage, these, overwrite)
+            _walk(corpus, these, asked, False, storage, replaced)
         report = None
         if chosen is None and wanted is None:
             report = _report(trial)
@@ -102,20 +107,28 @@ def _run(
     return report
 
 
-def _walk(corpus: CorpusPlan, these: Sequence[Cell], asked: Sequence[str], make_corpus: bool, storage: Storage) -> None:
-    """The corpus where it is to be made, then phase after phase what is pending of the asked stages."""
+def _walk(
+    corpus: CorpusPlan,
+    these: Sequence[Cell],
+    asked: Sequence[str],
+    make_corpus: bool,
+    storage: Storage,
+    replaced: Sequence[str],
+) -> None:
+    """The corpus where it is to be made, then phase after phase what is pending of the asked stages; before the first
+    of them the declaration."""
     trial = corpus.trial
-    phases = [(gate, todo) for gate, names in _phases(trial, asked) if (todo := _todo(corpus, these, names))]
-    _order_holds([cell for _, todo in phases for cell in todo], corpus, asked)
+    ahead = [(gate, todo) for gate, names in phases(trial, asked) if (todo := _todo(corpus, these, names))]
+    _order_holds([cell for _, todo in ahead for cell in todo], corpus, asked)
 
     def goes_on(gate: Stage | None) -> bool:
         return gate is None or gate.goes_on(corpus)
 
-    while phases and not make_corpus and not goes_on(phases[0][0]):
-        del phases[0]  # before a worker is started for it
-    if not phases and not make_corpus:
+    while ahead and not make_corpus and not goes_on(ahead[0][0]):
+        del ahead[0]  # before a worker is started for it
+    if not ahead and not make_corpus:
         return
-    pending = [left for _, todo in phases for _, left in todo]
+    pending = [left for _, todo in ahead for _, left in todo]
     workers = _workers(trial, len(these))
     need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
     # the workers of the cells start first, and import what takes seconds while the corpus is made
@@ -123,12 +136,15 @@ def _walk(corpus: CorpusPlan, these: Sequence[Cell], asked: Sequence[str], make_
         if make_corpus:
             corpus_step.make(corpus, progress)
             sync_storage(corpus, (), storage)
-        for number, (gate, todo) in enumerate(phases):
+        if ahead:
+            declare(trial, replaced)
+            storage.send_state()  # what is declared lasts before the first training step
+        for number, (gate, todo) in enumerate(ahead):
             if executor and ((number == 0 and not make_corpus) or goes_on(gate)):
                 _run_cells(corpus, gate.name if gate else "cells", todo, executor, progress, storage)
 
 
-def _phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
+def phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
     """The asked stages, those apart that follow from a stage which is decided once for all cells, with that stage."""
     gates: dict[str | None, Stage | None] = {}
     for stage in stages(trial):
@@ -193,13 +209,12 @@ def _run_cells(
     storage: Storage,
 ) -> None:
     trial = corpus.trial
-    if any(stage_of(trial, name).measures for _, pending in todo for name in pending):
-        declare(trial)
-    storage.send_state()  # what is declared lasts before the first look
+    storage.send_state()  # a decision on a stage lasts before the cells go through it
     expected = expected_seconds(trial, {stage: took.values() for stage, took in seconds(trial).items()})
     progress.start(phase, {cell.name: [expected[stage] for stage in pending] for cell, pending in todo})
     here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
-    executor.run([Call(cell.name, run_cell, (here, cell, pending)) for cell, pending in todo], progress)
+    under = hash_in_force(trial.folder)  # the worker's copy of the file may be older
+    executor.run([Call(cell.name, run_cell, (here, cell, pending, under)) for cell, pending in todo], progress)
     sync_storage(corpus, [cell for cell, _ in todo], storage)  # from the machines of the workers
 
 
@@ -239,7 +254,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
 
 
 def _report(trial: Trial) -> dict[str, Any]:
-    return build(trial, evaluated(CorpusPlan(trial)), declaration(trial), trial.folder / DECLARED, seconds(trial))
+    return build(trial, evaluated(CorpusPlan(trial)), standing(trial), seconds(trial))
 
 
 def materialize(

@@ -9,14 +9,16 @@ import yaml
 from tokentrial import __version__
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.report.analysis import look_of
 from tokentrial.report.comparison import REPORT
+from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
+from tokentrial.run.declaration import standing
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.grpo import DECISION
 from tokentrial.steps.stage import stage_names, stages
-from tokentrial.store.files import read_json, write_bytes, write_json
-from tokentrial.store.folders import MANIFEST, is_whole, require_intact
-from tokentrial.trial.declaration import DECLARED, declaration
+from tokentrial.store.files import read_json, write_bytes
+from tokentrial.store.folders import MANIFEST, is_held, is_whole, require_intact
 from tokentrial.trial.load import load
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
@@ -31,7 +33,7 @@ def open_run(folder: Path) -> Trial:
     path = folder / "trial.yaml"
     if not path.is_file():
         raise SettingsError(f"{folder}: no trial.yaml there; give a run folder such as outputs/pilot")
-    return load(str(path), [f"output={folder}"])
+    return load(str(path), output=folder)
 
 
 def write_trial(trial: Trial) -> None:
@@ -70,13 +72,6 @@ def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
     return folder
 
 
-def declare(trial: Trial) -> None:
-    """Write down, before the first evaluation, what is decided; what differs later is printed as exploratory."""
-    path = trial.folder / DECLARED
-    if not path.exists():
-        write_json(path, declaration(trial))
-
-
 def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
     """Folders of every cell's up-to-date results, by the stage that was evaluated."""
     trial, found = corpus.trial, {}
@@ -87,6 +82,27 @@ def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
         for folder in found[cell.arm, cell.seed].values():
             require_intact(folder)
     return found
+
+
+def wanted_seeds(corpus: CorpusPlan) -> list[int]:
+    """The seeds that the trial needs now: those of the declared look that is next, or was the last; and any that were
+    added to the declared ones."""
+    trial, declared = corpus.trial, standing(corpus.trial).declared
+    if declared.verdict.looks is None:
+        return trial.seeds
+    measured = declared.verdict.primary.outcome.split("/")[0]
+    # a variant may lack the stage: then it never comes beyond its first look
+    name = next((stage.name for stage in stages(trial) if stage.measures == measured), None)
+    folders = {
+        (cell.arm, cell.seed): cell.folder(trial, name)
+        for cell in cells(trial)
+        if name and cell.seed in declared.seeds and cell.arm in declared.arms and name not in missing(corpus, cell)
+    }
+    values, untouched = {cell: CellResults() for cell in folders}, untouched_documents([*folders.values()])
+    for cell, folder in folders.items():
+        read_evaluation(values[cell], measured, folder, untouched, None)
+    now = look_of(values, declared).wanted
+    return [seed for seed in trial.seeds if seed in declared.seeds[:now] or seed not in declared.seeds]
 
 
 def seconds(trial: Trial) -> Seconds:
@@ -112,29 +128,32 @@ def _seconds(folder: Path) -> float | None:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """What of a run folder is done, cell by cell; the cells of its variants by the folder they stand in."""
+    """What of a run folder is done, cell by cell, of the seeds that its looks need; the cells of its variants by the
+    folder they stand in."""
     trial = open_run(folder)
-    corpus, done = _status(trial)
-    took = seconds(trial)
-    for variant in to_run(trial):
-        of = variant.trial
+    found: dict[str, Any] = {"trial": trial.name, "corpus": True, "cells": {}, "seconds": {}, "working": False}
+    for of in (trial, *(variant.trial for variant in to_run(trial))):
+        below = "" if of is trial else f"{of.folder.relative_to(folder)}/"
         begun = (of.folder / "trial.yaml").exists()
-        nothing = {stage.name: False for stage in stages(of)}
-        ready, of_cells = _status(of) if begun else (False, {cell.name: nothing for cell in cells(of)})
-        corpus &= ready
-        below = of.folder.relative_to(folder)
-        done |= {f"{below}/{name}": by_stage for name, by_stage in of_cells.items()}
+        ready, of_cells = _status(of) if begun else (False, _nothing(of))
+        found["corpus"] &= ready
+        found["working"] |= is_held(of.folder)
+        found["cells"] |= {f"{below}{name}": by_stage for name, by_stage in of_cells.items()}
         for stage, by_cell in (seconds(of) if begun else {}).items():
-            took.setdefault(stage, {}).update({f"{below}/{name}": seconds for name, seconds in by_cell.items()})
-    return {
-        "trial": trial.name,
-        "corpus": corpus,
-        "cells": done,
-        "seconds": took,
+            found["seconds"].setdefault(stage, {}).update({f"{below}{name}": took for name, took in by_cell.items()})
+    stands = standing(trial)
+    return found | {
         "report": (folder / REPORT).exists(),
         "of_another_release": is_of_another_release(trial),
-        "declared": read_json(folder / DECLARED) if (folder / DECLARED).exists() else None,
+        "declared": stands.sha256,
+        "departures": stands.departures,
     }
+
+
+def _nothing(trial: Trial) -> dict[str, dict[str, bool]]:
+    """The cells of a trial that has not begun."""
+    seeds = trial.first_look
+    return {c.name: {stage.name: False for stage in stages(trial)} for c in cells(trial) if c.seed in seeds}
 
 
 def missing(corpus: CorpusPlan, cell: Cell) -> list[str]:
@@ -149,6 +168,8 @@ def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
     """Whether a trial's corpus is ready, and which stages of its cells are done, or decided against (GRPO)."""
     corpus, decision = CorpusPlan(trial), trial.folder / DECISION
     skipped = {"grpo", "eval_grpo"} if decision.exists() and not read_json(decision, "go_on")["go_on"] else set()
-    pending = {cell.name: {*missing(corpus, cell)} - skipped for cell in cells(trial)}
+    seeds = wanted_seeds(corpus)
+    needed = [cell for cell in cells(trial) if cell.seed in seeds]
+    pending = {cell.name: {*missing(corpus, cell)} - skipped for cell in needed}
     done = {name: {stage.name: stage.name not in left for stage in stages(trial)} for name, left in pending.items()}
     return is_ready(corpus), done

@@ -28,13 +28,12 @@ class PairedT(NamedTuple):
     sd: float | None  # ddof 1; None for one seed
     p: float | None  # two-sided, of mean = 0
     ci95: Interval | None
-    ci90: Interval | None
 
 
 class Tost(NamedTuple):
-    """Two one-sided t tests of |mean| < margin at 5 % each; None where they are undefined (n < 2 or sd = 0)."""
+    """Two one-sided t tests of |mean| < margin at alpha each; None where they are undefined (n < 2 or sd = 0)."""
 
-    p: float | None  # the larger of the two: below 0.05 exactly where the 90 % interval lies inside +-margin
+    p: float | None  # the larger of the two: below alpha exactly where the 1 - 2 alpha interval lies inside +-margin
     margin_at_80_power: float | None  # the smallest that this sd and n would show with 80 % power
 
 
@@ -43,7 +42,7 @@ class CrossedInterval(NamedTuple):
 
     variance: float | None  # in the outcome's unit squared
     df: float | None  # Satterthwaite
-    ci95: Interval | None
+    interval: Interval | None
     refusal: str | None  # why there is none
 
 
@@ -58,6 +57,14 @@ def finite_vector(values: Values, name: str) -> Floats:
     return vector
 
 
+def paired_differences(treatment: Values, control: Values) -> Floats:
+    """Treatment minus control by seed; what only round-off tells apart is 0, or it would look like seeds that agree."""
+    a, b = finite_vector(treatment, "treatment"), finite_vector(control, "control")
+    if len(a) != len(b):
+        raise ValueError(f"seeds: found {len(a)} of treatment, {len(b)} of control, expected the same seeds")
+    return np.where(np.isclose(a, b, rtol=1e-12, atol=0), 0.0, a - b)
+
+
 def paired_t(differences: Values) -> PairedT:
     """Paired t test (Student 1908): t = mean / (s / sqrt(n)) with n - 1 degrees of freedom.
 
@@ -66,13 +73,12 @@ def paired_t(differences: Values) -> PairedT:
     d = finite_vector(differences, "differences")
     n, mean = len(d), float(d.mean())
     if n < 2:
-        return PairedT(n, mean, None, None, None, None)
+        return PairedT(n, mean, None, None, None)
     sd = float(d.std(ddof=1))
     if sd <= ROUND_OFF * np.abs(d).max():
-        return PairedT(n, mean, 0.0, None, None, None)
+        return PairedT(n, mean, 0.0, None, None)
     error = sd / np.sqrt(n)
-    intervals = (t_interval(mean, error, n - 1, level) for level in (0.95, 0.90))
-    return PairedT(n, mean, sd, t_p(mean, error, n - 1), *intervals)
+    return PairedT(n, mean, sd, t_p(mean, error, n - 1), t_interval(mean, error, n - 1, 0.95))
 
 
 def t_p(difference: float, error: float, df: float) -> float:
@@ -105,21 +111,19 @@ def sign_flip(differences: Values, rng: np.random.Generator | None = None, num_p
     return (hits + 1) / (num_patterns + 1)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjusted p (Holm 1979), in the order given; a None stays None and is not counted."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    worst = 0.0
-    for rank, (p, i) in enumerate(known):
-        worst = max(worst, min(1.0, (len(known) - rank) * p))
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p (Holm 1979), in the order given."""
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p))
         adjusted[i] = worst
     return adjusted
 
 
-def tost(differences: Values, margin: float) -> Tost:
-    """Equivalence within +-margin (Schuirmann 1987) by two one-sided paired t tests at 5 %.
+def tost(differences: Values, margin: float, alpha: float = 0.05) -> Tost:
+    """Equivalence within +-margin (Schuirmann 1987) by two one-sided paired t tests at `alpha`.
 
-    `margin_at_80_power` = (t.95 + t.90) s / sqrt(n), reached when the true difference is 0.
+    `margin_at_80_power` = (t.95 + t.90) s / sqrt(n) at 5 %, reached when the true difference is 0.
     """
     if not 0 < margin < np.inf:
         raise ValueError(f"margin: found {margin}, expected a finite number above 0")
@@ -127,11 +131,11 @@ def tost(differences: Values, margin: float) -> Tost:
     if not t.sd:
         return Tost(None, None)
     error = t.sd / np.sqrt(t.n)
-    in_reach = float(error * special.stdtrit(t.n - 1, [0.95, 0.90]).sum())
+    in_reach = float(error * special.stdtrit(t.n - 1, [1 - alpha, 0.90]).sum())
     return Tost(float(special.stdtr(t.n - 1, -(margin - abs(t.mean)) / error)), in_reach)
 
 
-def crossed_interval(matrix: Sequence[Sequence[float]] | Floats) -> CrossedInterval:
+def crossed_interval(matrix: Sequence[Sequence[float]] | Floats, level: float = 0.95) -> CrossedInterval:
     """Interval for the mean over new seeds *and* new facts: both crossed factors are random.
 
     `matrix`: seeds x unordered facts of paired differences; NaN where a seed did not have that fact (folds).
@@ -189,7 +193,7 @@ def crossed_interval(matrix: Sequence[Sequence[float]] | Floats) -> CrossedInter
         covariance += np.kron(np.ones((n, n)), between * np.eye(facts))
         product = (seed_form / n + overlap * fact_form) @ covariance
         df = max(variance**2 / float((product * product.T).sum()), min(n, facts) - 1.0)
-    return CrossedInterval(variance, df, t_interval(mean, float(np.sqrt(variance)), df, 0.95), None)
+    return CrossedInterval(variance, df, t_interval(mean, float(np.sqrt(variance)), df, level), None)
 
 
 def correlation(a: Values, b: Values) -> float | None:

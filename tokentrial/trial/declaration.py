@@ -1,13 +1,54 @@
-"""What a trial declares before a look: seeds, outcomes, contrasts, test, gate."""
+"""What a trial declares before its first training step, and how it stands against what was made since."""
 
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from tokentrial.trial.trial import Trial
+import orjson
+
+from tokentrial.trial.settings import Verdict
 
 DECLARED = "declared.json"
 
 
-def declaration(trial: Trial) -> dict[str, Any]:
-    """The declaration, as it is written down."""
-    variants = {key: value for key, value in (("sweep", trial.sweep), ("also", trial.robustness_reruns)) if value}
-    return {"seeds": trial.seeds, "control": trial.control, **trial.verdict.model_dump(mode="json"), **variants}
+class Declared(NamedTuple):
+    """What of a declaration the analysis goes by."""
+
+    arms: list[str]
+    seeds: list[int]
+    control: str
+    verdict: Verdict
+
+
+class Standing(NamedTuple):
+    """A run folder's declaration against its results and settings."""
+
+    declared: Declared
+    sha256: str | None  # None: not declared yet, or by a release whose declaration covered no settings
+    since: str | None
+    settings: dict[str, Any]  # of the experiment, as declared
+    departures: list[str]  # what differs from it, in sentences
+    withheld: dict[str, str]  # stage that is measured: why its outcomes are exploratory
+
+
+def declaration_hash(declaration: Mapping[str, Any]) -> str:
+    """sha256 of a declaration's canonical JSON."""
+    return hashlib.sha256(orjson.dumps(declaration, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def differences(declared: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name of each setting that differs, and how, such as `0.001 for 0.003`."""
+    if isinstance(declared, dict) and isinstance(now, dict):
+        for key in {**declared, **now}:
+            yield from differences(declared.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(declared, list) and isinstance(now, list):
+        found = [(path, f"{_words(item)} added") for item in now if item not in declared]
+        found += [(path, f"{_words(item)} left out") for item in declared if item not in now]
+        # the same items in another order or number are another list
+        yield from found or ([(path, f"{_words(now)} for {_words(declared)}")] if declared != now else [])
+    elif declared != now:
+        yield path, f"{_words(now)} for {_words(declared)}"
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

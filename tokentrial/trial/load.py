@@ -83,8 +83,9 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
-    """Read a trial file, or a shipped trial by its bare name, with dotted overrides on top."""
+def load(trial: str, overrides: Sequence[str] = (), output: Path | None = None) -> Trial:
+    """Read a trial file, or a shipped trial by its bare name, with dotted overrides on top; `output` is a run folder by
+    its path, which no YAML reads: it may be called 2026-11-27 or null."""
     path = Path(trial)
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -97,6 +98,8 @@ def load(trial: str, overrides: Sequence[str] = ()) -> Trial:
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
     for override in overrides:
         put(settings, *read_override(override), override)
+    if output is not None:
+        settings["output"] = str(output)
     return parse(settings, trial)
 
 

@@ -232,7 +232,7 @@ class SFTSource(Settings):
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
-class SFTStage(Settings):
+class SFTPass(Settings):
     """One pass of fine-tuning over its sources."""
 
     sources: Annotated[list[SFTSource], Field(min_length=1)]
@@ -243,7 +243,7 @@ class SFTStage(Settings):
 class SFT(Settings):
     """Supervised fine-tuning, stage after stage. Defaults are the reference's."""
 
-    stages: Annotated[list[SFTStage], Field(min_length=1)]
+    stages: Annotated[list[SFTPass], Field(min_length=1)]
     batch: Count = 16
     max_length: Count = 512
     warmup_ratio: Share = 0.05
@@ -315,8 +315,10 @@ class Evaluate(Settings):
 class Compared(Settings):
     """One declared comparison: `outcome` is `stage/task/subset/metric`, `contrast` is `arm - arm`."""
 
-    outcome: str
+    outcome: str  # one that `tokentrial outcomes TRIAL` lists
     contrast: str
+    # the least difference that matters, in the outcome's own unit; null: the verdict's for accuracy, else there is none
+    smallest_effect: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def well_formed(self) -> "Compared":
@@ -334,7 +336,8 @@ class Compared(Settings):
 
 
 class Gate(Settings):
-    """The control's least mean accuracy on asked and never-asked facts, else there is no verdict."""
+    """The control's least mean accuracy on asked and never-asked facts: below it, nothing can be said of arms between
+    which no difference is found."""
 
     asked: Share = 0.6
     never_asked: Share = 0.4
@@ -346,9 +349,18 @@ class Verdict(Settings):
     primary: Compared
     secondary: list[Compared] = []
     test: Literal["paired_t"] = "paired_t"
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    smallest_effect: Annotated[float, Field(gt=0)] = 0.10
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of the primary contrast, and again of the secondary family
+    smallest_effect: Annotated[float, Field(gt=0)] = 0.10  # in accuracy
     gate: Gate | None = Gate()
+    # seeds after which the primary contrast is tested, such as [6, 12]: where it is decided, the rest is not run.
+    # blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: all, once
+    looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"  # how alpha is spent over the looks
+
+    def margin(self, compared: Compared) -> float | None:
+        """The smallest effect that matters in a comparison, in its outcome's unit; None where none is declared."""
+        of_accuracy = compared.outcome.endswith("/accuracy")
+        return compared.smallest_effect or (self.smallest_effect if of_accuracy else None)
 
 
 class Ray(Settings):

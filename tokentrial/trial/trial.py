@@ -71,11 +71,28 @@ class Trial(Settings):
         for setting, arm in compared:
             if arm not in self.arms:
                 raise ValueError(f"arms is {self.arms}, expected {arm!r} among them, which {setting} names; change one")
+        looks = self.verdict.looks
+        if isinstance(looks, list) and (looks != sorted(set(looks)) or looks[-1] > len(self.seeds)):
+            raise ValueError(
+                f"verdict.looks is {looks}, expected ascending numbers of seeds, at most the {len(self.seeds)} given"
+            )
+        if looks == "blinded" and (len(self.seeds) < 4 or self.verdict.margin(self.verdict.primary) is None):
+            raise ValueError(
+                "verdict.looks is blinded, expected four or more seeds and a smallest_effect of the primary outcome, "
+                "which says how many of them are needed"
+            )
         return self
 
     @property
     def compared(self) -> list[Compared]:
         return [self.verdict.primary, *self.verdict.secondary]
+
+    @property
+    def first_look(self) -> list[int]:
+        """The seeds that are run before anything is decided."""
+        looks = self.verdict.looks
+        first = len(self.seeds) if looks is None else -(-len(self.seeds) // 2) if looks == "blinded" else looks[0]
+        return self.seeds[: int(first)]
 
     @property
     def folder(self) -> Path:

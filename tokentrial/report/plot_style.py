@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from tokentrial.report.tables import Report
+from tokentrial.report.contrast_table import Report
 
 INK, MUTED, LINE, PAPER = "#1c2024", "#59616b", "#cfcbc2", "#fdfcfa"
-# distinct under every common form of colour blindness, and by their markers; 4.5:1 on the paper
+# the control's, then the treatments'; distinct under every common form of colour blindness; 4.5:1 on the paper
 ARM_COLOURS = ("#525c69", "#b03a12", "#1a5fb4", "#0b7355", "#7a3ea1", "#7d5a00")
-ARM_MARKERS = ("o", "D", "s", "^", "v", "P")
+ARM_MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<")  # 7 for treatments: with 5 colours, 35 of them look different
 CSS_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"} | {
     colour: f"--arm{number}" for number, colour in enumerate(ARM_COLOURS)
 }
@@ -56,15 +56,18 @@ def new_figure(height: float, **grid: Any) -> tuple[Figure, Any]:
 
 
 def arm_number(report: Report, arm: str) -> int:
-    """Which colour and marker an arm has: 0, grey, is the control."""
-    treatments = [name for name in report["arms"] if name != report["control"]]
-    return 0 if arm == report["control"] else 1 + treatments.index(arm) % (len(ARM_COLOURS) - 1)
+    """Which colour an arm has: 0, grey, is the control."""
+    return 1 + _place(report, arm) % (len(ARM_COLOURS) - 1) if arm != report["control"] else 0
 
 
 def arm_style(report: Report, arm: str) -> tuple[str, str]:
     """Colour and marker of an arm."""
-    number = arm_number(report, arm)
-    return ARM_COLOURS[number], ARM_MARKERS[number]
+    marker = 1 + _place(report, arm) % (len(ARM_MARKERS) - 1) if arm != report["control"] else 0
+    return ARM_COLOURS[arm_number(report, arm)], ARM_MARKERS[marker]
+
+
+def _place(report: Report, arm: str) -> int:
+    return [name for name in report["arms"] if name != report["control"]].index(arm)
 
 
 def legend(figure: Figure, report: Report) -> None:

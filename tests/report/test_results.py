@@ -6,7 +6,7 @@ import pytest
 
 from tests.report.conftest import known_facts, solved_rows, table_rows, write_evaluation
 from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.report import outcomes
+from tokentrial.report import results
 from tokentrial.store.files import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets
 
@@ -21,14 +21,14 @@ def table(seed=0):
 def test_the_floors_of_the_whole_table():
     """FACTS, section 3: constant 4/81, echo operand 9/81, echo larger operand 17/81; 24 is 3*8, 8*3, 4*6 and 6*4."""
     floors = {"constant": 4 / 81, "echo_operand": 9 / 81, "echo_larger_operand": 17 / 81}
-    assert outcomes.floor_accuracies(table()["all"], False, None) == pytest.approx(floors)
-    assert outcomes.floor_accuracies(table()["all"], False, "24") == pytest.approx(floors | {"drill_unigram": 4 / 81})
+    assert results.floor_accuracies(table()["all"], False, None) == pytest.approx(floors)
+    assert results.floor_accuracies(table()["all"], False, "24") == pytest.approx(floors | {"drill_unigram": 4 / 81})
 
 
 def test_without_the_rows_of_one_an_echo_is_worth_nothing():
     rows = table()["from_2"]
     assert len(rows) == 64
-    found = outcomes.floor_accuracies(rows, True, None)
+    found = results.floor_accuracies(rows, True, None)
     assert (found["echo_operand"], found["echo_larger_operand"]) == (0, 0)
     # 36 unordered facts: 12, 18 and 24 are each the product of two of them
     assert found["constant"] == pytest.approx(2 / 36)
@@ -40,7 +40,7 @@ def test_the_floor_of_never_asked_facts_counts_facts_not_orders(fold):
     rows = table(fold)["never_asked"]
     products = [int(fact.answer) for fact in never]
     most = max(map(products.count, products))
-    assert outcomes.floor_accuracies(rows, True, None)["constant"] == pytest.approx(most / 12)
+    assert results.floor_accuracies(rows, True, None)["constant"] == pytest.approx(most / 12)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_answer_of_the_drills_is_that_most_often_asked_for_not_stated_in_equ
     asked = {"equation": 0, "question": 0 if stated is None else 2, "statement": 0}
     facts = {fact.equation: asked | (stated or {}).get(fact.equation, {}) for fact in TIMES_TABLE}
     exposure = {"served": {"baseline": {"1": {"facts": facts}}}}
-    assert outcomes.most_asked_answer(exposure, "baseline", 1) == answer
+    assert results.most_asked_answer(exposure, "baseline", 1) == answer
 
 
 # a cell
@@ -76,9 +76,9 @@ def read(rows, tmp_path):
         write_evaluation(tmp_path, "baseline", 1, rows)
         held_out = read_json(tmp_path / "heldout_text.json") | {"keeps_content": keeps_content}
         write_json(tmp_path / "heldout_text.json", held_out)
-        results = outcomes.CellResults()
-        outcomes.read_evaluation(results, "pretrain", tmp_path, {"v:0", "v:2"}, None)
-        return results
+        cell = results.CellResults()
+        results.read_evaluation(cell, "pretrain", tmp_path, {"v:0", "v:2"}, None)
+        return cell
 
     return read_cell
 
@@ -125,6 +125,6 @@ def test_bits_per_byte_are_over_all_bytes_of_the_documents(read):
 def test_untouched_is_what_no_arm_rewrites(tmp_path):
     for arm in ("baseline", "mul_tokens"):
         write_evaluation(tmp_path / arm, arm, 1, [])
-    assert outcomes.untouched_documents([tmp_path / "baseline"]) == {"v:0", "v:1", "v:2", "d:0"}
-    assert outcomes.untouched_documents([tmp_path / "baseline", tmp_path / "mul_tokens"]) == {"v:0", "v:2"}
-    assert outcomes.untouched_documents([]) == set()
+    assert results.untouched_documents([tmp_path / "baseline"]) == {"v:0", "v:1", "v:2", "d:0"}
+    assert results.untouched_documents([tmp_path / "baseline", tmp_path / "mul_tokens"]) == {"v:0", "v:2"}
+    assert results.untouched_documents([]) == set()

@@ -1,0 +1,97 @@
+"""The verbs of what is declared and found: declaration, outcomes to choose from, more seeds, the table of results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokentrial.cli.words import FolderArgument, JsonOption, Overrides, TrialArgument, print_json, show_report
+from tokentrial.errors import SettingsError
+
+
+def declare(trial: TrialArgument, overrides: Overrides = None) -> None:
+    """Print what a trial declares, and its sha256.
+
+    To be published before the run, which writes the same into declared.json; every result and the report carry the
+    sha256. Nothing is written here.
+
+    Example: tokentrial declare pilot > pilot-declared.json
+    """
+    from tokentrial.run.check import check
+    from tokentrial.run.declaration import declaration
+    from tokentrial.trial.declaration import declaration_hash
+    from tokentrial.trial.load import load
+
+    loaded = load(trial, overrides or ())
+    check(loaded)
+    declared = declaration(loaded)
+    print_json({"sha256": declaration_hash(declared), "declaration": declared})
+
+
+def outcomes(trial: TrialArgument, overrides: Overrides = None, json: JsonOption = False) -> None:
+    """List the outcomes that a trial may declare.
+
+    Example: tokentrial outcomes pilot
+    """
+    from tokentrial.report.outcomes import known_outcomes, outcome_label
+    from tokentrial.run.check import measured_stages
+    from tokentrial.trial.load import load
+
+    loaded = load(trial, overrides or ())
+    names = known_outcomes(loaded, measured_stages(loaded))
+    if json:
+        print_json(names)
+        return
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:{width}}  {outcome_label(name)}")
+
+
+def extend(
+    out: FolderArgument,
+    seeds: Annotated[int | None, typer.Argument(min=1, help="so many more than those of the trial")] = None,
+) -> None:
+    """Go on to the next declared look, or with more seeds.
+
+    Seeds that were not declared do not enter the verdict: they are exploratory.
+
+    Example: tokentrial extend outputs/pilot 6
+    """
+    from tokentrial.run import run as runs
+    from tokentrial.run.run_folder import open_run
+
+    trial = open_run(out)
+    if seeds is None and trial.verdict.looks is None:
+        raise SettingsError(f"{out}: its trial declares no looks; say how many seeds to add, such as 6")
+    more = [max(trial.seeds) + 1 + number for number in range(seeds or 0)]
+    # looks are of the declared seeds: those added lie beyond the last one
+    trial = trial.model_copy(update={"seeds": [*trial.seeds, *more]})
+    if report := runs.run(trial):
+        show_report(report, out)
+
+
+def results(
+    out: FolderArgument,
+    items: Annotated[bool, typer.Option("--items", help="every fact and every answer, too")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="write a .parquet or .csv file instead of printing")] = None,
+) -> None:
+    """Print or export the table of all results.
+
+    Its columns are arm, seed, stage, task, subset, item, fact, metric and value.
+
+    Example: tokentrial results outputs/pilot --items --to results.csv
+    """
+    from tokentrial.report.results import export_results
+
+    if to is None:
+        print(export_results(out, items, "csv").decode(), end="")
+        return
+    if to.suffix not in (".csv", ".parquet"):
+        raise SettingsError(f"--to {to}: expected a name that ends in .csv or .parquet")
+    from tokentrial.store.files import write_bytes
+
+    write_bytes(to, export_results(out, items, to.suffix[1:]))
+    print(to)
+
+
+VERBS = (declare, outcomes, extend, results)

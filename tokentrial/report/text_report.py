@@ -1,0 +1,152 @@
+"""The report as tables: for the terminal and as `report.md`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+import rich.box
+import rich.table
+from rich.console import Console
+from rich.text import Text
+
+from tokentrial.report.contrast_table import HEADS, Report, arm_mean_sd, declared_rows, row
+from tokentrial.report.formats import format_amount, format_estimate, format_number, one_line
+from tokentrial.report.narrative import headline, remarks, verdict_sentence
+from tokentrial.report.outcomes import GROUPS
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
+_LADDER_NOTE = "Every outcome after each stage, mean ± standard deviation over seeds."
+_ALL_NOTE = (
+    "Declared contrasts alone get a verdict. `±` is the standard deviation over seeds. Training losses of\n"
+    "different arms are not comparable: their tokens stand for different text."
+)
+TIME_NOTE = (
+    "Wall-clock seconds of the workers, which are side by side. Of a stage that was stopped and went on, those of the\n"
+    "last attempt."
+)
+FLOOR_NOTE = "Floor: accuracy of the best strategy that knows no fact, such as always the same answer."
+_SWEEP_NOTE = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
+
+
+def print_report(report: Report, console: Console) -> None:
+    """What is declared at the end of a run, a contrast a few lines, then the verdict."""
+    for r in declared_rows(report):
+        holm, note = f", Holm p {r.p_holm}" if r.p_holm else "", f"\n    {r.note}" if r.note else ""
+        lines = (
+            f"\n{r.role}: {r.contrast}, {r.outcome}\n    {r.verdict}: {r.difference} {r.interval}, p {r.p}{holm}"
+            f"\n    treatment {r.treatment}, control {r.control}{note}"
+        )
+        console.print(lines, highlight=False, markup=False)
+    console.print()
+    for remark in remarks(report):
+        console.print(remark, highlight=False, markup=False)
+    console.print(f"Verdict: {verdict_sentence(report)}", style="bold", highlight=False, markup=False)
+
+
+def terminal_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> rich.table.Table:
+    """A table for the terminal."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title)
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for cells in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in cells))  # Text: brackets are no markup
+    return table
+
+
+def markdown(report: Report) -> str:
+    """`report.md`."""
+    budget = f"Mean over seeds. The same {report['settings']['budget']['match']} in every arm."
+    sections = [
+        _section("Declared before the run", "", (HEADS, declared_rows(report))),
+        _section("All contrasts", _ALL_NOTE, (HEADS, [row(record) for record in report["contrasts"]])),
+        _section("What was swept", _SWEEP_NOTE, sweep_table(report)) if report["sweep"]["points"] else [],
+        _section("The ladder", _LADDER_NOTE, ladder(report)),
+        _section("Floors", FLOOR_NOTE, floors(report)),
+        _section("What each arm consumed", budget, consumption(report)),
+        _section("Steps to 60 %", "", steps_to_60(report)),
+        _section("Where the time went", TIME_NOTE, stage_times(report["seconds"])) if report["seconds"] else [],
+    ]
+    lines = [
+        f"# {report['trial']}",
+        "",
+        f"**{verdict_sentence(report)}**",
+        "",
+        headline(report),
+        "",
+        *(f"{remark}  " for remark in remarks(report)),
+        "",
+        *(line for section in sections for line in section),
+        "## Made by",
+        "",
+        *(f"- {key}: {value}" for key, value in report["provenance"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section(title: str, note: str, table: Table) -> list[str]:
+    header, rows = table
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|" + " --- |" * len(header),
+        *("| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in cells) + " |" for cells in rows),
+    ]
+    return [f"## {title}", "", *([note, ""] if note else []), *lines, ""]
+
+
+def floors(report: Report) -> Table:
+    """A row an outcome that has floors."""
+    rows = [
+        [name, "; ".join(f"{policy.replace('_', ' ')} {format_number(v)}" for policy, v in outcome["floors"].items())]
+        for name, outcome in report["outcomes"].items()
+        if outcome["floors"]
+    ]
+    return ["outcome", "accuracy of each strategy"], rows
+
+
+def consumption(report: Report) -> Table:
+    """A row a quantity, a column an arm; means over seeds."""
+    consumed, arms = report["consumed"], report["arms"]
+    keys = dict.fromkeys(key for means in consumed.values() for key in means)
+    rows = [[key.replace("_", " "), *(format_amount(consumed.get(arm, {}).get(key)) for arm in arms)] for key in keys]
+    return ["mean over seeds", *arms], rows
+
+
+def steps_to_60(report: Report) -> Table:
+    """A row an arm; by seed, after how many steps its accuracy was 60 %."""
+    rows = [
+        [arm, *(", ".join(str(c["steps_to_60"][group] or "never") for c in curves.values()) for group in GROUPS)]
+        for arm, curves in report["curves"].items()
+    ]
+    return ["steps to 60 %", "asked facts, by seed", "never-asked facts, by seed"], rows
+
+
+def sweep_table(report: Report) -> Table:
+    """A row an outcome and point; nothing without a sweep."""
+    keys, points = report["sweep"]["keys"], report["sweep"]["points"]
+    rows = []
+    for name in dict.fromkeys(name for point in points for name in point["outcomes"]):
+        for point in points:
+            outcome = point["outcomes"].get(name, {"arms": {}, "contrasts": {}})
+            contrasts = [f"{one_line(pair)}: {format_estimate(e, '+')}" for pair, e in outcome["contrasts"].items()]
+            means = [format_estimate(outcome["arms"].get(arm), "") for arm in report["arms"]]
+            values = [one_line(str(point["settings"][key])) for key in keys]
+            rows.append([one_line(name), *values, *means, "; ".join(contrasts)])
+    return ["outcome", *keys, *report["arms"], "difference [95 %]"], rows
+
+
+def stage_times(seconds: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row a stage, of the seconds that each cell took."""
+    rows = []
+    for stage, by_cell in seconds.items():
+        per_cell = [str(len(by_cell)), f"{median(by_cell.values()):,.1f}"] if stage != "corpus" else ["-", "-"]
+        rows.append([stage.replace("_", " "), *per_cell, f"{sum(by_cell.values()):,.1f}"])
+    return ["stage", "cells", "seconds a cell, median", "seconds in total"], rows
+
+
+def ladder(report: Report) -> Table:
+    """A row an outcome and arm, a column a stage."""
+    rows = [
+        [name, arm, *(arm_mean_sd(report, f"{stage}/{name}", arm) for stage in report["stages"])]
+        for name in dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
+        for arm in report["arms"]
+    ]
+    return ["outcome", "arm", *report["stages"]], rows

@@ -1,0 +1,83 @@
+"""A placebo: the control against a copy of itself on other seeds, where the truth is known. What the trial's outcomes
+come to there is noise, weights and documents and all.
+
+    OUT/placebo/    the control's cells on seeds + 1000
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.report.formats import format_interval, format_number
+from tokentrial.report.outcomes import METRICS, outcome_label
+from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
+from tokentrial.report.text_report import terminal_table
+from tokentrial.run.check import check
+from tokentrial.run.run import phases, run_one
+from tokentrial.run.run_folder import evaluated
+from tokentrial.statistics.contrast import Contrast, contrast
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.stage import stage_names
+from tokentrial.trial.trial import Trial
+
+SHIFT = 1000  # of the seeds
+
+
+def run_placebo(trial: Trial) -> list[Contrast]:
+    """Run the control on the trial's seeds and on others, and compare the two on each declared outcome, pair by pair.
+    Every seed is one of its arm's draws: a difference that is significant is a false alarm."""
+    check(trial)
+    update: dict[str, Any] = {"seeds": [seed + SHIFT for seed in trial.seeds], "sweep": {}, "robustness_reruns": []}
+    update["output"] = str(trial.folder / "placebo")
+    if trial.storage:
+        update["storage"] = f"{trial.storage.rstrip('/')}/placebo"
+    pair = trial, trial.model_copy(update=update)
+    # GRPO is decided for all arms at once, and has none to be decided by here
+    before_decisions = ["corpus", *phases(trial, stage_names(trial))[0][1]]
+    for of, earlier in zip(pair, ((), (trial,)), strict=True):
+        run_one(of, before_decisions, [Cell(trial.control, seed) for seed in of.seeds], earlier, False)
+    folders = [{cell: stages for cell, stages in evaluated(CorpusPlan(of)).items() if stages} for of in pair]
+    untouched = untouched_documents([Path(f) for of in folders for stages in of.values() for f in stages.values()])
+    own, other = (
+        [_results(of, trial.control, s, untouched) for s in t.seeds] for of, t in zip(folders, pair, strict=True)
+    )
+    found = []
+    for name in dict.fromkeys(compared.outcome for compared in trial.compared):
+        if all(name in cell.values for cell in (*own, *other)):
+            values = ([cell.values[name] for cell in cells] for cells in (other, own))
+            better = METRICS[name.rsplit("/", 1)[1]].higher_is_better
+            pair_of = contrast(
+                *values,
+                alpha=trial.verdict.alpha,
+                outcome=name,
+                arms=("placebo", trial.control),
+                seeds=trial.seeds,
+                higher_is_better=better,
+                rng=np.random.default_rng(0),
+            )
+            found.append(pair_of)
+    return found
+
+
+def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: int, untouched: set[str]) -> CellResults:
+    results = CellResults()
+    for stage, folder in folders.get((arm, seed), {}).items():
+        read_evaluation(results, stage, folder, untouched, None)
+    return results
+
+
+def print_placebo(found: list[Contrast], console: Console) -> None:
+    """A row an outcome, with what it would have been called."""
+    rows = [
+        [
+            outcome_label(c.outcome),
+            f"{c.difference:+.3f} {format_interval(c.interval)}",
+            format_number(c.p),
+            "a false alarm" if c.p is not None and c.p < c.alpha else "nothing, rightly",
+        ]
+        for c in found
+    ]
+    console.print(terminal_table(["outcome", "placebo - control", "p", "found"], rows, "The control against itself"))

@@ -1,0 +1,88 @@
+"""From contrasts to verdicts: the one place where a verdict is given.
+
+The primary contrast stands alone at alpha, the secondary family shares another alpha (Holm). Nothing is judged before
+the primary, and only what was declared is judged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tokentrial.statistics.contrast import Contrast
+from tokentrial.statistics.paired import Values, finite_vector, holm
+
+HELPS = "helps"
+HURTS = "hurts"
+NO_DIFFERENCE = "no difference shown"
+EQUIVALENT = "equivalent within"  # followed by the margin
+NOT_LEARNT = "control has not learnt"
+
+
+def decide(
+    primary: Contrast | None,
+    family: Sequence[Contrast | None],
+    *,
+    equivalence_alpha: float = 0.05,
+    may_go_on: bool = False,
+    not_learnt: str | None = None,
+) -> tuple[Contrast | None, list[Contrast | None]]:
+    """The declared contrasts with their verdicts, in the order given; None is one that was declared and not measured.
+
+    A declared contrast that was not measured counts as p = 1 in Holm's family, so that what is left out cannot make
+    the others significant. Without the primary there is no verdict at all. `may_go_on`: this is a look with another
+    one to come; where the primary does not cross its boundary there is no verdict yet, of anything. Where it does the
+    trial ends, without equivalence of anything: that is for the last look, for its 5 % are not spent over the looks.
+    `not_learnt` is the reason from `gate_failure`: a control at its floor cannot show that a treatment makes no
+    difference, so it withholds `no difference shown` and `equivalent` of outcomes that have a floor; a difference that
+    was found in spite of it stands, with the reason beside it (assay sensitivity, ICH E10).
+    """
+    if primary is None or primary.p is None:
+        return primary, [c and _noted(c, "no verdict before the primary outcome is measured") for c in family]
+    if may_go_on and primary.p >= primary.alpha:
+        waiting = "no verdict at this look: the trial goes on to the next one"
+        return _noted(primary, waiting), [c and _noted(c, waiting) for c in family]
+    equivalence_alpha = 0.0 if may_go_on else equivalence_alpha
+    adjusted = holm([1.0 if c is None or c.p is None else c.p for c in family])
+    judged = [
+        c and (c if c.p is None else _judge(replace(c, p_adjusted=p), p, len(family), equivalence_alpha, not_learnt))
+        for c, p in zip(family, adjusted, strict=True)
+    ]
+    return _judge(primary, primary.p, 1, equivalence_alpha, not_learnt), judged
+
+
+def _judge(c: Contrast, p: float | None, family: int, equivalence_alpha: float, not_learnt: str | None) -> Contrast:
+    assert p is not None
+    assert c.p is not None
+    if p < c.alpha:
+        better = (c.difference > 0) == c.higher_is_better
+        # p_equivalence < 5 % exactly where the 90 % interval lies inside +-margin
+        small = c.p_equivalence is not None and c.p_equivalence < equivalence_alpha
+        found = _noted(c, f"smaller than the smallest effect that matters, {c.margin:g}" if small else "")
+        if not_learnt and c.floor is not None:
+            found = _noted(found, f"found although {not_learnt}")
+        return replace(found, verdict=HELPS if better else HURTS)
+    if c.p < c.alpha:
+        c = _noted(c, f"not significant among the {family} secondary outcomes declared (Holm p {p:.3g})")
+    if not_learnt and c.floor is not None:
+        return replace(_noted(c, not_learnt), verdict=NOT_LEARNT)
+    if c.p_equivalence is not None and c.p_equivalence < equivalence_alpha:
+        return replace(c, verdict=f"{EQUIVALENT} {c.margin:g}")
+    return replace(c, verdict=NO_DIFFERENCE)
+
+
+def _noted(c: Contrast, note: str) -> Contrast:
+    return replace(c, note="; ".join(filter(None, [c.note, note])))
+
+
+def gate_failure(
+    control_asked: Values, control_never_asked: Values | None, asked: float = 0.6, never_asked: float = 0.4
+) -> str | None:
+    """Why the control has not learnt, from its accuracy by seed; None where it has.
+
+    Both means must reach their threshold. `control_never_asked` is None in a trial that asks every fact.
+    """
+    for name, values, least in (("asked", control_asked, asked), ("never-asked", control_never_asked, never_asked)):
+        if values is not None:
+            mean = float(finite_vector(values, f"the control's accuracy on {name} facts").mean())
+            if mean < least - 1e-9:  # round-off: six times 0.6 averages to just under 0.6
+                return f"the control's mean accuracy on {name} facts is {mean:.3f}, below {least:g}"
+    return None
