@@ -64,7 +64,7 @@ def until(condition, process=None):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         if process is not None and process.poll() is not None:
-            break  # it was faster than we looked
+            break
         time.sleep(0.005)
 
 
@@ -73,7 +73,8 @@ def stop_at(words, folder, moment, number, later_s=0.0, send=os.kill):
     process = start(words)
     until(lambda: any(folder.glob(MOMENTS.get(moment, moment))), process)
     time.sleep(later_s)
-    send(process.pid, number)
+    if process.poll() is None:  # it may have been faster than we looked
+        send(process.pid, number)
     message = process.communicate(timeout=PATIENCE_S)[1].decode()
     until(lambda: not alive(process.pid))  # the workers die with their parent
     return process.returncode, message

@@ -227,3 +227,14 @@ def test_what_cannot_be_compared_says_what_there_is(run_folder, two_arms, refuse
     assert str(empty) in refused(empty, empty)
     missing = refused(two_arms, "--outcome", "nothing")
     assert "--outcome nothing: no outcome that both sides have; there are" in missing
+
+
+def test_solved_problems_are_compared_by_what_they_have(two_arms_copy, by_outcome):
+    """Solutions that state a fact, and those that do not, have nats and no accuracy of their own."""
+    for arm in ("mul_tokens", "baseline"):
+        trial = load(str(two_arms_copy / "trial.yaml"), output=two_arms_copy)
+        write_cell(trial, arm, 1, set(TIMES_TABLE), stages=("pretrain", "sft"))
+    contrasts = by_outcome(*(two_arms_copy / arm / "seed1" for arm in ("mul_tokens", "baseline")))
+    assert contrasts["sft/word_problems/all/accuracy"]["value_a"] == 0.5
+    assert contrasts["sft/word_problems/with_site/gold_nats_per_byte"]["value_a"] == 1.0
+    assert "sft/word_problems/with_site/accuracy" not in contrasts

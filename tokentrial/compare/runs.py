@@ -106,6 +106,8 @@ def _load_model(stages: dict[str, Path], untouched: set[str], texts: frozenset[t
                 facts = {row["question"]: row["fact"] for row in rows if row["fact"]}
                 answers = ((row["question"], row["correct"]) for row in rows)
                 outcome = f"{stage}/{name}/accuracy"
+                if outcome not in results.floors:
+                    continue  # solutions by whether they state a fact have other metrics than accuracy
                 known = {"facts": facts, "floors": results.floors[outcome]}
                 items[outcome.removeprefix("/")] = ItemResults.from_answers(answers, **known)
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
