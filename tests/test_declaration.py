@@ -432,3 +432,23 @@ def test_the_run_and_the_report_take_the_same_look_of_text_that_no_arm_rewrites(
 def test_an_outcome_that_can_never_be_measured_or_has_another_s_name_is_refused(tiny, tmp_path, overrides, named):
     with pytest.raises(SettingsError, match=named):
         check(tiny(tmp_path, *overrides))
+
+
+def test_a_run_of_the_first_release_is_judged_by_the_declaration_that_it_had(finished_copy, undrawn):
+    """Seeds and outcomes alone; its results name no declaration."""
+    before = verdicts(rebuild(finished_copy))
+    declared = read_json(finished_copy / "declared.json")["declaration"]
+    pairs = [declared["verdict"]["primary"], *declared["verdict"]["secondary"]]
+    primary, *secondary = [{key: pair[key] for key in ("outcome", "contrast")} for pair in pairs]
+    old = {key: declared["verdict"][key] for key in ("test", "alpha", "smallest_effect", "gate")}
+    old |= {"seeds": declared["seeds"], "control": declared["control"], "primary": primary, "secondary": secondary}
+    write_json(finished_copy / "declared.json", old)
+    for path in finished_copy.glob("*/seed*/*/manifest.json"):
+        manifest = read_json(path)
+        del manifest["declaration"]
+        write_json(path, manifest)
+    report = rebuild(finished_copy)
+    assert verdicts(report) == before
+    assert report["declaration"]["sha256"] is None
+    assert len(report["declaration"]["departures"]) == 1
+    assert status(finished_copy)["declared"] is None
