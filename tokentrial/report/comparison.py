@@ -105,7 +105,7 @@ def _report(
     )
     primary, look = analysis.contrasts[0], analysis.look
     stages = list(dict.fromkeys(stage for by_stage in evaluations.values() for stage in by_stage))
-    needed = [seed for seed in trial.seeds if seed in declared.seeds[: look.wanted] or seed not in declared.seeds]
+    needed = declared.needed(trial.seeds, look.wanted)
     return {
         "trial": trial.name,
         "arms": trial.arms,

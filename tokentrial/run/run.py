@@ -81,7 +81,8 @@ def run_one(
     corpus = CorpusPlan(trial)
     with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
         prepare_start(trial, corpus.vocabulary)  # what it holds enters the fingerprints
-        these = [cell for cell in cells(trial) if cell.seed in wanted_seeds(corpus)] if chosen is None else list(chosen)
+        now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared: once
+        these = [cell for cell in cells(trial) if cell.seed in now] if chosen is None else list(chosen)
         replaced = settle(corpus, storage, these, overwrite)
         write_trial(trial)
         for other in earlier:

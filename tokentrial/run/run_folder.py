@@ -101,8 +101,7 @@ def wanted_seeds(corpus: CorpusPlan) -> list[int]:
     values, untouched = {cell: CellResults() for cell in folders}, untouched_documents([*folders.values()])
     for cell, folder in folders.items():
         read_evaluation(values[cell], measured, folder, untouched, None)
-    now = look_of(values, declared).wanted
-    return [seed for seed in trial.seeds if seed in declared.seeds[:now] or seed not in declared.seeds]
+    return declared.needed(trial.seeds, look_of(values, declared).wanted)
 
 
 def seconds(trial: Trial) -> Seconds:

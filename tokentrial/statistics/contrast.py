@@ -57,14 +57,6 @@ class Contrast:
     verdict: str | None = None
     note: str = ""
 
-    @property
-    def n_seeds(self) -> int:
-        return len(self.seeds)
-
-    @property
-    def pair(self) -> str:
-        return f"{self.treatment} - {self.control}"
-
 
 def contrast(
     treatment: Values,

@@ -1,7 +1,7 @@
 """What a trial declares before its first training step, and how it stands against what was made since."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,6 +18,11 @@ class Declared(NamedTuple):
     seeds: list[int]
     control: str
     verdict: Verdict
+
+    def needed(self, seeds: Sequence[int], wanted: int) -> list[int]:
+        """Of a trial's seeds those that it needs where the plan wants so many of the declared ones; any that were added
+        to these are needed as well."""
+        return [seed for seed in seeds if seed in self.seeds[:wanted] or seed not in self.seeds]
 
 
 class Standing(NamedTuple):

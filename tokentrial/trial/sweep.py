@@ -81,7 +81,10 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
     if is_itself:
         return Variant(kind, settings, trial.model_copy(update={"sweep": {}, "robustness_reruns": []}), True)
     beside = f"{kind}/{_STRANGE.sub('_', name)}"
-    of_its_own = {"output": str(trial.folder / beside)}
-    if trial.storage:
-        of_its_own["storage"] = f"{trial.storage.rstrip('/')}/{beside}"
-    return Variant(kind, settings, made.model_copy(update=of_its_own), False)
+    return Variant(kind, settings, made.model_copy(update=places_below(trial, beside)), False)
+
+
+def places_below(trial: Trial, name: str) -> dict[str, str]:
+    """Run folder and storage of a trial that lies in another's."""
+    storage = {"storage": f"{trial.storage.rstrip('/')}/{name}"} if trial.storage else {}
+    return {"output": str(trial.folder / name)} | storage
