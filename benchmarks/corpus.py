@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from tokentrial.arms import arm as treatments
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import EOS, Vocabulary
 

@@ -15,8 +15,8 @@ from statistics import median
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.evaluate.generate import TURN, complete, encode_prompts, unsayable
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.tasks.word_problems import WordProblems

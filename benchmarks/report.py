@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import PAGE, build
 from tokentrial.run.declaration import declare, standing
 from tokentrial.store.files import write_bytes, write_json

@@ -9,9 +9,9 @@ import pytest
 
 from tokentrial import __version__
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.cli import main as cli
 from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 VERBS = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tokentrial.arms.families import build_facts
+from tokentrial.facts.families import build_facts
 from tokentrial.run.run import run
 from tokentrial.store.files import read_json
 

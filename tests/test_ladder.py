@@ -11,9 +11,9 @@ from statistics import mean, stdev
 import pytest
 
 from tests.test_interrupted_run import PATIENCE_S, ROOT, stop_at, written
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.run.run import evaluations, run
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import stage_names

@@ -9,8 +9,8 @@ import pytest
 import tokentrial
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import SiteArm
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
 
 ALL = arms.arm_names()
@@ -31,10 +31,10 @@ def test_the_arms_are_the_files_of_the_folder():
     assert {*REWRITTEN, "random_slot"} <= set(ALL)
     files = Path(tokentrial.__file__).parent.joinpath("arms").glob("*.py")
     assert sorted(ALL) == ALL
-    assert {path.stem for path in files} == {*ALL, "__init__", "arm", "facts", "families"}
+    assert {path.stem for path in files} == {*ALL, "__init__", "arm"}
 
 
-@pytest.mark.parametrize("name", ["mul_token", "arm", "facts", "families", "__init__", "../cli", ""])
+@pytest.mark.parametrize("name", ["mul_token", "arm", "__init__", "../cli", ""])
 def test_an_unknown_arm_is_refused_with_the_names_there_are(name):
     with pytest.raises(SettingsError, match=rf"no arm {name!r}; there are append_slot, baseline, digit_split"):
         arms.get_arm(name)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 
 ARMS = [arms.get_arm(name) for name in arms.arm_names()]
 TOKENS = sorted({token for arm in ARMS for token in arm.tokens})

@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.compare.conftest import BITS, HIGH, LOW, NEVER_ASKED, SEEDS, reported, write_report
 from tests.report.conftest import write_cell
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.trial.load import load
 
 ASKED = "pretrain/mul_table/asked/accuracy"

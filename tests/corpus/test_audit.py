@@ -10,11 +10,11 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import Segment, SiteArm
-from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.corpus import audit as audits
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
+from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.pretrain.loader import Loader
 from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import Arithmetic

@@ -8,14 +8,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.patching import FORMS
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import document_text, open_shard
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
+from tokentrial.facts import drills
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.corpus import drills
 from tokentrial.corpus.patching import FORMS, Survey
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard
 from tokentrial.errors import TrialError
+from tokentrial.facts import drills
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.store.folders import is_done
 
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.corpus.conftest import jsonl_lines, shard_texts
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import prepare
-from tokentrial.corpus.drills import parse
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_text
 from tokentrial.corpus.shards import shard_paths
 from tokentrial.corpus.text import assign_split, split_document
 from tokentrial.errors import TrialError
+from tokentrial.facts.drills import parse
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.store.files import read_json
 
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import shards
 from tokentrial.corpus.patching import survey_and_patch
 from tokentrial.corpus.shards import (
@@ -22,6 +21,7 @@ from tokentrial.corpus.shards import (
     shard_paths,
 )
 from tokentrial.errors import TrialError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(256, 45)

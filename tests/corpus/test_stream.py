@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.patching import survey_and_patch
 from tokentrial.corpus.shards import ShardWriter, document_text, open_shard, shard_paths
 from tokentrial.corpus.stream import Stream, drills_name, heldout_documents
 from tokentrial.errors import TrialError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.store.files import read_json
 from tokentrial.tokenizer.vocabulary import Vocabulary
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.corpus.conftest import jsonl_lines, shard_texts, text_tasks
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus import text as texts_module
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
 from tokentrial.corpus.text import RECORD, DocumentFilter, run_task
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.store.files import read_json
 
 FILES = 7

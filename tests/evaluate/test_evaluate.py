@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.evaluate import evaluate as evaluation
 from tokentrial.evaluate.evaluate import TableProbe, ask
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.score import answer_logprobs
 from tokentrial.evaluate.solve import gold_nats, solve
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.pretrain.export import load_gpt, logits_gap
 from tokentrial.steps.cell import Cell
 from tokentrial.tasks.arithmetic import Arithmetic

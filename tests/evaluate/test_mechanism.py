@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.mechanism import by_subset, lens, rows, times_served
 from tokentrial.evaluate.probe import left_out_r2, probe, shuffled
 from tokentrial.evaluate.score import scored
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.pretrain.validate import token_nats
 from tokentrial.steps.cell import Cell
 from tokentrial.tasks.arithmetic import Arithmetic

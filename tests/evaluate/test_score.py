@@ -13,9 +13,9 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.evaluate import score
 from tokentrial.evaluate.score import Spelling, choice_logprobs, closers, document_bits, spelled_logprobs
+from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.tasks.arithmetic import Arithmetic

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import unsayable
 from tokentrial.evaluate.score import choice_logprobs
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.steps.cell import Cell
 from tokentrial.tasks.arithmetic import Arithmetic
 

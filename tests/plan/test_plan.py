@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from tokentrial import devices
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.devices import HERE, by_cuda_name, group, parse_prices, this_machine
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.plan import plan as plans
 from tokentrial.plan.disk import cell_bytes
 from tokentrial.plan.power import ASSUMED, Noise, noise_of, seeds

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.posttrain.grpo import grpo
 from tokentrial.posttrain.sft import sft
 from tokentrial.posttrain.trainer import PostTraining

@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 
 from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at, training_problems, weights
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import Completion
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import measure_pass_at_k, prompts
 from tokentrial.posttrain.trainer import CheckpointCallback, last_checkpoint

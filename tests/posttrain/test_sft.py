@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from tests.posttrain.conftest import ARMS, LONG, VOCABULARY, Stop, quiet, stop_at, training_problems, weights
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.posttrain import sft as sfts
 from tokentrial.posttrain.sft import encode
 from tokentrial.store.files import read_json

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.conftest import shared
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import build
 from tokentrial.run.declaration import declare, standing
 from tokentrial.store.files import read_json, write_bytes, write_json

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.report.conftest import known_facts, solved_rows, table_rows, write_evaluation
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report import results
 from tokentrial.store.files import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, table_subsets

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets
 from tokentrial.trial.load import load
 

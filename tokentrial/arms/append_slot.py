@@ -1,7 +1,7 @@
 """Control of position: the sites of mul_append, one shared token that says nothing of the fact."""
 
 from tokentrial.arms.arm import SiteArm
-from tokentrial.arms.facts import SLOT_TOKEN, Fact
+from tokentrial.facts.facts import SLOT_TOKEN, Fact
 
 
 class AppendSlot(SiteArm):

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from tokentrial.arms.facts import Fact, Facts
-from tokentrial.arms.families import TIMES_TABLE
 from tokentrial.errors import SettingsError
+from tokentrial.facts.facts import Fact, Facts
+from tokentrial.facts.families import TIMES_TABLE
 
 
 class Segment(NamedTuple):
@@ -127,7 +127,7 @@ class SiteArm(Arm):
 def arm_names() -> list[str]:
     """Names of the arms in this folder, the interface and the facts left out."""
     files = Path(__file__).parent.glob("*.py")
-    return sorted(path.stem for path in files if path.stem not in ("__init__", "arm", "facts", "families"))
+    return sorted(path.stem for path in files if path.stem not in ("__init__", "arm"))
 
 
 def get_arm(name: str, facts: Facts = TIMES_TABLE) -> Arm:

@@ -1,7 +1,7 @@
 """Control of compression: the sites of mul_tokens, one shared token that says nothing of the fact."""
 
 from tokentrial.arms.arm import SiteArm
-from tokentrial.arms.facts import SLOT_TOKEN, Fact
+from tokentrial.facts.facts import SLOT_TOKEN, Fact
 
 
 class OneSlot(SiteArm):

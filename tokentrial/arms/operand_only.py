@@ -1,7 +1,7 @@
 """The token stands for the operands alone and the answer stays text: `<MUL_6_9>=54`."""
 
 from tokentrial.arms.arm import SiteArm
-from tokentrial.arms.facts import Fact
+from tokentrial.facts.facts import Fact
 
 
 class OperandOnly(SiteArm):

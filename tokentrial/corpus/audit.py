@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import ASKING_FORMS, Facts
-from tokentrial.corpus import drills
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import decode_documents, open_shard, shard_paths
 from tokentrial.errors import TrialError
+from tokentrial.facts import drills
+from tokentrial.facts.facts import ASKING_FORMS, Facts
 from tokentrial.store.files import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.task import Example

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokentrial.arms.facts import ASKING_FORMS
 from tokentrial.corpus.patching import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
 from tokentrial.corpus.stream import MORE_TEXT, document_order, drills_name
 from tokentrial.errors import TrialError
+from tokentrial.facts.facts import ASKING_FORMS
 from tokentrial.tasks.training_examples import stage_examples, stage_sources
 
 _CHUNK = 100_000  # documents walked at a time

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import DRILL_FORMS, Fact, Facts
-from tokentrial.corpus import drills
 from tokentrial.corpus.shards import TEXT, Ids, Patch, Shard, blocks, decode_documents, open_shard, read_arrays
+from tokentrial.facts import drills
+from tokentrial.facts.facts import DRILL_FORMS, Fact, Facts
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import build_facts
-from tokentrial.corpus import drills
 from tokentrial.corpus.patching import MAX_SHOWN, survey_and_patch
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, text_ratio
 from tokentrial.corpus.shards import TEXT, ShardWriter, shard_paths
@@ -28,6 +26,8 @@ from tokentrial.corpus.stream import drills_wanted, text_wanted
 from tokentrial.corpus.text import MAX_LISTED, SPLITS, TextTasks, train_tokens
 from tokentrial.errors import TrialError
 from tokentrial.executors.worker import report
+from tokentrial.facts import drills
+from tokentrial.facts.families import build_facts
 from tokentrial.store.disk import need_disk, need_within, translate_os_errors
 from tokentrial.store.files import fingerprint, link, read_json, write_json
 from tokentrial.store.folders import MANIFEST, is_done, step

@@ -13,11 +13,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import Facts
-from tokentrial.arms.families import build_facts
 from tokentrial.corpus.patching import Counts
 from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, shard_paths
 from tokentrial.errors import TrialError
+from tokentrial.facts.facts import Facts
+from tokentrial.facts.families import build_facts
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.trial import Trial
 

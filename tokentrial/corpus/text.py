@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.arms.facts import SLOT_TOKEN, Facts
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
 from tokentrial.corpus.shards import TEXT, ShardWriter
+from tokentrial.facts.facts import SLOT_TOKEN, Facts
 from tokentrial.store.disk import translate_os_errors
 from tokentrial.store.files import read_json, write_json
 from tokentrial.tokenizer.encode import encode_documents

@@ -17,7 +17,6 @@ import orjson
 import torch
 
 from tokentrial.arms.arm import Arm, get_arm
-from tokentrial.arms.facts import Fact
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name, heldout_documents
 from tokentrial.devices import has_gpu
@@ -26,6 +25,7 @@ from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.mechanism import mechanism
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, scored_row, solve, summary
+from tokentrial.facts.facts import Fact
 from tokentrial.pretrain.export import copy_weights, to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store.files import read_json, write_bytes, write_json

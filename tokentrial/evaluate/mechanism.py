@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.facts import ASKING_FORMS, Fact, Facts
 from tokentrial.evaluate.generate import encode_prompts, unsayable
 from tokentrial.evaluate.probe import probe
+from tokentrial.facts.facts import ASKING_FORMS, Fact, Facts
 from tokentrial.tasks.arithmetic import mean_over_facts, table_subsets, was_asked
 from tokentrial.tasks.task import Example
 

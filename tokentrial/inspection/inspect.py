@@ -3,7 +3,7 @@
 from typing import Any
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import TIMES_TABLE, build_facts
+from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.inspection.side_by_side import Column, Span
 from tokentrial.tokenizer.vocabulary import Vocabulary, replace_surrogates
 from tokentrial.trial.trial import Trial

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.families import build_facts
 from tokentrial.devices import has_gpu
 from tokentrial.errors import SettingsError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
 from tokentrial.evaluate.score import answer_logprobs
+from tokentrial.facts.families import build_facts
 from tokentrial.inspection.side_by_side import Column, Span, highlight
 from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.tasks.arithmetic import Arithmetic

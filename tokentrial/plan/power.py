@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from tokentrial.arms.families import build_facts
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.facts.families import build_facts
 from tokentrial.report.formats import one_line
 from tokentrial.report.outcomes import METRICS
 from tokentrial.report.results import floor_accuracies, read_outcomes

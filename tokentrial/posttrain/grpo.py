@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.arms.arm import Arm
-from tokentrial.arms.families import build_facts
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, continue_ids, encode_prompts
+from tokentrial.facts.families import build_facts
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import (
     PostTraining,

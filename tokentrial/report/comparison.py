@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from tokentrial.arms.arm import arm_names, get_arm
-from tokentrial.arms.families import build_facts
+from tokentrial.facts.families import build_facts
 from tokentrial.report import run_summary
 from tokentrial.report.items import EvaluationFolders, ItemSummary
 from tokentrial.report.results import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tokentrial.arms.families import build_facts
+from tokentrial.facts.families import build_facts
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.tasks.arithmetic import is_table_row
 from tokentrial.tasks.task import Row

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokentrial.arms.arm import get_arm
-from tokentrial.arms.families import build_facts
 from tokentrial.errors import SettingsError
+from tokentrial.facts.families import build_facts
 from tokentrial.report.formats import one_line
 from tokentrial.tasks.arithmetic import PROBES, TABLE_SUBSETS, is_table_row
 from tokentrial.tasks.task import Row

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokentrial.arms.families import build_facts
+from tokentrial.facts.families import build_facts
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import get_task, source_examples
 from tokentrial.tokenizer.vocabulary import Vocabulary

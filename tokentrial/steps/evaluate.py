@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tokentrial.arms.families import build_facts
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.facts.families import build_facts
 from tokentrial.posttrain.rewards import PASS_PROMPTS
 from tokentrial.pretrain.device import precision, resolve_device
 from tokentrial.steps.cell import Cell

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tokentrial.arms.facts import Fact, Facts
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.facts import Fact, Facts
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tasks.task import Example, Row, Task
 
 _NUMBER = re.compile(r"(?P<number>-?[0-9]+)")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokentrial.arms.facts import Fact
+from tokentrial.facts.facts import Fact
 
 Row = Mapping[str, Any]  # one evaluated item, a line of samples.jsonl
 

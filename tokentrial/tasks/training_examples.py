@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 
-from tokentrial.arms.facts import Fact
-from tokentrial.arms.families import build_facts
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.facts.facts import Fact
+from tokentrial.facts.families import build_facts
 from tokentrial.store.files import file_hash
 from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask
 from tokentrial.tasks.task import Example

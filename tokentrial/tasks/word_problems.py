@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tokentrial.arms.facts import Fact, Facts
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.facts import Fact, Facts
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tasks.gsm8k import MARKER, SolutionTask, solution_prompt
 from tokentrial.tasks.task import Example
 

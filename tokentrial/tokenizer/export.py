@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.arms.arm import Arm, SiteArm
-from tokentrial.arms.facts import NEIGHBOURHOOD, OPERATORS, Fact
+from tokentrial.facts.facts import NEIGHBOURHOOD, OPERATORS, Fact
 from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, gpt2_merges, unicode_to_bytes
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from tokentrial.arms import arm as arms
-from tokentrial.arms.facts import ASKING_FORMS
-from tokentrial.arms.families import build_facts
-from tokentrial.corpus import drills
 from tokentrial.errors import SettingsError
+from tokentrial.facts import drills
+from tokentrial.facts.facts import ASKING_FORMS
+from tokentrial.facts.families import build_facts
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.trial.fact_settings import FactSettings
 from tokentrial.trial.load import load

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from tokentrial.arms.facts import Fact, Facts, Wording
+from tokentrial.facts.facts import Fact, Facts, Wording
 from tokentrial.trial.fact_settings import FactSettings
 
 _GAPS = ("", " ", "  ")  # what may stand around an operator

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import DRILL_FORMS
-from tokentrial.arms.families import TIMES_TABLE
+from tokentrial.facts.facts import DRILL_FORMS
+from tokentrial.facts.families import TIMES_TABLE
 
 HARD = {fact for fact in TIMES_TABLE if fact.operands[0] >= 2}
 

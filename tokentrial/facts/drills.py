@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from tokentrial.arms.facts import ASKING_FORMS, Fact, Facts
+from tokentrial.facts.facts import ASKING_FORMS, Fact, Facts
 
 
 def generate(

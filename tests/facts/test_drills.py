@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial.arms.facts import ASKING_FORMS, DRILL_FORMS
-from tokentrial.arms.families import TIMES_TABLE
-from tokentrial.corpus.drills import generate, parse, render
+from tokentrial.facts.drills import generate, parse, render
+from tokentrial.facts.facts import ASKING_FORMS, DRILL_FORMS
+from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.trial.settings import Mix
 
 # the reference's forms, written out again: what a line of each form looks like
