@@ -1,5 +1,8 @@
-# Every target makes .venv by itself and does nothing twice. PYTHON=python3.12 picks another interpreter.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# Every target makes .venv by itself and does nothing twice. PYTHON=python3.12 picks another interpreter; else it is the
+# first that runs: a pyenv shim of a version that is not active is on the path and ends in an error.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+LOCK := tokentrial/constraints.txt
 BIN := .venv/bin
 READY := .venv/ready
 # Two test processes with one thread each: more threads fight over the cores.
@@ -8,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 # Where this is set, as in many containers, every worker would compile PyTorch and transformers anew: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: pilot smoke run-10b check test test-all lint bench
+.PHONY: pilot smoke run-10b check test test-all test-lowest test-newest lint lock bench
 
 pilot: $(READY)
 	$(BIN)/tokentrial run pilot
@@ -38,13 +41,30 @@ lint: $(READY)
 bench: $(READY)
 	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
-# uv inside the venv is ten times faster than pip, but knows nothing of pip's find-links, where a machine may keep a
-# CPU build of torch; pip is the fallback.
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+# the versions of the lock anew, within the ranges of pyproject.toml; UPGRADE=--upgrade takes the newest
+lock: $(READY)
+	$(BIN)/uv pip compile -q $(UPGRADE) --universal --fork-strategy fewest --python-version 3.11 --all-extras --group dev \
+	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o $(LOCK)
+
+# The fast suite on the lowest and on the newest versions that the ranges admit, each in a venv of its own. What lies in
+# UV_FIND_LINKS, such as a CPU build of torch, is used.
+test-lowest test-newest: test-%:
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install -q --disable-pip-version-check uv
+	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python -e '.[eval,scale]' --group dev \
+	  --resolution $(if $(filter lowest,$*),lowest-direct,highest)
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n 2 --dist loadfile -m "not slow"
+
+# Three ways, the first that works: uv with the build of torch for this machine (no CUDA where there is no NVIDIA GPU),
+# uv with the build that the package index has, pip. uv knows nothing of pip's find-links, where a machine may keep a
+# build of torch.
+$(READY): pyproject.toml $(LOCK)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	what="-q --python $(BIN)/python -c $(LOCK) -e .[eval,scale] --group dev"; \
 	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-$$($(BIN)/pip config get global.find-links 2>/dev/null || true)}}"; \
 	{ $(BIN)/pip install -q --disable-pip-version-check uv && \
-	  UV_FIND_LINKS="$$links" $(BIN)/uv pip install -q --python $(BIN)/python -e '.[dev]'; } || \
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	  { UV_HTTP_RETRIES=0 $(BIN)/uv pip install --torch-backend=auto $$what 2>/dev/null || \
+	    UV_FIND_LINKS="$$links" $(BIN)/uv pip install $$what; }; } || \
+	{ $(BIN)/pip install -q --upgrade pip && $(BIN)/pip install -q -c $(LOCK) -e '.[eval,scale]' --group dev; }
 	touch $(READY)
