@@ -80,4 +80,23 @@ def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", h
         print_columns(columns, console())
 
 
-VERBS = (inspect, sample)
+def doctor(
+    measure: Annotated[bool, typer.Option(help="time some training steps of the pilot, for its minutes")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Say what this machine and installation are, and what is wrong with them. Nothing is sent anywhere.
+
+    Example: tokentrial doctor
+    """
+    from tokentrial.inspection.doctor import examine
+
+    found = []
+    for finding in examine(measure):
+        found.append(finding._asdict())
+        if not json:
+            print(f"{finding.name:11} {finding.found}" + (f"\n{'->':>11} {finding.advice}" if finding.advice else ""))
+    if json:
+        print_json(found)
+
+
+VERBS = (inspect, sample, doctor)
