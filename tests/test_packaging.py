@@ -4,13 +4,16 @@ asked for and says which licences these and all that they bring have."""
 import re
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import tokentrial
+from tokentrial.inspection.doctor import locked_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PERMISSIVE = re.compile(r"MIT|BSD|Apache|Python Software Foundation|PSF|MPL|Mozilla|ISC", re.IGNORECASE)
@@ -55,6 +58,18 @@ def test_licences_are_as_the_text_says(name):
     licence = " ".join([about.get("License-Expression") or "", *classified, (about.get("License") or "")[:100]])
     assert PERMISSIVE.search(licence) or NVIDIA.match(name), licence
     assert not COPYLEFT.search(licence), licence
+
+
+def test_the_lock_holds_one_version_of_all_that_is_asked_for_and_names_no_host():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = about["project"]["optional-dependencies"].values()
+    wanted = [*about["project"]["dependencies"], *chain(*extras), *about["dependency-groups"]["dev"]]
+    lock = ROOT.joinpath("tokentrial", "constraints.txt").read_text()
+    locked = {canonicalize_name(name): version for name, version in locked_versions().items()}
+    assert "://" not in lock
+    assert len(locked) == len(lock.splitlines())
+    for each in map(Requirement, wanted):
+        assert locked[canonicalize_name(each.name)] in each.specifier, each
 
 
 def test_every_file_tells_the_same_version():
