@@ -62,8 +62,8 @@ def test_a_size_itself_is_passed_once(outcome, at):
 
 @pytest.mark.parametrize("known", [0.5, 1.0, 2.0])
 def test_its_interval_covers_a_known_multiplier(known):
-    """2,000 ladders of six seeds: noise of the level by seed, shared by both arms, and of each cell."""
-    rng, compute, exponent, trials = np.random.default_rng(7), np.array([1e12, 1e13, 1e14, 1e15]), -0.1, 2000
+    """1,000 ladders of six seeds: noise of the level by seed, shared by both arms, and of each cell."""
+    rng, compute, exponent, trials = np.random.default_rng(7), np.array([1e12, 1e13, 1e14, 1e15]), -0.1, 1000
     covered = 0
     for _ in range(trials):
         level = np.exp(rng.normal(0, 0.05, (6, 1)))
