@@ -6,6 +6,7 @@ the primary, and only what was declared is judged.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from tokentrial.statistics.contrast import Contrast
 from tokentrial.statistics.paired import Values, finite_vector, holm
@@ -15,6 +16,7 @@ HURTS = "hurts"
 NO_DIFFERENCE = "no difference shown"
 EQUIVALENT = "equivalent within"  # followed by the margin
 NOT_LEARNT = "control has not learnt"
+GROWS, SHRINKS, NO_TREND = "grows", "shrinks", "no trend shown"  # the advantage of the treatment, with compute
 
 
 def decide(
@@ -86,3 +88,17 @@ def gate_failure(
             if mean < least - 1e-9:  # round-off: six times 0.6 averages to just under 0.6
                 return f"the control's mean accuracy on {name} facts is {mean:.3f}, below {least:g}"
     return None
+
+
+def decide_trends(trends: Sequence[dict[str, Any]], alpha: float, is_exploratory: bool) -> list[dict[str, Any]]:
+    """Declared contrasts over sizes, the primary first, with a verdict on what becomes of the treatment's advantage as
+    compute grows: it `grows`, `shrinks`, or no trend is shown. The primary's slope stands at alpha, the others' share
+    another one (Holm, what was not measured as p = 1). No verdict where a size departs from its declaration."""
+    primary, *family = [dict(trend) for trend in trends]
+    adjusted = holm([1.0 if trend["p"] is None else trend["p"] for trend in family])
+    for trend, p in [(primary, primary["p"]), *zip(family, adjusted, strict=True)]:
+        trend |= {"p_adjusted": p, "verdict": None}
+        if trend["p"] is not None and primary["p"] is not None and not is_exploratory:
+            gains = (trend["slope"] > 0) == trend["higher_is_better"]
+            trend["verdict"] = NO_TREND if p >= alpha else GROWS if gains else SHRINKS
+    return [primary, *family]

@@ -1,0 +1,92 @@
+"""Figures of the ladder of sizes: each declared difference over compute, and what an arm is worth in compute."""
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tokentrial.report.contrast_table import Report
+from tokentrial.report.outcomes import outcome_label
+from tokentrial.report.plot_style import INK, arm_style, legend, new_figure
+
+
+def trends(report: Report) -> Figure:
+    """A panel an outcome: its declared differences by size, with 95 % t intervals."""
+    panels = _by_outcome(report["ladder"]["trends"])
+    figure, axes = new_figure(2.3 * -(-len(panels) // 2) + 0.6, nrows=-(-len(panels) // 2), ncols=2)
+    for axis, (outcome, found) in zip(axes.flat, panels.items(), strict=False):
+        for trend in found:
+            _line(axis, report, trend["contrast"], trend["by_size"])
+        _finish(axis, report, outcome, "difference")
+        axis.axhline(0, color=INK, linewidth=1)
+    _hide_rest(axes, len(panels))
+    legend(figure, report)
+    return figure
+
+
+def trends_alt(report: Report) -> str:
+    """The same in words; nothing where there are not two sizes. The figures stand in the table below."""
+    if not report["ladder"] or not report["ladder"]["trends"]:
+        return ""
+    return "The declared differences against compute, with 95 % t intervals; the table below has their figures."
+
+
+def multipliers(report: Report) -> Figure:
+    """A panel an outcome: the compute multiplier of each arm by size, on a log scale; sizes without one are left out."""
+    panels = _by_outcome(_known(report))
+    figure, axes = new_figure(2.3 * -(-len(panels) // 2) + 0.6, nrows=-(-len(panels) // 2), ncols=2)
+    for axis, (outcome, found) in zip(axes.flat, panels.items(), strict=False):
+        for contrast in dict.fromkeys(each["contrast"] for each in found):
+            points = [each | {"name": each["size"]} for each in found if each["contrast"] == contrast]
+            _line(axis, report, contrast, points)
+        axis.set_yscale("log")
+        _finish(axis, report, outcome, "compute multiplier")
+        axis.axhline(1, color=INK, linewidth=1)
+    _hide_rest(axes, len(panels))
+    legend(figure, report)
+    return figure
+
+
+def multipliers_alt(report: Report) -> str:
+    """The same in words; nothing where no multiplier is within what was run."""
+    if not report["ladder"] or not _known(report):
+        return ""
+    return "Compute multipliers of the arms by size, with 95 % intervals; the table below has their figures."
+
+
+def _known(report: Report) -> list[Mapping[str, Any]]:
+    return [found for found in report["ladder"]["multipliers"] if found["mean"] is not None]
+
+
+def _by_outcome(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    return {name: [r for r in records if r["outcome"] == name] for name in dict.fromkeys(r["outcome"] for r in records)}
+
+
+def _line(axis: Axes, report: Report, contrast: str, points: Sequence[Mapping[str, Any]]) -> None:
+    flops = {size["name"]: size["flops"] for size in report["ladder"]["sizes"]}
+    colour, marker = arm_style(report, contrast.split(" - ")[0])
+    measured = sorted((flops[point["name"]], point) for point in points if point["mean"] is not None)
+    means = np.array([point["mean"] for _, point in measured])
+    ends = np.array([point["ci95"] or (point["mean"],) * 2 for _, point in measured])
+    axis.errorbar([x for x, _ in measured], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
+                  linewidth=1.6, elinewidth=1.1, capsize=3)  # fmt: skip
+
+
+def _finish(axis: Axes, report: Report, outcome: str, what: str) -> None:
+    sizes = report["ladder"]["sizes"]
+    axis.set_xscale("log")
+    axis.set_xticks([size["flops"] for size in sizes], [f"{size['name']}\n{size['flops']:.1e}" for size in sizes])
+    axis.minorticks_off()
+    label = outcome_label(outcome) if outcome.count("/") == 3 else "steps to 60 % of the facts, " + outcome[-11:]
+    axis.set_title("\n".join(wrap(label, 44)))
+    axis.set_xlabel("size, and FLOPs of a cell of the control")
+    axis.set_ylabel(what)
+    axis.grid(axis="y")
+
+
+def _hide_rest(axes: Any, used: int) -> None:
+    for axis in axes.flat[used:]:
+        axis.set_visible(False)
