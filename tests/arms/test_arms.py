@@ -12,12 +12,16 @@ from tokentrial.arms.arm import SiteArm
 from tokentrial.errors import SettingsError
 from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
+from tokentrial.tokenizer.vocabulary import Vocabulary
 
 ALL = arms.arm_names()
 TEXT = "is 6*9=54; 2 × 3 = 6, <<9*9=81>>81."
 REWRITTEN = {  # the text in each arm, and how that is read back
     "baseline": (TEXT, TEXT),
     "digit_split": (TEXT, TEXT),
+    "digit_bytes": (TEXT, TEXT),
+    "digits_left": (TEXT, TEXT),
+    "digits_right": (TEXT, TEXT),
     "mul_tokens": ("is <MUL_6_9_54>; <MUL_2_3_6>, <<<MUL_9_9_81>>>81.", "is 6*9=54; 2*3=6, <<9*9=81>>81."),
     "mul_append": ("is 6*9=54<MUL_6_9_54>; 2 × 3 = 6<MUL_2_3_6>, <<9*9=81<MUL_9_9_81>>>81.", TEXT),
     "mul_before_answer": ("is 6*9=<MUL_6_9_54>54; 2 × 3 = <MUL_2_3_6>6, <<9*9=<MUL_9_9_81>81>>81.", TEXT),
@@ -36,7 +40,7 @@ def test_the_arms_are_the_files_of_the_folder():
 
 @pytest.mark.parametrize("name", ["mul_token", "arm", "__init__", "../cli", ""])
 def test_an_unknown_arm_is_refused_with_the_names_there_are(name):
-    with pytest.raises(SettingsError, match=rf"no arm {name!r}; there are append_slot, baseline, digit_split"):
+    with pytest.raises(SettingsError, match=rf"no arm {name!r}; there are append_slot, baseline, digit_bytes"):
         arms.get_arm(name)
 
 
@@ -69,9 +73,31 @@ def test_the_arms_that_say_nothing_of_the_fact_are_known():
     assert [arm.name for arm in every if arm.is_random] == ["random_slot"]
 
 
-def test_digits_are_split_one_by_one_and_nothing_else_is():
-    segments = [segment.text for segment in arms.get_arm("digit_split").segments("in 1865, 5 and x12")]
-    assert segments == ["in 1", "8", "6", "5, 5 and x1", "2"]
+@pytest.mark.parametrize(
+    ("arm", "segments"),
+    [
+        ("digit_split", ["in 1", "8", "6", "5, 5 and x1", "2 of 1", "2", "3", "4", "5", "6", "7"]),
+        ("digit_bytes", ["in ", "1", "8", "6", "5, ", "5 and x", "1", "2 of ", "1", "2", "3", "4", "5", "6", "7"]),
+        ("digits_left", ["in", " 186", "5,", " 5 and x", "12 of", " 123", "456", "7"]),
+        ("digits_right", ["in 1", "865, 5 and x12 of 1", "234", "567"]),
+    ],
+)
+def test_digits_are_split_as_the_arm_says_and_nothing_else_is(arm, segments):
+    text = "in 1865, 5 and x12 of 1234567"
+    assert [segment.text for segment in arms.get_arm(arm).segments(text)] == segments
+
+
+@pytest.mark.parametrize("text", ["in 1865 and", "a  5", "x=54. 7", "\n12345", "1,234.5", "½5 ² 7", "(999)1000 0"])
+@pytest.mark.parametrize("arm", ["digits_left", "digits_right"])
+def test_groups_of_three_change_nothing_but_where_numbers_are_cut(arm, text):
+    """Against GPT-2's own encoding: of each number's groups by themselves, and of all else as it is."""
+    vocabulary = Vocabulary(50_000, len(TIMES_TABLE))
+    of_arm, plain = vocabulary.encode_arm(arms.get_arm(arm), text), vocabulary.encode(text)
+    assert vocabulary.decode_bytes(of_arm) == text.encode()
+    if not re.search("[0-9]{4}", text):
+        assert of_arm.tolist() == plain.tolist()
+    tokens = [vocabulary.decode_bytes(of_arm[at : at + 1]) for at in range(len(of_arm))]
+    assert all(len(re.sub(b"[^0-9]", b"", token)) <= 3 for token in tokens)
 
 
 def test_a_fact_that_has_its_token_keeps_the_next_one_from_nothing():
