@@ -2,6 +2,7 @@
 TensorBoard, trackio or Weights & Biases."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,8 @@ class Meter:
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device)
         else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            # kilobytes on Linux, bytes on a Mac
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         flops = rate * self.flops_per_token
         mfu = flops / self.peak if self.peak else None
         speed = {"tokens_per_s": rate, "tflops_per_s": flops / 1e12, "mfu": mfu, "memory_gb": memory / 1e9}
