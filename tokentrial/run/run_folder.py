@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tokentrial import __version__
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
@@ -22,6 +20,7 @@ from tokentrial.store.folders import MANIFEST, is_held, is_whole, require_intact
 from tokentrial.trial.load import load
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
+from tokentrial.trial.yaml_text import write_yaml
 
 Seconds = dict[str, dict[str, float]]
 _WRITTEN_BY = f"# tokentrial {__version__}\n"
@@ -38,7 +37,7 @@ def open_run(folder: Path) -> Trial:
 
 def write_trial(trial: Trial) -> None:
     """Write down what the results to come are made from, and by which release."""
-    settings = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False)
+    settings = write_yaml(trial.model_dump(mode="json"))
     write_bytes(trial.folder / "trial.yaml", f"{_WRITTEN_BY}{settings}".encode())
 
 

@@ -3,8 +3,6 @@
 `load("pilot", ["pretrain.steps=200", "seeds=[1,2]"])`: defaults < YAML < overrides.
 """
 
-import difflib
-import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,11 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from tokentrial.errors import SettingsError
+from tokentrial.trial.complaints import complaints
 from tokentrial.trial.trial import Trial
+from tokentrial.trial.yaml_text import read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 # what settings were called in 0.1; read for one release
@@ -38,43 +37,6 @@ _OLD_NAMES = {
     "corpus.drills.never_asked_folds": "holdout_folds",
     "also": "robustness_reruns",
 }
-_MOST_VALUES = 100_000
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `6e-4` is a number and a setting given twice is an error, as is a small text that stands for very
-    many values: each alias counts as what it stands for."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.values = 0
-        self.values_of: dict[yaml.Node, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        before, alias = self.values, self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        assert node is not None
-        self.values += self.values_of.get(node, _MOST_VALUES) if alias else 1
-        if self.values > _MOST_VALUES:
-            raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, or an alias within what it stands for")
-        self.values_of[node] = self.values - before
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1, which PyYAML reads, asks for a point and a signed exponent: without this `6e-4` would be text
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"),
-    list("-+.0123456789"),
-)
 
 
 def shipped() -> list[str]:
@@ -93,7 +55,7 @@ def load(trial: str, overrides: Sequence[str] = (), output: Path | None = None) 
         text = (resources.files("tokentrial") / "trials" / f"{trial}.yaml").read_text(encoding="utf-8")
     else:
         raise SettingsError(f"{trial}: no such file, and no shipped trial of that name: {', '.join(shipped())}")
-    settings = _parsed(text, trial)
+    settings = read_yaml(text, trial)
     if not isinstance(settings, dict):
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
     for override in overrides:
@@ -103,34 +65,32 @@ def load(trial: str, overrides: Sequence[str] = (), output: Path | None = None) 
     return parse(settings, trial)
 
 
-def _parsed(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except RecursionError:
-        raise SettingsError(f"{source}: not valid YAML: nested too deep") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or a date that is none
-        raise SettingsError(f"{source}: not valid YAML: {error}") from None
-
-
 def read_override(override: str) -> tuple[str, Any]:
     """Name and value of `key=value`, the value read as YAML."""
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise SettingsError(f"{override!r}: expected key=value, such as pretrain.steps=200")
-    return key, _parsed(value, repr(override)[:200])
+    return key, read_yaml(value, repr(override)[:200])
 
 
 def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
-    """Set a dotted setting."""
+    """Set a dotted setting; of a list a place counts as a name: `sft.stages.0.lr`."""
     if key in _OLD_NAMES:
         old, key = key, _new_name(key)
         print(f"{source}: {old} is now {key}", file=sys.stderr)
     *parents, last = key.split(".")
+    part: Any = settings
     for parent in parents:
-        settings = settings.setdefault(parent, {})
-        if not isinstance(settings, dict):
+        part = part.setdefault(parent, {}) if isinstance(part, dict) else part[_place(part, parent, source)]
+        if not isinstance(part, dict | list):
             raise SettingsError(f"{source!r}: {parent} has no settings below it")
-    settings[last] = value
+    part[last if isinstance(part, dict) else _place(part, last, source)] = value
+
+
+def _place(items: Sequence[Any], name: str, source: str) -> int:
+    if not name.isdecimal() or int(name) >= len(items):
+        raise SettingsError(f"{source!r}: found {name} below a list, expected a place in it, 0 to {len(items) - 1}")
+    return int(name)
 
 
 def parse(settings: dict[str, Any], source: str) -> Trial:
@@ -174,46 +134,4 @@ def validated(model: type[Model], settings: Any, source: str) -> Model:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        lines = [_complaint(model, dict(problem)) for problem in error.errors()]
-        raise SettingsError(f"{source}:\n  " + "\n  ".join(lines)) from None
-
-
-def _complaint(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    name = ".".join(map(str, problem["loc"])) or "trial"
-    if problem["type"] == "extra_forbidden":
-        known = _siblings(model, problem["loc"])
-        given = str(problem["loc"][-1])
-        elsewhere = [setting for setting in _all_names(model) if setting.rpartition(".")[2] == given]
-        near = elsewhere or difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
-        return f"{name}: unknown setting; {hint}"
-    if problem["type"] == "missing":
-        return f"{name}: missing; give it a value"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{name}: {message}"
-    return f"{name}: found {problem['input']!r:.200}; {message[0].lower()}{message[1:]}"
-
-
-def _parts(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
-    """The models that a setting of a model holds, alone, in a list or beside None."""
-    annotation = model.model_fields[name].annotation
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-
-
-def _all_names(model: type[BaseModel]) -> list[str]:
-    """Every setting below a model, dotted."""
-    names = []
-    for name in model.model_fields:
-        names.append(name)
-        names += [f"{name}.{below}" for part in _parts(model, name) for below in _all_names(part)]
-    return names
-
-
-def _siblings(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The settings there are where this one stands."""
-    for name in location[:-1]:
-        if isinstance(name, str):  # a number is a place in a list
-            [model] = _parts(model, name)
-    return list(model.model_fields)
+        raise SettingsError("\n  ".join([f"{source}:", *complaints(model, settings, error)])) from None

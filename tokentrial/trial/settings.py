@@ -146,11 +146,9 @@ class Pretrain(Settings):
     @model_validator(mode="before")
     @classmethod
     def filled_in(cls, data: Any) -> Any:
-        """YAML knows no tuples and takes on and off for true and false; a recipe and a size fill in the rest."""
+        """YAML knows no tuples; a recipe and a size fill in the rest."""
         if not isinstance(data, dict):
             return data
-        if isinstance(data.get("compile"), bool):
-            data = data | {"compile": "on" if data["compile"] else "off"}
         if data.get("recipe") == "fast":
             data = _FAST | data
         if data.get("size") in list(_SIZES):
