@@ -18,10 +18,10 @@ from tokentrial.report.plot_style import arm_style
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 SECTIONS = [
-    *("meaning", "forest", "ladder", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
+    *("meaning", "forest", "stages", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
     *("provenance", "completions", "limits"),
 ]
-FIGURES, FORMATS = {"forest", "ladder", "heatmap", "curves", "dose", "probes", "lens", "rows"}, ("svg", "png")
+FIGURES, FORMATS = {"forest", "stages", "heatmap", "curves", "dose", "probes", "lens", "rows"}, ("svg", "png")
 
 
 @pytest.fixture(scope="session")

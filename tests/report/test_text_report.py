@@ -20,7 +20,7 @@ TOKENS = "mul_tokens - baseline"
 HOSTILE = "| a | b |\n|---|\n# <script>alert(1)</script> [bold]x[/bold] [/] ```\r\n\x1b[31m"
 HEADINGS = [
     "# smoke",
-    *("## Declared before the run", "## All contrasts", "## The ladder", "## Floors", "## What each arm consumed"),
+    *("## Declared before the run", "## All contrasts", "## Stage by stage", "## Floors", "## What each arm consumed"),
     *("## Steps to 60 %", "## Made by"),
 ]
 

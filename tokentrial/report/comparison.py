@@ -27,7 +27,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 8
+VERSION = 9
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -84,6 +84,7 @@ def _report(
     trial: Trial, evaluations: EvaluationFolders, standing: Standing, reports: Sequence[VariantReport]
 ) -> dict[str, Any]:
     from tokentrial.report.analysis import analyse
+    from tokentrial.report.ladder import ladder
 
     facts, declared = build_facts(trial.facts), standing.declared
     choice_floor = -math.log(len(facts.answers))  # every answer of the table as likely as the others
@@ -106,7 +107,7 @@ def _report(
     primary, look = analysis.contrasts[0], analysis.look
     stages = list(dict.fromkeys(stage for by_stage in evaluations.values() for stage in by_stage))
     needed = declared.needed(trial.seeds, look.wanted)
-    return {
+    report = {
         "trial": trial.name,
         "arms": trial.arms,
         "seeds": trial.seeds,
@@ -145,6 +146,7 @@ def _report(
             if stage not in by_stage and seed in needed
         ],
     }
+    return report | {"ladder": ladder(trial, reports, report)}
 
 
 def _read(

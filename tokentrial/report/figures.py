@@ -20,6 +20,7 @@ from matplotlib.ticker import EngFormatter
 from tokentrial.report import plot_style
 from tokentrial.report.contrast_table import Report, declared_records, values_that_count
 from tokentrial.report.forest import forest, forest_alt
+from tokentrial.report.ladder_curves import multipliers, multipliers_alt, trends, trends_alt
 from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
 from tokentrial.report.outcomes import outcome_label
 from tokentrial.report.plot_style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
@@ -66,12 +67,12 @@ def inline(svg: str) -> str:
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
 
 
-# ladder: outcomes after each stage
+# outcomes after each stage
 
 
-def _ladder(report: Report) -> Figure:
+def _stages(report: Report) -> Figure:
     """Chosen outcomes after each stage: every seed a faint line, the mean a strong one."""
-    names, stages = _ladder_outcomes(report), report["stages"]
+    names, stages = _outcomes_by_stage(report), report["stages"]
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     figure, axes = new_figure(2.1 * rows + 0.45, nrows=rows, ncols=columns)
@@ -98,7 +99,7 @@ def _ladder(report: Report) -> Figure:
     return figure
 
 
-def _ladder_outcomes(report: Report) -> list[str]:
+def _outcomes_by_stage(report: Report) -> list[str]:
     """Outcomes without their stage: those declared, and the solved problems."""
     measured = dict.fromkeys(name.partition("/")[2] for name in report["outcomes"])
     declared = [record["outcome"].partition("/")[2] for record in declared_records(report)]
@@ -106,9 +107,9 @@ def _ladder_outcomes(report: Report) -> list[str]:
     return [name for name in dict.fromkeys([*declared, *solved]) if name in measured]
 
 
-def _ladder_alt(report: Report) -> str:
+def _stages_alt(report: Report) -> str:
     words = "Line charts of outcomes by stage and arm; the table below has their figures."
-    return words if _ladder_outcomes(report) else ""
+    return words if _outcomes_by_stage(report) else ""
 
 
 # the table as a heat map
@@ -240,7 +241,9 @@ def _dose_alt(report: Report) -> str:
 
 _FIGURES: dict[str, tuple[Callable[[Report], Figure], Callable[[Report], str]]] = {
     "forest": (forest, forest_alt),
-    "ladder": (_ladder, _ladder_alt),
+    "stages": (_stages, _stages_alt),
+    "trends": (trends, trends_alt),
+    "multipliers": (multipliers, multipliers_alt),
     "heatmap": (_heatmap, _heatmap_alt),
     "curves": (_curves, _curves_alt),
     "dose": (_dose, _dose_alt),

@@ -4,11 +4,12 @@ what each arm is worth in compute. A seed is a replicate of the whole ladder: on
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokentrial.report.outcomes import METRICS
+from tokentrial.report.outcomes import GROUPS, METRICS
 from tokentrial.report.variants import VariantReport
 from tokentrial.statistics.decision import decide_trends
 from tokentrial.statistics.paired import paired_differences, paired_t
 from tokentrial.statistics.scaling import Multiplier, multiplier, summarise, trend
+from tokentrial.trial.ladder import size_name
 from tokentrial.trial.trial import Trial
 
 Report = Mapping[str, Any]
@@ -16,13 +17,14 @@ TEXT_BITS = "pretrain/heldout_text/untouched/bits_per_byte"  # asked of every la
 
 
 def ladder(trial: Trial, reports: Sequence[VariantReport], own: Report) -> dict[str, Any] | None:
-    """What the page and the tables show of the ladder; None where the trial has none. `own` holds the trial's own
-    `outcomes`, `consumed`, `curves`, `seeds`, `declaration` and `settings`, as a report does: it is one of the sizes."""
+    """What the page and the tables show of the ladder; None where the trial has none. `own` is the trial's own report,
+    of which `outcomes`, `consumed`, `curves`, `seeds`, `declaration` and `settings` are read: it is one of the sizes.
+    """
     if trial.ladder is None:
         return None
     of_ladder = [(variant.name, report) for variant, report in reports if variant.kind == "ladder"]
     missing = [name for name, report in of_ladder if report is None]
-    sizes = [*((name, report) for name, report in of_ladder if report is not None), (trial.rung_name, own)]
+    sizes = [*((name, report) for name, report in of_ladder if report is not None), (size_name(trial.pretrain), own)]
     sizes.sort(key=lambda size: _flops(size[1], trial.control))
     compute = [_flops(report, trial.control) for _, report in sizes]
     content: dict[str, Any] = {
@@ -42,7 +44,8 @@ def ladder(trial: Trial, reports: Sequence[VariantReport], own: Report) -> dict[
     for arms in pairs:
         for outcome in outcomes:
             content["multipliers"] += _multipliers(outcome, arms, sizes, compute)
-        content["multipliers"] += [_steps_to_60(group, arms, size) for group in ("asked", "never_asked") for size in sizes]
+        for group in GROUPS:
+            content["multipliers"] += [_steps_to_60(group, arms, size) for size in sizes]
     content["multipliers"] = [found for found in content["multipliers"] if found["by_seed"]]
     return content
 
@@ -88,7 +91,7 @@ def _trend(
         seeds = sorted(a.keys() & b.keys())
         t = paired_t(paired_differences([a[s] for s in seeds], [b[s] for s in seeds])) if seeds else None
         by_size.append({"name": name, "mean": t and t.mean, "ci95": t and t.ci95, "n": len(seeds)})
-    record = {
+    record: dict[str, Any] = {
         "outcome": outcome,
         "contrast": f"{treatment} - {control}",
         "higher_is_better": METRICS[outcome.rsplit("/", 1)[1]].higher_is_better,
@@ -131,7 +134,8 @@ def _multipliers(
 def _steps_to_60(group: str, arms: tuple[str, str], size: tuple[str, Report]) -> dict[str, Any]:
     """At one size: steps after which the control has 60 % of the facts, over those of the treatment, by seed."""
     name, report = size
-    treatment, control = ({int(s): c["steps_to_60"][group] for s, c in report["curves"].get(a, {}).items()} for a in arms)
+    steps = [{int(s): c["steps_to_60"][group] for s, c in report["curves"].get(arm, {}).items()} for arm in arms]
+    treatment, control = steps
     seeds = sorted(treatment.keys() & control.keys())
     ratios = [control[s] / treatment[s] if control[s] and treatment[s] else None for s in seeds]
     return _record(f"pretrain/steps_to_60/{group}", arms, name, seeds, summarise(ratios))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tokentrial.report.contrast_table import Report
 from tokentrial.report.outcomes import outcome_label
-from tokentrial.report.plot_style import INK, arm_style, legend, new_figure
+from tokentrial.report.plot_style import GROUP_LABELS, INK, arm_style, legend, new_figure
 
 
 def trends(report: Report) -> Figure:
@@ -35,12 +35,12 @@ def trends_alt(report: Report) -> str:
 
 
 def multipliers(report: Report) -> Figure:
-    """A panel an outcome: the compute multiplier of each arm by size, on a log scale; sizes without one are left out."""
+    """A panel an outcome: each arm's compute multiplier by size, on a log scale; sizes without one are left out."""
     panels = _by_outcome(_known(report))
     figure, axes = new_figure(2.3 * -(-len(panels) // 2) + 0.6, nrows=-(-len(panels) // 2), ncols=2)
     for axis, (outcome, found) in zip(axes.flat, panels.items(), strict=False):
         for contrast in dict.fromkeys(each["contrast"] for each in found):
-            points = [each | {"name": each["size"]} for each in found if each["contrast"] == contrast]
+            points = [{**each, "name": each["size"]} for each in found if each["contrast"] == contrast]
             _line(axis, report, contrast, points)
         axis.set_yscale("log")
         _finish(axis, report, outcome, "compute multiplier")
@@ -80,7 +80,8 @@ def _finish(axis: Axes, report: Report, outcome: str, what: str) -> None:
     axis.set_xscale("log")
     axis.set_xticks([size["flops"] for size in sizes], [f"{size['name']}\n{size['flops']:.1e}" for size in sizes])
     axis.minorticks_off()
-    label = outcome_label(outcome) if outcome.count("/") == 3 else "steps to 60 % of the facts, " + outcome[-11:]
+    group = GROUP_LABELS.get(outcome.removeprefix("pretrain/steps_to_60/"))
+    label = f"steps to 60 % of {group}" if group else outcome_label(outcome)
     axis.set_title("\n".join(wrap(label, 44)))
     axis.set_xlabel("size, and FLOPs of a cell of the control")
     axis.set_ylabel(what)

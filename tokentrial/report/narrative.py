@@ -164,7 +164,7 @@ def limits(report: Report) -> list[str]:
     stage = primary["outcome"].partition("/")[0]
     if any(later != stage for later in report["stages"][-1:]):
         after = STAGE_LABELS.get(stage, stage)
-        sentences.append(f"The verdict is of the model {after}; what later stages leave of it stands in the ladder.")
+        sentences.append(f"The verdict is of the model {after}; for later ones see Stage by stage.")
     if is_measured(primary) and primary["detectable"] is not None:
         sentences.append(
             f"{len(primary['seeds'])} seeds: a true difference below {primary['detectable']:.2g} in the primary outcome"

@@ -49,6 +49,7 @@ def _elsewhere(report: Report, folder: Path, name: str) -> list[str]:
     if settings["storage"]:
         overrides.append(f"storage={settings['storage'].rstrip('/')}-{name}")
     overrides += ["sweep={}"] if settings["sweep"] else []
+    overrides += ["ladder=null"] if settings["ladder"] else []
     return [*overrides, *(["robustness_reruns=[]"] if settings["robustness_reruns"] else [])]
 
 

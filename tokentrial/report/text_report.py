@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import rich.box
 import rich.table
@@ -9,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from tokentrial.report.contrast_table import HEADS, Report, arm_mean_sd, declared_rows, row
-from tokentrial.report.formats import format_amount, format_estimate, format_number, one_line
+from tokentrial.report.formats import format_amount, format_estimate, format_interval, format_number, one_line
 from tokentrial.report.narrative import headline, remarks, verdict_sentence
 from tokentrial.report.outcomes import GROUPS
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
-_LADDER_NOTE = "Every outcome after each stage, mean ± standard deviation over seeds."
+_STAGES_NOTE = "Every outcome after each stage, mean ± standard deviation over seeds."
 _ALL_NOTE = (
     "Declared contrasts alone get a verdict. `±` is the standard deviation over seeds. Training losses of\n"
     "different arms are not comparable: their tokens stand for different text."
@@ -24,6 +25,17 @@ TIME_NOTE = (
     "last attempt."
 )
 FLOOR_NOTE = "Floor: accuracy of the best strategy that knows no fact, such as always the same answer."
+LADDER_NOTE = "The sizes, by compute; figures of the control's cells. Tokens a byte: what an arm's text costs to read."
+TREND_NOTE = (
+    "Each declared difference at each size, and its slope by seed over log10 of the FLOPs, tested by Student's t,\n"
+    "with 95 % intervals. The advantage is the difference in the outcome's good direction. The primary trend is\n"
+    "tested at alpha, the others by Holm."
+)
+MULTIPLIER_NOTE = (
+    "FLOPs that the control needs for the arm's outcome, over the arm's own: 2 means that half suffices.\n"
+    "Geometric mean over seeds with a 95 % interval, interpolated seed by seed between neighbouring sizes on log\n"
+    "scales, never beyond them; of steps to 60 %, the ratio of steps at one size."
+)
 _SWEEP_NOTE = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
 
 
@@ -59,7 +71,8 @@ def markdown(report: Report) -> str:
         _section("Declared before the run", "", (HEADS, declared_rows(report))),
         _section("All contrasts", _ALL_NOTE, (HEADS, [row(record) for record in report["contrasts"]])),
         _section("What was swept", _SWEEP_NOTE, sweep_table(report)) if report["sweep"]["points"] else [],
-        _section("The ladder", _LADDER_NOTE, ladder(report)),
+        *(_ladder_sections(report) if report["ladder"] else []),
+        _section("Stage by stage", _STAGES_NOTE, stages(report)),
         _section("Floors", FLOOR_NOTE, floors(report)),
         _section("What each arm consumed", budget, consumption(report)),
         _section("Steps to 60 %", "", steps_to_60(report)),
@@ -133,6 +146,56 @@ def sweep_table(report: Report) -> Table:
     return ["outcome", *keys, *report["arms"], "difference [95 %]"], rows
 
 
+def _ladder_sections(report: Report) -> list[list[str]]:
+    return [
+        _section("The ladder", LADDER_NOTE, sizes(report)),
+        _section("Trends over compute", TREND_NOTE, size_trends(report)),
+        _section("Worth in compute", MULTIPLIER_NOTE, compute_multipliers(report)),
+    ]
+
+
+def sizes(report: Report) -> Table:
+    """A row a size; figures of the control's cells."""
+    rows = [[name, *["not run yet"] * 6] for name in report["ladder"]["missing"]]
+    for size in report["ladder"]["sizes"]:
+        amounts = [format_amount(size[key]) for key in ("parameters", "tokens", "flops")]
+        read = ", ".join(f"{arm} {tokens:.3f}" for arm, tokens in size["tokens_per_byte"].items())
+        rows.append([size["name"], *amounts, f"{size['lr']:.2g}", str(len(size["seeds"])), read])
+    return ["size", "parameters", "tokens", "FLOPs of a cell", "lr", "seeds", "tokens a byte of text"], rows
+
+
+def size_trends(report: Report) -> Table:
+    """A row a declared contrast: its difference at each size, and its slope."""
+    names = [size["name"] for size in report["ladder"]["sizes"]]
+    rows = []
+    for t in report["ladder"]["trends"]:
+        slope = "-" if t["slope"] is None else f"{t['slope']:+.3f} {format_interval(t['ci95'])}"
+        at = [format_estimate(point if point["mean"] is not None else None, "+") for point in t["by_size"]]
+        p = format_number(t["p_adjusted"])
+        rows.append([t["contrast"], t["outcome"], t["verdict"] or "no verdict", slope, p, str(len(t["seeds"])), *at])
+    return ["contrast", "outcome", "the advantage", "slope a tenfold of compute", "p", "seeds", *names], rows
+
+
+def compute_multipliers(report: Report) -> Table:
+    """A row an outcome and contrast, a column a size."""
+    names, found = [size["name"] for size in report["ladder"]["sizes"]], report["ladder"]["multipliers"]
+    rows = []
+    for outcome, contrast in dict.fromkeys((each["outcome"], each["contrast"]) for each in found):
+        cells = {e["size"]: e for e in found if (e["outcome"], e["contrast"]) == (outcome, contrast)}
+        rows.append([outcome, contrast, *(_multiplier(cells.get(name)) for name in names)])
+    return ["outcome", "contrast", *names], rows
+
+
+def _multiplier(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    if found["mean"] is None:
+        known = [value for value in found["by_seed"] if value is not None]
+        return f"outside what was run ({len(known)} of {len(found['by_seed'])} seeds within)"
+    ends = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
+    return f"{found['mean']:.2f}{ends}"
+
+
 def stage_times(seconds: Mapping[str, Mapping[str, float]]) -> Table:
     """A row a stage, of the seconds that each cell took."""
     rows = []
@@ -142,7 +205,7 @@ def stage_times(seconds: Mapping[str, Mapping[str, float]]) -> Table:
     return ["stage", "cells", "seconds a cell, median", "seconds in total"], rows
 
 
-def ladder(report: Report) -> Table:
+def stages(report: Report) -> Table:
     """A row an outcome and arm, a column a stage."""
     rows = [
         [name, arm, *(arm_mean_sd(report, f"{stage}/{name}", arm) for stage in report["stages"])]

@@ -26,7 +26,7 @@ from tokentrial.trial.trial import Trial
 
 _PARTS = ("facts", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate", "stages")
 # of these the declared ones are gone by in any case: a change of them touches no result
-_ANALYSIS = ("trial", "arms", "seeds", "control", "verdict", "sweep", "robustness_reruns")
+_ANALYSIS = ("trial", "arms", "seeds", "control", "verdict", "sweep", "robustness_reruns", "ladder")
 AGAIN = "declared again after a look"
 _MOST = 12  # results that a refusal lists one by one
 
@@ -53,6 +53,8 @@ def declaration(trial: Trial) -> dict[str, Any]:
         "versions": corpus
         | {stage.name: stage.version for stage in stages(trial)}
         | {f"arm {name}": get_arm(name).version for name in trial.arms},
+        # without a ladder no word of it: the hash of such a trial stays what it was
+        **({"ladder": trial.ladder.model_dump(mode="json")} if trial.ladder else {}),
     }
 
 

@@ -21,7 +21,7 @@ from tokentrial.run.run_folder import evaluated
 from tokentrial.statistics.contrast import Contrast, contrast
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import stage_names
-from tokentrial.trial.sweep import places_below
+from tokentrial.trial.sweep import ALONE, places_below
 from tokentrial.trial.trial import Trial
 
 SHIFT = 1000  # of the seeds
@@ -31,7 +31,7 @@ def run_placebo(trial: Trial) -> list[Contrast]:
     """Run the control on the trial's seeds and on others, and compare the two on each declared outcome, pair by pair.
     Every seed is one of its arm's draws: a difference that is significant is a false alarm."""
     check(trial)
-    update: dict[str, Any] = {"seeds": [seed + SHIFT for seed in trial.seeds], "sweep": {}, "robustness_reruns": []}
+    update: dict[str, Any] = ALONE | {"seeds": [seed + SHIFT for seed in trial.seeds]}
     pair = trial, trial.model_copy(update=update | places_below(trial, "placebo"))
     # GRPO is decided for all arms at once, and has none to be decided by here
     before_decisions = ["corpus", *phases(trial, stage_names(trial))[0][1]]

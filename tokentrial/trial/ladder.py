@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from tokentrial.trial.settings import Count, Pretrain, Settings
 
 
+def size_name(shape: "Rung | Pretrain") -> str:
+    """Layers x width: `2x64`."""
+    return f"{shape.n_layer}x{shape.n_embd}"
+
+
 class Rung(Settings):
     """One size of the model; what is left out follows from the ladder's rules."""
 
@@ -21,8 +26,7 @@ class Rung(Settings):
 
     @property
     def name(self) -> str:
-        """Layers x width: `2x64`."""
-        return f"{self.n_layer}x{self.n_embd}"
+        return size_name(self)
 
 
 class Ladder(Settings):
@@ -30,8 +34,8 @@ class Ladder(Settings):
 
     sizes: Annotated[list[Rung], Field(min_length=1)]
     # tokens of pretraining at each size, by one of two rules. tokens_per_parameter counts those of the layers, without
-    # embeddings, which dominate a tiny model (20: Hoffmann et al. 2022). tokens_exponent: tokens grow as compute to this
-    # power, from the trial's own (0.5: the same paper; 0.27: Kaplan et al. 2020)
+    # embeddings, which dominate a tiny model (20: Hoffmann et al. 2022). tokens_exponent: tokens grow as compute to
+    # this power, from the trial's own (0.5: the same paper; 0.27: Kaplan et al. 2020)
     tokens_per_parameter: Annotated[float, Field(gt=0)] | None = None
     tokens_exponent: Annotated[float, Field(ge=0, lt=1)] | None = None
     # AdamW's rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al. 2022, of

@@ -1,8 +1,9 @@
-"""The variants of a trial: the grid of its `sweep`, and its primary contrast again with `robustness_reruns`. Each is
-a full trial with a run folder of its own.
+"""The variants of a trial: the grid of its `sweep`, its primary contrast again with `robustness_reruns`, and the
+sizes of its `ladder`. Each is a full trial with a run folder of its own.
 
     OUT/sweep/corpus.drills.share=0.1,pretrain.n_layer=2/    every arm and seed
     OUT/also/budget.match=bytes/                             the two arms of the primary contrast
+    OUT/ladder/2x64/                                         every arm, at that size
 """
 
 import re
@@ -10,27 +11,27 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from tokentrial.errors import SettingsError
+from tokentrial.trial.ladder import Ladder, Rung, rung_settings
 from tokentrial.trial.load import parse, put, read_override
 from tokentrial.trial.settings import LOCAL
 from tokentrial.trial.trial import Trial
 
 _PARTS = ("tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")
+# of a trial without variants
+ALONE: dict[str, Any] = {"sweep": {}, "robustness_reruns": [], "ladder": None}
 _STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder
 # what the size fills in where it is not given; a trial that was read once has everything given
 _OF_SIZE = ("n_layer", "n_head", "n_embd")
 
 
 class Variant(NamedTuple):
-    """A trial with other settings. `kind` is sweep or also."""
+    """A trial with other settings. `kind` is sweep, also or ladder."""
 
     kind: str
+    name: str
     settings: dict[str, Any]
     trial: Trial
     is_itself: bool  # a point of the grid where the trial itself stands: its folder is the trial's
-
-    @property
-    def name(self) -> str:
-        return said(self.settings)
 
 
 def said(settings: dict[str, Any]) -> str:
@@ -50,6 +51,7 @@ def variants(trial: Trial) -> list[Variant]:
         "verdict": trial.verdict.model_copy(update={"secondary": secondary}).model_dump(mode="json"),
     }
     found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.robustness_reruns]
+    found += [_rung(trial, trial.ladder, rung) for rung in (trial.ladder.sizes if trial.ladder else ())]
     folders = [each.trial.folder for each in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise SettingsError(f"sweep, robustness_reruns: {twice} stands for two variants; give each value once")
@@ -63,7 +65,7 @@ def to_run(trial: Trial) -> list[Variant]:
 
 def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[str, Any]) -> Variant:
     name = said(settings)
-    changed = trial.model_dump(mode="json") | {"sweep": {}, "robustness_reruns": []} | narrowed
+    changed = trial.model_dump(mode="json") | ALONE | narrowed
     for key, value in settings.items():
         part, _, last = key.partition(".")
         if part not in _PARTS or last in LOCAL.get(part, ()) or key == "pretrain.recipe":
@@ -75,13 +77,25 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
             for given in _OF_SIZE:
                 del changed["pretrain"][given]
         put(changed, key, value, f"{kind} {name}")
-    same = trial.model_dump(mode="json") | {"sweep": {}, "robustness_reruns": []}
+    same = trial.model_dump(mode="json") | ALONE
     made = parse(changed, f"{kind} {name}")
     is_itself = made.model_dump(mode="json") == same
     if is_itself:
-        return Variant(kind, settings, trial.model_copy(update={"sweep": {}, "robustness_reruns": []}), True)
+        return Variant(kind, name, settings, trial.model_copy(update=ALONE), True)
     beside = f"{kind}/{_STRANGE.sub('_', name)}"
-    return Variant(kind, settings, made.model_copy(update=places_below(trial, beside)), False)
+    return Variant(kind, name, settings, made.model_copy(update=places_below(trial, beside)), False)
+
+
+def _rung(trial: Trial, ladder: Ladder, rung: Rung) -> Variant:
+    """The trial at another size. The ids of its text are what its vocabulary counts: those of the facts are few."""
+    settings = rung_settings(ladder, rung, trial.pretrain, trial.tokenizer.merges + 257, trial.seeds)
+    changed = trial.model_dump(mode="json") | ALONE
+    for key, value in settings.items():
+        put(changed, key, value, f"ladder {rung.name}")
+    its_own = parse(changed, f"ladder {rung.name}")
+    return Variant(
+        "ladder", rung.name, settings, its_own.model_copy(update=places_below(trial, f"ladder/{rung.name}")), False
+    )
 
 
 def places_below(trial: Trial, name: str) -> dict[str, str]:

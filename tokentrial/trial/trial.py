@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.trial.ladder import Ladder, size_name
 from tokentrial.trial.settings import (
     GRPO,
     LOCAL,
@@ -49,6 +50,7 @@ class Trial(Settings):
     # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     robustness_reruns: list[str] = Field(default_factory=list)
+    ladder: Ladder | None = None  # the same arms and seeds at other sizes of the model; the trial itself is one of them
     executor: Literal["local", "ray"] = "local"
     ray: Ray = Ray()
     workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
@@ -81,6 +83,10 @@ class Trial(Settings):
                 "verdict.looks is blinded, expected four or more seeds and a smallest_effect of the primary outcome, "
                 "which says how many of them are needed"
             )
+        if self.ladder and looks is not None:
+            raise ValueError("verdict.looks and ladder: a trend needs the same seeds at every size; leave one out")
+        if self.ladder and size_name(self.pretrain) in [rung.name for rung in self.ladder.sizes]:
+            raise ValueError(f"ladder.sizes holds {size_name(self.pretrain)}, the trial's own size; leave it out there")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The ladder: pretraining, SFT, GRPO, an evaluation after each; what is redone, what is skipped, what is killed."""
+"""The stages: pretraining, SFT, GRPO, an evaluation after each; what is redone, what is skipped, what is killed."""
 
 import json
 import re

@@ -1,0 +1,120 @@
+"""The ladder of sizes, from the reports of its rungs: trends and multipliers that were put in come out, and what is not
+known is not said."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tokentrial.report.ladder import TEXT_BITS, ladder
+from tokentrial.trial.sweep import variants
+
+ACCURACY = "pretrain/mul_table/never_asked/accuracy"
+SEEDS, SIZES = [1, 2, 3, 4], ["1x16", "2x32", "4x64"]
+FLOPS = {"1x16": 1e12, "2x32": 1e13, "4x64": 1e14}
+WORTH = 2.0  # of the treatment, in compute: what its bits per byte are made with
+
+
+@pytest.fixture
+def trial(tiny, tmp_path):
+    sizes = "[{n_layer: 1, n_head: 1, n_embd: 16}, {n_layer: 2, n_head: 2, n_embd: 32}]"
+    return tiny(
+        tmp_path / "run",
+        f"seeds={SEEDS}",
+        "arms=[baseline,mul_append]",
+        "pretrain.n_layer=4",
+        "pretrain.n_head=2",
+        "pretrain.n_embd=64",
+        f"ladder={{sizes: {sizes}, tokens_per_parameter: 2}}",
+        f"verdict.primary={{outcome: {ACCURACY}, contrast: mul_append - baseline}}",
+        f"verdict.secondary=[{{outcome: {TEXT_BITS}, contrast: mul_append - baseline}}]",
+    )
+
+
+def a_report(size, differences, worth=WORTH):
+    """A rung's report: the accuracy of the baseline is 0.3, bits per byte are a power law of compute."""
+    noise = np.random.default_rng(int(FLOPS[size] % 997)).normal(0, 0.002, (2, len(SEEDS)))
+    bits = {arm: 9.0 * (FLOPS[size] * of) ** -0.05 for arm, of in (("baseline", 1.0), ("mul_append", worth))}
+    cell = {"flops": FLOPS[size], "parameters": 1000, "tokens": 10_000, "bytes": 20_000}
+    steps = {"asked": 40, "never_asked": None}
+    return {
+        "seeds": SEEDS,
+        "settings": {"pretrain": {"lr": 1e-3}},
+        "declaration": {"departures": []},
+        "consumed": {"baseline": cell, "mul_append": cell},
+        "curves": {
+            "baseline": {str(s): {"steps_to_60": steps} for s in SEEDS},
+            "mul_append": {str(s): {"steps_to_60": steps | {"asked": 10}} for s in SEEDS},
+        },
+        "outcomes": {
+            ACCURACY: {"per_seed": {"baseline": [0.3] * 4, "mul_append": [0.3 + d for d in differences]}},
+            TEXT_BITS: {"per_seed": {arm: (of * np.exp(noise[0])).tolist() for arm, of in bits.items()}},
+        },
+    }
+
+
+GROWING = {"1x16": [0.0, 0.02, -0.01, 0.01], "2x32": [0.2, 0.23, 0.18, 0.21], "4x64": [0.41, 0.4, 0.38, 0.43]}
+
+
+def reports(trial, made, missing=()):
+    found = [(variant, None if variant.name in missing else made[variant.name]) for variant in variants(trial)]
+    return ladder(trial, found, made["4x64"])
+
+
+def test_every_size_is_a_trial_of_its_own_with_the_arms_and_seeds(trial):
+    found = variants(trial)
+    assert [variant.name for variant in found] == SIZES[:2]
+    for variant in found:
+        assert (variant.trial.arms, variant.trial.seeds, variant.trial.ladder) == (trial.arms, trial.seeds, None)
+        assert variant.trial.folder == trial.folder / "ladder" / variant.name
+
+
+def test_a_trend_that_was_put_in_comes_out_as_scipys_regression_by_seed(trial):
+    found = reports(trial, {size: a_report(size, GROWING[size]) for size in SIZES})
+    primary, bits = found["trends"]
+    slopes = [stats.linregress([12, 13, 14], [GROWING[size][k] for size in SIZES]).slope for k in range(4)]
+    assert primary["slope"] == pytest.approx(np.mean(slopes))
+    assert primary["p"] == pytest.approx(stats.ttest_1samp(slopes, 0).pvalue)
+    assert primary["verdict"] == "grows"
+    assert [size["mean"] for size in primary["by_size"]] == pytest.approx([np.mean(GROWING[s]) for s in SIZES])
+    assert bits["p_adjusted"] == bits["p"]  # a family of one
+
+
+def test_the_advantage_shrinks_where_fewer_bits_are_better_and_their_difference_rises(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    for size, difference in zip(SIZES, (-0.3, -0.2, -0.1), strict=True):
+        values = made[size]["outcomes"][TEXT_BITS]["per_seed"]
+        values["mul_append"] = [v + difference * (1 + 0.05 * k) for k, v in enumerate(values["baseline"])]
+    bits = reports(trial, made)["trends"][1]
+    assert bits["slope"] > 0
+    assert bits["verdict"] == "shrinks"
+
+
+def test_what_an_arm_is_worth_comes_out_and_nothing_is_extrapolated(trial):
+    found = reports(trial, {size: a_report(size, GROWING[size]) for size in SIZES})["multipliers"]
+    bits = {each["size"]: each for each in found if each["outcome"] == TEXT_BITS}
+    assert bits["2x32"]["mean"] == pytest.approx(WORTH, rel=0.2)
+    assert bits["4x64"]["mean"] is None  # twice the largest compute was not run
+    assert bits["4x64"]["by_seed"] == [None] * 4
+    steps = {(each["outcome"], each["size"]): each for each in found if "steps_to_60" in each["outcome"]}
+    assert steps["pretrain/steps_to_60/asked", "1x16"]["by_seed"] == [4.0] * 4
+    assert steps["pretrain/steps_to_60/never_asked", "1x16"]["mean"] is None
+    assert ACCURACY not in [each["outcome"] for each in found]
+
+
+def test_without_a_size_there_is_no_trend_and_with_a_departure_no_verdict(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    found = reports(trial, made, missing=["1x16"])
+    assert found["missing"] == ["1x16"]
+    assert [trend["p"] for trend in found["trends"]] == [None, None]
+    made["2x32"]["declaration"]["departures"] = ["pretrain.lr"]
+    assert [trend["verdict"] for trend in reports(trial, made)["trends"]] == [None, None]
+
+
+def test_a_seed_that_one_size_lacks_counts_in_no_slope(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    made["1x16"]["seeds"] = [1, 2, 3]
+    for outcome in made["1x16"]["outcomes"].values():
+        outcome["per_seed"] = {arm: values[:3] for arm, values in outcome["per_seed"].items()}
+    primary = reports(trial, made)["trends"][0]
+    assert primary["seeds"] == [1, 2, 3]
+    assert [size["n"] for size in primary["by_size"]] == [3, 4, 4]
