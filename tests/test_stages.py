@@ -50,7 +50,7 @@ def test_every_outcome_stands_after_every_stage(climbed):
 
 def test_the_ladder_s_figures_are_those_of_the_samples(climbed):
     text = (climbed.folder / "report.md").read_text()
-    table = text.partition("## The ladder")[2].partition("\n## ")[0]
+    table = text.partition("## Stage by stage")[2].partition("\n## ")[0]
     assert "| outcome | arm | pretrain | sft | grpo |" in table
     assert "GRPO paid" not in text  # no bonus that only some arms can earn
     for key in ("gold_nats_per_byte", "fact_tokens"):

@@ -1,11 +1,11 @@
-"""The commands that share results: `bundle`, and `push` and `pull` of models on the Hugging Face Hub."""
+"""The commands that share results: `collect` and `bundle`, and `push` and `pull` of models on the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokentrial.cli.words import FolderArgument
+from tokentrial.cli.words import FolderArgument, counted, show_report
 
 
 def bundle(
@@ -22,6 +22,24 @@ def bundle(
 
     path = write_bundle(out, to)
     print(f"Bundle: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def collect(
+    runs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="run folders of one declaration")],
+    to: Annotated[Path, typer.Option(help="where they are joined: a new folder, or one of them")],
+) -> None:
+    """Join cells that ran on several machines in one run folder, and report on them.
+
+    The folders must carry one declaration, by its hash. Run both arms of a seed on one machine.
+
+    Example: tokentrial collect laptop/pilot server/pilot --to outputs/joined
+    """
+    from tokentrial.run.collect import collect as join
+    from tokentrial.run.run import rebuild
+
+    came = join(runs, to)
+    print(f"{to}: {counted(len(came), 'step')} came")
+    show_report(rebuild(to), to)
 
 
 def push(
@@ -58,4 +76,4 @@ def pull(
     print(f"{folder}: {', '.join(download(name, folder))}")
 
 
-VERBS = (bundle, push, pull)
+VERBS = (collect, bundle, push, pull)

@@ -51,6 +51,9 @@ def remarks(report: Report) -> list[str]:
     if grpo and grpo["fact_token_bonus"]:
         bonus = f"{grpo['fact_token_bonus']:g}"
         sentences.append(f"GRPO paid a bonus of {bonus} for fact tokens, which only some arms can earn.")
+    if split := report["made_by"]["split_pairs"]:
+        seeds = ", ".join(map(str, split))
+        sentences.append(f"Arms of seed {seeds} ran on different machines, which is part of their difference.")
     sentences += [*declaration(report), *([missing(report)] if report["missing"] else [])]
     return [one_line(sentence) for sentence in sentences]
 

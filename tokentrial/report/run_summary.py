@@ -159,14 +159,16 @@ def _distinct(values: Iterable[str]) -> str:
 
 
 def made_by(trial: Trial, evaluations: EvaluationFolders) -> dict[str, Any]:
-    """Versions and machines that made the cells, with how many evaluations each, the time from the first to the last,
-    and the hashes of the data."""
+    """Versions and machines that made the cells, with how many evaluations each, seeds whose arms were split over
+    machines, the time from the first to the last, and the hashes of the data."""
     makers: Counter[bytes] = Counter()
-    times = []
-    for folder in (folder for by_stage in evaluations.values() for folder in by_stage.values()):
-        maker = read_json(folder / MANIFEST)["provenance"]
-        times.append(maker.pop("time"))
-        makers[canonical(maker)] += 1
+    times, of_pair = [], defaultdict(set)
+    for (_, seed), by_stage in evaluations.items():
+        for stage, folder in by_stage.items():
+            maker = read_json(folder / MANIFEST)["provenance"]
+            times.append(maker.pop("time"))
+            makers[canonical(maker)] += 1
+            of_pair[seed, stage].add((maker.get("processor"), maker["machine"]))
     data: dict[str, Any] = {}
     for name in ("corpus", "corpus/drills"):
         if (path := trial.folder / name / MANIFEST).exists():
@@ -179,6 +181,8 @@ def made_by(trial: Trial, evaluations: EvaluationFolders) -> dict[str, Any]:
             }
     return {
         "makers": [{"evaluations": count, **orjson.loads(maker)} for maker, count in makers.most_common()],
+        # arms of one seed on different machines: the machine is then part of their difference
+        "split_pairs": sorted({seed for (seed, _), machines in of_pair.items() if len(machines) > 1}),
         "first": min(times, default=None),
         "last": max(times, default=None),
         "data": data,

@@ -51,7 +51,8 @@ def variants(trial: Trial) -> list[Variant]:
         "verdict": trial.verdict.model_copy(update={"secondary": secondary}).model_dump(mode="json"),
     }
     found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.robustness_reruns]
-    found += [_rung(trial, trial.ladder, rung) for rung in (trial.ladder.sizes if trial.ladder else ())]
+    if trial.ladder:
+        found += [_rung(trial, trial.ladder, rung) for rung in trial.ladder.sizes]
     folders = [each.trial.folder for each in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise SettingsError(f"sweep, robustness_reruns: {twice} stands for two variants; give each value once")

@@ -1,0 +1,97 @@
+"""Cells from many machines: what is joined, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from tokentrial.errors import TrialError
+from tokentrial.run.collect import collect
+from tokentrial.run.run import rebuild
+from tokentrial.run.run_folder import open_run
+from tokentrial.store.files import read_json, write_json
+from tokentrial.trial.declaration import DECLARED
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture
+def machines(finished, tmp_path):
+    """The finished trial as two machines would have run it, a seed each."""
+    folders = []
+    for number, lacking in ((1, 2), (2, 1)):
+        folder = tmp_path / f"machine{number}"
+        shutil.copytree(finished.folder, folder)
+        for arm in finished.arms:
+            shutil.rmtree(folder / arm / f"seed{lacking}")
+        folders.append(folder)
+    return folders
+
+
+def contrasts(report):
+    return [{key: c[key] for key in ("outcome", "seeds", "difference", "p", "verdict")} for c in report["contrasts"]]
+
+
+@pytest.mark.parametrize("into", ["joined", "machine1"])
+def test_two_halves_make_the_whole_trial_with_its_verdict(machines, finished, tmp_path, into):
+    came = collect(machines, tmp_path / into)
+    assert {name.split("/")[1] for name in came} == ({"seed1", "seed2"} if into == "joined" else {"seed2"})
+    report = rebuild(tmp_path / into)
+    assert report["missing"] == []
+    assert contrasts(report) == contrasts(read_json(finished.folder / "comparison_report.json"))
+    assert collect(machines, tmp_path / into) == []  # all of it is there
+
+
+def test_what_machine_made_which_cell_and_that_a_pair_was_split_is_said(machines, tmp_path):
+    for number, folder in enumerate(machines):
+        for manifest in folder.glob("*/seed*/*/manifest.json"):
+            content = read_json(manifest)
+            content["provenance"]["processor"] = f"processor {number}"
+            write_json(manifest, content)
+    collect(machines, tmp_path / "joined")
+    made_by = rebuild(tmp_path / "joined")["made_by"]
+    assert {maker["processor"] for maker in made_by["makers"]} == {"processor 0", "processor 1"}
+    assert made_by["split_pairs"] == []
+    manifest = next((tmp_path / "joined").glob("baseline/seed1/eval_pretrain/manifest.json"))
+    content = read_json(manifest)
+    content["provenance"]["processor"] = "processor 7"
+    manifest.unlink()
+    write_json(manifest, content)
+    (tmp_path / "joined" / "comparison_report.json").unlink()  # of the same results it would not be made anew
+    assert rebuild(tmp_path / "joined")["made_by"]["split_pairs"] == [1]
+
+
+def test_a_folder_of_another_declaration_is_refused_by_the_setting_that_differs(machines, tmp_path):
+    declared = read_json(machines[1] / DECLARED)
+    declared["declaration"]["settings"]["pretrain"]["lr"] = 0.5
+    write_json(machines[1] / DECLARED, declared | {"sha256": "0" * 64})
+    with pytest.raises(TrialError, match=r"machine2: its declaration 000000000000 .*settings\.pretrain\.lr: 0\.5 for"):
+        collect(machines, tmp_path / "joined")
+    assert not (tmp_path / "joined" / "trial.yaml").exists()
+
+
+def test_two_different_results_of_one_step_are_refused(machines, finished, tmp_path):
+    shutil.copytree(finished.folder / "baseline" / "seed1", machines[1] / "baseline" / "seed1")
+    path = machines[1] / "baseline" / "seed1" / "eval_pretrain" / "manifest.json"
+    content = read_json(path)
+    next(iter(content["files"].values()))["sha256"] = "0" * 64
+    write_json(path, content)
+    with pytest.raises(TrialError, match=r"machine2/baseline/seed1/eval_pretrain and .* are different results"):
+        collect(machines, tmp_path / "joined")
+
+
+def test_what_departs_on_one_machine_departs_in_the_whole(machines, tmp_path):
+    declared = read_json(machines[1] / DECLARED)
+    amendment = {"time": "2026-01-01T00:00:00+00:00", "sha256": "1" * 64, "changes": ["settings.pretrain.lr: 1 for 2"]}
+    write_json(machines[1] / DECLARED, declared | {"amendments": [amendment | {"replaced": []}]})
+    collect(machines, tmp_path / "joined")
+    departures = rebuild(tmp_path / "joined")["declaration"]["departures"]
+    assert any("settings.pretrain.lr" in departure for departure in departures)
+
+
+def test_an_unfinished_step_stays_where_it_is(machines, tmp_path):
+    (machines[1] / "baseline" / "seed2" / "eval_pretrain" / "samples.jsonl").unlink()
+    came = collect(machines, tmp_path / "joined")
+    assert "baseline/seed2/eval_pretrain" not in came
+    assert open_run(tmp_path / "joined").seeds == [1, 2]
+    assert json.loads((tmp_path / "joined" / DECLARED).read_bytes())["amendments"] == []
