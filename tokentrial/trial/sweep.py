@@ -5,6 +5,7 @@ a full trial with a run folder of its own.
     OUT/also/budget.match=bytes/                             the two arms of the primary contrast
 """
 
+import hashlib
 import re
 from itertools import product
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ _PARTS = ("tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "
 _STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder
 # what the size fills in where it is not given; a trial that was read once has everything given
 _OF_SIZE = ("n_layer", "n_head", "n_embd")
+_NAME_BYTES = 255  # of a file system, for one folder
 
 
 class Variant(NamedTuple):
@@ -66,7 +68,7 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
     changed = trial.model_dump(mode="json") | {"sweep": {}, "robustness_reruns": []} | narrowed
     for key, value in settings.items():
         part, _, last = key.partition(".")
-        if part not in _PARTS or last in LOCAL.get(part, ()) or key == "pretrain.recipe":
+        if part not in _PARTS or last.partition(".")[0] in LOCAL.get(part, ()) or key == "pretrain.recipe":
             raise SettingsError(
                 f"{kind}: found {key}, expected a setting of {', '.join(_PARTS)} that bears on results"
                 + ("; give what the recipe sets instead" if key == "pretrain.recipe" else "")
@@ -80,8 +82,56 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
     is_itself = made.model_dump(mode="json") == same
     if is_itself:
         return Variant(kind, settings, trial.model_copy(update={"sweep": {}, "robustness_reruns": []}), True)
-    beside = f"{kind}/{_STRANGE.sub('_', name)}"
+    beside = f"{kind}/{_folder_name(name)}"
     return Variant(kind, settings, made.model_copy(update=places_below(trial, beside)), False)
+
+
+def _folder_name(name: str) -> str:
+    plain = _STRANGE.sub("_", name)
+    if len(plain.encode()) <= _NAME_BYTES:
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{plain.encode()[:180].decode(errors='ignore')}-{digest}"
+
+
+def refuse_without_effect(trial: Trial) -> None:
+    """Refuse variants that would train again what another of them, or the trial itself, trains."""
+    seen = {("", str(_read(trial))): "the trial itself"}
+    for variant in variants(trial):
+        if variant.is_itself and variant.kind == "sweep":
+            continue
+        found = str(_read(variant.trial))
+        same = seen.get((variant.kind, found), seen.get(("", found)))
+        if same:
+            setting = {"sweep": "sweep", "also": "robustness_reruns"}[variant.kind]
+            raise SettingsError(
+                f"{setting}: {variant.name} is the same experiment as {same}: no stage reads what differs; leave it out"
+            )
+        seen[variant.kind, found] = variant.name
+
+
+def _read(trial: Trial) -> dict[str, Any]:
+    """The settings of the experiment that any of its stages reads."""
+    settings = trial.experiment(*_PARTS)
+    shape, sources = settings["pretrain"], {*trial.evaluate.tasks}
+    sources |= {source.source for part in (trial.sft.stages if trial.sft else ()) for source in part.sources}
+    sources |= {trial.grpo.task} if trial.grpo else set()
+    settings["tasks"] = {name: value for name, value in trial.tasks.model_dump().items() if name in sources}
+    unread = {"recipe", "size"}  # what they filled in is read
+    unread |= {"muon_lr"} if trial.pretrain.optimizer != "muon" else set()
+    unread |= {"decay_ratio"} if trial.pretrain.schedule != "wsd" else set()
+    unread |= {"init"} if trial.pretrain.from_checkpoint else set()
+    settings["pretrain"] = {name: value for name, value in shape.items() if name not in unread}
+    if not trial.evaluate.tasks:
+        del settings["evaluate"]["limit"]
+        if not trial.sft:
+            del settings["evaluate"]["solution_tokens"]
+    for stage in ("sft", "grpo"):
+        if settings[stage]:
+            del settings[stage]["checkpoint_every"]
+    if trial.grpo and trial.grpo.num_iterations == 1:
+        del settings["grpo"]["epsilon"]  # the ratio to the sampling policy is 1 on completions that are used once
+    return settings
 
 
 def places_below(trial: Trial, name: str) -> dict[str, str]:
