@@ -18,6 +18,7 @@ from tokentrial.trial.settings import (
     Corpus,
     Count,
     Evaluate,
+    LocalPath,
     Pretrain,
     Ray,
     Settings,
@@ -53,9 +54,9 @@ class Trial(Settings):
     ray: Ray = Ray()
     workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
-    output: str | None = None  # null: outputs/<name>
+    output: LocalPath | None = None  # null: outputs/<name>
     disk_limit_gb: Annotated[float, Field(gt=0)] | None = None  # the run folder never holds more
-    storage: str | None = (
+    storage: LocalPath | None = (
         None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
     )
 
