@@ -113,8 +113,8 @@ def test_a_folder_is_named_by_its_settings_as_far_as_file_systems_allow(tiny, tm
     folders = [
         variant.trial.folder
         for more in ("0.11", "0.12")
-        for variant in to_run(tiny(tmp_path, f"sweep={{{values}, corpus.drills.share: [{more}], corpus.drills.lines: [1],"
-                                   " corpus.val_share: [0.11]}"))
+        for variant in to_run(tiny(tmp_path, f"sweep={{{values}, corpus.drills.share: [{more}],"
+                                   " corpus.drills.lines: [1], corpus.val_share: [0.11]}"))
     ]  # fmt: skip
     for folder in folders:
         folder.mkdir(parents=True)
