@@ -1,6 +1,7 @@
 """The command line: verbs, exit codes, what it prints for a machine, and answers without heavy imports."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,33 @@ def test_inspect_as_json_in_the_vocabulary_of_a_trial_and_for_a_person(tokentria
     # a byte that is no UTF-8 comes from the shell as a lone surrogate
     seen = json.loads(tokentrial("inspect", "six\udcff", "--arm", "baseline", "--json")[1])
     assert (seen["text"], seen["plain"]) == ("six\ufffd", "six\ufffd")
+
+
+@pytest.mark.parametrize("text", ["-3*4=12", "--3*4=12", "-", "- 6*9=54", "-h"])
+def test_a_text_may_begin_with_a_dash(tokentrial, text):
+    code, out, _ = tokentrial("inspect", text, "--arm", "baseline", "--json")
+    assert (code, json.loads(out)["text"]) == (0, text)
+    assert tokentrial("sample", "absent/a/seed1", text)[0] == 2  # no cell, but no option either
+    assert tokentrial("sample", "absent/a/seed1", text, "--tempratur", "1")[0] == 2
+
+
+def test_a_terminal_that_is_ascii_gets_all_there_is(tmp_path):
+    """In a new process, whose streams and arguments are of that encoding."""
+    locale = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    script = "import sys; from tokentrial.cli.main import main; main()"
+
+    def run(*words):
+        command = [sys.executable, "-c", script, *words]
+        return subprocess.run(command, capture_output=True, env=locale, cwd=tmp_path, timeout=120)
+
+    ended = run("inspect", "6 × 9 = 54 é", "--arm", "mul_tokens")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"<MUL_6_9_54>" in ended.stdout
+    assert rb"\xe9" in ended.stdout
+    ended = run("inspect", "6 × 9 = 54 é", "--arm", "mul_tokens", "--json")
+    assert json.loads(ended.stdout)["text"] == "6 × 9 = 54 é"
+    ended = run("status", "é")
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (2, False)
 
 
 def test_inspect_of_several_arms_as_json_and_as_a_page(tokentrial, tmp_path):

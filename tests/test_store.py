@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrial import devices
 from tokentrial.errors import TrialError
 from tokentrial.store import disk, files, folders
 
@@ -250,9 +249,3 @@ def test_a_step_that_does_not_fit_is_refused_before_it_starts(tmp_path):
         disk.need_disk(tmp_path, free + 10**9, "the trial", 0.2)
     with pytest.raises(TrialError, match="reserve"):
         disk.need_disk(tmp_path, 0, "the trial", free / 1e9 + 1)
-
-
-@pytest.mark.parametrize("visible", ["", "-1"])
-def test_a_gpu_that_is_hidden_is_no_gpu(monkeypatch, visible):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert not devices.has_gpu()

@@ -86,6 +86,16 @@ def test_a_rerun_has_the_two_arms_of_the_primary_contrast(tiny, tmp_path):
         ("sweep={pretrain.device: [cpu]}", "sweep: found pretrain.device, expected a setting"),
         ("sweep={pretrain.recipe: [fast]}", "give what the recipe sets instead"),
         ("sweep={pretrain.n_layer: [2, 2]}", "stands for two variants; give each value once"),
+        ("sweep={pretrain.checkpoint.interval: [1, 2]}", "sweep: found pretrain.checkpoint.interval, expected"),
+        # what would be trained again: equal after parsing, read by no stage, the trial itself
+        ("sweep={pretrain.n_layer: [2, 0x2]}", "stands for two variants"),
+        ("sweep={corpus.drills.share: [0, 0.0, 0.5]}", "corpus.drills.share=0.0 is the same experiment as "),
+        ("sweep={pretrain.decay_ratio: [0.1, 0.2], pretrain.schedule: [cosine]}", "is the same experiment as"),
+        ("sweep={pretrain.optimizer: [adamw], pretrain.muon_lr: [0.1, 0.2]}", "is the same experiment as"),
+        ("sweep={tokenizer.rewrite: [true, false]}", "is the same experiment as the trial itself"),
+        ("sweep={tasks.word_problems.rows: [90, 80]}", "is the same experiment as the trial itself"),
+        ("sweep={evaluate.limit: [3]}", "is the same experiment as the trial itself"),
+        ("robustness_reruns=[budget.match=tokens]", "is the same experiment as the trial itself"),
         ("robustness_reruns=[budget.match]", "'budget.match': expected key=value"),
         ("robustness_reruns=[budget.match=lines]", "also budget.match=lines:\n  budget.match: found 'lines'"),
     ],
@@ -95,6 +105,21 @@ def test_a_variant_that_is_no_trial_is_refused_before_anything_is_written(tiny, 
         check(tiny(tmp_path / "run", override))
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_named_by_its_settings_as_far_as_file_systems_allow(tiny, tmp_path):
+    swept = ("lr", "warmup_ratio", "weight_decay", "grad_clip", "min_lr_ratio", "decay_ratio", "muon_lr", "steps")
+    values = ", ".join(f"pretrain.{name}: [1]" for name in swept)
+    folders = [
+        variant.trial.folder
+        for more in ("0.11", "0.12")
+        for variant in to_run(tiny(tmp_path, f"sweep={{{values}, corpus.drills.share: [{more}],"
+                                   " corpus.drills.lines: [1], corpus.val_share: [0.11]}"))
+    ]  # fmt: skip
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert len(set(folders)) == 2
+    assert folders[0].name.startswith("pretrain.lr=1,")
 
 
 def test_two_budgets_are_told_apart_by_the_difference_of_their_differences(tiny, tmp_path):

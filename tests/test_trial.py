@@ -1,5 +1,6 @@
 """A trial file is read strictly: what it does not know, what contradicts itself and what is no YAML is refused."""
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import yaml
 
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError
-from tokentrial.trial.load import load, parse, shipped
+from tokentrial.trial.load import load, parse, read_override, shipped
 from tokentrial.trial.sweep import variants
+from tokentrial.trial.yaml_text import read_yaml, write_yaml
 
 MINIMAL = """
 name: small
@@ -102,9 +104,23 @@ def test_overrides_reach_any_depth_and_hold_any_yaml(small):
     assert trial.folder == Path("some where/a=b")
 
 
-@pytest.mark.parametrize("written", ["on", "off", "auto"])
-def test_a_word_that_yaml_takes_for_a_truth_value_is_itself(small, written):
-    assert small(f"pretrain.compile={written}").pretrain.compile == written
+# the core schema of YAML 1.2.2, section 10.3.2, and what YAML 1.1 has beyond it
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        *(("010", 10), ("-7", -7), ("0o10", 8), ("0x10", 16), ("0b11", "0b11"), ("1_000", "1_000"), ("1:30", "1:30")),
+        *(("12:30:45", "12:30:45"), ("2026-11-27", "2026-11-27"), ("1e3", 1000.0), ("6e-4", 6e-4), (".5", 0.5)),
+        *(("5.", 5.0), (".inf", float("inf")), ("1e", "1e"), (".", "."), ("yes", "yes"), ("No", "No"), ("on", "on")),
+        *(("off", "off"), ("y", "y"), ("true", True), ("FALSE", False), ("tRUE", "tRUE"), ("~", None), ("null", None)),
+        *(("", None), ("'010'", "010"), ("!!int '010'", 10), ("!!str 010", "010")),
+    ],
+)
+def test_a_value_is_what_yaml_1_2_says_in_files_and_overrides_and_reads_back(written, value):
+    read = read_yaml(written, "a trial")
+    assert (type(read), read, read_override(f"name={written}")[1]) == (type(value), value, value)
+    for parsed in (read_yaml, lambda text, _: yaml.safe_load(text)):  # whoever reads it, in YAML 1.1 as well
+        for kept in (value, written):
+            assert parsed(write_yaml({"a": [kept]}), "") == {"a": [kept]}
 
 
 @pytest.mark.parametrize("written", ["6e-4", "6E-4", "0.6e-3", "6.0e-4", "60e-5", ".0006", ".6e-3"])
@@ -128,6 +144,17 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("corpus.drills.mix.boxs=0.1", "corpus.drills.mix.boxs: unknown setting; did you mean `boxes`?"),
         ("verdict.secondary=[{outcom: x}]", "verdict.secondary.0.outcom: unknown setting; did you mean `outcome`?"),
         ("steps=200", "steps: unknown setting; did you mean `pretrain.steps`?"),
+        ("sft={lr: 1, stages: []}", "sft.lr: unknown setting; did you mean `sft.stages.0.lr`?"),
+        ("corpus.share=0.1", "corpus.share: unknown setting; did you mean `corpus.drills.share`?"),
+        ("grpo={steps: 3}", "grpo.steps: unknown setting; there are task, prompts"),
+        # of a union: one complaint, of the setting
+        ("corpus.tokens=some", "\n  corpus.tokens: found 'some', expected a whole number (at least 1, below 2^63), or "
+                               "'all' or 'budget'"),
+        ("pretrain.nproc_per_node=0", "\n  pretrain.nproc_per_node: found 0, expected a whole number"),
+        ("verdict.looks=[1]", "\n  verdict.looks: found [1], expected a list of 1 or more, each a whole number "
+                              "(at least 2), 'blinded', or null"),
+        ("corpus.cluster={a: [1]}", "\n  corpus.cluster.a: found [1], expected a text, a whole number, or a number"),
+        ("verdict.gate=5", "\n  verdict.gate: found 5, expected settings below it, such as asked, or null"),
         ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; there are merges, path"),
         # wrong types and values
         ("pretrain.steps=many", "\n  pretrain.steps: found 'many'"),
@@ -140,7 +167,9 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("pretrain.lr=.inf", "\n  pretrain.lr: found inf"),
         ("pretrain.grad_clip=.nan", "\n  pretrain.grad_clip: found nan"),
         ("pretrain.optimizer=sgd", "\n  pretrain.optimizer: found 'sgd'"),
-        ("pretrain.betas=[0.9]", "\n  pretrain.betas"),
+        ("pretrain.betas=[0.9]", "\n  pretrain.betas: found [0.9], expected a list of 2"),
+        ("seeds=[1:30]", "\n  seeds.0: found '1:30'"),
+        ("corpus.allow_short=yes", "\n  corpus.allow_short: found 'yes', expected true or false"),
         ("tokenizer.merges=50001", "\n  tokenizer.merges: found 50001"),
         ("corpus.val_share=0.5", "\n  corpus.val_share: found 0.5"),
         ("corpus.drills.share=1", "\n  corpus.drills.share: found 1"),
@@ -173,16 +202,95 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("pretrain.steps", "'pretrain.steps': expected key=value"),
         ("=5", "'=5': expected key=value"),
         ("seeds=[1, 2", "'seeds=[1, 2': not valid YAML"),
-        ("seeds.first=1", "seeds has no settings below it"),
+        ("seeds.first=1", "found first below a list, expected a place in it, 0 to 1"),
+        ("seeds.2=1", "found 2 below a list"),
+        ("name.first=1", "name has no settings below it"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_wrong_is_refused_by_name_with_what_was_found(refused, override, complaint):
     assert complaint in refused(override)
 
 
-def test_every_complaint_is_made_at_once(refused):
-    complaint = refused("pretrain.stpes=1", "seeds=none", "corpus.drills.lines=0")
-    assert all(name in complaint for name in ("pretrain.stpes", "seeds", "corpus.drills.lines"))
+def test_every_complaint_is_made_at_once_each_once(refused):
+    complaint = refused("pretrain.stpes=1", "seeds=none", "corpus.tokens=x")
+    assert [line.split(":")[0] for line in complaint.splitlines()[1:]] == ["  seeds", "  corpus.tokens",
+                                                                          "  pretrain.stpes"]  # fmt: skip
+
+
+SFT = "sft={stages: [{sources: [{source: word_problems}]}]}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "least", "refused_values"),
+    [
+        # AdamW in torch: 0 <= beta < 1; a rate or decay beyond 1, or a temperature near 0, ends in no number
+        ("pretrain.betas.0", 0, [-0.1, 1, 1.5]),
+        ("pretrain.betas.1", 0.999, [1, 2]),
+        *((f"{of}.{name}", 1, [0, 1.01, 1e30]) for of in ("pretrain", "sft.stages.0", "grpo") for name in ("lr",)),
+        ("pretrain.muon_lr", 0.02, [0, 2]),
+        *((f"{of}.weight_decay", 0, [-1e-9, 1.5]) for of in ("pretrain", "sft")),
+        ("grpo.temperature", 0.01, [0, 1e-9, 1e9]),
+        ("grpo.kl_coef", 0, [-1, 1e30]),
+        ("grpo.fact_token_bonus", 0, [-1, 1e300]),
+        # what is held in memory, or done so often
+        ("corpus.drills.lines", 1, [0, 10**12]),
+        ("pretrain.probes", 0, [-1, 10**12]),
+        ("pretrain.validations", 1, [0, 10**12]),
+        ("sft.stages.0.sources.0.weight", 0.5, [0, 1e12]),
+        # one that contradicts another
+        ("grpo.batch", 1000, [1001]),
+        ("grpo.max_new_tokens", 1023, [1024]),
+        ("verdict.primary.smallest_effect", 0.99, [1, 5]),
+        ("verdict.smallest_effect", 0.99, [0, 1]),
+        ("ray.gpus", 2, [-1, 1.5]),
+        # numpy's generator, which the Trainer seeds, ends at 2^32; JSON's integers at 2^63
+        ("seeds.0", 2**32 - 1001, [2**32]),
+        ("pretrain.context", 8, [7, 2**70]),
+        ("corpus.shard_tokens", 1000, [999, 2**70]),
+    ],
+)  # fmt: skip
+def test_a_number_with_which_training_fails_or_means_nothing_is_refused_before_it(
+    small, refused, setting, least, refused_values
+):
+    def given(value):
+        return (
+            SFT,
+            "grpo={task: word_problems, max_new_tokens: 4}",
+            "pretrain={betas: [0.9, 0.95]}",
+            f"{setting}={value}",
+        )
+
+    assert small(*given(least))
+    for value in refused_values:
+        assert setting.split(".")[-1] in refused(*given(value)) or setting in refused(*given(value))
+
+
+@pytest.mark.parametrize(
+    ("setting", "prefix", "is_expanded"),
+    [
+        *(("output", "", True), ("storage", "", True), ("tokenizer.path", "", True)),
+        *(("pretrain.from_checkpoint", "", True), ("tasks.gsm8k", "path:", True), ("corpus.source", "jsonl:", False)),
+        *(("evaluate.tasks.0", "path:", False), ("sft.stages.0.sources.0.source", "jsonl:", False)),
+    ],
+)
+def test_a_tilde_is_the_home_folder_and_without_one_a_path_with_it_is_refused(
+    small, refused, monkeypatch, setting, prefix, is_expanded
+):
+    """What enters a fingerprint stays as it was written: the same for every user."""
+    overrides = (SFT, "evaluate.tasks=[gsm8k]", f"{setting}={prefix}~/a")
+    monkeypatch.setenv("HOME", "/home/of a user")
+    found = small(*overrides).model_dump()
+    for name in setting.split("."):
+        found = found[int(name) if name.isdecimal() else name]
+    assert found == f"{prefix}{'/home/of a user' if is_expanded else '~'}/a"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a container's user without an entry
+    assert f"{setting}: found '{prefix}~/a'" in refused(*overrides)
+
+
+def test_an_override_reaches_into_a_list(small):
+    trial = small(SFT, "sft.stages.0.lr=1e-4", "sft.stages.0.sources.0.weight=2", "seeds.1=7")
+    assert (trial.sft.stages[0].lr, trial.sft.stages[0].sources[0].weight, trial.seeds) == (1e-4, 2, [1, 7])
 
 
 @pytest.mark.parametrize("missing", ["name", "arms", "control", "seeds", "verdict"])

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,11 @@ SHOWN = ("A40", "2xA40", "8xA40", "A100-80", "4xA100-80", "8xA100-80", "H100", "
 _OF_A_CORE = "48 of a core's 121 GFLOP/s in the pilot's cells; more in a larger model: --measure"
 _CORES = Device(HERE, "", 0.121, 0, 0.4, _OF_A_CORE, 0.0, "yours", trainer=0.7, decode=0.0044, start=1.0, compile=0.0)
 _DRIVER = Path("/proc/driver/nvidia/gpus")
+# by what file a GPU shows that its driver lists nowhere: under WSL2 Windows' own driver, which is mounted where the GPU
+# is NVIDIA's; in a virtual machine of a container the device alone; AMD's, which a ROCm build of torch calls cuda
+_NVIDIA = (_DRIVER, Path("/usr/lib/wsl/lib/libcuda.so.1"), Path("/dev/nvidia0"))
+_AMD = (Path("/dev/kfd"),)
+_HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _MODEL = re.compile(r"Model:\s*(.*\S)")
 
 
@@ -122,8 +128,11 @@ def by_cuda_name(name: str) -> Device | None:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is visible, told without importing torch (3.5 s)."""
-    return Path("/proc/driver/nvidia/gpus").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+    """Whether a GPU is visible that the installed build of torch computes on, told without importing torch (3.5 s)."""
+    build = version("torch").partition("+")[2]
+    files = () if build == "cpu" else _AMD if build.startswith("rocm") else _NVIDIA
+    hidden = any(os.environ.get(name) in ("", "-1") for name in _HIDING)
+    return not hidden and any(file.exists() for file in files)
 
 
 def group(text: str, prices: dict[str, float]) -> Group:
@@ -153,12 +162,13 @@ def parse_prices(options: Sequence[str]) -> dict[str, float]:
 
 
 def this_machine(prices: dict[str, float]) -> Group:
-    """The GPUs that the driver lists, or the processor's cores; free of charge unless a price is given."""
-    models = [_MODEL.findall(path.read_text())[0] for path in sorted(_DRIVER.glob("*/information"))]
-    if has_gpu() and models:
-        known = by_cuda_name(models[0])
-        if known is None:
-            raise SettingsError(f"{HERE}: its {models[0]} is not in the table of tokentrial/devices.py; give --device")
+    """The GPUs that the driver lists, or the processor's cores; free of charge unless a price is given. One that the
+    table does not know counts as the slowest that it does."""
+    if has_gpu():
+        models = [_MODEL.findall(path.read_text())[0] for path in sorted(_DRIVER.glob("*/information"))] or ["GPU"]
+        slowest = min(DEVICES, key=lambda device: device.tflops)
+        guess = slowest._replace(source=f"{models[0]} is not in the table; assumed to be like a {slowest.name}")
+        known = by_cuda_name(models[0]) or guess
         return Group(len(models), _priced(known._replace(name=HERE, price=0.0, priced="yours"), prices))
     memory = psutil.virtual_memory().total / 1e9
     processor = _CORES._replace(memory_gb=memory, workers=cores())

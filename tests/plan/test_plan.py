@@ -330,6 +330,39 @@ def test_this_machines_gpus_are_those_that_the_driver_lists(monkeypatch, tmp_pat
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
     found = this_machine({})
     assert (found.number, found.device.tflops, found.device.price) == (2, 149.7, 0.0)
+    # one that the table, or the driver, does not know counts as the slowest
+    (tmp_path / "0" / "information").write_text("Model: NVIDIA GeForce RTX 3060\n")
+    assert (this_machine({}).number, this_machine({}).device.tflops) == (2, 65.0)
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path / "absent")
+    assert (this_machine({}).number, this_machine({}).device.tflops) == (1, 65.0)
+
+
+@pytest.mark.parametrize(
+    ("build", "present", "hiding", "expected"),
+    [
+        ("2.13.0", "", {}, False),
+        ("2.13.0+cu130", "/proc/driver/nvidia/gpus", {}, True),
+        ("2.13.0", "/usr/lib/wsl/lib/libcuda.so.1", {}, True),  # WSL2
+        ("2.13.0", "/dev/nvidia0", {"CUDA_VISIBLE_DEVICES": "0"}, True),
+        ("2.13.0", "/dev/dxg", {}, False),  # WSL2 with a GPU that is not NVIDIA's
+        ("2.13.0", "/dev/kfd", {}, False),
+        ("2.13.0+rocm7.1", "/dev/kfd", {}, True),
+        ("2.13.0+rocm7.1", "/dev/nvidia0", {}, False),
+        ("2.13.0+cpu", "/proc/driver/nvidia/gpus", {}, False),  # its torch computes on no GPU
+        ("2.13.0", "/dev/nvidia0", {"CUDA_VISIBLE_DEVICES": ""}, False),
+        ("2.13.0", "/dev/nvidia0", {"CUDA_VISIBLE_DEVICES": "-1"}, False),
+        ("2.13.0+rocm7.1", "/dev/kfd", {"HIP_VISIBLE_DEVICES": "-1"}, False),
+    ],
+)
+def test_a_gpu_is_one_that_is_there_that_is_not_hidden_and_that_torch_computes_on(
+    monkeypatch, build, present, hiding, expected
+):
+    monkeypatch.setattr(devices, "version", lambda package: build)
+    monkeypatch.setattr(devices.Path, "exists", lambda path: str(path) == present)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in hiding.items():
+        monkeypatch.setenv(name, value)
+    assert devices.has_gpu() is expected
 
 
 def test_a_price_is_given_by_name():

@@ -38,7 +38,8 @@ def train(plan):
         folder, arm="baseline", seed=1, probe=None, progress=None, ranks=None, stop=None, start=None, **changed
     ):
         steps = {"steps": STEPS, "batch_tokens": 1024, "micro_batch": 16, "log_every": 1}
-        settings = Pretrain(**plan.trial.pretrain.model_dump() | steps | changed)
+        rate = {"lr": changed.pop("lr", plan.trial.pretrain.lr)}  # also one that no trial may have
+        settings = Pretrain(**plan.trial.pretrain.model_dump() | steps | changed).model_copy(update=rate)
         stream = Stream.of(plan.trial, plan.folder, plan.vocabulary, arm, seed)
         checkpoints = folder.with_name(f"{folder.name}.checkpoints") if stop else None
         Path(folder).mkdir(exist_ok=True)

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from tokentrial.cli.words import FolderArgument, JsonOption, Overrides, TrialArgument, print_json, show_report
+from tokentrial.cli.words import (
+    FolderArgument,
+    JsonOption,
+    Overrides,
+    TrialArgument,
+    print_bytes,
+    print_json,
+    show_report,
+)
 from tokentrial.errors import SettingsError
 
 
@@ -84,7 +92,7 @@ def results(
     from tokentrial.report.results import export_results
 
     if to is None:
-        print(export_results(out, items, "csv").decode(), end="")
+        print_bytes(export_results(out, items, "csv"))
         return
     if to.suffix not in (".csv", ".parquet"):
         raise SettingsError(f"--to {to}: expected a name that ends in .csv or .parquet")

@@ -1,5 +1,6 @@
 """The verbs that look at texts: through an arm, and what a trained model says to one."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokentrial.cli.words import JsonOption, console, print_json
+from tokentrial.errors import SettingsError
 
 if TYPE_CHECKING:
     from tokentrial.inspection.side_by_side import Column
@@ -57,6 +59,8 @@ def sample(
     from tokentrial.inspection.sample import sample as ask
     from tokentrial.inspection.sample import sample_column
 
+    if option := next((str(cell) for cell in cells if str(cell).startswith("-")), None):
+        raise SettingsError(f"sample: found {option} among the cells, expected OUT/ARM/seedK; there is no such option")
     said = {
         str(cell): ask(cell, _typed(prompt), stage, new_tokens, temperature, seed, top) for cell in dict.fromkeys(cells)
     }
@@ -64,7 +68,8 @@ def sample(
 
 
 def _typed(text: str) -> str:
-    return text.replace("\\n", "\n")
+    as_utf8 = os.fsencode(text).decode(errors="replace")  # an ASCII locale hands its bytes over one by one
+    return as_utf8.replace("\\n", "\n")
 
 
 def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:

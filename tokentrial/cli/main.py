@@ -1,5 +1,6 @@
 """The command line: one verb a command. Imports stay inside the verbs, so that `--help` answers at once."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -304,12 +305,17 @@ def arms(json: JsonOption = False) -> None:
         print(f"{arm.name:18} {counted(len(arm.tokens), 'token'):>10}  {arm.summary}{lost}")
 
 
-for verb in (*declaring.VERBS, *looking.VERBS, *stages.VERBS, *sharing.VERBS):
+for verb in (*declaring.VERBS, *stages.VERBS, *sharing.VERBS):
     app.command()(verb)
+for verb in looking.VERBS:
+    app.command(context_settings={"ignore_unknown_options": True})(verb)  # a text may begin with a dash: -3*4=12
 
 
 def main() -> None:
     """Entry point: errors a user can mend are one message and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of what the terminal's encoding does not have
     try:
         with translate_os_errors(Path.cwd()):
             app()

@@ -44,7 +44,14 @@ def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     import orjson
 
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    print_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def print_bytes(data: bytes) -> None:
+    """What a machine reads goes out in UTF-8, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def console() -> "Console":

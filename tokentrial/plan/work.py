@@ -11,8 +11,7 @@ from statistics import median
 
 import psutil
 
-from tokentrial.devices import DEVICES, Group, this_machine
-from tokentrial.errors import SettingsError
+from tokentrial.devices import Group, this_machine
 from tokentrial.executors.worker import cores
 from tokentrial.steps.costs import Work, vocabulary_size, weights_bytes
 from tokentrial.steps.stage import stages
@@ -52,11 +51,7 @@ def expected_seconds(trial: Trial, measured: Mapping[str, Collection[float]]) ->
 @lru_cache(maxsize=64)  # whoever watches a run asks every other second, and problems are made up to be measured
 def _planned_seconds(trial_json: str) -> dict[str, float]:
     trial = Trial.model_validate_json(trial_json)
-    try:
-        here = this_machine({})
-    except SettingsError:
-        here = Group(1, DEVICES[0])  # a GPU that the table does not know: as another one weighs its stages
-    return {stage: 3600 * took for stage, took in hours(trial, work_by_stage(trial), here).items()}
+    return {stage: 3600 * took for stage, took in hours(trial, work_by_stage(trial), this_machine({})).items()}
 
 
 def hours(trial: Trial, made: dict[str, Work], where: Group) -> dict[str, float]:

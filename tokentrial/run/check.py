@@ -8,13 +8,14 @@ from tokentrial.report.outcomes import check_outcomes
 from tokentrial.steps.stage import stages
 from tokentrial.tasks.arithmetic import PROBES
 from tokentrial.tasks.training_examples import get_task, stage_sources
-from tokentrial.trial.sweep import to_run
+from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
 
 
 def check(trial: Trial) -> None:
     """Raises SettingsError that names the setting, of the trial or of one of its variants."""
     check_outcomes(trial, measured_stages(trial))
+    refuse_without_effect(trial)
     for of in (trial, *(variant.trial for variant in to_run(trial))):
         for name in of.arms:
             get_arm(name)

@@ -61,7 +61,7 @@ def load(trial: str, overrides: Sequence[str] = (), output: Path | None = None) 
     for override in overrides:
         put(settings, *read_override(override), override)
     if output is not None:
-        settings["output"] = str(output)
+        settings["output"] = f"./{output}" if str(output).startswith("~") else str(output)
     return parse(settings, trial)
 
 

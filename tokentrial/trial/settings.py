@@ -1,12 +1,44 @@
 """The settings of each part of a trial: strict, typed, with the reference experiment's values as defaults."""
 
+import os
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_HOME = re.compile(r"((?:parquet|jsonl|path):)?(~[^/]*)(.*)", re.DOTALL)
+
+
+def at_home(path: str) -> str:
+    """A path, also behind `jsonl:` and the like, with the home folder for its `~`. Raises ValueError where there is
+    none: a container may have no HOME and no entry of the user."""
+    if not (found := _HOME.fullmatch(path)):
+        return path
+    kind, home, rest = found.groups(default="")
+    if (known := os.path.expanduser(home)) == home:
+        raise ValueError(f"found {path!r}, expected a path without ~, or ./~: {home} has no home folder here")
+    return f"{kind}{known}{rest}"
+
+
+def _home_known(path: str) -> str:
+    at_home(path)
+    return path
+
+
+LocalPath = Annotated[str, AfterValidator(at_home)]  # of no fingerprint
+# of a fingerprint or declaration: as it was written, one and the same for every user, and expanded as it is read
+SourcePath = Annotated[str, AfterValidator(_home_known)]
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]  # JSON's integers end there
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# of a cell: numpy's old generator, which the Trainer seeds, ends at 2^32, and a placebo adds 1000
+CellSeed = Annotated[int, Field(ge=0, lt=2**32 - 1000)]
+Beta = Annotated[float, Field(ge=0, lt=1)]  # share of the past in AdamW's moments
+Rate = Annotated[float, Field(gt=0, le=1)]  # of learning: a step of more than 1 leaves every weight behind it
+Decay = Annotated[float, Field(ge=0, le=1)]  # of weights, a step: rate * decay; beyond 1 it turns their sign
+Bonus = Annotated[float, Field(ge=0, le=100)]  # of a reward that is 1 for a right answer
+Times = Annotated[int, Field(ge=0, le=10_000)]  # that something is measured during training
 
 # settings that say where and with what a stage is computed, not what: they may differ between two runs of one trial
 LOCAL = {
@@ -28,7 +60,7 @@ class Tokenizer(Settings):
     """GPT-2's byte-pair encoding, its first `merges`."""
 
     merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
-    path: str | None = None  # folder of vocab.bpe or merges.txt; null: found offline
+    path: LocalPath | None = None  # folder of vocab.bpe or merges.txt; null: found offline
     rewrite: bool = True  # whether the exported tokenizer applies the arm to a text by itself
 
 
@@ -54,7 +86,7 @@ class Drills(Settings):
     """Documents of fact lines, mixed into the text by their share of the tokens."""
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lines: Count = 12
+    lines: Annotated[int, Field(ge=1, le=10_000)] = 12  # of a document
     mix: Mix = Mix()
     holdout_folds: Annotated[int, Field(ge=0, le=12)] = 0  # 0: every fact is asked
 
@@ -64,17 +96,17 @@ class Corpus(Settings):
 
     # sotu, fineweb-edu[:SUBSET], parquet:PATH, jsonl:PATH or hf:NAME; a path is a file, a folder or a pattern, local or
     # on any file system that fsspec knows (s3://, hf://)
-    source: str = "sotu"
+    source: SourcePath = "sotu"
     text_column: str = "text"
     seed: Seed = 0
     tokens: Count | Literal["all", "budget"] = "all"  # train tokens of text wanted; budget: what the steps take
     allow_short: bool = False  # accept a source that ends before it has given them
     documents: Count | None = None  # at most so many source documents
-    piece_characters: Annotated[int, Field(ge=100)] | None = None  # longer documents are cut at white space
+    piece_characters: Annotated[int, Field(ge=100, lt=2**63)] | None = None  # longer documents are cut at white space
     max_document_bytes: Count = 50_000_000  # a longer document is a bad one
     on_bad: Literal["error", "skip"] = "error"  # what cannot be read ends the run, or is skipped, counted and recorded
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
-    shard_tokens: Annotated[int, Field(ge=1000)] = 100_000_000  # at most, unless one document is longer
+    shard_tokens: Annotated[int, Field(ge=1000, lt=2**63)] = 100_000_000  # at most, unless one document is longer
     task_bytes: Count | None = None  # of its files, read by one task into shards of its own; null: a 64th, 16 to 200 MB
     epochs: Count = 1  # how often the text may be read before running out is an error
     drills: Drills = Drills()
@@ -113,18 +145,20 @@ class Pretrain(Settings):
     n_layer: Count = 12
     n_head: Count = 12
     n_embd: Count = 768
-    context: Annotated[int, Field(ge=8)] = 1024
+    context: Annotated[int, Field(ge=8, lt=2**63)] = 1024
     steps: Count = 190
     batch_tokens: Count = 262_144
     micro_batch: Count = 16  # rows a forward pass; the rest is accumulated
     optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 6e-4
-    muon_lr: Annotated[float, Field(gt=0)] = 0.02
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    lr: Rate = 6e-4
+    muon_lr: Rate = 0.02
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: Decay = 0.1
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     init: Literal["normal", "zero_projections"] = "normal"  # how weights are drawn
-    from_checkpoint: str | None = None  # a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub
+    from_checkpoint: LocalPath | None = (
+        None  # a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub
+    )
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_ratio: Share = 0.05  # share of the steps
     decay_ratio: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
@@ -134,12 +168,14 @@ class Pretrain(Settings):
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU, of a training that is long
     nproc_per_node: Count | Literal["auto"] = "auto"  # ranks of one cell on a machine; auto: one a GPU
     nnodes: Count = 1  # machines of one cell; the others join by hand, see docs/scaling.md
-    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d+$")] | None = (
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d{1,5}$")] | None = (
         None  # HOST:PORT of the first of several nodes
     )
     log_every: Count = 10
-    validations: Count = 1  # times the held-out text is measured during training, the last time at its end
-    probes: Annotated[int, Field(ge=0)] = 10  # times the multiplication table is asked during training
+    validations: Annotated[Times, Field(ge=1)] = (
+        1  # times the held-out text is measured during training, the last time at its end
+    )
+    probes: Times = 10  # times the multiplication table is asked during training
     checkpoint: Checkpoint = Checkpoint()
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
@@ -219,15 +255,15 @@ class WordProblems(Settings):
 class Tasks(Settings):
     """Where word problems come from."""
 
-    gsm8k: str = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
+    gsm8k: LocalPath = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
     word_problems: WordProblems = WordProblems()
 
 
 class SFTSource(Settings):
     """Rows of fine-tuning: `gsm8k`, `word_problems` or `jsonl:PATH`. Weight 0.5: half of them; 2: each twice."""
 
-    source: str
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    source: SourcePath
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
 class SFTPass(Settings):
@@ -235,7 +271,7 @@ class SFTPass(Settings):
 
     sources: Annotated[list[SFTSource], Field(min_length=1)]
     epochs: Count = 3
-    lr: Annotated[float, Field(gt=0)] = 5e-5
+    lr: Rate = 5e-5
 
 
 class SFT(Settings):
@@ -243,9 +279,9 @@ class SFT(Settings):
 
     stages: Annotated[list[SFTPass], Field(min_length=1)]
     batch: Count = 16
-    max_length: Count = 512
+    max_length: Annotated[int, Field(ge=8, lt=2**63)] = 512
     warmup_ratio: Share = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Decay = 0.0
     held: Count = 64  # training rows kept for the loss and accuracy seen during training
     checkpoint_every: Count = 500
 
@@ -255,12 +291,12 @@ class GRPO(Settings):
 
     task: str = "gsm8k"
     prompts: Count = 1000
-    num_generations: Annotated[int, Field(ge=2)] = 4
+    num_generations: Annotated[int, Field(ge=2, lt=2**63)] = 4
     batch: Count = 8  # prompts a step
     max_new_tokens: Count = 256
-    temperature: Annotated[float, Field(gt=0)] = 0.7
-    lr: Annotated[float, Field(gt=0)] = 1e-6
-    kl_coef: Annotated[float, Field(ge=0)] = 0.1
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.7
+    lr: Rate = 1e-6
+    kl_coef: Annotated[float, Field(ge=0, le=100)] = 0.1
     # how losses of tokens become one. dapo: their mean over the step's tokens, so that a token weighs the same in arms
     # that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024);
     # bnpo: as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)
@@ -269,8 +305,8 @@ class GRPO(Settings):
     scale_rewards: Literal["group", "batch", "none"] = "group"
     num_iterations: Count = 1  # optimizer steps on the same completions
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the ratio to the sampling policy is clipped to 1 +- epsilon
-    format_bonus: Annotated[float, Field(ge=0)] = 0.0  # for any number after the marker, in every arm
-    fact_token_bonus: Annotated[float, Field(ge=0)] = 0.0  # only some arms can earn it; the report flags it
+    format_bonus: Bonus = 0.0  # for any number after the marker, in every arm
+    fact_token_bonus: Bonus = 0.0  # only some arms can earn it; the report flags it
     on_zero: Literal["skip", "go on"] = "skip"  # what to do where pass@k is zero in every cell
     checkpoint_every: Count = 50  # steps of new completions
 
@@ -288,7 +324,9 @@ class GRPO(Settings):
         return {name: value for name, value in data.items() if name != "vllm"}
 
     @model_validator(mode="after")
-    def has_answers(self) -> "GRPO":
+    def fits(self) -> "GRPO":
+        if self.batch > self.prompts:
+            raise ValueError(f"batch is {self.batch}, expected at most the {self.prompts} prompts there are")
         if ":" in self.task:
             raise ValueError(
                 f"task is {self.task!r}, expected gsm8k or word_problems: a reward needs the answer of each training "
@@ -300,7 +338,7 @@ class GRPO(Settings):
 class Evaluate(Settings):
     """Probes, held-out text and word problems after a stage."""
 
-    tasks: list[str] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
+    tasks: list[SourcePath] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
     limit: Count | None = None  # at most so many items of each
     solution_tokens: Count = 256
     probes_each: Count = 100  # items of each probe beside the multiplication table
@@ -322,6 +360,8 @@ class Compared(Settings):
     def well_formed(self) -> "Compared":
         if self.outcome.count("/") != 3:
             raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
+        if self.outcome.endswith("/accuracy") and (self.smallest_effect or 0) >= 1:
+            raise ValueError(f"smallest_effect is {self.smallest_effect}, expected a difference below 1 of accuracy")
         contrasted = self.contrast.split(" - ")
         if len(contrasted) != 2 or contrasted[0] == contrasted[1] or any(arm != arm.strip() for arm in contrasted):
             raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm', two different ones")
@@ -348,7 +388,7 @@ class Verdict(Settings):
     secondary: list[Compared] = []
     test: Literal["paired_t"] = "paired_t"
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of the primary contrast, and again of the secondary family
-    smallest_effect: Annotated[float, Field(gt=0)] = 0.10  # in accuracy
+    smallest_effect: Annotated[float, Field(gt=0, lt=1)] = 0.10  # in accuracy
     gate: Gate | None = Gate()
     # seeds after which the primary contrast is tested, such as [6, 12]: where it is decided, the rest is not run.
     # blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: all, once
@@ -365,9 +405,15 @@ class Ray(Settings):
     """Where Ray is, and what one cell takes of it."""
 
     # HOST:PORT, or auto: the cluster that this machine is in; null: one of this machine alone, started for the run
-    address: Annotated[str, Field(pattern=r"^(auto|[^:/]+:\d+)$")] | None = None
+    address: Annotated[str, Field(pattern=r"^(auto|[^:/]+:\d{1,5})$")] | None = None
     cpus: Count = 1  # as many threads
     gpus: Annotated[float, Field(ge=0)] | None = None  # null: one where the device is a GPU
+
+    @model_validator(mode="after")
+    def whole_gpus(self) -> "Ray":
+        if self.gpus is not None and self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus is {self.gpus:g}, expected a share of one, or a whole number of them")
+        return self
 
 
 class Budget(Settings):

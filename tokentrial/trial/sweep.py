@@ -6,6 +6,7 @@ sizes of its `ladder`. Each is a full trial with a run folder of its own.
     OUT/ladder/2x64/                                         every arm, at that size
 """
 
+import hashlib
 import re
 from itertools import product
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ ALONE: dict[str, Any] = {"sweep": {}, "robustness_reruns": [], "ladder": None}
 _STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder
 # what the size fills in where it is not given; a trial that was read once has everything given
 _OF_SIZE = ("n_layer", "n_head", "n_embd")
+_NAME_BYTES = 255  # of a file system, for one folder
 
 
 class Variant(NamedTuple):
@@ -69,7 +71,7 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
     changed = trial.model_dump(mode="json") | ALONE | narrowed
     for key, value in settings.items():
         part, _, last = key.partition(".")
-        if part not in _PARTS or last in LOCAL.get(part, ()) or key == "pretrain.recipe":
+        if part not in _PARTS or last.partition(".")[0] in LOCAL.get(part, ()) or key == "pretrain.recipe":
             raise SettingsError(
                 f"{kind}: found {key}, expected a setting of {', '.join(_PARTS)} that bears on results"
                 + ("; give what the recipe sets instead" if key == "pretrain.recipe" else "")
@@ -83,8 +85,9 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
     is_itself = made.model_dump(mode="json") == same
     if is_itself:
         return Variant(kind, name, settings, trial.model_copy(update=ALONE), True)
-    beside = f"{kind}/{_STRANGE.sub('_', name)}"
-    return Variant(kind, name, settings, made.model_copy(update=places_below(trial, beside)), False)
+    return Variant(
+        kind, name, settings, made.model_copy(update=places_below(trial, f"{kind}/{_folder_name(name)}")), False
+    )
 
 
 def _rung(trial: Trial, ladder: Ladder, rung: Rung) -> Variant:
@@ -93,10 +96,56 @@ def _rung(trial: Trial, ladder: Ladder, rung: Rung) -> Variant:
     changed = trial.model_dump(mode="json") | ALONE
     for key, value in settings.items():
         put(changed, key, value, f"ladder {rung.name}")
-    its_own = parse(changed, f"ladder {rung.name}")
-    return Variant(
-        "ladder", rung.name, settings, its_own.model_copy(update=places_below(trial, f"ladder/{rung.name}")), False
-    )
+    its_own = parse(changed, f"ladder {rung.name}").model_copy(update=places_below(trial, f"ladder/{rung.name}"))
+    return Variant("ladder", rung.name, settings, its_own, False)
+
+
+def _folder_name(name: str) -> str:
+    plain = _STRANGE.sub("_", name)
+    if len(plain.encode()) <= _NAME_BYTES:
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{plain.encode()[:180].decode(errors='ignore')}-{digest}"
+
+
+def refuse_without_effect(trial: Trial) -> None:
+    """Refuse variants that would train again what another of them, or the trial itself, trains."""
+    seen = {("", str(_read(trial))): "the trial itself"}
+    for variant in variants(trial):
+        if variant.is_itself and variant.kind == "sweep":
+            continue
+        found = str(_read(variant.trial))
+        same = seen.get((variant.kind, found), seen.get(("", found)))
+        if same:
+            setting = {"also": "robustness_reruns"}.get(variant.kind, variant.kind)
+            raise SettingsError(
+                f"{setting}: {variant.name} is the same experiment as {same}: no stage reads what differs; leave it out"
+            )
+        seen[variant.kind, found] = variant.name
+
+
+def _read(trial: Trial) -> dict[str, Any]:
+    """The settings of the experiment that any of its stages reads."""
+    settings = trial.experiment(*_PARTS)
+    shape, sources = settings["pretrain"], {*trial.evaluate.tasks}
+    sources |= {source.source for part in (trial.sft.stages if trial.sft else ()) for source in part.sources}
+    sources |= {trial.grpo.task} if trial.grpo else set()
+    settings["tasks"] = {name: value for name, value in trial.tasks.model_dump().items() if name in sources}
+    unread = {"recipe", "size"}  # what they filled in is read
+    unread |= {"muon_lr"} if trial.pretrain.optimizer != "muon" else set()
+    unread |= {"decay_ratio"} if trial.pretrain.schedule != "wsd" else set()
+    unread |= {"init"} if trial.pretrain.from_checkpoint else set()
+    settings["pretrain"] = {name: value for name, value in shape.items() if name not in unread}
+    if not trial.evaluate.tasks:
+        del settings["evaluate"]["limit"]
+        if not trial.sft:
+            del settings["evaluate"]["solution_tokens"]
+    for stage in ("sft", "grpo"):
+        if settings[stage]:
+            del settings[stage]["checkpoint_every"]
+    if trial.grpo and trial.grpo.num_iterations == 1:
+        del settings["grpo"]["epsilon"]  # the ratio to the sampling policy is 1 on completions that are used once
+    return settings
 
 
 def places_below(trial: Trial, name: str) -> dict[str, str]:

@@ -14,13 +14,14 @@ from tokentrial.trial.settings import (
     LOCAL,
     SFT,
     Budget,
+    CellSeed,
     Compared,
     Corpus,
     Count,
     Evaluate,
+    LocalPath,
     Pretrain,
     Ray,
-    Seed,
     Settings,
     Tasks,
     Tokenizer,
@@ -31,10 +32,10 @@ from tokentrial.trial.settings import (
 class Trial(Settings):
     """One experiment: arms x seeds, everything else equal."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     arms: Annotated[list[str], Field(min_length=1)]
     control: str
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[CellSeed], Field(min_length=1)]
     facts: FactSettings = FactSettings()
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus = Corpus()
@@ -55,9 +56,9 @@ class Trial(Settings):
     ray: Ray = Ray()
     workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
-    output: str | None = None  # null: outputs/<name>
+    output: LocalPath | None = None  # null: outputs/<name>
     disk_limit_gb: Annotated[float, Field(gt=0)] | None = None  # the run folder never holds more
-    storage: str | None = (
+    storage: LocalPath | None = (
         None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
     )
 
@@ -73,6 +74,11 @@ class Trial(Settings):
         for setting, arm in compared:
             if arm not in self.arms:
                 raise ValueError(f"arms is {self.arms}, expected {arm!r} among them, which {setting} names; change one")
+        if self.grpo and self.grpo.max_new_tokens >= self.pretrain.context:
+            raise ValueError(
+                f"grpo.max_new_tokens is {self.grpo.max_new_tokens}, expected fewer than pretrain.context, "
+                f"{self.pretrain.context}: a prompt needs room before them"
+            )
         looks = self.verdict.looks
         if isinstance(looks, list) and (looks != sorted(set(looks)) or looks[-1] > len(self.seeds)):
             raise ValueError(
