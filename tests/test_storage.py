@@ -16,7 +16,7 @@ from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.run.cells import run_cell
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
-from tokentrial.store import storage as storages
+from tokentrial.store import objects
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import is_done, prune, step
 from tokentrial.store.storage import Storage
@@ -27,7 +27,7 @@ CELL = Cell("mul_tokens", 1)
 @pytest.fixture
 def storage_path(tmp_path, monkeypatch):
     """An empty storage's path; nobody waits for it."""
-    monkeypatch.setattr(storages, "_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(objects, "_WAITS_S", (0.0, 0.0, 0.0))
     return tmp_path / "there"
 
 
@@ -145,7 +145,7 @@ def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, storage_path):
     for name in ("../../escaped.json", "/tmp/escaped.json", "..\\escaped.json", ""):
         files = manifest["files"] | {name: manifest["files"]["metrics.jsonl"]}
         path.write_text(json.dumps(manifest | {"files": files}))
-        with pytest.raises(TrialError, match="outside of its folder; the storage is not ours"):
+        with pytest.raises(TrialError, match="outside of its folder"):
             run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
     assert not [*tmp_path.rglob("escaped*")]
 
@@ -162,7 +162,7 @@ def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, storage_path, mo
     trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
     Storage(trial).send(write_step(trial.folder / "a", "first", *"xyz"))
     write_step(trial.folder / "a", "second", *"xyz")
-    system = type(Storage(trial).system)
+    system = type(Storage(trial).objects.system)
     put, count = system.put_file, iter(range(9))
 
     def killed(self, *given, **more):
@@ -193,7 +193,7 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, stor
     shutil.rmtree(folder / "step_1")
     saved(3)
     with monkeypatch.context() as patch:
-        patch.setattr(type(storage.system), "put_file", lambda *given: (_ for _ in ()).throw(OSError("no route")))
+        patch.setattr(type(storage.objects.system), "put_file", lambda *given: (_ for _ in ()).throw(OSError("no route")))
         with pytest.raises(TrialError, match="no route"):
             storage.send_checkpoint(folder / "step_3")
     assert stored() == ["step_1", "step_2"]  # nothing goes before the newer one is there
@@ -208,7 +208,7 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_
     """As two cells of one machine that read the same corpus: both would write one partial folder."""
     trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
     Storage(trial).send(write_step(trial.folder / "a", "whole", "x"))
-    system, fetched, together = type(Storage(fresh).system), [], Barrier(2)
+    system, fetched, together = type(Storage(fresh).objects.system), [], Barrier(2)
     get = system.get_file
 
     def slow(self, *given, **more):
@@ -231,7 +231,7 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_
 @pytest.mark.parametrize("failures", [3, 4])
 def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, storage_path, monkeypatch, failures):
     trial = tiny(tmp_path / "run", f"storage={storage_path}")
-    system, left = type(Storage(trial).system), iter(range(failures))
+    system, left = type(Storage(trial).objects.system), iter(range(failures))
     put = system.put_file
 
     def failing(self, *given, **more):
@@ -243,7 +243,7 @@ def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, stor
     folder = write_step(trial.folder / "a", "whole", "x")
     if failures == 4:
         with pytest.raises(
-            TrialError, match=f"storage: {storage_path}: OSError: connection reset; what is done is kept in"
+            TrialError, match=f"storage: {storage_path}: connection reset; what is done is kept in"
         ):
             Storage(trial).send(folder)
     Storage(trial).send(folder)

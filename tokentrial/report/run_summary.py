@@ -17,7 +17,7 @@ from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.report.results import mean_of
 from tokentrial.store.files import canonical, read_json
-from tokentrial.store.folders import MANIFEST
+from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
@@ -164,13 +164,13 @@ def made_by(trial: Trial, evaluations: EvaluationFolders) -> dict[str, Any]:
     makers: Counter[bytes] = Counter()
     times = []
     for folder in (folder for by_stage in evaluations.values() for folder in by_stage.values()):
-        maker = read_json(folder / MANIFEST)["provenance"]
+        maker = read_manifest(folder)["provenance"]
         times.append(maker.pop("time"))
         makers[canonical(maker)] += 1
     data: dict[str, Any] = {}
     for name in ("corpus", "corpus/drills"):
         if (path := trial.folder / name / MANIFEST).exists():
-            manifest = read_json(path)
+            manifest = read_manifest(path.parent)
             hashes = {file: entry["sha256"] for file, entry in manifest["files"].items()}
             data[name] = {
                 "fingerprint": manifest["fingerprint"],
