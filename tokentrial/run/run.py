@@ -75,9 +75,10 @@ def run_one(
         raise TrialError(beyond)
     storage = Storage(trial)
     with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
-        remove_stale_partials(trial.folder, trial.folder / "corpus")
         refuse_taking_over(trial, overwrite)
-        storage.state.fetch(lacking=False)
+        remove_stale_partials(trial.folder, trial.folder / "corpus")
+        storage.state.fetch(changed=True)
+        refuse_taking_over(trial, overwrite)  # the declaration that came may not be that of the results here
         if earlier:
             _share_sources(trial, earlier[0])
         corpus = CorpusPlan(trial)

@@ -72,14 +72,9 @@ def is_done(folder: Path, wanted: str, *, whole: bool = False) -> bool:
     )
 
 
-def step_fingerprint(folder: Path) -> str:
-    """The fingerprint that a finished step was made with."""
-    return str(read_manifest(folder)["fingerprint"])
-
-
 def is_whole(folder: Path) -> bool:
     """Whether `folder` holds a result with all its files, whatever it was made from."""
-    return (folder / MANIFEST).exists() and is_done(folder, step_fingerprint(folder))
+    return (folder / MANIFEST).exists() and is_done(folder, read_manifest(folder)["fingerprint"])
 
 
 def is_weights(name: str) -> bool:
@@ -122,10 +117,16 @@ def write_manifest(folder: Path, wanted: str, **record: Any) -> None:
     write_json(folder / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
 
 
-def place(partial_folder: Path, folder: Path) -> bool:
-    """Let a whole folder take a free name; False where another stands there. One call, which of two that come at once,
-    on this machine or another, fails for the second."""
-    return _renamed(partial_folder, folder, errno.ENOTEMPTY, errno.EEXIST)
+def place(partial_folder: Path, folder: Path, *accepted: int) -> bool:
+    """Let a folder take a free name; False where another stands there. One call, which of two that come at once, on
+    this machine or another, fails for the second. Errors of the `accepted` numbers are a False as well."""
+    try:
+        partial_folder.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, *accepted):
+            raise
+        return False
+    return True
 
 
 def replace(partial_folder: Path, folder: Path) -> None:
@@ -134,19 +135,8 @@ def replace(partial_folder: Path, folder: Path) -> None:
     while not place(partial_folder, folder):
         # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
         shutil.rmtree(replaced, ignore_errors=True)
-        _renamed(folder, replaced, errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
+        place(folder, replaced, errno.ENOENT)  # another may have been faster
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _renamed(folder: Path, to: Path, *lost: int) -> bool:
-    """Whether a folder was renamed; False where that failed by one of these error numbers."""
-    try:
-        folder.rename(to)
-    except OSError as error:
-        if error.errno not in lost:
-            raise
-        return False
-    return True
 
 
 def prune(folder: Path, names: Sequence[str]) -> None:

@@ -2,13 +2,12 @@
 one object with a hash of its own.
 
 Two machines may have gone on from one storage. `.storage.json` in the run folder holds the hashes of what folder and
-storage last had in common, and so tells which of them changed since: it is taken to the other. Where both changed, the
-run is refused.
+storage last had in common, and so tells which of them changed since: it is taken to the other. Where both decided
+something since, the run is refused; of the rest the storage's stays, which its corpus was made from.
 """
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 
@@ -18,23 +17,13 @@ from tokentrial.store.objects import Objects
 
 STATE = "state.json"
 _COMMON = ".storage.json"
-_FILES = (
-    "sources.json",
-    "declared.json",
-    "grpo_decision.json",
-    *(f"corpus/{n}.json" for n in ("exposure", "audit", "meta")),
-)
-
-
-class _Compared(NamedTuple):
-    here: dict[str, str]
-    there: dict[str, str]
-    newer: set[str]  # in the storage: the folder lacks them, or has what both once had
+_DECISIONS = ("declared.json", "grpo_decision.json")
+_FILES = (*_DECISIONS, "sources.json", *(f"corpus/{name}.json" for name in ("exposure", "audit", "meta")))
 
 
 class State:
     """The small files of a run folder, here and in its storage. Raises TrialError where the storage is another trial's,
-    and where a file was changed in both."""
+    and where folder and storage decided otherwise."""
 
     def __init__(self, objects: Objects, folder: Path, trial: str) -> None:
         self.objects, self.folder, self.trial = objects, folder, trial
@@ -52,27 +41,30 @@ class State:
             self.objects.write(STATE, self._packed(merged))
         self._keep_common({name: text for name, text in merged.items() if name not in newer})
 
-    def fetch(self, lacking: bool = True) -> None:
-        """Bring what is newer there; with `lacking` no file that is here, in whatever form."""
+    def fetch(self, changed: bool = False) -> None:
+        """Bring what the folder lacks; with `changed`, as a run begins, also what is newer there."""
         here, there, newer = self._compare()
-        for name in sorted(newer - here.keys() if lacking else newer):
+        for name in sorted(newer if changed else newer - here.keys()):
             write_bytes(self.folder / name, there[name].encode())
-        if not lacking:
+        if changed:
             self._keep_common(there)
 
-    def _compare(self) -> _Compared:
+    def _compare(self) -> tuple[dict[str, str], dict[str, str], set[str]]:
+        """The files here, those there, and names of those that are newer there."""
         paths = {name: self.folder / name for name in _FILES}
         here = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.exists()}
         there, common = self._read(), self._common()
-        newer = {name for name in there if name not in here or common.get(name) == _sha256(here[name])}
-        for name in sorted(here.keys() & there.keys() - newer):
-            if here[name] != there[name] and common.get(name) != _sha256(there[name]):
+        newer = {name for name in there if name not in here}
+        for name in (name for name in there if name in here and here[name] != there[name]):
+            changed_here, changed_there = (common.get(name) != _sha256(files[name]) for files in (here, there))
+            if changed_here and changed_there and name in _DECISIONS:
                 raise TrialError(
                     f"{self.folder / name} and {name} in the storage {self.objects.url} are not the same, and neither "
                     "came from the other: two runs used it; give output=OTHER_FOLDER to go on from the storage, or "
                     "another storage to go on from the folder"
                 )
-        return _Compared(here, there, {name for name in newer if here.get(name) != there[name]})
+            newer |= {name} if changed_there else set()
+        return here, there, newer
 
     def _read(self) -> dict[str, str]:
         """The files there. Raises TrialError where they are damaged: they say what was declared."""
