@@ -17,7 +17,7 @@ import orjson
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.test_interrupted_run import PATIENCE_S, ROOT, start, until, written
 from tokentrial.corpus.prepare import CorpusPlan
@@ -298,13 +298,13 @@ def test_training_that_left_only_checkpoints_was_declared(tiny, tmp_path, storag
 
 class Machines(RuleBasedStateMachine):
     """Machines with folders of their own at one storage. What a file has been is written in it, change after change: so
-    a content that another was made from is how that begins."""
+    whatever another was made from is how that begins. A run that was killed begins again before it does anything."""
 
     machine = st.integers(0, 2)
 
     def __init__(self):
         super().__init__()
-        self.place, self.changes, self.before = Path(mkdtemp()), itertools.count(), ""
+        self.place, self.changes, self.before, self.killed = Path(mkdtemp()), itertools.count(), "", set()
         self.there = Objects(f"memory://{self.place}", "")
 
     def teardown(self):
@@ -321,19 +321,24 @@ class Machines(RuleBasedStateMachine):
         return orjson.loads(self.there.read("state.json") or b"{}").get("files", {}).get("declared.json", "")
 
     @rule(machine=machine)
-    def changes_its_file(self, machine):
-        write_bytes(self.place / str(machine) / "declared.json", f"{self.here(machine)}{next(self.changes)} ".encode())
-
-    @rule(machine=machine)
     def is_lost(self, machine):
         shutil.rmtree(self.place / str(machine), ignore_errors=True)
+
+    @rule(machine=machine, is_sent=st.booleans())
+    def decides(self, machine, is_sent):
+        if machine not in self.killed:
+            path = self.place / str(machine) / "declared.json"
+            write_bytes(path, f"{self.here(machine)}{next(self.changes)} ".encode())
+            with suppress(TrialError):
+                self.state(machine).send() if is_sent else None
 
     @rule(machine=machine, is_killed=st.booleans())
     def begins(self, machine, is_killed):
         here, there = self.here(machine), self.stored()
-        kept = nullcontext() if not is_killed else patch.object(State, "_keep_common", side_effect=KeyboardInterrupt)
+        self.killed = self.killed | {machine} if is_killed else self.killed - {machine}
+        kill = patch.object(State, "_keep_common", side_effect=KeyboardInterrupt) if is_killed else nullcontext()
         try:
-            with kept, suppress(KeyboardInterrupt):
+            with kill, suppress(KeyboardInterrupt):
                 self.state(machine).fetch(changed=True)
                 self.state(machine).claim()
         except TrialError:
@@ -344,19 +349,14 @@ class Machines(RuleBasedStateMachine):
             assert self.here(machine).startswith(here)
             assert is_killed or self.here(machine) == self.stored()
 
-    @rule(machine=machine)
-    def sends(self, machine):
-        with suppress(TrialError):
-            self.state(machine).send()
-
     @invariant()
     def nothing_that_was_stored_is_lost(self):
         assert self.stored().startswith(self.before)
         self.before = self.stored()
 
 
-TestMachines = Machines.TestCase
-TestMachines.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+def test_machines_that_share_a_storage_lose_nothing_of_it():
+    run_state_machine_as_test(Machines, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
 
 
 # a storage that fails, and one that is not ours
