@@ -332,11 +332,11 @@ class Machines(RuleBasedStateMachine):
             with suppress(TrialError):
                 self.state(machine).send() if is_sent else None
 
-    @rule(machine=machine, is_killed=st.booleans())
-    def begins(self, machine, is_killed):
+    @rule(machine=machine, before=st.sampled_from([None, "state.write_bytes", "state.Objects.write"]))
+    def begins(self, machine, before):
         here, there = self.here(machine), self.stored()
-        self.killed = self.killed | {machine} if is_killed else self.killed - {machine}
-        kill = patch.object(State, "_keep_common", side_effect=KeyboardInterrupt) if is_killed else nullcontext()
+        self.killed = self.killed | {machine} if before else self.killed - {machine}
+        kill = patch(f"tokentrial.store.{before}", side_effect=KeyboardInterrupt) if before else nullcontext()
         try:
             with kill, suppress(KeyboardInterrupt):
                 self.state(machine).fetch(changed=True)
@@ -347,7 +347,7 @@ class Machines(RuleBasedStateMachine):
             assert self.here(machine) == here
         else:
             assert self.here(machine).startswith(here)
-            assert is_killed or self.here(machine) == self.stored()
+            assert before or self.here(machine) == self.stored()
 
     @invariant()
     def nothing_that_was_stored_is_lost(self):
