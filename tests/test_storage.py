@@ -1,24 +1,37 @@
 """The storage of a run: a fresh machine goes on from it, a step there is whole or absent, nothing is trusted."""
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from pathlib import Path
+from tempfile import mkdtemp
 from threading import Barrier, BrokenBarrierError
+from unittest.mock import patch
 
 import fsspec
+import orjson
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.test_interrupted_run import PATIENCE_S, ROOT, start, until, written
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.run.cells import run_cell
+from tokentrial.run.declaration import declare
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
-from tokentrial.store import storage as storages
-from tokentrial.store.files import read_json
+from tokentrial.store import objects
+from tokentrial.store.disk import NO_ROOM
+from tokentrial.store.files import read_json, write_bytes
 from tokentrial.store.folders import is_done, prune, step
+from tokentrial.store.objects import Objects
+from tokentrial.store.state import State
 from tokentrial.store.storage import Storage
 
 CELL = Cell("mul_tokens", 1)
@@ -27,7 +40,7 @@ CELL = Cell("mul_tokens", 1)
 @pytest.fixture
 def storage_path(tmp_path, monkeypatch):
     """An empty storage's path; nobody waits for it."""
-    monkeypatch.setattr(storages, "_WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(objects, "_WAITS_S", (0.0, 0.0, 0.0))
     return tmp_path / "there"
 
 
@@ -115,12 +128,7 @@ def test_a_damaged_step_is_named_and_counts_as_absent(kept, tiny, tmp_path, stor
     assert storage.fetch(folder, wanted) == (name == "manifest.json")
 
 
-def test_a_storage_that_is_damaged_or_another_trial_s_ends_the_run(kept, tiny, tmp_path, storage_path):
-    before = (storage_path / "trial.yaml").read_bytes()
-    with pytest.raises(TrialError, match="is of the trial 'smoke', this is 'other'; give another"):
-        run(tiny(tmp_path / "fresh", f"storage={storage_path}", "name=other"))
-    assert (storage_path / "trial.yaml").read_bytes() == before
-    assert not (tmp_path / "fresh").exists()
+def test_a_storage_that_is_damaged_ends_the_run(kept, tiny, tmp_path, storage_path):
     for how in ("cut", "flipped", "empty"):
         damage(storage_path / "state.json", how)
         with pytest.raises(TrialError, match=r"there/state\.json is damaged; put back a copy"):
@@ -145,7 +153,7 @@ def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, storage_path):
     for name in ("../../escaped.json", "/tmp/escaped.json", "..\\escaped.json", ""):
         files = manifest["files"] | {name: manifest["files"]["metrics.jsonl"]}
         path.write_text(json.dumps(manifest | {"files": files}))
-        with pytest.raises(TrialError, match="outside of its folder; the storage is not ours"):
+        with pytest.raises(TrialError, match="outside of its folder"):
             run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
     assert not [*tmp_path.rglob("escaped*")]
 
@@ -162,7 +170,7 @@ def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, storage_path, mo
     trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
     Storage(trial).send(write_step(trial.folder / "a", "first", *"xyz"))
     write_step(trial.folder / "a", "second", *"xyz")
-    system = type(Storage(trial).system)
+    system = type(Storage(trial).objects.system)
     put, count = system.put_file, iter(range(9))
 
     def killed(self, *given, **more):
@@ -177,7 +185,7 @@ def test_a_step_that_was_sent_in_part_is_absent(tiny, tmp_path, storage_path, mo
     assert Storage(fresh).fetch(fresh.folder / "a", "second") == (sent == 3)
 
 
-def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, storage_path, monkeypatch):
+def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, storage_path):
     trial = tiny(tmp_path / "run", f"storage={storage_path}")
     storage, folder = Storage(trial), trial.folder / "a.checkpoints"
 
@@ -192,10 +200,9 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, stor
     assert stored() == ["step_1", "step_2"]
     shutil.rmtree(folder / "step_1")
     saved(3)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(storage.system), "put_file", lambda *given: (_ for _ in ()).throw(OSError("no route")))
-        with pytest.raises(TrialError, match="no route"):
-            storage.send_checkpoint(folder / "step_3")
+    no_route = patch.object(type(storage.objects.system), "put_file", side_effect=OSError("no route"))
+    with no_route, pytest.raises(TrialError, match="no route"):
+        storage.send_checkpoint(folder / "step_3")
     assert stored() == ["step_1", "step_2"]  # nothing goes before the newer one is there
     storage.send_checkpoint(folder / "step_3")
     assert stored() == ["step_2", "step_3"]
@@ -208,7 +215,7 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_
     """As two cells of one machine that read the same corpus: both would write one partial folder."""
     trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
     Storage(trial).send(write_step(trial.folder / "a", "whole", "x"))
-    system, fetched, together = type(Storage(fresh).system), [], Barrier(2)
+    system, fetched, together = type(Storage(fresh).objects.system), [], Barrier(2)
     get = system.get_file
 
     def slow(self, *given, **more):
@@ -225,13 +232,140 @@ def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_
     assert (fresh.folder / "a" / "x").read_text() == "whole"
 
 
+# whose it is
+
+
+def contents(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_storage_of_an_interrupted_trial_is_not_taken_by_another(
+    finished_copy, tiny, tmp_path, storage_path, no_workers
+):
+    with patch.object(Storage, "send", side_effect=Interrupted("before the first step")), pytest.raises(Interrupted):
+        run(tiny(finished_copy, f"storage={storage_path}"))
+    before = contents(storage_path)
+    with pytest.raises(TrialError, match="is of the trial 'smoke', this is 'other'; give another"):
+        run(tiny(tmp_path / "fresh", f"storage={storage_path}", "name=other"))
+    assert contents(storage_path) == before
+    assert [path.name for path in (tmp_path / "fresh").iterdir()] == [".lock"]
+    run(tiny(finished_copy, f"storage={storage_path}"))
+
+
+def test_of_two_trials_that_come_at_once_one_has_the_storage(tiny, tmp_path, storage_path):
+    def claim(name, number, together):
+        state = Storage(tiny(tmp_path / name, f"name={name}", f"storage={storage_path}/{number}")).state
+        together.wait()
+        with suppress(TrialError):
+            state.claim()
+            return name
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(10):
+            together = Barrier(2)
+            claims = [pool.submit(claim, name, number, together) for name in ("one", "other")]
+            [winner] = [name for call in claims if (name := call.result())]
+            assert read_json(storage_path / str(number) / "state.json")["trial"] == winner
+
+
+@pytest.mark.parametrize("chosen", [None, [Cell("baseline", 1)]])
+def test_what_another_machine_made_otherwise_is_replaced_only_when_asked_for(kept, storage_path, chosen):
+    """Its step is whole there, as this one's is here; of cells that are not asked for, nothing is replaced at all."""
+    path = storage_path / CELL.name / "pretrain" / "manifest.json"
+    path.write_text(json.dumps(read_json(path) | {"fingerprint": "of other settings"}))
+    before = contents(storage_path / CELL.name)
+    with nullcontext() if chosen else pytest.raises(TrialError, match="would replace 1 finished results"):
+        run(kept, chosen=chosen)
+    assert contents(storage_path / CELL.name) == before
+    run(kept, chosen=chosen, overwrite=True)
+    assert (contents(storage_path / CELL.name) == before) == bool(chosen)
+
+
+def test_training_that_left_only_checkpoints_was_declared(tiny, tmp_path, storage_path):
+    first, fresh = (
+        tiny(tmp_path / name, f"storage={storage_path}", *more)
+        for name, more in (("run", ()), ("fresh", ("pretrain.lr=0.001",)))
+    )
+    declare(first, [], Storage(first))
+    Storage(first).state.claim()
+    Storage(first).send(write_step(first.folder / "baseline/seed1/pretrain.checkpoints/step_1", "a checkpoint"))
+    Storage(fresh).state.fetch()
+    declare(fresh, [], Storage(fresh))
+    declared = read_json(fresh.folder / "declared.json")
+    assert declared["sha256"] == read_json(first.folder / "declared.json")["sha256"]
+    assert [amendment["changes"] for amendment in declared["amendments"]] == [["settings.pretrain.lr: 0.001 for 0.008"]]
+
+
+class Machines(RuleBasedStateMachine):
+    """Machines with folders of their own at one storage. What a file has been is written in it, change after change: so
+    whatever another was made from is how that begins. A run that was killed begins again before it does anything."""
+
+    machine = st.integers(0, 2)
+
+    def __init__(self):
+        super().__init__()
+        self.place, self.changes, self.before, self.killed = Path(mkdtemp()), itertools.count(), "", set()
+        self.there = Objects(f"memory://{self.place}", "")
+
+    def teardown(self):
+        shutil.rmtree(self.place)
+
+    def state(self, machine):
+        return State(self.there, self.place / str(machine), "trial")
+
+    def here(self, machine):
+        path = self.place / str(machine) / "declared.json"
+        return path.read_text() if path.exists() else ""
+
+    def stored(self):
+        return orjson.loads(self.there.read("state.json") or b"{}").get("files", {}).get("declared.json", "")
+
+    @rule(machine=machine)
+    def is_lost(self, machine):
+        shutil.rmtree(self.place / str(machine), ignore_errors=True)
+
+    @rule(machine=machine, is_sent=st.booleans())
+    def decides(self, machine, is_sent):
+        if machine not in self.killed:
+            path = self.place / str(machine) / "declared.json"
+            write_bytes(path, f"{self.here(machine)}{next(self.changes)} ".encode())
+            with suppress(TrialError):
+                self.state(machine).send() if is_sent else None
+
+    @rule(machine=machine, before=st.sampled_from([None, "state.write_bytes", "state.Objects.write"]))
+    def begins(self, machine, before):
+        here, there = self.here(machine), self.stored()
+        self.killed = self.killed | {machine} if before else self.killed - {machine}
+        kill = patch(f"tokentrial.store.{before}", side_effect=KeyboardInterrupt) if before else nullcontext()
+        try:
+            with kill, suppress(KeyboardInterrupt):
+                self.state(machine).fetch(changed=True)
+                self.state(machine).claim()
+        except TrialError:
+            assert not here.startswith(there)
+            assert not there.startswith(here)
+            assert self.here(machine) == here
+        else:
+            assert self.here(machine).startswith(here)
+            assert before or self.here(machine) == self.stored()
+
+    @invariant()
+    def nothing_that_was_stored_is_lost(self):
+        assert self.stored().startswith(self.before)
+        self.before = self.stored()
+
+
+def test_machines_that_share_a_storage_lose_nothing_of_it():
+    run_state_machine_as_test(Machines, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
+
+
 # a storage that fails, and one that is not ours
 
 
 @pytest.mark.parametrize("failures", [3, 4])
 def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, storage_path, monkeypatch, failures):
     trial = tiny(tmp_path / "run", f"storage={storage_path}")
-    system, left = type(Storage(trial).system), iter(range(failures))
+    system, left = type(Storage(trial).objects.system), iter(range(failures))
     put = system.put_file
 
     def failing(self, *given, **more):
@@ -242,12 +376,29 @@ def test_a_storage_that_fails_is_asked_again_and_then_named(tiny, tmp_path, stor
     monkeypatch.setattr(system, "put_file", failing)
     folder = write_step(trial.folder / "a", "whole", "x")
     if failures == 4:
-        with pytest.raises(
-            TrialError, match=f"storage: {storage_path}: OSError: connection reset; what is done is kept in"
-        ):
+        with pytest.raises(TrialError, match=f"storage: {storage_path}: connection reset; what is done is kept in"):
             Storage(trial).send(folder)
     Storage(trial).send(folder)
     assert (storage_path / "a" / "x").read_text() == "whole"
+
+
+@pytest.mark.parametrize("number", NO_ROOM)
+def test_a_disk_without_room_is_named_at_once_be_it_this_machines_or_the_storages(
+    tiny, tmp_path, storage_path, slept, number
+):
+    trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
+    folder, system = write_step(trial.folder / "a", "whole", "x"), type(Storage(trial).objects.system)
+
+    def full(system, of, to):
+        raise OSError(number, os.strerror(number), to)
+
+    with patch.object(system, "put_file", full), pytest.raises(TrialError, match=f"^storage: {storage_path}: "):
+        Storage(trial).send(folder)
+    Storage(trial).send(folder)
+    here = f"^(?!storage).*{fresh.folder}.* output="
+    with patch.object(system, "get_file", full), pytest.raises(TrialError, match=here):
+        Storage(fresh).fetch(fresh.folder / "a", "whole")
+    assert slept == []
 
 
 # a spot machine

@@ -1,9 +1,15 @@
 """The run folder: a step is whole or absent, done only for its very settings, and one process writes at a time."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +147,35 @@ def test_verify_finds_a_flipped_byte_that_the_size_does_not_show(done):
     assert folders.damaged_files(done) == ["deep/weights.bin"]
 
 
+UNSAFE = ("../escaped", "/tmp/escaped", "a/../../escaped", "..\\escaped", "", ".", "a\0b")
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+@pytest.mark.parametrize("where", ["files", "pruned"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        folders.damaged_files,
+        folders.is_whole,
+        folders.require_intact,
+        lambda folder: folders.prune(folder, ()),
+    ],
+)
+def test_a_manifest_names_no_file_outside_of_its_folder(done, name, where, read):
+    manifest = files.read_json(done / "manifest.json")
+    more = {name: manifest["files"]["results.json"]} if where == "files" else [name]
+    before = manifest.get(where, [])
+    files.write_json(done / "manifest.json", manifest | {where: before | more if where == "files" else more})
+    with pytest.raises(TrialError, match="outside of its folder"):
+        read(done)
+
+
+@given(st.text(alphabet="a./\\\0 ", max_size=8))
+def test_a_name_that_is_inside_stays_there(name):
+    if folders.is_inside(name):
+        assert Path("/run/step", os.path.normpath(f"/run/step/{name}")).is_relative_to("/run/step")
+
+
 # fingerprints
 
 
@@ -186,6 +221,47 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, old):
     with pytest.raises(OSError, match="No space"):
         files.write_bytes(path, b"new")
     assert (path.read_bytes() if path.exists() else None) == old
+
+
+def write_often(path, letter):
+    for number in range(30):
+        files.write_bytes(path, letter.encode() * (1000 + number))
+        whole = path.read_bytes()
+        assert len(whole) >= 1000
+        assert len(set(whole)) == 1
+
+
+def take(call, folders_wanted, letter):
+    """Those of these names that a writer took, each with a folder of one file."""
+    taken = []
+    for folder in folders_wanted:
+        own = folder.with_name(f"{folder.name}.{letter}")
+        own.mkdir(exist_ok=True)
+        (own / letter).write_text(letter)
+        taken += [folder] if call(own, folder) else []
+    return taken
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, partial(ProcessPoolExecutor, mp_context=get_context("spawn"))])
+def test_of_many_writers_of_one_path_a_reader_sees_one_whole(tmp_path, pool):
+    """Also of one folder: of those that want a free name one alone gets it, and whoever replaces is not disturbed."""
+    names = [tmp_path / f"step{number}" for number in range(20)]
+    with pool(4) as writers:
+        list(writers.map(write_often, [tmp_path / "one.json"] * 4, "abcd"))
+        taken = writers.map(take, [folders.place] * 4, [names] * 4, "abcd")
+        assert sorted(name for by_writer in taken for name in by_writer) == sorted(names)
+        list(writers.map(take, [folders.replace] * 4, [names] * 4, "abcd"))
+    assert {len([*path.iterdir()]) for path in names} == {1}
+    assert not [*tmp_path.rglob("*.partial")]
+
+
+def test_what_a_killed_writer_left_goes_after_an_hour_and_what_is_being_written_stays(tmp_path):
+    old, new = (tmp_path / f"trial.yaml.{name}.partial" for name in "ab")
+    for path in (old, new):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    files.remove_stale_partials(tmp_path)
+    assert [*tmp_path.iterdir()] == [new]
 
 
 def test_json_reads_back_and_what_is_no_number_is_null(tmp_path):
@@ -240,6 +316,27 @@ def test_who_has_patience_waits_for_the_first(tmp_path):
     ending.start()
     with folders.lock(tmp_path, ".cell.lock", 60.0):
         assert ending.finished.is_set()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_and_can_be_looked_at(tmp_path, monkeypatch, number):
+    def unknown(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(folders.fcntl, "flock", unknown)
+    with pytest.raises(TrialError, match=f"{tmp_path}: its file system has no locks"), folders.lock(tmp_path):
+        pass
+    assert not folders.is_held(tmp_path)
+
+
+def test_whoever_looks_whether_a_folder_is_held_keeps_no_writer_out(tmp_path):
+    with folders.lock(tmp_path):
+        assert folders.is_held(tmp_path)
+    with (tmp_path / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(0.1, file.close).start()
+        with folders.lock(tmp_path):
+            pass
 
 
 def test_a_step_that_does_not_fit_is_refused_before_it_starts(tmp_path):

@@ -11,6 +11,7 @@ from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import build
 from tokentrial.run.declaration import declare, standing
 from tokentrial.store.files import read_json, write_bytes, write_json
+from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic
 
 # of the 12 never-asked facts, how many each arm knows, by seed
@@ -141,7 +142,7 @@ class SyntheticRun:
 
     def __call__(self, *overrides, knows=KNOWS, completion=" 54.", stages=("pretrain",)):
         trial = self.trial(*overrides)
-        declare(trial, [])
+        declare(trial, [], Storage(trial))
         self.write(trial, knows, completion, stages)
         return trial
 

@@ -30,7 +30,7 @@ from tokentrial.facts import drills
 from tokentrial.facts.families import build_facts
 from tokentrial.store.disk import need_disk, need_within, translate_os_errors
 from tokentrial.store.files import fingerprint, link, read_json, write_json
-from tokentrial.store.folders import MANIFEST, is_done, step
+from tokentrial.store.folders import is_done, read_manifest, step
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.trial import Trial
@@ -118,7 +118,7 @@ def reuse(plan: CorpusPlan, other: CorpusPlan) -> None:
         of = other.folder / to.relative_to(plan.folder)
         if is_done(of, wanted) and not is_done(to, wanted):
             with step(to, wanted, shared_with=other.trial.folder.name) as partial:
-                for name in read_json(of / MANIFEST)["files"]:
+                for name in read_manifest(of)["files"]:
                     link(of / name, partial / name)
 
 

@@ -20,6 +20,7 @@ from tokentrial.corpus.shards import TEXT, ShardWriter
 from tokentrial.facts.facts import SLOT_TOKEN, Facts
 from tokentrial.store.disk import translate_os_errors
 from tokentrial.store.files import read_json, write_json
+from tokentrial.store.folders import place
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.settings import Corpus
@@ -78,8 +79,7 @@ def run_task(tasks: TextTasks, rank: int) -> None:
     try:
         with translate_os_errors(folder):
             write_json(partial / RECORD, _write(partial, tasks, tasks.inputs[rank]))
-        if not folder.exists():  # else another machine was faster, with the same bytes
-            partial.rename(folder)
+        place(partial, folder)  # unless another machine was faster, with the same bytes
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

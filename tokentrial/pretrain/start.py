@@ -14,7 +14,7 @@ from typing import Any
 
 from tokentrial.errors import SettingsError
 from tokentrial.store.files import file_hash, fingerprint, link, read_json
-from tokentrial.store.folders import MANIFEST, is_done, step
+from tokentrial.store.folders import MANIFEST, is_done, read_manifest, step
 from tokentrial.store.network import hub_api
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
 from tokentrial.trial.trial import Trial
@@ -46,7 +46,7 @@ def start_fingerprint(trial: Trial) -> str:
         return trial.pretrain.init
     if not path.exists():
         return "not there yet"
-    files = read_json(path)["files"]
+    files = read_manifest(path.parent)["files"]
     return fingerprint("checkpoint", _VERSION, files={name: entry["sha256"] for name, entry in files.items()})
 
 
@@ -57,7 +57,7 @@ def start_content(trial: Trial) -> str | None:
     if init is None:
         return None
     source, path = Path(init).expanduser(), start_folder(trial) / MANIFEST
-    if path.exists() and "revision" not in read_json(path):
+    if path.exists() and "revision" not in read_manifest(path.parent):
         return start_fingerprint(trial)
     if not source.is_dir():
         return init
@@ -75,7 +75,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     if init is None:
         return
     source = Path(init).expanduser()
-    manifest = read_json(to / MANIFEST) if (to / MANIFEST).exists() else {}
+    manifest = read_manifest(to) if (to / MANIFEST).exists() else {}
     if source.is_dir():
         names = _checkpoint_files([path.name for path in source.iterdir()], init)
         stamps = [[name, (source / name).stat().st_size, (source / name).stat().st_mtime_ns] for name in names]

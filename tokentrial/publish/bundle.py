@@ -20,7 +20,7 @@ from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import read_json, write_bytes
-from tokentrial.store.folders import MANIFEST, require_intact
+from tokentrial.store.folders import MANIFEST, read_manifest, require_intact
 from tokentrial.trial.declaration import DECLARED
 from tokentrial.trial.trial import Trial
 
@@ -42,7 +42,7 @@ def write_bundle(out: Path, to: Path | None = None) -> Path:
     paths = [*(trial.folder / name for name in _REQUIRED), *(trial.folder / "figures").glob("*.*")]
     for folder in evaluations:
         require_intact(folder)
-        paths += [folder / name for name in (MANIFEST, *read_json(folder / MANIFEST)["files"])]
+        paths += [folder / name for name in (MANIFEST, *read_manifest(folder)["files"])]
     files = {path.relative_to(trial.folder).as_posix(): path.read_bytes() for path in paths}
     files["methods.md"] = f"{methods(report)}\n".encode()
     files["table.tex"] = latex_table(report).encode()
@@ -57,7 +57,7 @@ def write_bundle(out: Path, to: Path | None = None) -> Path:
 
 def _check_report(report: dict[str, Any], evaluations: list[Path], out: Path) -> None:
     """Refuse a report that is of other results than those that the bundle would hold."""
-    times = [read_json(folder / MANIFEST)["provenance"]["time"] for folder in evaluations]
+    times = [read_manifest(folder)["provenance"]["time"] for folder in evaluations]
     made_by = report.get("made_by", {"makers": [], "last": None})
     reported = sum(maker["evaluations"] for maker in made_by["makers"])
     if (reported, made_by["last"]) != (len(times), max(times, default=None)):
@@ -73,7 +73,7 @@ def _step_hashes(trial: Trial) -> dict[str, Any]:
     for path in trial.folder.rglob(MANIFEST):
         folder = path.parent.relative_to(trial.folder)
         if not any(part.endswith((".partial", ".checkpoints")) for part in folder.parts):
-            manifest = read_json(path)
+            manifest = read_manifest(path.parent)
             hashes = {name: entry["sha256"] for name, entry in manifest["files"].items()}
             steps[str(folder)] = {"fingerprint": manifest["fingerprint"], "sha256": hashes}
     return steps

@@ -17,7 +17,7 @@ from tokentrial.report.narrative import verdict_sentence
 from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json
-from tokentrial.store.folders import partial, require_intact
+from tokentrial.store.folders import partial, place, require_intact
 from tokentrial.store.network import hub_api
 from tokentrial.trial.trial import Trial
 
@@ -67,9 +67,8 @@ def pull(name: str, folder: Path) -> list[str]:
         for file in files:
             api.hf_hub_download(name, file, revision=info.sha, local_dir=download)
     shutil.rmtree(download / ".cache", ignore_errors=True)  # the client's own notes
-    if folder.exists():
-        folder.rmdir()
-    download.rename(folder)
+    if not place(download, folder):
+        raise TrialError(f"{folder}: something was written there meanwhile; the model is in {download}")
     return files
 
 

@@ -22,7 +22,7 @@ from tokentrial.report.results import (
 )
 from tokentrial.report.variants import VariantReport, reruns, swept, variant_reports
 from tokentrial.store.files import fingerprint, read_json, write_bytes, write_json
-from tokentrial.store.folders import MANIFEST
+from tokentrial.store.folders import read_manifest
 from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
@@ -50,7 +50,7 @@ def build(
         "report",
         VERSION,
         cells={
-            f"{arm}/{seed}/{stage}": read_json(folder / MANIFEST)["fingerprint"]
+            f"{arm}/{seed}/{stage}": read_manifest(folder)["fingerprint"]
             for (arm, seed), by_stage in evaluations.items()
             for stage, folder in by_stage.items()
         },

@@ -17,7 +17,7 @@ from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.report.results import mean_of
 from tokentrial.store.files import canonical, read_json
-from tokentrial.store.folders import MANIFEST
+from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
@@ -165,14 +165,14 @@ def made_by(trial: Trial, evaluations: EvaluationFolders) -> dict[str, Any]:
     times, of_pair = [], defaultdict(set)
     for (_, seed), by_stage in evaluations.items():
         for stage, folder in by_stage.items():
-            maker = read_json(folder / MANIFEST)["provenance"]
+            maker = read_manifest(folder)["provenance"]
             times.append(maker.pop("time"))
             makers[canonical(maker)] += 1
             of_pair[seed, stage].add((maker.get("processor"), maker["machine"]))
     data: dict[str, Any] = {}
     for name in ("corpus", "corpus/drills"):
         if (path := trial.folder / name / MANIFEST).exists():
-            manifest = read_json(path)
+            manifest = read_manifest(path.parent)
             hashes = {file: entry["sha256"] for file, entry in manifest["files"].items()}
             data[name] = {
                 "fingerprint": manifest["fingerprint"],

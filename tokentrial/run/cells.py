@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
@@ -10,8 +11,7 @@ from tokentrial.executors.worker import report, stoppable
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import Job, stage_of, stages
 from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
-from tokentrial.store.files import read_json
-from tokentrial.store.folders import MANIFEST, is_done, is_weights, lock, prune, require_intact, step
+from tokentrial.store.folders import is_done, is_weights, lock, prune, read_manifest, require_intact, step
 from tokentrial.store.storage import Storage
 from tokentrial.trial.trial import Trial
 
@@ -29,7 +29,7 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str], declared: str | No
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
     storage = Storage(trial)
-    storage.fetch_state()
+    storage.state.fetch()
     corpus = CorpusPlan(trial)
     # a cell has one writer: a worker on a node that Ray gave up may still be ending, and its lock ends with it
     with lock(trial.folder / cell.arm, f".seed{cell.seed}.lock", _PATIENCE_S):
@@ -77,15 +77,24 @@ def _make(
 
 def sync_storage(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
     """Bring the finished steps of the corpus and of cells from the run folder to its storage, and from there."""
-    trial = corpus.trial
-    if trial.storage is None:
-        return
     for folder, wanted in corpus.steps:
         storage.sync(folder, wanted)
-    storage.fetch_state()  # the corpus's small files lie in its step
-    for cell in cells:
-        for stage, wanted in cell.fingerprints(corpus).items():
-            storage.sync(cell.folder(trial, stage), wanted)
+    storage.state.fetch()  # the corpus's small files lie in its step
+    for folder, wanted in _steps(corpus, cells):
+        storage.sync(folder, wanted)
+
+
+def fetch_results(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
+    """Bring the finished steps of cells that the storage alone has; nothing there is replaced."""
+    for folder, wanted in _steps(corpus, cells):
+        if not is_done(folder, wanted):
+            storage.fetch(folder, wanted, weights=False)
+
+
+def _steps(corpus: CorpusPlan, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
+    """Folder and fingerprint of each stage of these cells; of none where the trial has no storage to ask."""
+    of = [(cell, cell.fingerprints(corpus)) for cell in (cells if corpus.trial.storage else ())]
+    return [(cell.folder(corpus.trial, stage), wanted) for cell, prints in of for stage, wanted in prints.items()]
 
 
 def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:
@@ -99,7 +108,7 @@ def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequen
     read = {reads[name] for name in (left if trial.storage else [*pending, [*reads][-1]])}
     for name in {model for model in reads.values() if model} - read - {*pending}:
         folder = cell.folder(trial, name)
-        weights = sorted(filter(is_weights, read_json(folder / MANIFEST)["files"]), key=lambda file: (len(file), file))
+        weights = sorted(filter(is_weights, read_manifest(folder)["files"]), key=lambda file: (len(file), file))
         gone = weights if trial.storage else weights[-1:]
         if trial.storage and not storage.holds(folder, wanted[name]):
             continue

@@ -17,7 +17,7 @@ from tokentrial.pretrain.start import start_content
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import stage_names, stages
 from tokentrial.store.files import read_json, write_json
-from tokentrial.store.folders import MANIFEST, step_fingerprint
+from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.training_examples import source_hashes, stage_sources
 from tokentrial.trial.declaration import DECLARED, Declared, Standing, declaration_hash, differences
@@ -93,12 +93,12 @@ def settle(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell], overwrite: 
     return [*replaced, *(_made(trial) if _broken(trial) or _is_of_old_form(trial) else [])]
 
 
-def declare(trial: Trial, replaced: Sequence[str]) -> None:
+def declare(trial: Trial, replaced: Sequence[str], storage: Storage) -> None:
     """Write the declaration before the first training step; where there is one, note what now differs from it."""
     now, path, time = declaration(trial), trial.folder / DECLARED, datetime.now(UTC).isoformat(timespec="seconds")
     written = {"sha256": declaration_hash(now), "time": time}
     before = _read(trial.folder)
-    if before is None or "declaration" not in before or _broken(trial) or not _begun(trial):
+    if before is None or "declaration" not in before or _broken(trial) or not (_begun(trial) or storage.has_begun()):
         again = [written | {"changes": [], "replaced": list(replaced)}] if replaced else []
         write_json(path, written | {"tokentrial": __version__, "declaration": now, "amendments": again})
         return
@@ -249,14 +249,12 @@ def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterato
     for cell in of:
         prints = cell.fingerprints(corpus)
         wanted += [(f"{cell.name}: {stage}", cell.folder(trial, stage), made) for stage, made in prints.items()]
-    for name, folder, fingerprint in wanted:
-        if (folder / MANIFEST).exists():
-            made_with, manifest = step_fingerprint(folder), read_json(folder / MANIFEST)
-        else:
-            manifest = storage.manifest(folder) or {"fingerprint": fingerprint}
-            made_with = manifest["fingerprint"]
-        if made_with != fingerprint:
-            yield name, float(manifest.get("seconds") or 0)
+    stored = storage.manifests([folder for _, folder, _ in wanted])
+    for (name, folder, fingerprint), there in zip(wanted, stored, strict=True):
+        here = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        for manifest in (here, there):
+            if manifest and manifest["fingerprint"] != fingerprint:
+                yield name, float(manifest.get("seconds") or 0)
 
 
 def _changes(trial: Trial) -> list[tuple[str, str]]:

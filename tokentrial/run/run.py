@@ -28,7 +28,7 @@ from tokentrial.plan.work import cells_at_a_time, expected_seconds
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
-from tokentrial.run.cells import prune_weights, run_cell, sync_storage
+from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check
 from tokentrial.run.declaration import declare, hash_in_force, refuse_taking_over, settle, standing
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
@@ -36,7 +36,7 @@ from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stages
 from tokentrial.store.disk import need_disk, translate_os_errors
-from tokentrial.store.files import link, write_bytes
+from tokentrial.store.files import link, remove_stale_partials, write_bytes
 from tokentrial.store.folders import MANIFEST, lock
 from tokentrial.store.storage import Storage
 from tokentrial.trial.sweep import to_run
@@ -73,21 +73,25 @@ def run_one(
     """One trial by itself. What earlier ones have made of the same text is not made again."""
     if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
         raise TrialError(beyond)
-    refuse_taking_over(trial, overwrite)
     storage = Storage(trial)
-    storage.open()
-    if earlier:
-        _share_sources(trial, earlier[0])
-    corpus = CorpusPlan(trial)
     with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
+        refuse_taking_over(trial, overwrite)
+        remove_stale_partials(trial.folder, trial.folder / "corpus")
+        storage.state.fetch(changed=True)
+        refuse_taking_over(trial, overwrite)  # the declaration that came may not be that of the results here
+        if earlier:
+            _share_sources(trial, earlier[0])
+        corpus = CorpusPlan(trial)
         prepare_start(trial, corpus.vocabulary)  # what it holds enters the fingerprints
         now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared: once
         these = [cell for cell in cells(trial) if cell.seed in now] if chosen is None else list(chosen)
         replaced = settle(corpus, storage, these, overwrite)
         write_trial(trial)
+        storage.state.claim()  # before anything is sent there
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
-        sync_storage(corpus, cells(trial), storage)
+        sync_storage(corpus, these, storage)  # of which `settle` knows that they replace nothing
+        fetch_results(corpus, cells(trial), storage)
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
         make_corpus = not corpus_step.is_ready(corpus)
         if make_corpus and wanted is not None and "corpus" not in wanted:
@@ -103,7 +107,7 @@ def run_one(
         report = None
         if chosen is None and wanted is None:
             report = _report(trial)
-        storage.send_state()
+        storage.state.send()
         storage.send_report()
     return report
 
@@ -138,8 +142,8 @@ def _walk(
             corpus_step.make(corpus, progress)
             sync_storage(corpus, (), storage)
         if ahead:
-            declare(trial, replaced)
-            storage.send_state()  # what is declared lasts before the first training step
+            declare(trial, replaced, storage)
+            storage.state.send()  # what is declared lasts before the first training step
         for number, (gate, todo) in enumerate(ahead):
             if executor and ((number == 0 and not make_corpus) or goes_on(gate)):
                 _run_cells(corpus, gate.name if gate else "cells", todo, executor, progress, storage)
@@ -210,7 +214,7 @@ def _run_cells(
     storage: Storage,
 ) -> None:
     trial = corpus.trial
-    storage.send_state()  # a decision on a stage lasts before the cells go through it
+    storage.state.send()  # a decision on a stage lasts before the cells go through it
     expected = expected_seconds(trial, {stage: took.values() for stage, took in seconds(trial).items()})
     progress.start(phase, {cell.name: [expected[stage] for stage in pending] for cell, pending in todo})
     here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere

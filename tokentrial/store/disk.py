@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokentrial.errors import TrialError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that takes nothing more
 _NOTHING = 100_000  # bytes free: a file that failed may have left so many
 
 

@@ -2,13 +2,17 @@
 
 import hashlib
 import os
+import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tokentrial.errors import TrialError
+
+PARTIAL = ".partial"  # how the name of what is not whole yet ends
 
 
 def canonical(value: Any) -> bytes:
@@ -38,12 +42,23 @@ def link(path: Path, to: Path) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name with none of its bytes
-    partial.replace(path)  # atomic: a reader sees the old file or the new one
+    # a name of its own: processes, threads and machines may write the same file at once, and the last one stays
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with none of its bytes
+        partial.replace(path)  # atomic: a reader sees the old file or the new one
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_stale_partials(*folders: Path) -> None:
+    """Delete what killed processes left of files that they were writing, an hour ago or longer."""
+    for path in (path for folder in folders for path in folder.glob(f"*{PARTIAL}") if path.is_file()):
+        if time.time() - path.stat().st_mtime > 3600:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,54 +6,75 @@ weights that nothing still to do reads may be deleted, and the manifest then say
 later has them fetched from the trial's storage, or made again (`cell.run_cell`).
 """
 
+import errno
 import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokentrial.errors import TrialError
-from tokentrial.store.files import file_hash, read_json, write_json
+from tokentrial.store.files import PARTIAL, file_hash, read_json, write_json
 from tokentrial.store.provenance import provenance
 
 MANIFEST = "manifest.json"
 _LOCK_POLL_S = 0.2
+# of a file system without locks: Lustre mounted without `flock`, NFS without its lock service, some of FUSE
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a step. Raises TrialError where it is none, or names a file outside of its folder."""
+    path = folder / MANIFEST
+    try:
+        return checked(read_json(path, "fingerprint", "files"), str(path))
+    except ValueError as error:
+        raise TrialError(f"{path}: {error}; delete it and run again") from None
+
+
+def checked(manifest: Any, path: str) -> dict[str, Any]:
+    """The manifest that was read from `path`. Raises ValueError where it is none, and TrialError where it names a file
+    outside of its folder: no manifest of ours does."""
+    try:
+        files = manifest["files"]
+        names = [*files, *manifest.get("pruned", ())]
+        texts = [manifest["fingerprint"], *names, *(entry["sha256"] for entry in files.values())]
+        is_sound = all(isinstance(text, str) for text in texts)
+        is_sound = is_sound and all(type(entry["bytes"]) is int for entry in files.values())
+    except (KeyError, TypeError, AttributeError):
+        is_sound = False
+    if not is_sound:
+        raise ValueError("its files are not listed as bytes and sha256")
+    for name in names:
+        if not is_inside(name):
+            raise TrialError(f"{path}: names the file {name!r}, outside of its folder; it is not ours")
+    return dict(manifest)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name stays within the folder that it is below, whoever wrote it."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and not set(name) & {"\\", "\0"}
 
 
 def is_done(folder: Path, wanted: str, *, whole: bool = False) -> bool:
     """Whether `folder` holds the result of the step with this fingerprint; with `whole`, what may be pruned too."""
     if not (folder / MANIFEST).exists():
         return False
-    fingerprint, files, pruned = _files(folder)
-    may_lack = () if whole else pruned
-    return fingerprint == wanted and all(
-        name in may_lack or ((folder / name).is_file() and (folder / name).stat().st_size == size)
-        for name, (size, _) in files.items()
+    manifest = read_manifest(folder)
+    may_lack = () if whole else manifest.get("pruned", ())
+    return bool(manifest["fingerprint"] == wanted) and all(
+        name in may_lack or ((folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"])
+        for name, entry in manifest["files"].items()
     )
-
-
-def _files(folder: Path) -> tuple[str, dict[str, tuple[int, str]], list[str]]:
-    """The fingerprint of a step, its files by name, bytes and sha256, and the names of those that were pruned."""
-    path = folder / MANIFEST
-    manifest = read_json(path, "fingerprint", "files")
-    try:
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except (AttributeError, KeyError, TypeError):
-        raise TrialError(f"{path}: its files are not listed as bytes and sha256; delete it and run again") from None
-    return manifest["fingerprint"], files, list(manifest.get("pruned", ()))
-
-
-def step_fingerprint(folder: Path) -> str:
-    """The fingerprint that a finished step was made with."""
-    return _files(folder)[0]
 
 
 def is_whole(folder: Path) -> bool:
     """Whether `folder` holds a result with all its files, whatever it was made from."""
-    return (folder / MANIFEST).exists() and is_done(folder, step_fingerprint(folder))
+    return (folder / MANIFEST).exists() and is_done(folder, read_manifest(folder)["fingerprint"])
 
 
 def is_weights(name: str) -> bool:
@@ -63,7 +84,7 @@ def is_weights(name: str) -> bool:
 
 def partial(folder: Path) -> Path:
     """Where a step is written until it is whole."""
-    return folder.with_name(folder.name + ".partial")
+    return folder.with_name(folder.name + PARTIAL)
 
 
 @contextmanager
@@ -96,22 +117,31 @@ def write_manifest(folder: Path, wanted: str, **record: Any) -> None:
     write_json(folder / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
 
 
+def place(partial_folder: Path, folder: Path, *accepted: int) -> bool:
+    """Let a folder take a free name; False where another stands there. One call, which of two that come at once, on
+    this machine or another, fails for the second. Errors of the `accepted` numbers are a False as well."""
+    try:
+        partial_folder.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, *accepted):
+            raise
+        return False
+    return True
+
+
 def replace(partial_folder: Path, folder: Path) -> None:
     """Let a whole folder take the place of another."""
-    if folder.exists():
+    replaced = partial(folder.with_name(f"{folder.name}.old"))
+    while not place(partial_folder, folder):
         # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
-        replaced = folder.with_name(folder.name + ".old.partial")
         shutil.rmtree(replaced, ignore_errors=True)
-        folder.rename(replaced)
-        partial_folder.rename(folder)
-        shutil.rmtree(replaced)
-    else:
-        partial_folder.rename(folder)
+        place(folder, replaced, errno.ENOENT)  # another may have been faster
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def prune(folder: Path, names: Sequence[str]) -> None:
     """Delete files of a finished step; its manifest says so first."""
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     # first: a kill in between leaves files that nobody misses, and not a step that looks damaged
     write_json(folder / MANIFEST, manifest | {"pruned": sorted({*manifest.get("pruned", ()), *names})})
     for name in names:
@@ -120,11 +150,12 @@ def prune(folder: Path, names: Sequence[str]) -> None:
 
 def damaged_files(folder: Path) -> list[str]:
     """Names of the files of a step whose bytes no longer match its manifest."""
-    _, files, pruned = _files(folder)
+    manifest = read_manifest(folder)
     return [
         name
-        for name, (_, digest) in files.items()
-        if name not in pruned and (not (folder / name).is_file() or file_hash(folder / name) != digest)
+        for name, entry in manifest["files"].items()
+        if name not in manifest.get("pruned", ())
+        and (not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"])
     ]
 
 
@@ -138,20 +169,22 @@ def require_intact(folder: Path) -> None:
 
 def is_held(folder: Path, name: str = ".lock") -> bool:
     """Whether some process holds the folder's lock."""
-    if not (folder / name).exists():
-        return False
-    with (folder / name).open() as file:
-        try:
+    try:
+        with (folder / name).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, *_NO_LOCKS):
+            raise
     return False
 
 
 @contextmanager
-def lock(folder: Path, name: str = ".lock", patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a folder, or what the name stands for in it, for one writer; the lock is the kernel's and dies with the
-    process. Raises TrialError where another still holds it after so many seconds."""
+def lock(folder: Path, name: str = ".lock", patience_s: float = 2 * _LOCK_POLL_S) -> Iterator[None]:
+    """Hold a folder, or what the name stands for in it, for one writer. Raises TrialError where another still holds it
+    after so many seconds, by default longer than `is_held` takes to look; and where the file system has no locks, since
+    a file that stood for one would outlive a machine that is lost."""
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience_s
     with (folder / name).open("a") as file:  # never deleted: a second writer might lock a file that has lost its name
@@ -165,4 +198,11 @@ def lock(folder: Path, name: str = ".lock", patience_s: float = 0.0) -> Iterator
                         f"{folder}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
                     ) from None
                 time.sleep(_LOCK_POLL_S)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                raise TrialError(
+                    f"{folder}: its file system has no locks ({error.strerror}), so that nothing would keep two runs "
+                    f"apart; mount it with them, or give output=FOLDER on a disk of this machine and storage={folder}"
+                ) from None
         yield

@@ -3,11 +3,12 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.store.disk import NO_ROOM
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -18,18 +19,41 @@ _WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 T = TypeVar("T")
 
 
-def with_retries(work: Callable[[], T], path: str, what: str | None = None) -> T:
-    """The result of `work` on a remote path, tried again with growing waits while the network fails; at once on a
-    local one. What is not there or not allowed is no matter for patience: a TrialError that says `what` happened."""
-    failures = 0
-    while True:
+def with_retries(
+    work: Callable[[], T],
+    path: str,
+    what: str | None = None,
+    advice: str = "; check corpus.source, or give a copy of your own: parquet:FOLDER",
+    waits_s: Sequence[float] | None = None,
+    as_they_are: Collection[int] = (),
+) -> T:
+    """The result of `work` on a path, tried again after each of these waits while disk or network fail; by default at
+    once on a local path. What is not there, not allowed or full is no matter for patience. Raises TrialError that says
+    `what` happened and gives `advice`; errors of the numbers `as_they_are`, and what is no matter of disk or network,
+    are raised as they are."""
+    is_remote = "://" in path
+    for wait in (*((_WAITS_S if is_remote else ()) if waits_s is None else waits_s), None):
         try:
             return work()
         except Exception as error:
-            if not is_transient_io(error) or is_data_error(error):
+            number = getattr(error, "errno", None)
+            if not is_transient_io(error) or is_data_error(error) or number in as_they_are:
                 raise
-            _wait(error, path, failures, what or f"{path}: cannot be read")
-            failures += 1
+            message = " ".join(str(error).split()) or type(error).__name__
+            if wait is None or _is_final(error):
+                ending = advice if is_remote or waits_s is not None else ""
+                raise TrialError(f"{what or f'{path}: cannot be read'}: {message}{ending}") from error
+            print(f"{path}: {message}; trying again in {wait:g} s", file=sys.stderr)
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether no patience helps."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 429)
+    absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    return refused or absent or getattr(error, "errno", None) in NO_ROOM
 
 
 def is_transient_io(error: Exception) -> bool:
@@ -51,19 +75,6 @@ def is_data_error(error: Exception) -> bool:
         trace = trace.tb_next
     source = trace.tb_frame.f_code.co_filename if trace is not None else ""
     return "pyarrow" in source or source.endswith(("bz2.py", "_compression.py", "_streams.py"))
-
-
-def _wait(error: Exception, path: str, failures: int, what: str) -> None:
-    """Wait before another try, longer after each failure in a row. Raises TrialError where no try would help."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    refused = status is not None and 400 <= status < 500 and status not in (408, 429)
-    message = " ".join(str(error).split())
-    absent = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
-    if "://" not in path or absent or refused or failures == len(_WAITS_S):
-        advice = "; check corpus.source, or give a copy of your own: parquet:FOLDER" if "://" in path else ""
-        raise TrialError(f"{what}: {message}{advice}") from error
-    print(f"{path}: {message}; trying again in {_WAITS_S[failures]:.0f} s", file=sys.stderr)
-    time.sleep(_WAITS_S[failures])
 
 
 def hub_client() -> "HfApi":

@@ -1,0 +1,105 @@
+"""`state.json` of a storage: whose it is, and the small files between the steps (what was declared and decided, ...),
+one object with a hash of its own.
+
+Two machines may have gone on from one storage. `.storage.json` in the run folder holds the hashes of what folder and
+storage have had in common, oldest first, and so tells which of them is newer: it is taken to the other. Where both
+decided something since, the run is refused; of the rest the storage's stays, which its corpus was made from.
+"""
+
+import hashlib
+from pathlib import Path
+
+import orjson
+
+from tokentrial.errors import TrialError
+from tokentrial.store.files import canonical, read_json, write_bytes, write_json
+from tokentrial.store.objects import Objects
+
+STATE = "state.json"
+_HISTORY = ".storage.json"
+_DECISIONS = ("declared.json", "grpo_decision.json")
+_FILES = (*_DECISIONS, "sources.json", *(f"corpus/{name}.json" for name in ("exposure", "audit", "meta")))
+
+
+class State:
+    """The small files of a run folder, here and in its storage. Raises TrialError where the storage is another trial's,
+    and where folder and storage decided otherwise."""
+
+    def __init__(self, objects: Objects, folder: Path, trial: str) -> None:
+        self.objects, self.folder, self.trial = objects, folder, trial
+
+    def claim(self) -> None:
+        """Make a storage that is nobody's this trial's; send the small files."""
+        self.objects.create(STATE, self._packed({}))
+        self.send()  # reads it: of two trials that came at once one is refused
+
+    def send(self) -> None:
+        """Send what changed here; what is newer there stays."""
+        here, there, newer = self._compare()
+        merged = there | {name: text for name, text in here.items() if name not in newer}
+        if merged != there:
+            self.objects.write(STATE, self._packed(merged))
+        self._remember({name: text for name, text in merged.items() if name not in newer})
+
+    def fetch(self, changed: bool = False) -> None:
+        """Bring what the folder lacks; with `changed`, as a run begins, also what is newer there."""
+        here, there, newer = self._compare()
+        if changed:
+            self._remember(there)  # first: after a kill it is still known which is newer
+        for name in sorted(newer if changed else newer - here.keys()):
+            write_bytes(self.folder / name, there[name].encode())
+
+    def _compare(self) -> tuple[dict[str, str], dict[str, str], set[str]]:
+        """The files here, those there, and names of those that are newer there."""
+        paths = {name: self.folder / name for name in _FILES}
+        here = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.exists()}
+        there, history = self._read(), self._history()
+        newer = {name for name in there if name not in here}
+        for name in (name for name in there if name in here and here[name] != there[name]):
+            known = history.get(name, [])
+            hashes = _sha256(here[name]), _sha256(there[name])
+            version_here, version_there = (known.index(h) if h in known else len(known) for h in hashes)
+            if version_here == version_there and name in _DECISIONS:
+                raise TrialError(
+                    f"{self.folder / name} and {name} in the storage {self.objects.url} are not the same, and neither "
+                    "came from the other: two runs used it; give output=OTHER_FOLDER to go on from the storage, or "
+                    "another storage to go on from the folder"
+                )
+            newer |= {name} if version_there >= version_here else set()
+        return here, there, newer
+
+    def _read(self) -> dict[str, str]:
+        """The files there. Raises TrialError where they are damaged: they say what was declared."""
+        if (data := self.objects.read(STATE)) is None:
+            return {}
+        try:
+            state = orjson.loads(data)
+            trial, files = state["trial"], {name: str(text) for name, text in state["files"].items()}
+            is_sound = state["sha256"] == _sha256(canonical(files).decode())
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            is_sound = False
+        url = self.objects.url
+        if not is_sound:
+            raise TrialError(f"storage: {url}/{STATE} is damaged; put back a copy of it, or give another storage")
+        if trial != self.trial:
+            raise TrialError(f"storage: {url} is of the trial {trial!r}, this is {self.trial!r}; give another")
+        return {name: text for name, text in files.items() if name in _FILES}
+
+    def _packed(self, files: dict[str, str]) -> bytes:
+        return canonical({"trial": self.trial, "sha256": _sha256(canonical(files).decode()), "files": files})
+
+    def _history(self) -> dict[str, list[str]]:
+        path = self.folder / _HISTORY
+        kept = read_json(path, "root", "files") if path.exists() else {}
+        return dict(kept["files"]) if kept.get("root") == self.objects.root else {}
+
+    def _remember(self, files: dict[str, str]) -> None:
+        before = self._history()
+        hashes = {name: _sha256(text) for name, text in files.items()}
+        history = before | {name: [*(h for h in before.get(name, ()) if h != now), now] for name, now in hashes.items()}
+        if self.objects.root and history != before:
+            write_json(self.folder / _HISTORY, {"root": self.objects.root, "files": history})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
