@@ -13,7 +13,8 @@ from tokentrial.evaluate.evaluate import evaluate_model, evaluate_solutions
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.solve import gold_nats, solve, summary
 from tokentrial.store.files import read_json
-from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask, solution_prompt
+from tokentrial.tasks.gsm8k import GSM8K, SolutionTask, solution_prompt
+from tokentrial.tasks.own_rows import AnswerOnly
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.tokenizer.export import to_transformers

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from tokentrial.errors import TrialError
-from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, extract_last, extract_marked
+from tokentrial.tasks.gsm8k import GSM8K, extract_last, extract_marked
+from tokentrial.tasks.own_rows import AnswerOnly
 
 
 @pytest.mark.parametrize(("split", "rows"), [("train", 7473), ("test", 1319)])
