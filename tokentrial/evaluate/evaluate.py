@@ -214,10 +214,13 @@ def evaluate_model(
     """Metrics by task; every item goes to `<task>_results.json` in `folder`."""
     if not (model_folder / "config.json").is_file():
         raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
-    check_task_names(tasks)
-    solved = {name: local_task(name, gsm8k, "arithmetic") for name in tasks if name != "arithmetic"}
-    for task in solved.values():
-        task.check("test")  # before a large model is loaded
+    try:
+        check_task_names(tasks)
+        solved = [local_task(name, gsm8k, "arithmetic") for name in dict.fromkeys(tasks) if name != "arithmetic"]
+        for task in solved:
+            task.check("test")  # before a large model is loaded
+    except TrialError as error:
+        raise SettingsError(f"--tasks: {error}") from None
     model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
     settings, treatment = Evaluate(limit=limit), get_arm(arm)
     if limit is not None:
@@ -225,7 +228,7 @@ def evaluate_model(
     scores: dict[str, Any] = {}
     if "arithmetic" in tasks:
         _, scores["arithmetic"] = probe_rows(folder, model, tokenizer, treatment, settings, frozenset())
-    for task in solved.values():
+    for task in solved:
         _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
     return scores
 

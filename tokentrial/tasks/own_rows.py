@@ -22,7 +22,7 @@ class FileTask(SolutionTask):
     split: str
     only_for: str
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str | Path) -> None:
         self.file = Path(file).expanduser()
         self.name = Path(re.sub(COMPRESSED, "", self.file.name)).stem.lower()
 
