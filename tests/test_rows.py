@@ -144,6 +144,13 @@ def test_what_is_no_row_is_refused_with_its_place(tmp_path, reader, case):
     assert len(message) < 600
 
 
+@pytest.mark.parametrize("file", ["absent.json", "~nobody-of-this-name/a.json", "a/" * 40, "."])
+@pytest.mark.parametrize("task", [AnswerOnly, TrainingRows])
+def test_a_file_that_is_not_there_is_named(task, file):
+    with pytest.raises(TrialError, match="not found"):
+        task(file).check(task.split)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path, reader):
     (tmp_path / "train.jsonl").mkdir()

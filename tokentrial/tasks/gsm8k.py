@@ -4,6 +4,7 @@ GSM8K("path:data/gsm8k")     a folder with train.jsonl and test.jsonl, fields qu
 GSM8K()                      openai/gsm8k from the Hugging Face Hub
 """
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -66,7 +67,7 @@ class GSM8K(SolutionTask):
                 f"gsm8k: found {source!r}, expected hub, or path:FOLDER with train.jsonl and test.jsonl, such as "
                 f"path:{source}"
             )
-        self.folder = Path(folder).expanduser() if folder else None
+        self.folder = Path(os.path.expanduser(folder)) if folder else None
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ TrainingRows("rows.jsonl")       `prompt` and `completion`, for SFT alone
 """
 
 import math
+import os
 import re
 import reprlib
 from pathlib import Path
@@ -23,7 +24,7 @@ class FileTask(SolutionTask):
     only_for: str
 
     def __init__(self, file: str | Path) -> None:
-        self.file = Path(file).expanduser()
+        self.file = Path(os.path.expanduser(file))
         self.name = Path(re.sub(COMPRESSED, "", self.file.name)).stem.lower()
 
     @property
