@@ -205,13 +205,22 @@ def test_seeds_and_arms_that_are_added_do_not_enter_the_verdict(finished_copy, t
         ("evaluate.tasks=['path:SVAMP.json']", "SVAMP.json"),
         ("sft={stages: [{sources: [{source: 'jsonl:rows.jsonl'}]}]}", "rows.jsonl"),
         ("sft={stages: [{sources: [{source: 'path:SVAMP.json'}]}]}", "evaluation only"),
-        ("tasks.gsm8k=/data/gsm8k", "path:FOLDER"),
+        ("tasks.gsm8k=/data/gsm8k", "path:/data/gsm8k"),
+        ("tasks.gsm8k=path:empty", "train.jsonl and test.jsonl"),
+        ("evaluate.tasks=['data/SVAMP.json']", "did you mean path:data/SVAMP.json"),
+        ("evaluate.tasks=['jsonl:rows.jsonl']", "SFT only"),
+        ("sft={stages: [{sources: [{source: 'rows.jsonl'}]}]}", "or jsonl:rows.jsonl"),
+        ("evaluate.tasks=['path:price_table.json']", "price_table"),
+        ("evaluate.tasks=['path:cut.json']", r"evaluate.tasks: path:cut.json: cut.json, row 2: no 'Answer'"),
+        ("sft={stages: [{sources: [{source: 'jsonl:cut.json'}]}]}", r"sft.stages: jsonl:cut.json: cut.json, row 1: "),
+        ("corpus.source=/data/web.parquet", "parquet:PATH"),
     ],
 )
 def test_names_that_stand_for_nothing_are_refused_before_anything_is_written(
     tiny, tmp_path, monkeypatch, override, named, no_workers
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.json").write_text('[{"Body": "a", "Question": "b", "Answer": 1}, {"Body": "a", "Question": "b"}]')
     more = ["evaluate.tasks=[gsm8k]"] if override.startswith("tasks.gsm8k") else []
     with pytest.raises(SettingsError, match=named):
         run(tiny(tmp_path / "run", override, *more))

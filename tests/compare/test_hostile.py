@@ -1,6 +1,7 @@
 """Files that others wrote may hold anything: each is refused by name, in one line, and nothing in it runs."""
 
 import json
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,11 +22,11 @@ def with_examples(*examples):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"", "not valid JSON"),
+        (b"", "no row"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (b"\x80\x04cos\nsystem\n(S'true'\ntR.", "not valid JSON"),  # a pickle
-        (b"null", "not recognised"),
+        (b"null", "found None"),
         (b'{"a": 1}', "not recognised"),
         (b'{"metrics": 3}', "metrics: found 3"),
         (b'{"metrics": {}}', "metrics.correct: found nothing"),
@@ -58,16 +59,14 @@ def test_a_file_that_is_none_is_refused_by_name(refused, tmp_path, content, foun
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        (b"{", "line 2: not valid JSON"),
-        (b"3", "line 2: the value: found 3"),
-        (b'{"doc_id": "x", "metrics": ["acc"]}', "line 2: doc_id: found 'x'"),
-        (b'{"doc_id": 1, "metrics": "acc"}', "line 2: metrics: found 'acc'"),
+        (b'{"doc_id": "x", "metrics": ["acc"]}', "doc_id: found 'x'"),
+        (b'{"doc_id": 1, "metrics": "acc"}', "metrics: found 'acc'"),
     ],
 )
 def test_a_broken_line_of_samples_is_named(refused, tmp_path, line, found):
     path = tmp_path / "samples_t.jsonl"
     path.write_bytes(SAMPLE + line + b"\n")
-    assert f"{path}: {found}" in refused(path, path)
+    assert f"{path}, line 2: {found}" in refused(path, path)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_a_cell_whose_rows_are_not_what_an_evaluation_writes_is_refused(two_arms
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[30][key] = value
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert f"{path}: " in refused(cell, cell)
+    assert re.search(f"{path}(, line 31)?: ", refused(cell, cell))
 
 
 @pytest.mark.parametrize("bits", [1e308, -1e20])

@@ -79,7 +79,7 @@ def test_results_alone_are_totals_and_what_is_no_count_is_left_out_by_name(tmp_p
     contrast = by_outcome(*folders)["gsm8k/all/accuracy"]
     assert contrast["test"] == "fisher_exact"
     assert contrast["p"] == pytest.approx(stats.fisher_exact([[7, 3], [1, 9]]).pvalue)
-    _, notes = read_lm_eval([*folders[0].iterdir()])
+    _, notes = read_lm_eval([*folders[0].iterdir()], [])
     assert any("wikitext word_perplexity,none: left out, 23.4 is no count" in note for note in notes)
 
 

@@ -39,4 +39,4 @@ def test_a_system_that_one_line_lacks_is_named(path, tmp_path, refused):
     del rows[2]["6b_verification"]
     broken = tmp_path / "solutions.jsonl"
     broken.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert f"{broken}: line 3: no '6b_verification'" in refused(broken)
+    assert f"{broken}, line 3: no '6b_verification'" in refused(broken)

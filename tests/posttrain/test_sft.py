@@ -220,20 +220,11 @@ def test_a_row_that_is_read_twice_is_not_both_held_and_trained_on(fine_tune, wat
     assert 4 <= times.count(0) <= 8  # eight rows are held, some of them the same one twice
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "not found; expected a file of lines with prompt and completion"),
-        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "line 2: expected prompt and completion"),
-        ('{"prompt": "a"\n', "line 1: expected prompt and completion"),
-        ("", "the sources hold no row"),
-    ],
-)
-def test_a_file_of_rows_that_is_none_is_named(tiny, tmp_path, text, message):
-    if text is not None:
-        (tmp_path / "a.jsonl").write_text(text)
-    trial = tiny(tmp_path, settings(f"[{{source: 'jsonl:{tmp_path}/a.jsonl'}}]"))
-    with pytest.raises(TrialError, match=message):
+def test_sources_of_which_no_row_is_drawn_are_refused(tiny, tmp_path):
+    """Files that hold none, and rows that are none: tests/test_rows.py."""
+    write_rows(tmp_path / "a.jsonl", 2, "a")
+    trial = tiny(tmp_path, settings(f"[{{source: 'jsonl:{tmp_path}/a.jsonl', weight: 0.1}}]"))
+    with pytest.raises(TrialError, match="the sources hold no row"):
         epoch_examples(trial, trial.sft.stages[0].sources, 1, frozenset())
 
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from tokentrial.errors import TrialError
-from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, extract_last, extract_marked
+from tokentrial.tasks.gsm8k import GSM8K, extract_last, extract_marked
+from tokentrial.tasks.own_rows import AnswerOnly
 
 
 @pytest.mark.parametrize(("split", "rows"), [("train", 7473), ("test", 1319)])
@@ -70,14 +71,14 @@ def test_without_the_hub_the_error_says_both_ways(monkeypatch):
 
 
 def test_a_folder_without_the_files_is_named(tmp_path):
-    with pytest.raises(TrialError, match=r"test\.jsonl: not found; expected a folder with train\.jsonl"):
+    with pytest.raises(TrialError, match=r"test\.jsonl not found; expected a folder with train\.jsonl"):
         GSM8K(f"path:{tmp_path}").examples()
 
 
 @pytest.mark.parametrize(("file", "rows"), [("SVAMP.json", 1000), ("MultiArith.json", 600)])
 def test_svamp_and_multiarith_are_read(shared_data, file, rows):
     [path] = [path for path in (shared_data / "word_problems").iterdir() if path.name.lower() == file.lower()]
-    task = AnswerOnly(f"path:{path}")
+    task = AnswerOnly(path)
     examples = task.examples()
     assert len(examples) == rows
     assert all(task.score(example, f" #### {example.answer}") for example in examples)
@@ -87,7 +88,7 @@ def test_svamp_and_multiarith_are_read(shared_data, file, rows):
 def test_eight_and_eight_point_nought_are_the_same_sum(tmp_path):
     row = {"Body": "Ann has 8 pens", "Question": "How many?", "Answer": 8.0, "Equation": "", "Type": "", "ID": "1"}
     (tmp_path / "SVAMP.json").write_text(json.dumps([row]))
-    task = AnswerOnly(f"path:{tmp_path / 'SVAMP.json'}")
+    task = AnswerOnly(tmp_path / "SVAMP.json")
     [example] = task.examples()
     assert example.question == "Ann has 8 pens. How many?"
     assert task.score(example, " #### 8.0")

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from tokentrial.compare.files import Count, ExternalRecord, file_error, load_json, load_json_lines, validate
+from tokentrial.compare.files import Count, ExternalRecord, file_error, validate
 from tokentrial.compare.system import ItemResults, System, single_model
 from tokentrial.report.results import floor_accuracies
+from tokentrial.rows import read_json_file, read_rows
 from tokentrial.tasks.arithmetic import Arithmetic
 
 ItemsAndNotes = tuple[dict[str, ItemResults], list[str]]  # items by outcome, and notes on what a file lacks
@@ -49,7 +50,7 @@ class Results(ExternalRecord):
 
 def read_results(path: Path) -> ItemsAndNotes:
     """A file of results in the reference's shape."""
-    results = validate(path, Results, load_json(path))
+    results = validate(path, Results, read_json_file(path))
     task = path.name.removesuffix(RESULTS_SUFFIX)
     if "category_accuracies" in results.metrics:
         by_category = results.metrics["category_accuracies"]
@@ -102,7 +103,7 @@ def table_items(correct: int, total: int) -> ItemResults | None:
 
 # lm-eval 0.4: `results_*.json` (totals) and `samples_<task>_*.jsonl` (every item)
 
-_SAMPLES = re.compile(r"samples_(.+?)(_\d{4}-\d\d-\d\dT[\d.-]+)?\.jsonl")
+_SAMPLES = re.compile(r"samples_(.+?)(_\d{4}-\d\d-\d\dT[\d.-]+)?\.jsonl(\.\w+)?")
 # its names of what we and the reference call accuracy
 _METRIC_NAMES = {
     "acc,none": "accuracy",
@@ -129,17 +130,19 @@ class LmEvalSample(ExternalRecord):
     metrics: list[str]
 
 
-def read_lm_eval(files: Sequence[Path]) -> ItemsAndNotes:
+def read_lm_eval(totals: Sequence[Path], samples: Sequence[Path]) -> ItemsAndNotes:
     """One run of lm-eval: every item where there are samples, else totals."""
     found: dict[str, ItemResults] = {}
     notes: list[str] = []
-    for path in sorted(files, key=lambda path: path.suffix == ".jsonl"):  # samples overwrite the totals
-        found |= _lm_eval_samples(path, notes) if path.suffix == ".jsonl" else _lm_eval_totals(path, notes)
+    for path in totals:
+        found |= _lm_eval_totals(path, notes)
+    for path in samples:
+        found |= _lm_eval_samples(path, notes)
     return found, notes
 
 
 def _lm_eval_totals(path: Path, notes: list[str]) -> dict[str, ItemResults]:
-    results = validate(path, LmEvalResults, load_json(path))
+    results = validate(path, LmEvalResults, read_json_file(path))
     found = {}
     for task, metrics in results.results.items():
         if task not in results.counts:
@@ -163,8 +166,8 @@ def _lm_eval_samples(path: Path, notes: list[str]) -> dict[str, ItemResults]:
     task = named[1] if named else path.stem
     answers: dict[str, list[tuple[int, str, bool]]] = {}
     graded = set()  # metrics that are not 0 or 1 in every sample
-    for number, row in load_json_lines(path):
-        sample = validate(path, LmEvalSample, row, f"line {number}: ")
+    for where, row in read_rows(path):
+        sample = validate(where, LmEvalSample, row)
         question = sample.doc.get("question") if isinstance(sample.doc, dict) else None
         item = question if isinstance(question, str) else f"{sample.doc_id} {sample.doc_hash}"
         for metric in sample.metrics:
@@ -192,9 +195,9 @@ def _outcome(task: str, key: str) -> str:
 # GSM8K's `example_model_solutions.jsonl`: every test question with the solutions of several systems
 
 
-def solution_systems(row: Any) -> list[str]:
+def solution_systems(row: dict[str, Any]) -> list[str]:
     """The systems of a line of solutions: the keys that hold `is_correct`; none where it is no such line."""
-    if not isinstance(row, dict) or "question" not in row:
+    if "question" not in row:
         return []
     return [name for name, value in row.items() if isinstance(value, dict) and "is_correct" in value]
 
@@ -202,17 +205,15 @@ def solution_systems(row: Any) -> list[str]:
 def read_solutions(path: Path) -> list[System]:
     """Each of its systems; all of them answer every question."""
     answers: dict[str, list[tuple[str, bool]]] = {}
-    for number, row in load_json_lines(path):
-        where = f"line {number}: "
-        answers = answers or {name: [] for name in solution_systems(row)}
-        row = validate(path, dict[str, Any], row, where)
-        question = validate(path, str, row.get("question"), f"{where}question: ")
+    for row in read_rows(path):
+        answers = answers or {name: [] for name in solution_systems(row.fields)}
+        question = row.text("question")
         for name, answered in answers.items():
-            if name not in solution_systems(row):
-                raise file_error(path, f"{where}no {name!r}, expected the systems of line 1: {list(answers)}")
-            correct = row[name]["is_correct"]
+            if name not in solution_systems(row.fields):
+                raise file_error(row.where, f"no {name!r}, expected the systems of line 1: {list(answers)}")
+            correct = row.fields[name]["is_correct"]
             if not isinstance(correct, bool):
-                raise file_error(path, f"{where}{name}.is_correct: found {correct!r:.80}, expected true or false")
+                raise file_error(row.where, f"{name}.is_correct: found {correct!r:.80}, expected true or false")
             answered.append((question, correct))
     return [
         single_model(name, {"gsm8k/all/accuracy": ItemResults.from_answers(answered)})

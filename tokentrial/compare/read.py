@@ -8,10 +8,11 @@ from typing import Any
 
 from tokentrial.compare import external_formats as external
 from tokentrial.compare import runs
-from tokentrial.compare.files import file_error, load_json, load_json_lines
+from tokentrial.compare.files import file_error
 from tokentrial.compare.system import ItemResults, System, single_model
 from tokentrial.errors import SettingsError
 from tokentrial.report.formats import one_line
+from tokentrial.rows import read_json_file, read_rows
 
 _COUNT = re.compile(r"([0-9]{1,8})/([0-9]{1,8})")
 _EXPECTED = (
@@ -58,24 +59,21 @@ def _read_external(path: Path) -> list[System]:
         return _read_folder(path)
     if not path.exists():
         raise SettingsError(f"{path}: not found; {_EXPECTED}")
-    if path.suffix == ".jsonl":
-        first = next((row for _, row in load_json_lines(path)), None)
-        if isinstance(first, dict) and {"doc_id", "metrics"} <= first.keys():
-            return [single_model(path.stem, *external.read_lm_eval([path]))]
-        if external.solution_systems(first):
-            return external.read_solutions(path)
-    else:
-        value = load_json(path)
-        if isinstance(value, dict) and "results" in value:
-            return [single_model(path.stem, *external.read_lm_eval([path]))]
-        if _has_metrics(value):
-            return [single_model(path.resolve().parent.name, *external.read_results(path))]
+    first = next(read_rows(path)).fields
+    if {"doc_id", "metrics"} <= first.keys():
+        return [single_model(path.stem, *external.read_lm_eval([], [path]))]
+    if external.solution_systems(first):
+        return external.read_solutions(path)
+    if "results" in first:
+        return [single_model(path.stem, *external.read_lm_eval([path], []))]
+    if _has_metrics(first):
+        return [single_model(path.resolve().parent.name, *external.read_results(path))]
     raise file_error(path, f"not recognised; {_EXPECTED}")
 
 
 def _read_folder(path: Path) -> list[System]:
     """One model of the files `<task>_results.json`, else one of each folder, this one and those in it, of lm-eval's."""
-    files = [file for file in sorted(path.glob(f"*{external.RESULTS_SUFFIX}")) if _has_metrics(load_json(file))]
+    files = [file for file in sorted(path.glob(f"*{external.RESULTS_SUFFIX}")) if _has_metrics(read_json_file(file))]
     if files:
         items: dict[str, ItemResults] = {}
         notes = []
@@ -90,7 +88,7 @@ def _read_folder(path: Path) -> list[System]:
         if len(totals) > 1:
             raise SettingsError(f"{folder}: {len(totals)} files results_*.json of several runs; give one of them")
         if totals or samples:
-            systems.append(single_model(folder.resolve().name, *external.read_lm_eval([*totals, *samples])))
+            systems.append(single_model(folder.resolve().name, *external.read_lm_eval(totals, samples)))
     if not systems:
         raise SettingsError(f"{path}: no results there; {_EXPECTED}")
     return systems

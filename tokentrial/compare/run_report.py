@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokentrial.compare.files import file_error, load_json, validate
+from tokentrial.compare.files import file_error, validate
 from tokentrial.compare.system import EXPLORATORY, SystemContrast
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.formats import one_line
 from tokentrial.report.results import mean_of
+from tokentrial.rows import read_json_file
 
 # by outcome and arms; a is the treatment's arm, b the control
 Reported = dict[tuple[str, frozenset[str]], SystemContrast]
@@ -21,7 +22,7 @@ def read_report(run: Path) -> Reported:
     path = run / REPORT
     if not path.exists():
         return {}
-    report = load_json(path)
+    report = read_json_file(path)
     try:
         listed = report["contrasts"] if "contrasts" in report else [*_of_release_0_1(report)]
         cited = [

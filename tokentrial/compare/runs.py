@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from tokentrial.compare.files import ExternalRecord, file_error, load_json, load_json_lines, validate
+from tokentrial.compare.files import ExternalRecord, file_error, validate
 from tokentrial.compare.system import ItemResults, ModelResults, System
 from tokentrial.report.formats import one_line
 from tokentrial.report.results import CellResults, read_evaluation, rows_by_subset, untouched_documents
+from tokentrial.rows import read_json_file, read_rows
 from tokentrial.trial.load import load
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
@@ -81,7 +82,7 @@ def load_systems(found: Sequence[Found]) -> list[System]:
     folders = beside.union(*(stages.values() for _, cells in found for stages in cells.values()))
     documents = {}
     for path in (folder / "heldout_text.json" for folder in sorted(folders)):
-        documents[path.parent] = validate(path, HeldOutText, load_json(path)).documents
+        documents[path.parent] = validate(path, HeldOutText, read_json_file(path)).documents
     untouched = untouched_documents(sorted(folders))
     systems = []
     for system, cells in found:
@@ -99,8 +100,8 @@ def _load_model(stages: dict[str, Path], untouched: set[str], texts: frozenset[t
     items: dict[str, ItemResults] = {}
     for stage, folder in stages.items():
         path = folder / "samples.jsonl"
-        for number, row in load_json_lines(path):
-            validate(path, SampleRow, row, f"line {number}: ")
+        for where, row in read_rows(path):
+            validate(where, SampleRow, row)
         try:
             for name, rows in rows_by_subset(read_evaluation(results, stage, folder, untouched, None)).items():
                 facts = {row["question"]: row["fact"] for row in rows if row["fact"]}

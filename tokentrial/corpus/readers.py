@@ -5,7 +5,6 @@ Batches and not documents one by one: an object a document would cost more than 
 
 import gzip
 import io
-import json
 import lzma
 import sys
 import zlib
@@ -13,11 +12,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
-import orjson
-
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.rows import parse_json
 from tokentrial.store.network import is_data_error, with_retries
-from tokentrial.tokenizer.vocabulary import replace_surrogates
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 8_000_000
@@ -230,6 +227,8 @@ def _jsonl(path: str, column: str, _: object, max_bytes: int) -> Iterator[Batch]
             with _open(path) if again else with_retries(lambda: _open(path), path) as file:
                 while line := file.readline(_LINE_BYTES):
                     number += 1
+                    if line.isspace():
+                        continue  # a blank line holds no document, the last one least of all
                     where = f"{path}, line {number}"
                     if len(line) == _LINE_BYTES and not line.endswith(b"\n"):
                         batch.append(BadDocument(where, f"longer than {_LINE_BYTES:,} bytes"))
@@ -252,16 +251,13 @@ def _jsonl(path: str, column: str, _: object, max_bytes: int) -> Iterator[Batch]
 
 
 def _parsed(line: bytes, column: str, where: str, max_bytes: int) -> bytes | BadDocument:
-    """The text of one JSON line. orjson refuses lone surrogates, json reads them."""
+    """The text of one JSON line."""
     expected = f"expected a JSON object with {column!r}"
     try:
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            row = json.loads(line)
+        row = parse_json(line)
     except UnicodeDecodeError:
         return BadDocument(where, f"{expected}, found no UTF-8")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return BadDocument(where, f"{expected}: {error!r}")
     if not isinstance(row, dict):
         return BadDocument(where, f"{expected}, found {type(row).__name__}")
@@ -269,4 +265,4 @@ def _parsed(line: bytes, column: str, where: str, max_bytes: int) -> bytes | Bad
         return BadDocument(where, f"no {column!r}, which corpus.text_column names; there are {', '.join(row):.200}")
     if not isinstance(text := row[column], str):
         return BadDocument(where, f"{column!r} is {text!r:.100}, expected text")
-    return _limited(replace_surrogates(text).encode(), where, max_bytes)
+    return _limited(text.encode(), where, max_bytes)

@@ -30,9 +30,9 @@ from tokentrial.pretrain.export import copy_weights, to_hf
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_over_facts, table_subsets, was_asked
-from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask
+from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tasks.task import Example, Row
-from tokentrial.tasks.training_examples import get_task
+from tokentrial.tasks.training_examples import check_task_names, get_task, local_task
 from tokentrial.tokenizer.export import ARM_KEY, to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.settings import Evaluate
@@ -214,19 +214,22 @@ def evaluate_model(
     """Metrics by task; every item goes to `<task>_results.json` in `folder`."""
     if not (model_folder / "config.json").is_file():
         raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
+    try:
+        check_task_names(tasks)
+        solved = [local_task(name, gsm8k, "arithmetic") for name in dict.fromkeys(tasks) if name != "arithmetic"]
+        for task in solved:
+            task.check("test")  # before a large model is loaded
+    except TrialError as error:
+        raise SettingsError(f"--tasks: {error}") from None
     model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
     settings, treatment = Evaluate(limit=limit), get_arm(arm)
     if limit is not None:
         settings = settings.model_copy(update={"probes_each": min(limit, settings.probes_each)})
     scores: dict[str, Any] = {}
-    for name in tasks:
-        if name == "arithmetic":
-            _, scores[name] = probe_rows(folder, model, tokenizer, treatment, settings, frozenset())
-        elif name == "gsm8k" or name.startswith("path:"):
-            task = GSM8K(gsm8k) if name == "gsm8k" else AnswerOnly(name)
-            _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
-        else:
-            raise SettingsError(f"--tasks {name}: there are arithmetic, gsm8k and path:FILE.json")
+    if "arithmetic" in tasks:
+        _, scores["arithmetic"] = probe_rows(folder, model, tokenizer, treatment, settings, frozenset())
+    for task in solved:
+        _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
     return scores
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from tokentrial.arms.arm import Arm
-from tokentrial.evaluate.generate import encode_prompts, unsayable
+from tokentrial.evaluate.generate import encode_plain, encode_prompts, unsayable
 from tokentrial.evaluate.probe import probe
 from tokentrial.facts.facts import ASKING_FORMS, Fact, Facts
 from tokentrial.tasks.arithmetic import mean_over_facts, table_subsets, was_asked
@@ -59,7 +59,7 @@ def lens(model: Any, tokenizer: Any, table: Sequence[Example]) -> tuple[Floats, 
     right answer in digits after the embedding and each layer [questions, layers + 1]: each layer's stream through
     the last norm and the head, summed over the answer's tokens, of which GPT-2's whole vocabulary needs one."""
     prompts = encode_prompts(tokenizer, [example.prompt for example in table])
-    answers = encode_prompts(tokenizer, [f" {example.answer}" for example in table])
+    answers = encode_plain(tokenizer, [f" {example.answer}" for example in table])
     whole = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
     # (questions, T), padded on the right
     padded = pad_sequence(whole, batch_first=True, padding_value=tokenizer.eos_token_id)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokentrial.arms.arm import Arm
-from tokentrial.evaluate.generate import encode_prompts, unsayable, unsayable_mask
+from tokentrial.evaluate.generate import encode_plain, encode_prompts, is_alike, limits, unsayable, unsayable_mask
 from tokentrial.pretrain.validate import LOGITS, Scored, document_nats
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.task import Example
@@ -139,7 +139,7 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
     Left out, though the reader may find an answer in it: what says something else first, equations of other operands
     or spelled otherwise, a number before an operator or before a blank that is an id by itself, unusual encodings.
     """
-    allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, model.config.vocab_size).items()}
+    allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, limits(model)[0]).items()}
     muted = unsayable_mask(model, tokenizer)
     branching = _attends_as_masked(model)
     trees = sorted(
@@ -149,7 +149,7 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
     found = np.full((len(examples), len(arm.facts.answers)), -np.inf)
     while trees:
         longest = len(trees[-1].prompt) + len(trees[-1].nodes)
-        rows = max(1, LOGITS // (longest * max(longest, model.config.vocab_size)))
+        rows = max(1, LOGITS // (longest * max(longest, limits(model)[0])))
         chosen, trees = trees[-rows:], trees[:-rows]
         logprobs = iter(_way_logprobs(model, chosen, muted, allowed, branching))
         for tree in chosen:
@@ -165,7 +165,7 @@ def _trees(
     spelling, numbers = Spelling(arm), {answer: number for number, answer in enumerate(arm.facts.answers)}
     spelled = [spelling.ways(example) for example in examples]
     texts = list(dict.fromkeys(way.text for of_example in spelled for way in of_example))
-    ids = dict(zip(texts, map(tuple, encode_prompts(tokenizer, texts)), strict=True)) if texts else {}
+    ids = dict(zip(texts, map(tuple, encode_plain(tokenizer, texts)), strict=True)) if texts else {}
     prompts = encode_prompts(tokenizer, [example.prompt for example in examples]) if examples else []
     for example, (prompt, of_example) in enumerate(zip(prompts, spelled, strict=True)):
         # in the order of their ids neighbours share beginnings
@@ -256,10 +256,9 @@ def _attends_as_masked(model: Any) -> bool:
     try:
         masked = {name: of.to(model.device) for name, of in _as_masked([branches], 4, model.dtype).items()}
         branched = model(ids, use_cache=False, **masked).logits[0, -1]
-    except (TypeError, ValueError, RuntimeError, IndexError):  # in as many ways as there are models
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):  # in as many ways as there are models
         return False
-    alone = model(ids[:, [0, 1, 3]], use_cache=False).logits[0, -1]
-    return bool((branched - alone).abs().max() <= 0.01 * (alone - alone.mean()).abs().max())
+    return is_alike(branched, model(ids[:, [0, 1, 3]], use_cache=False).logits[0, -1])
 
 
 def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: int) -> list[float]:
@@ -269,7 +268,4 @@ def document_bits(model: Any, documents: Sequence[NDArray[np.uint16]], batch: in
 
 def scored(model: Any) -> Scored:
     """A causal model of transformers as scores see it."""
-    config = model.config
-    return Scored(
-        lambda ids: model(ids, use_cache=False).logits, config.vocab_size, config.max_position_embeddings, model.device
-    )
+    return Scored(lambda ids: model(ids, use_cache=False).logits, *limits(model), model.device)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokentrial.arms.arm import Arm
-from tokentrial.evaluate.generate import Completion, complete, encode_prompts
+from tokentrial.evaluate.generate import Completion, complete, encode_plain, encode_prompts, limits
 from tokentrial.evaluate.score import scored
 from tokentrial.pretrain.validate import token_nats
 from tokentrial.tasks.gsm8k import SolutionTask, extract_last
@@ -55,9 +55,10 @@ def gold_nats(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example],
     outcome while accuracy is at its floor. The solution is rewritten as the arm was trained; NaN where it does not fit
     the context, null in JSON."""
     prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
-    solutions = encode_prompts(tokenizer, [arm.rewrite(example.completion) for example in examples])
-    rows = [[*prompt, *solution, tokenizer.eos_token_id] for prompt, solution in zip(prompts, solutions, strict=True)]
-    fitting = [i for i, row in enumerate(rows) if len(row) <= model.config.max_position_embeddings]
+    solutions = encode_plain(tokenizer, [arm.rewrite(example.completion) for example in examples])
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    rows = [[*prompt, *solution, *end] for prompt, solution in zip(prompts, solutions, strict=True)]
+    fitting = [i for i, row in enumerate(rows) if len(row) <= limits(model)[1]]
     nats = [math.nan] * len(examples)
     for i, found in zip(fitting, token_nats(scored(model), [rows[i] for i in fitting], batch), strict=True):
         nats[i] = float(found[len(prompts[i]) - 1 :].sum()) / len(examples[i].completion.encode())

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
-from tokentrial.evaluate.generate import encode_prompts
+from tokentrial.evaluate.generate import encode_plain
 from tokentrial.evaluate.solve import solve
 from tokentrial.posttrain.trainer import (
     PostTraining,
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> Row:
     """Ids of prompt, rewritten completion and eos, cut at `max_length`."""
-    prompt, completion = encode_prompts(tokenizer, [example.prompt, arm.rewrite(example.completion)])
+    prompt, completion = encode_plain(tokenizer, [example.prompt, arm.rewrite(example.completion)])
     ids = [*prompt, *completion, tokenizer.eos_token_id]
     # The labels are made here and not by a collator: padding is eos too, and a mask by id would take the true end with
     # it, so that the model never learnt to stop (defect R8).

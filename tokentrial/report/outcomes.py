@@ -6,7 +6,6 @@ in the original report; the other subsets are means over unordered facts, the me
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from tokentrial.arms.arm import get_arm
@@ -15,6 +14,7 @@ from tokentrial.facts.families import build_facts
 from tokentrial.report.formats import one_line
 from tokentrial.tasks.arithmetic import PROBES, TABLE_SUBSETS, is_table_row
 from tokentrial.tasks.task import Row
+from tokentrial.tasks.training_examples import task_name
 from tokentrial.trial.trial import Trial
 
 GROUPS = ("asked", "never_asked")  # subsets of the table: a fact is in one of them, by seed
@@ -78,7 +78,7 @@ def known_outcomes(trial: Trial, measured: Iterable[str]) -> list[str]:
     of_table = [subset for subset in TABLE_SUBSETS if subset != "never_asked" or drills.holdout_folds]
     tasks = [(build_facts(trial.facts).table_task, "table"), *((probe, "probe") for probe in PROBES)]
     for task in trial.evaluate.tasks:  # that of a file is called after it
-        tasks.append((Path(task.removeprefix("path:")).stem.lower() if ":" in task else task, "solution"))
+        tasks.append((task_name(task), "solution"))
     names = [
         f"{task}/{subset}/{name}"
         for task, kind in tasks

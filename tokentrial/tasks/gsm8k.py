@@ -1,18 +1,16 @@
-"""GSM8K (Cobbe et al. 2021): word problems with worked solutions that end in `#### n`, and sets like it.
+"""GSM8K (Cobbe et al. 2021): word problems with worked solutions that end in `#### n`, and how such answers are read.
 
 GSM8K("path:data/gsm8k")     a folder with train.jsonl and test.jsonl, fields question and answer
 GSM8K()                      openai/gsm8k from the Hugging Face Hub
-AnswerOnly("path:SVAMP.json")      SVAMP or MultiArith as JSON, for evaluation: an answer, no solution
 """
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.rows import COMPRESSED, Row, read_rows
 from tokentrial.tasks.task import Example, Task
 
 MARKER = "####"
@@ -58,76 +56,72 @@ class SolutionTask(Task):
 
 
 class GSM8K(SolutionTask):
-    """The 7,473 training and 1,319 test problems, in the order of the file."""
+    """The 7,473 training and 1,319 test problems, in the order of the file. `source` is `hub`, or `path:FOLDER`."""
 
     name = "gsm8k"
 
     def __init__(self, source: str = "hub") -> None:
-        self.source = source
+        kind, _, folder = source.partition(":")
+        if source != "hub" and (kind != "path" or not folder):
+            raise SettingsError(
+                f"gsm8k: found {source!r}, expected hub, or path:FOLDER with train.jsonl and test.jsonl, such as "
+                f"path:{source}"
+            )
+        self.folder = Path(os.path.expanduser(folder)) if folder else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        if self.folder is None or not self.folder.is_dir():
+            return ()
+        # every *.jsonl, as the fingerprints of earlier runs have it
+        splits = [file for file in self.folder.iterdir() if _is_split(file, "train") or _is_split(file, "test")]
+        return tuple(sorted({*self.folder.glob("*.jsonl"), *splits}))
+
+    def check(self, split: str) -> None:
+        if self.folder is not None:
+            self.examples(split)
 
     def examples(self, split: str = "test") -> list[Example]:
         examples = []
-        for row in _rows(self.source, split):
-            question, solution = row["question"], row["answer"]
-            answer = extract_marked(solution)
-            if answer is None:
-                raise TrialError(f"gsm8k {split}: no `{MARKER} n` at the end of {solution!r}")
+        for row in _hub_rows(split) if self.folder is None else _file_rows(*self._split_file(split)):
+            question, solution = row.text("question"), row.text("answer")
+            answer = extract_marked(solution) or ""
+            if not re.search("[0-9]", answer):
+                raise TrialError(f"{row.where}: no `{MARKER} n` at the end of its answer, {solution[-80:]!r}")
             prompt = solution_prompt(question)
             examples.append(Example(self.name, question, prompt, f" {solution}", answer, split=split))
         return examples
 
+    def _split_file(self, split: str) -> tuple[Path, int]:
+        """The file of a split, and when it was written."""
+        found = [file for file in self.files if _is_split(file, split)]
+        if len(found) != 1:
+            names = " and ".join(file.name for file in found)
+            problem = f"two files of one split, {names}" if found else f"{split}.jsonl not found"
+            raise TrialError(f"{self.folder}: {problem}; expected a folder with train.jsonl and test.jsonl of GSM8K")
+        return found[0], found[0].stat().st_mtime_ns
+
+
+def _is_split(file: Path, split: str) -> bool:
+    """Whether this is the one file of a split, called as by its authors or as on the Hub."""
+    name = re.sub(COMPRESSED, "", file.name)
+    return re.fullmatch(rf"{split}(-00000-of-00001)?\.(jsonl?|parquet)", name) is not None
+
 
 @lru_cache(maxsize=4)
-def _rows(source: str, split: str) -> list[dict[str, Any]]:
-    kind, _, path = source.partition(":")
-    if kind == "path" and path:
-        file = Path(path).expanduser() / f"{split}.jsonl"
-        if not file.is_file():
-            raise TrialError(f"{file}: not found; expected a folder with train.jsonl and test.jsonl of GSM8K")
-        return [orjson.loads(line) for line in file.read_bytes().splitlines()]
+def _file_rows(file: Path, written: int) -> list[Row]:
+    return list(read_rows(file))
+
+
+@lru_cache(maxsize=2)
+def _hub_rows(split: str) -> list[Row]:
     from datasets import load_dataset
 
     try:
-        return list(load_dataset("openai/gsm8k", "main", split=split))
+        rows = load_dataset("openai/gsm8k", "main", split=split)
     except (OSError, ConnectionError, ValueError) as error:
         raise TrialError(
             "gsm8k: the Hugging Face Hub cannot be reached and openai/gsm8k is not in its cache; go online, or give "
             f"a folder with train.jsonl and test.jsonl: gsm8k=path:FOLDER ({type(error).__name__})"
         ) from None
-
-
-class AnswerOnly(SolutionTask):
-    """SVAMP and MultiArith: questions with a number for an answer, to be evaluated only."""
-
-    def __init__(self, source: str) -> None:
-        self.file = Path(source.removeprefix("path:")).expanduser()
-        self.name = self.file.stem.lower()
-
-    def examples(self, split: str = "test") -> list[Example]:
-        if split != "test":
-            raise SettingsError(f"{self.file}: is for evaluation only; train on gsm8k, word_problems or jsonl:PATH")
-        if not self.file.is_file():
-            raise TrialError(f"{self.file}: not found; expected SVAMP.json or MultiArith.json")
-        return [self._example(row) for row in orjson.loads(self.file.read_bytes())]
-
-    def _example(self, row: dict[str, Any]) -> Example:
-        if "lSolutions" in row:
-            question, number = row["sQuestion"].strip(), row["lSolutions"][0]
-        elif "Body" in row:
-            question, number = f"{row['Body'].strip().rstrip('.')}. {row['Question'].strip()}", row["Answer"]
-        else:
-            raise TrialError(f"{self.file}: found fields {sorted(row)}, expected those of SVAMP or MultiArith")
-        answer = f"{float(number):.12g}"
-        return Example(self.name, question, solution_prompt(question), f" {MARKER} {answer}", answer)
-
-    def score(self, example: Example, completion: str) -> bool:
-        return _equal_numbers(self.extract_answer(completion), example.answer)
-
-    def score_flexible(self, example: Example, completion: str) -> bool:
-        return _equal_numbers(extract_last(completion), example.answer)
-
-
-def _equal_numbers(extracted: str | None, answer: str) -> bool:
-    """Whether they are the same number, whole or decimal: 8.0 is 8."""
-    number = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", extracted or "")
-    return number is not None and float(number[0]) == float(answer)
+    return [Row(f"openai/gsm8k {split}, row {number}", row) for number, row in enumerate(rows, 1)]

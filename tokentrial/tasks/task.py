@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tokentrial.facts.facts import Fact
@@ -29,9 +30,18 @@ class Task:
 
     name: str
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """Local files that the examples are read from, as far as they are there."""
+        return ()
+
     def examples(self, split: str = "test") -> Sequence[Example]:
         """All items of a split, in a fixed order."""
         raise NotImplementedError
+
+    def check(self, split: str) -> None:
+        """Read what lies in files of one's own, to the last row, before anything is computed. Raises TrialError that
+        names the file and the line."""
 
     def extract_answer(self, completion: str) -> str | None:
         """The answer that an untokenized completion gives, None where it gives none."""

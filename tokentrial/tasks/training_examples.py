@@ -5,29 +5,61 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.facts.facts import Fact
 from tokentrial.facts.families import build_facts
 from tokentrial.store.files import file_hash
-from tokentrial.tasks.gsm8k import GSM8K, AnswerOnly, SolutionTask
+from tokentrial.tasks.arithmetic import PROBES
+from tokentrial.tasks.gsm8k import GSM8K, SolutionTask
+from tokentrial.tasks.own_rows import AnswerOnly, TrainingRows
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.word_problems import WordProblems
 from tokentrial.trial.settings import SFTSource
 from tokentrial.trial.trial import Trial
 
+# names of outcomes and of files of results that are no task of a file's
+_TAKEN = (*PROBES, "arithmetic", "gsm8k", "word_problems", "heldout_text", "harness")
+
 
 def get_task(name: str, trial: Trial, never_asked: frozenset[Fact]) -> SolutionTask:
-    """`gsm8k`, `word_problems`, or `path:FILE.json` of SVAMP or MultiArith (evaluation only)."""
-    if name == "gsm8k":
-        return GSM8K(trial.tasks.gsm8k)
+    """`gsm8k`, `word_problems`, `path:FILE` of SVAMP or MultiArith (evaluation), `jsonl:FILE` of prompts and
+    completions (SFT). Raises SettingsError where it is none of these."""
     if name == "word_problems":
         settings = trial.tasks.word_problems
         return WordProblems(settings.rows, settings.steps, settings.seed, never_asked, build_facts(trial.facts))
-    if name.startswith("path:"):
-        return AnswerOnly(name)
-    raise SettingsError(f"tasks: no task {name!r}; there are gsm8k, word_problems and path:FILE.json")
+    return local_task(name, trial.tasks.gsm8k, "word_problems")
+
+
+def local_task(name: str, gsm8k: str, other: str) -> SolutionTask:
+    """A task that needs no trial; `gsm8k` says where GSM8K lies, `other` is what else may be asked for."""
+    kind, _, file = name.partition(":")
+    if name == "gsm8k":
+        return GSM8K(gsm8k)
+    if kind == "path" and file:
+        return AnswerOnly(file)
+    if kind == "jsonl" and file:
+        return TrainingRows(file)
+    hint = f"; did you mean path:{name} or jsonl:{name}?" if Path(name).suffix or "/" in name else ""
+    raise SettingsError(
+        f"no task {name!r}, expected gsm8k, {other}, path:FILE of questions with answers (evaluation) or jsonl:FILE of "
+        f"prompts with completions (SFT){hint}"
+    )
+
+
+def check_task_names(names: Sequence[str]) -> None:
+    """Refuse tasks whose results would be called as others are."""
+    files = [name for name in names if ":" in name]
+    called = [task_name(name) for name in files]
+    for file, name in zip(files, called, strict=True):
+        if name in _TAKEN or name.endswith("_table") or called.count(name) > 1:
+            raise SettingsError(f"{file}: its outcomes would be called {name!r}, as others are; rename it")
+        if not name.isprintable() or len(name.encode()) > 200:
+            raise SettingsError(f"{file}: its outcomes would be called {name!r}; give it a short name in plain letters")
+
+
+def task_name(name: str) -> str:
+    """What a task of `evaluate.tasks` is called in outcomes and files of results: that of a file after the file."""
+    return local_task(name, "hub", "").name if ":" in name else name
 
 
 def stage_sources(trial: Trial, stage: str) -> list[str]:
@@ -38,10 +70,7 @@ def stage_sources(trial: Trial, stage: str) -> list[str]:
 
 
 def source_examples(trial: Trial, source: str, never_asked: frozenset[Fact]) -> Sequence[Example]:
-    """All training examples of one source: a task's name, or `jsonl:PATH` of prompts and completions."""
-    kind, _, path = source.partition(":")
-    if kind == "jsonl":
-        return _read_jsonl(Path(path).expanduser())
+    """All training examples of one source: a task's name, or `jsonl:FILE` of prompts and completions."""
     return get_task(source, trial, never_asked).examples("train")
 
 
@@ -69,29 +98,13 @@ def stage_examples(trial: Trial, stage: str, seed: int, never_asked: frozenset[F
     return [e for part in parts for e in epoch_examples(trial, part.sources, seed, never_asked)]
 
 
-def _read_jsonl(path: Path) -> list[Example]:
-    if not path.is_file():
-        raise TrialError(f"sft: {path}: not found; expected a file of lines with prompt and completion")
-    examples = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = orjson.loads(line)
-            prompt, completion = row["prompt"], row["completion"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise TrialError(f"{path}, line {number}: expected prompt and completion: {error!r}") from error
-        examples.append(Example("jsonl", prompt, prompt, completion, "", split="train"))
-    return examples
-
-
 def source_hashes(trial: Trial, names: Sequence[str]) -> dict[str, str]:
     """For a fingerprint: the hashes of the local files that sources read, the version of generated word problems,
     nothing of any other source but its name."""
     hashes = {}
     for index, name in enumerate(names):
-        kind, _, path = (trial.tasks.gsm8k if name == "gsm8k" else name).partition(":")
-        given = Path(path).expanduser()
-        files = sorted(given.glob("*.jsonl")) if name == "gsm8k" else [given]
-        of_files = [file_hash(file) for file in files if path and file.is_file()]
+        task = get_task(name, trial, frozenset())
         version = [str(WordProblems.version)] if name == WordProblems.name else []
-        hashes[f"{index} {name.partition(':')[0]} {kind}"] = ",".join(version or of_files)
+        place = (trial.tasks.gsm8k if name == "gsm8k" else name).partition(":")[0]
+        hashes[f"{index} {name.partition(':')[0]} {place}"] = ",".join(version or map(file_hash, task.files))
     return hashes
