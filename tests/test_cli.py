@@ -17,7 +17,8 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 
 VERBS = {
     "run", "status", "report", "compare", "power", "inspect", "sample", "arms", "plan", "corpus", "pretrain", "export",
-    "sft", "grpo", "evaluate", "bundle", "push", "pull", "declare", "outcomes", "extend", "results"
+    "sft", "grpo", "evaluate", "bundle", "push", "pull", "declare", "outcomes", "extend", "results",
+    "collect", "doctor"
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = TIMES_TABLE.index(TIMES_TABLE.of(6, 9))  # its place in the block of fact ids
