@@ -243,7 +243,7 @@ def ladder(tiny: Callable[..., Trial]) -> Callable[..., Trial]:
 @pytest.fixture(scope="session")
 def climbed(ladder: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The tiny trial with SFT and GRPO, run to its report. Not to be changed."""
-    return run_once("climbed", ladder, tmp_path_factory, "forest", "ladder")
+    return run_once("climbed", ladder, tmp_path_factory, "forest", "stages")
 
 
 @pytest.fixture
