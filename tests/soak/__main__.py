@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -124,7 +125,12 @@ def main() -> None:
     for name, count in sorted(soak.counts.items()):
         print(f"{count:7}  {name}")
     alone = statistics.median(soak.seconds.values()) if soak.seconds else 0.0
-    print(f"seed {given.seed}, {(time.monotonic() - begun) / 60:.1f} minutes; an undisturbed run took {alone:.0f} s")
+    of_children = resource.getrusage(resource.RUSAGE_CHILDREN)  # without workers that were killed
+    cpu_s = (of_children.ru_utime + of_children.ru_stime) / max(1, soak.counts["rounds"])
+    minutes = (time.monotonic() - begun) / 60
+    print(
+        f"seed {given.seed}, {minutes:.1f} minutes, {cpu_s:.0f} CPU seconds a round, an undisturbed run {alone:.0f} s"
+    )
     print(json.dumps({"rounds": soak.counts["rounds"], "violations": soak.violations}))
     if soak.violations:
         sys.exit(f"{soak.violations} rounds violated an invariant; their folders are in {work}")
