@@ -29,16 +29,18 @@ def signals(r: Round, twin: Path) -> None:
     number = r.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     victim = r.rng.choice(["main", "main", "worker", "group"])
     workers = sorted(r.processes("spawn_main") | r.processes("ray::")) if victim == "worker" else []
+    if workers and number == signal.SIGINT:  # which workers ignore
+        number = signal.SIGTERM
     finished = whole(r.folder)
     with suppress(ProcessLookupError):  # it was faster than we
         if workers:
-            number = signal.SIGTERM if number == signal.SIGINT else number  # which workers ignore
             os.kill(r.rng.choice(workers), number)
-            codes = [0, 1 if number == signal.SIGKILL else 75]
         else:
             (os.killpg if victim == "group" else os.kill)(process.pid, number)
-            # 130 and -15 while Python starts, or as the report is printed
-            codes = [0, -number] if number == signal.SIGKILL else [0, 75, 130, -signal.SIGTERM]
+    if workers:
+        codes = [0, 1 if number == signal.SIGKILL else 75]
+    else:  # 130 and -15 while Python starts, or as the report is printed
+        codes = [0, -number] if number == signal.SIGKILL else [0, 75, 130, -signal.SIGTERM]
     r.notes[f"{number.name} to {victim if workers or victim == 'group' else 'main'}"] += 1
     r.end(process, codes)
     r.kept |= finished

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 # in these two runs of a trial differ: clocks, speeds, where it was computed
 VARIES = re.compile(
-    ".*seconds|time|since|first|last|workers|executor|storage|provenance|tokens_per_s|tflops_per_s|mfu|memory_gb"
+    ".*seconds|time|since|first|last|workers|executor|storage|provenance|memory_gb"
+    "|tokens_per_s|tflops_per_s|mfu|.*_runtime|.*_per_second|step_time"
 )
 NOT_COMPARED = re.compile(r"trial\.yaml|sources\.json|report\.(md|html)|figures/.*|(.*/)?(\.[^/]*|log\.txt)")
 
