@@ -20,12 +20,15 @@ MOMENTS += [f"*/seed*/{stage}.partial" for stage in ("pretrain", "hf", "eval_*",
 
 def signals(r: Round, twin: Path) -> None:
     """A signal to the main process, to a worker or to all, at a random moment of a run."""
-    glob = "*/seed3/*" if r.trial.kind == "looks" and r.rng.random() < 0.5 else r.rng.choice(["", "", *MOMENTS])
+    moments = [glob for glob in MOMENTS if r.trial.kind == "ladder" or not re.search("sft|grpo", glob)]
+    if "corpus" in whole(r.folder):
+        moments = [glob for glob in moments if not glob.startswith("corpus")]
+    glob = "*/seed3/*" if r.trial.kind == "looks" and r.rng.random() < 0.5 else r.rng.choice(["", "", *moments])
     before, later = {*r.folder.glob(glob)} if glob else set(), r.rng.uniform(0, 0.7)
     process = r.start(r.words("run"))
     while glob and process.poll() is None and {*r.folder.glob(glob)} <= before:
         time.sleep(0.02)
-    time.sleep(later if glob else 0.5 + later * 20)
+    time.sleep(later if glob else 0.5 + later * 12)
     number = r.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     victim = r.rng.choice(["main", "main", "worker", "group"])
     workers = sorted(r.processes("spawn_main") | r.processes("ray::")) if victim == "worker" else []
