@@ -62,8 +62,11 @@ class Soak:
         begun, name, place = time.monotonic(), f"{self.seed} {number}", self.work / f"round{number}"
         rng, problem = random.Random(f"{name} plan"), ""
         of, executor = rng.randrange(len(self.locks)), "ray" if rng.random() < 0.02 else "local"
-        trial, done = draw_trial(random.Random(f"{self.seed} trial {of}"), of), rng.choice(["nothing", "a part", "all"])
-        chosen = dict.fromkeys(rng.choices([*MISFORTUNES], [*MISFORTUNES.values()], k=rng.choice([1, 1, 2, 3])))
+        trial, done = (
+            draw_trial(random.Random(f"{self.seed} trial {of}"), of),
+            rng.choice(["nothing", "a part", "a part", "all"]),
+        )
+        chosen = dict.fromkeys(rng.choices([*MISFORTUNES], [*MISFORTUNES.values()], k=rng.choice([1, 1, 1, 2, 2, 3])))
         r = Round(place, trial, name, executor)
         try:
             twin = self.twin(of, trial)

@@ -146,7 +146,8 @@ def damaged_file(r: Round, twin: Path) -> None:
 
 def storage(r: Round, twin: Path) -> None:
     """A storage: another trial may not have it, and what is whole there is not made again as the folder is lost."""
-    r.complete()
+    if r.backups:
+        r.complete()
     r.local.append(f"storage={r.storage}")
     r.complete()
     if r.rng.random() < 0.4:

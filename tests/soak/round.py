@@ -26,7 +26,7 @@ class Round:
     def __init__(self, place: Path, trial: Trial, name: str, executor: str = "local") -> None:
         self.rng, self.place, self.trial, self.name = random.Random(name), place, trial, name
         self.cwd, self.folder, self.storage, self.disk = place, place / "run", place / "storage", place / "disk"
-        self.local = [f"workers={self.rng.choice([1, 1, 2])}", f"executor={executor}", "disk_reserve_gb=0"]
+        self.local = [f"workers={self.rng.choice([1, 1, 1, 2])}", f"executor={executor}", "disk_reserve_gb=0"]
         self.kept: dict[str, Step] = {}
         self.backups: dict[Path, bytes] = {}
         self.commands, self.notes = 0, Counter[str]()
