@@ -149,15 +149,21 @@ def storage(r: Round, twin: Path) -> None:
     if r.backups:
         r.complete()
     r.local.append(f"storage={r.storage}")
-    r.complete()
-    if r.rng.random() < 0.4:
-        before, other = steps(r.storage), r.rng.choice(["name=another", "pretrain.lr=0.007"])
+    if not r.backups and r.rng.random() < 0.4:
+        r.lose_work()
+        signals(r, twin)
+    else:
+        r.complete()
+    before = steps(r.storage)
+    if before and r.rng.random() < 0.5:
+        trained = any(name.endswith("/pretrain") for name in before)  # a corpus alone may be shared
+        other = r.rng.choice(["name=another", "pretrain.lr=0.007"]) if trained else "name=another"
         r.run(r.words("run", other, f"output={r.place / 'another'}"), 1)
         assert steps(r.storage) == before, f"{other}: a storage was changed by another trial"
     files = sorted(path for path in r.storage.rglob("*") if path.is_file())
-    for path in r.rng.sample(files, r.rng.choice([0, 0, 1, 3])):
+    for path in r.rng.sample(files, min(len(files), r.rng.choice([0, 0, 1, 3]))):
         r.damage(path)
-    if not r.disk.exists() and r.rng.random() < 0.7:
+    if files and not r.disk.exists() and r.rng.random() < 0.7:
         stored, r.kept = whole(r.storage), {}
         shutil.rmtree(r.folder)
         r.complete()
