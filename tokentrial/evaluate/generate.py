@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -129,7 +130,9 @@ def continue_ids(
     room = [min(new_tokens, context - len(prompt)) for prompt in prompts]
     order = sorted((i for i in range(len(prompts)) if room[i] > 0), key=lambda i: len(prompts[i]))
     found: list[list[int]] = [[] for _ in prompts]
-    reading = _Cached if order and _reads_on_from_cache(model) else _Anew
+    if order and model not in _reads_from_cache:
+        _reads_from_cache[model] = _reads_on_from_cache(model)
+    reading = _Cached if _reads_from_cache.get(model) else _Anew
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         pick: Pick = _likeliest if temperature is None else _Sampling(temperature, seed, chosen, new_tokens, size)
@@ -169,6 +172,9 @@ def _mixed(bits: Tensor) -> Tensor:
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
     return bits ^ (bits >> 16)
+
+
+_reads_from_cache: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # of the models that were asked so far
 
 
 class _Cached:
