@@ -28,11 +28,11 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str], declared: str | No
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about names inside TRL
-    storage = Storage(trial)
-    storage.state.fetch()
-    corpus = CorpusPlan(trial)
+    storage, lock_name = Storage(trial), f".seed{cell.seed}.lock"
     # a cell has one writer: a worker on a node that Ray gave up may still be ending, and its lock ends with it
-    with lock(trial.folder / cell.arm, f".seed{cell.seed}.lock", _PATIENCE_S):
+    with translate_os_errors(trial.folder), lock(trial.folder / cell.arm, lock_name, _PATIENCE_S):
+        storage.state.fetch()
+        corpus = CorpusPlan(trial)
         sync_storage(corpus, [cell], storage)
         todo = [stage for stage in cell.pending(corpus) if stage in wanted]
         for number, stage in enumerate(todo):

@@ -91,7 +91,7 @@ def run_one(
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         sync_storage(corpus, these, storage)  # of which `settle` knows that they replace nothing
-        fetch_results(corpus, cells(trial), storage)
+        fetch_results(corpus, [cell for cell in cells(trial) if cell not in these], storage)
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
         make_corpus = not corpus_step.is_ready(corpus)
         if make_corpus and wanted is not None and "corpus" not in wanted:
