@@ -217,7 +217,7 @@ def test_a_gpu_gives_its_workers_the_cores_that_are_there_and_a_cpu_one_each(tin
 # signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_work_as_resumable_and_the_old_handlers_come_back(tmp_path, number):
     before, said = signal.getsignal(number), f"stopped by {signal.Signals(number).name}; the same command goes on"
     with pytest.raises(Interrupted, match=said) as error, interruptible(tmp_path):

@@ -208,6 +208,22 @@ def test_it_is_not_skipped_before_all_is_measured(before_grpo, ladder, inline):
     assert read_json(before_grpo / "grpo_decision.json")["go_on"] is True
 
 
+# under a launcher
+
+
+@pytest.mark.slow
+def test_sft_in_a_container_that_sets_a_group_s_variables_is_that_without(climbed_copy, climbed, ladder, monkeypatch):
+    """As images and wrappers set them for whatever they start: accelerate would wait for three others at this port."""
+    group = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "PMI_SIZE": "4"}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "ACCELERATE_USE_FSDP": "true", "SLURM_PROCID": "1"}
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    shutil.rmtree(climbed_copy / "baseline" / "seed1" / "sft")
+    run(ladder(climbed_copy), ("sft",), [Cell("baseline", 1)])
+    weights = "baseline/seed1/sft/model.safetensors"
+    assert (climbed_copy / weights).read_bytes() == (climbed.folder / weights).read_bytes()
+
+
 # killed
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.executors import worker
 from tokentrial.executors.local import LocalExecutor
-from tokentrial.executors.worker import GRACE_S, Call, Report, report, stoppable
+from tokentrial.executors.worker import GRACE_S, STOP_SIGNALS, Call, Report, report, stoppable
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHED += ("TORCHELASTIC_RUN_ID", "PET_NNODES", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_SIZE")
@@ -146,9 +147,27 @@ def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tm
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(executor):
-    with pytest.raises(Interrupted, match=r"^baseline/seed1: its worker was stopped by SIGTERM"):
-        run(executor, Call("baseline/seed1", signal.raise_signal, (signal.SIGTERM,)))
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(executor, number):
+    with pytest.raises(Interrupted, match=r"^baseline/seed1: "):
+        run(executor, Call("baseline/seed1", signal.raise_signal, (number,)))
+
+
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [({}, 8), ({"a": "max 100000"}, 8), ({"a": "150000 100000"}, 2), ({"": "50000 100000", "a": "max 100000"}, 1),
+     ({"a": "1600000 100000"}, 8)],
+)  # fmt: skip
+def test_no_more_workers_than_a_container_s_quota_gives_time(tmp_path, monkeypatch, quotas, expected):
+    """`docker run --cpus=1.5` on 8 cores, whose cgroup lies in others; none on a machine of its own."""
+    (tmp_path / "mount" / "a").mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("1:cpu:/old\n0::/a\n")
+    for name, quota in quotas.items():
+        (tmp_path / "mount" / name / "cpu.max").write_text(quota)
+    monkeypatch.setattr(worker, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(worker, "_MOUNT", tmp_path / "mount")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    assert worker.cores() == expected
 
 
 def test_workers_import_what_they_will_need_while_they_wait(tmp_path):

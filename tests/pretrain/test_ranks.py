@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import timedelta
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -99,7 +100,9 @@ def test_ranks_that_are_told_to_stop_save_and_any_number_goes_on(cell_command):
     while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 5:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    # as srun sends it: to every process of the job, torchrun and ranks among them
+    for each in (*psutil.Process(process.pid).children(recursive=True), process):
+        each.send_signal(signal.SIGUSR1)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     assert list((folder / "pretrain.checkpoints").glob("*/step_*/manifest.json"))

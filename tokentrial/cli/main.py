@@ -24,6 +24,7 @@ from tokentrial.cli.words import (
     show_report,
 )
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.executors.worker import leave_group
 from tokentrial.store.disk import translate_os_errors
 
 app = typer.Typer(
@@ -316,6 +317,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of what the terminal's encoding does not have
+    leave_group()
     try:
         with translate_os_errors(Path.cwd()):
             app()

@@ -27,6 +27,7 @@ from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import (
     GRACE_S,
     POLL_S,
+    STOP_SIGNALS,
     Call,
     Report,
     die_with_parent,
@@ -36,7 +37,7 @@ from tokentrial.executors.worker import (
     worker_environment,
 )
 
-_STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of a worker that SIGTERM has ended
+_STOPPED = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}  # exit codes of a worker so ended
 
 
 class LocalExecutor:
@@ -118,8 +119,8 @@ class LocalExecutor:
         """The error for a worker whose pipe is closed."""
         process = self._processes[connection]
         process.join(POLL_S)
-        if process.exitcode in _STOPPED:  # a machine that goes away says SIGTERM to all processes, in any order
-            return Interrupted(f"{call.name}: its worker was stopped by SIGTERM; the same command goes on from here")
+        if process.exitcode in _STOPPED:  # a machine that goes away tells all processes, in any order
+            return Interrupted(f"{call.name}: its worker was told to stop; the same command goes on from here")
         return TrialError(
             f"{call.name}: a worker process died (killed, or out of memory); what is finished is kept: run the same "
             "command again, with fewer workers=N if memory is short"

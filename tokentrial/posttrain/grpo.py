@@ -29,8 +29,8 @@ from tokentrial.posttrain.trainer import (
     on_one_device,
     recorded_arguments,
     shared_arguments,
-    single_process,
     train,
+    trainer_precision,
     write_result,
 )
 from tokentrial.store.files import write_json
@@ -120,7 +120,7 @@ def grpo(job: PostTraining, settings: GRPO) -> None:
     shaping = shared_arguments(pretrain, job.seed) | arguments(settings)
     # a checkpoint only where a batch of completions is used up: they are not in it
     local = local_arguments(job.checkpoints, pretrain, settings.checkpoint_every * settings.num_iterations)
-    with single_process(pretrain), narrow_chunks(model.config.vocab_size):
+    with trainer_precision(pretrain), narrow_chunks(model.config.vocab_size):
         trainer = _trainer(job, settings, model, tokenizer, local | shaping, examples)
         log = [record for record in train(trainer, job.checkpoints, job, "grpo") if "reward" in record]
     first, last = ({name: record.get(key) for name, key in _SUMMARY.items()} for record in (log[0], log[-1]))

@@ -22,8 +22,8 @@ from tokentrial.posttrain.trainer import (
     on_one_device,
     recorded_arguments,
     shared_arguments,
-    single_process,
     train,
+    trainer_precision,
     write_result,
 )
 from tokentrial.tasks.gsm8k import SolutionTask
@@ -94,7 +94,7 @@ def sft(job: PostTraining, settings: SFT) -> None:
     """Fine-tune the model in `job.source`, stage by stage; write model, tokenizer and `sft_results.json`."""
     started = time.perf_counter()
     model, tokenizer = load(job.source)
-    with single_process(job.trial.pretrain):
+    with trainer_precision(job.trial.pretrain):
         records = [_train_stage(job, settings, number, model, tokenizer) for number in range(len(settings.stages))]
     losses = {name: records[-1][name] for name in ("train_loss", "eval_loss")}
     write_result(job, "sft", model, {**losses, "stages": records}, started)

@@ -1,11 +1,10 @@
-"""What SFT and GRPO share: the job, the arguments of the Hugging Face Trainer, the process it runs in, progress,
-checkpoints that are whole, and stopping."""
+"""What SFT and GRPO share: the job, the arguments of the Hugging Face Trainer, its precision, progress, checkpoints
+that are whole, and stopping."""
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import Interrupted
-from tokentrial.executors.worker import launcher_variables, stoppable
+from tokentrial.executors.worker import stoppable
 from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
 from tokentrial.store.files import write_json
 from tokentrial.store.folders import MANIFEST, damaged_files, is_done, write_manifest
@@ -121,16 +120,9 @@ def recorded_arguments(arguments: Any, shaping: Mapping[str, Any]) -> dict[str, 
     return {name: resolved[name] for name in sorted(shaping)}
 
 
-@contextmanager
-def single_process(settings: Pretrain) -> Iterator[None]:
-    """Within the block the Trainer is one process, whatever a launcher has left in the environment: accelerate would
-    wait for ranks that never come. Matrix products are as exact as in pretraining."""
-    hidden = {name: os.environ.pop(name) for name in launcher_variables()}
-    try:
-        with precision(tf32=resolve_device(settings) == "cuda"):
-            yield
-    finally:
-        os.environ.update(hidden)
+def trainer_precision(settings: Pretrain) -> AbstractContextManager[None]:
+    """Within the block matrix products are as exact as in pretraining."""
+    return precision(tf32=resolve_device(settings) == "cuda")
 
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]

@@ -10,21 +10,22 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.executors.worker import die_with_parent, stoppable
+from tokentrial.executors.worker import STOP_SIGNALS, die_with_parent, stoppable
 from tokentrial.trial.settings import Pretrain
 
 _PROGRESS = "@progress "
 
 
 def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
-    """Run `tokentrial.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError with
-    what they said where they fail."""
+    """Run `tokentrial.run.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError
+    with what they said where they fail."""
     rendezvous = ["--standalone"]
     if settings.rdzv_endpoint and settings.nnodes > 1:
         host, port = settings.rdzv_endpoint.split(":")
         # the static rendezvous numbers the nodes as they say: the first rank, which writes, is here
         rendezvous = [f"--nnodes={settings.nnodes}", "--node-rank=0", f"--master-addr={host}", f"--master-port={port}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}"]
+    handled = f"--signals-to-handle={','.join(number.name for number in STOP_SIGNALS)}"
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={ranks}", handled]
     with stoppable() as stop:
         group = subprocess.Popen(
             [*command, "-m", "tokentrial.run.rank", *arguments],
@@ -36,14 +37,15 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
             preexec_fn=die_with_parent,
         )
         # the word to stop reaches this process, whose call is blocked in reading: it is passed on from a handler
-        previous = signal.getsignal(signal.SIGTERM)
+        previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
         def terminate_group(number: int, frame: object) -> None:
             group.terminate()
-            if callable(previous):
-                previous(number, frame)  # type: ignore[arg-type]
+            if callable(handler := previous[signal.Signals(number)]):
+                handler(number, frame)  # type: ignore[arg-type]
 
-        signal.signal(signal.SIGTERM, terminate_group)
+        for number in STOP_SIGNALS:
+            signal.signal(number, terminate_group)
         output: list[str] = []
         try:
             assert group.stdout is not None
@@ -55,7 +57,8 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
                     output.append(line)
             code = group.wait()
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             if group.poll() is None:
                 os.killpg(group.pid, signal.SIGKILL)
         if code and stop():

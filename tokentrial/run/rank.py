@@ -25,7 +25,8 @@ def main(out: str, arm: str, seed: str) -> None:
     """Pretrain a cell of the run folder `out` together with the other ranks; `tokentrial pretrain` on the first node,
     which waits for the others, makes it a finished step."""
     worker.die_with_parent()
-    signal.signal(signal.SIGTERM, worker.told_to_stop)
+    for number in worker.STOP_SIGNALS:
+        signal.signal(number, worker.told_to_stop)
     try:
         corpus, cell = CorpusPlan(open_run(Path(out))), Cell(arm, int(seed))
         folder = partial(cell.folder(corpus.trial, "pretrain"))

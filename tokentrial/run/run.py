@@ -22,7 +22,7 @@ from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.progress import Progress
 from tokentrial.executors.ray import RayExecutor
-from tokentrial.executors.worker import Call, cores
+from tokentrial.executors.worker import STOP_SIGNALS, Call, cores
 from tokentrial.plan.disk import beyond_limit, cell_bytes
 from tokentrial.plan.work import cells_at_a_time, expected_seconds
 from tokentrial.pretrain.device import resolve_device
@@ -237,12 +237,12 @@ def _workers(trial: Trial, cells: int) -> int:
 
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM end the work as Interrupted: the folder stays resumable."""
+    """Within the block SIGINT, SIGTERM and SIGUSR1 end the work as Interrupted: the folder stays resumable."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"{folder}: stopped by {signal.Signals(number).name}; the same command goes on from here")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, *STOP_SIGNALS)}
     try:
         yield
     finally:
