@@ -86,7 +86,9 @@ def evaluate(
         str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
     ] = "arithmetic",
     gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
-    limit: Annotated[int | None, typer.Option(help="with --model: at most so many items of each task or probe")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="with --model: at most so many items of each task or probe")
+    ] = None,
     harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
     out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
     overwrite: OverwriteOption = False,
@@ -104,7 +106,7 @@ def evaluate(
 
         loaded = load(trial, overrides or ())
         chosen = select_cells(loaded, arm, seed)
-        _do(evaluations(loaded, chosen), loaded, chosen, overwrite)
+        _do(evaluations(loaded, chosen, overwrite), loaded, chosen, overwrite)
         return
     from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 

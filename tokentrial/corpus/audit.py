@@ -16,8 +16,9 @@ from tokentrial.facts import drills
 from tokentrial.facts.facts import ASKING_FORMS, Facts
 from tokentrial.store.files import fingerprint, read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.task import Example
-from tokentrial.tasks.training_examples import source_hashes, stage_sources
+from tokentrial.tasks.training_examples import stage_sources
 
 VERSION = 2
 

@@ -14,6 +14,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,8 @@ class File(NamedTuple):
 
 class Source:
     """The files of one setting, in the order of their paths. `memory` is a file that remembers their hashes, and
-    which revision of the Hub's data a run has begun with."""
+    which revision of the Hub's data a run has begun with; local files that it knows and that are gone stand for what
+    they were, until somebody has to read them."""
 
     def __init__(self, setting: str, text_column: str, memory: Path | None = None) -> None:
         self.setting, self.text_column, self.memory = setting, text_column, memory
@@ -60,8 +62,14 @@ class Source:
         remembered = self._remembered()
         if self.path.startswith("hf://"):
             self.path = remembered.get("path") or _pin_revision(self.path)
-        listed = remembered.get("files") if "://" in self.path else None
-        self.files = [File(*file) for file in listed] if listed else self._list()
+        listed = [File(*file) for file in remembered.get("files", ())]
+        self.files = listed if listed and "://" in self.path else self._list()
+        here = {file.path: file for file in self.files}
+        self.lost = [file.path for file in listed if "://" not in file.path and file.path not in here]
+        if here.items() <= {file.path: file for file in listed}.items():
+            self.files = listed or self.files
+        else:
+            self.lost = []  # other files are another source
         if not self.files:
             raise SettingsError(f"corpus.source: {setting} holds no file; check the path")
 
@@ -73,16 +81,32 @@ class Source:
     def hash(self) -> str:
         """Hash of the content, not of the path: moving the files changes nothing. A local file is read once and then
         known by its size and time; a remote one goes by what its store says of it."""
+        return hashlib.sha256("".join([f"{self.kind} {self.text_column}", *self._hashes.values()]).encode()).hexdigest()
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        """The hash of each file, by its path, size and stamp."""
         known = self._remembered().get("hashes", {})
         files = {"|".join(map(str, file)): file for file in self.files}
         missing = [key for key in files if key not in known]
         with ThreadPoolExecutor() as pool:
             computed = dict(zip(missing, pool.map(_content_hash, map(files.__getitem__, missing)), strict=True))
-        hashes = {key: known.get(key) or computed[key] for key in files}
-        if self.memory is not None and (computed or not self.memory.exists()):
-            listed = [[*file] for file in self.files]
-            write_json(self.memory, {"setting": self.setting, "path": self.path, "files": listed, "hashes": hashes})
-        return hashlib.sha256("".join([f"{self.kind} {self.text_column}", *hashes.values()]).encode()).hexdigest()
+        return {key: known.get(key) or computed[key] for key in files}
+
+    def remember(self) -> None:
+        """Write the memory; for a run to do, as whoever only looks, or is refused, is to leave it as it is."""
+        listed = [[*file] for file in self.files]
+        found = {"setting": self.setting, "path": self.path, "files": listed, "hashes": self._hashes}
+        if self.memory is not None and self._remembered() != found:
+            write_json(self.memory, found)
+
+    def require(self) -> None:
+        """Raises TrialError where a file is gone, before anything is made from it."""
+        if self.lost:
+            raise TrialError(
+                f"corpus.source: {self.lost[0]} is gone, and the text is to be made from it; put it back, or delete "
+                f"{self.memory} to begin with the files there are"
+            )
 
     def input_splits(self, task_bytes: int | None, in_one: bool = False) -> list[InputSplit]:
         """What each task reads: stretches of about `task_bytes`, or of a 64th of the whole, cut between files and

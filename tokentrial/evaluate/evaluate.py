@@ -7,6 +7,7 @@ eval_<stage>/heldout_text.json         bits and bytes of every held-out document
 eval_pretrain/mechanism.json           probes, logit lens and rows of the fact tokens
 """
 
+import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -238,11 +239,22 @@ def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: i
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise TrialError(f"--harness: lm-eval is not installed ({error}); pip install 'tokentrial[eval]'") from None
+    known = TaskManager()
+    if strange := [task for task in tasks if task not in known.all_tasks]:
+        near = difflib.get_close_matches(strange[0], known.all_tasks, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; `lm-eval ls tasks` lists them"
+        raise SettingsError(f"--harness {strange[0]}: no task of lm-eval{hint}")
     model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
-    results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit)
+    try:
+        results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit, task_manager=known)
+    except (ConnectionError, FileNotFoundError) as error:  # its data sets are of the Hub
+        raise TrialError(
+            f"--harness {','.join(tasks)}: its data cannot be fetched ({error}); go online first"
+        ) from None
     scores: dict[str, Any] = results["results"]
     write_json(folder / "harness_results.json", {"results": scores, "n-samples": results["n-samples"]})
     return scores

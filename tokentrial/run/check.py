@@ -1,9 +1,20 @@
 """What is refused of a trial before anything is written: names that stand for nothing, files that cannot be read."""
 
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
 from tokentrial.arms.arm import get_arm
+from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.pretrain.device import resolve_device
 from tokentrial.report.outcomes import check_outcomes
+from tokentrial.steps.cell import Cell
+from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.stage import stages
+from tokentrial.store.folders import is_done
+from tokentrial.store.storage import Storage
+from tokentrial.tasks.contents import lost, require
 from tokentrial.tasks.training_examples import check_task_names, get_task, stage_sources
 from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
@@ -23,12 +34,50 @@ def check(trial: Trial) -> None:
         sources += [("sft.stages", "train", source) for source in stage_sources(of, "sft")]
         sources += [("grpo.task", "train", source) for source in stage_sources(of, "grpo")]
         for setting, split, source in sources:
-            if (setting, source, of.tasks.gsm8k) not in read:
-                read.add((setting, source, of.tasks.gsm8k))
-                try:
-                    get_task(source, of, frozenset()).check(split)
-                except TrialError as error:
-                    raise SettingsError(f"{setting}: {source}: {error}") from None
+            try:
+                task = get_task(source, of, frozenset())
+                # what a run has read and is gone is missed only where something has to be made from it
+                if (setting, source, of.tasks.gsm8k) not in read and not lost(of, source):
+                    task.check(split)
+            except TrialError as error:
+                raise SettingsError(f"{setting}: {source}: {error}") from None
+            read.add((setting, source, of.tasks.gsm8k))
+
+
+def check_machine(trial: Trial) -> None:
+    """Raises SettingsError where this machine lacks what a setting asks for; of a cluster it says nothing."""
+    tracker = trial.pretrain.report_to
+    if trial.executor == "ray":
+        return
+    if tracker != "none" and find_spec(tracker) is None:
+        raise SettingsError(f"pretrain.report_to: {tracker} is not installed; pip install {tracker}, or give none")
+    if resolve_device(trial.pretrain) == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SettingsError(
+                f"pretrain.device: {trial.pretrain.device} means a GPU, and torch {torch.__version__} sees none; give "
+                "cpu, or install a build of torch for CUDA"
+            )
+
+
+def check_inputs(corpus: CorpusPlan, cells: Sequence[Cell], asked: Sequence[str], storage: Storage) -> None:
+    """Raises TrialError where a file is gone that the run has read before, and something is yet to be made from it."""
+
+    def is_there(folder: Path, wanted: str) -> bool:
+        return is_done(folder, wanted) or storage.holds(folder, wanted)
+
+    trial = corpus.trial
+    if not is_there(corpus.folder, corpus.text_fingerprint):
+        corpus.source.require()
+    gone = {name for stage in stages(trial) for name in stage.rows if lost(trial, name)}
+    if gone and not is_ready(corpus):
+        require(trial, gone & {*stage_sources(trial, "sft"), *stage_sources(trial, "grpo")}, "the audit")
+    for cell in cells if gone else ():
+        wanted = cell.fingerprints(corpus)
+        for stage in stages(trial):
+            if stage.name in asked and not is_there(cell.folder(trial, stage.name), wanted[stage.name]):
+                require(trial, gone.intersection(stage.rows), f"{cell.name}: {stage.name}")
 
 
 def measured_stages(trial: Trial) -> list[str]:

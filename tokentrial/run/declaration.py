@@ -19,7 +19,8 @@ from tokentrial.steps.stage import stage_names, stages
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.store.storage import Storage
-from tokentrial.tasks.training_examples import source_hashes, stage_sources
+from tokentrial.tasks.contents import source_hashes
+from tokentrial.tasks.training_examples import stage_sources
 from tokentrial.trial.declaration import DECLARED, Declared, Standing, declaration_hash, differences
 from tokentrial.trial.settings import Verdict
 from tokentrial.trial.trial import Trial
@@ -34,7 +35,20 @@ _MOST = 12  # results that a refusal lists one by one
 def declaration(trial: Trial) -> dict[str, Any]:
     """Every setting but those of where the trial is computed; hashes of the files that its stages read; versions of
     what makes its results."""
-    corpus = {"corpus": prepare.VERSION}
+    versions = {"corpus": prepare.VERSION} | {stage.name: stage.version for stage in stages(trial)}
+    return _settings(trial) | {
+        "content": {
+            "start": start_content(trial),
+            "evaluate": source_hashes(trial, trial.evaluate.tasks),
+            "sft": source_hashes(trial, stage_sources(trial, "sft")),
+            "grpo": source_hashes(trial, stage_sources(trial, "grpo")),
+        },
+        "versions": versions | {f"arm {name}": get_arm(name).version for name in trial.arms},
+    }
+
+
+def _settings(trial: Trial) -> dict[str, Any]:
+    """What of a declaration needs no file to be there."""
     return {
         "trial": trial.name,
         "arms": trial.arms,
@@ -44,15 +58,6 @@ def declaration(trial: Trial) -> dict[str, Any]:
         "sweep": trial.sweep,
         "robustness_reruns": trial.robustness_reruns,
         "settings": trial.experiment(*_PARTS),
-        "content": {
-            "start": start_content(trial),
-            "evaluate": source_hashes(trial, trial.evaluate.tasks),
-            "sft": source_hashes(trial, stage_sources(trial, "sft")),
-            "grpo": source_hashes(trial, stage_sources(trial, "grpo")),
-        },
-        "versions": corpus
-        | {stage.name: stage.version for stage in stages(trial)}
-        | {f"arm {name}": get_arm(name).version for name in trial.arms},
         # without a ladder no word of it: the hash of such a trial stays what it was
         **({"ladder": trial.ladder.model_dump(mode="json")} if trial.ladder else {}),
     }
@@ -120,7 +125,7 @@ def hash_in_force(folder: Path) -> str | None:
 
 def standing(trial: Trial) -> Standing:
     """How the run folder's results stand against what was declared."""
-    before, now = _read(trial.folder), declaration(trial)
+    before = _read(trial.folder)
     measured = {stage.measures: _chain(trial, stage.name) for stage in stages(trial) if stage.measures}
     if before is None or "declaration" not in before:
         return _without_settings(trial, before, list(measured))
@@ -129,7 +134,7 @@ def standing(trial: Trial) -> Standing:
     if broken := _broken(trial):
         departures.append(broken)
         withheld = dict.fromkeys(measured, broken)
-    changes = [(f"{name}: {change}", "now") for name, change in _differences(before["declaration"], now)]
+    changes = [(f"{name}: {change}", "now") for name, change in _differences(before["declaration"], declaration(trial))]
     if before["tokentrial"] != __version__:  # reading what another release made changes nothing in it
         changes = [(c, since) for c, since in changes if _is_known(c.split(": ")[0], before["declaration"])]
     # also one that was taken back: what it made may have been looked at
@@ -153,7 +158,7 @@ def standing(trial: Trial) -> Standing:
 
 def _without_settings(trial: Trial, before: Mapping[str, Any] | None, measured: list[str]) -> Standing:
     """Of a trial that is not declared yet, or was by 0.1, whose declaration held seeds and outcomes alone."""
-    now = declaration(trial)
+    now = _settings(trial)
     if lost := _broken(trial):
         return Standing(_declared(now), None, None, now["settings"], [lost], dict.fromkeys(measured, lost))
     if before is None:

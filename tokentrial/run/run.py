@@ -28,8 +28,9 @@ from tokentrial.plan.work import cells_at_a_time, expected_seconds
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
+from tokentrial.report.items import EvaluationFolders
 from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
-from tokentrial.run.check import check
+from tokentrial.run.check import check, check_inputs, check_machine
 from tokentrial.run.declaration import declare, hash_in_force, refuse_taking_over, settle, standing
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
 from tokentrial.steps import corpus as corpus_step
@@ -37,8 +38,9 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stages
 from tokentrial.store.disk import need_disk, translate_os_errors
 from tokentrial.store.files import link, remove_stale_partials, write_bytes
-from tokentrial.store.folders import MANIFEST, lock
+from tokentrial.store.folders import MANIFEST, is_done, is_whole, lock
 from tokentrial.store.storage import Storage
+from tokentrial.tasks import contents
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
@@ -54,6 +56,7 @@ def run(
     """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; after a whole
     run build the report and return it. Finished results of other settings are replaced with `overwrite` alone."""
     check(trial)
+    check_machine(trial)
     report, earlier, others = run_one(trial, wanted, chosen, (), overwrite), [trial], to_run(trial)
     for number, variant in enumerate(others, 1):
         print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
@@ -86,13 +89,16 @@ def run_one(
         now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared: once
         these = [cell for cell in cells(trial) if cell.seed in now] if chosen is None else list(chosen)
         replaced = settle(corpus, storage, these, overwrite)
-        write_trial(trial)
-        storage.state.claim()  # before anything is sent there
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
+        asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
+        check_inputs(corpus, these, asked, storage)
+        corpus.source.remember()
+        contents.remember(trial)
+        write_trial(trial)
+        storage.state.claim()  # before anything is sent there
         sync_storage(corpus, these, storage)  # of which `settle` knows that they replace nothing
         fetch_results(corpus, [cell for cell in cells(trial) if cell not in these], storage)
-        asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
         make_corpus = not corpus_step.is_ready(corpus)
         if make_corpus and wanted is not None and "corpus" not in wanted:
             raise TrialError(f"{corpus.folder}: not ready; run `tokentrial corpus` with the same trial first")
@@ -103,10 +109,11 @@ def run_one(
         while chosen is None and len(now := wanted_seeds(corpus)) * len(trial.arms) > len(these):
             these = [cell for cell in cells(trial) if cell.seed in now]
             replaced = settle(corpus, storage, these, overwrite)
+            check_inputs(corpus, these, asked, storage)
             _walk(corpus, these, asked, False, storage, replaced)
         report = None
         if chosen is None and wanted is None:
-            report = _report(trial)
+            report = _report(trial, evaluated(corpus))
         storage.state.send()
         storage.send_report()
     return report
@@ -184,8 +191,10 @@ def _share_sources(trial: Trial, first: Trial) -> None:
         shutil.copytree(of, start, copy_function=lambda path, to: link(Path(path), Path(to)))
 
 
-def evaluations(trial: Trial, chosen: Sequence[Cell]) -> list[str]:
+def evaluations(trial: Trial, chosen: Sequence[Cell], overwrite: bool = False) -> list[str]:
     """The evaluations of stages that all the chosen cells have been through, at least that of pretraining."""
+    check(trial)
+    refuse_taking_over(trial, overwrite)
     corpus = CorpusPlan(trial)
     pending = {stage for cell in chosen for stage in cell.pending(corpus)}
     after = [stage for stage in stages(trial) if stage.measures]
@@ -251,15 +260,36 @@ def interruptible(folder: Path) -> Iterator[None]:
 
 
 def rebuild(folder: Path) -> dict[str, Any]:
-    """The report of a run folder, from what is there now."""
+    """The report of a run folder, from what is there now. Raises TrialError where results would be left out of it since
+    a file that they were made from has changed."""
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
-    return _report(trial)
+    corpus = CorpusPlan(trial)
+    found, all_stages = evaluated(corpus), stages(trial)
+    left_out = [
+        f"{cell.name}: {stage.name}"
+        for cell in cells(trial)
+        for stage in all_stages
+        if stage.measures
+        and stage.measures not in found[cell.arm, cell.seed]
+        and is_whole(cell.folder(trial, stage.name))
+    ]
+    changed = contents.changed(trial, dict.fromkeys(name for stage in all_stages for name in stage.rows))
+    if not is_done(corpus.folder, corpus.text_fingerprint):
+        changed = [trial.corpus.source, *changed]
+    if left_out and changed:
+        raise TrialError(
+            f"{folder}: {len(left_out)} results, such as {left_out[0]}, were made from other contents of "
+            f"{', '.join(changed)}; put them back, or run the trial again: the report stays as it is"
+        )
+    if left_out:
+        print(f"{folder}: left out, as it is of other settings: {', '.join(left_out)}", file=sys.stderr)
+    return _report(trial, found)
 
 
-def _report(trial: Trial) -> dict[str, Any]:
-    return build(trial, evaluated(CorpusPlan(trial)), standing(trial), seconds(trial))
+def _report(trial: Trial, found: EvaluationFolders) -> dict[str, Any]:
+    return build(trial, found, standing(trial), seconds(trial))
 
 
 def materialize(
@@ -280,4 +310,5 @@ def materialize(
 def verify(trial: Trial, full: bool, documents: int = 100) -> dict[str, Any]:
     """Derive sampled documents of a prepared corpus again from its source, and compare them in every arm."""
     check(trial)
+    refuse_taking_over(trial, overwrite=False)
     return rederive(CorpusPlan(trial), full, documents, trial.corpus.seed)

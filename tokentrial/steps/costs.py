@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tokentrial.facts.families import build_facts
+from tokentrial.tasks.contents import lost
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import get_task, source_examples
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -73,9 +74,10 @@ _GSM8K = {"train": Lengths(7_473, 59.9, 96.2, 0.34), "test": Lengths(1_319, 61.5
 
 
 def lengths(trial: Trial, name: str, split: str) -> Lengths:
-    """Lengths of a task's rows in the trial's tokens; GSM8K's as published, of others from the rows themselves."""
+    """Lengths of a task's rows in the trial's tokens; GSM8K's as published, of others from the rows themselves. Of rows
+    that are gone as GSM8K's: what was made from them is there, and only weighed against the rest."""
     per_token = characters_a_token(trial.tokenizer.merges)
-    if name == "gsm8k":
+    if name == "gsm8k" or lost(trial, name):
         known, scale = _GSM8K[split], characters_a_token(50_000) / per_token
         return Lengths(known.rows, known.prompt * scale, known.completion * scale, known.spread)
     rows = (

@@ -9,7 +9,7 @@ from tokentrial.pretrain.device import precision, resolve_device
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import Work, batches, characters_a_token, forward_flops, lengths, questions
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.tasks.training_examples import source_hashes
+from tokentrial.tasks.contents import source_hashes
 from tokentrial.trial.settings import GRPO
 from tokentrial.trial.trial import Trial
 
@@ -43,11 +43,14 @@ class EvaluateStage(Stage):
 
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         trial = self.trial
-        settings, read = trial.experiment("evaluate", "tasks"), list(trial.evaluate.tasks)
+        settings = trial.experiment("evaluate", "tasks")
         if self.grpo:
             settings |= {"pass_at_k": self.grpo.model_dump(mode="json", include=_PASS)}
-            read.append(self.grpo.task)
-        return {"settings": settings, "content": source_hashes(trial, read)}
+        return {"settings": settings, "content": source_hashes(trial, self.rows)}
+
+    @property
+    def rows(self) -> list[str]:
+        return [*self.trial.evaluate.tasks, *([self.grpo.task] if self.grpo else [])]
 
     def make(self, job: Job) -> None:
         from tokentrial.evaluate.evaluate import evaluate, load, write_mechanism

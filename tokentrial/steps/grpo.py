@@ -10,7 +10,8 @@ from tokentrial.steps.costs import Work, forward_flops, lengths, trainer_checkpo
 from tokentrial.steps.evaluate import EvaluateStage, measured_before_grpo
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.store.files import read_json, write_json
-from tokentrial.tasks.training_examples import source_hashes, stage_sources
+from tokentrial.tasks.contents import source_hashes
+from tokentrial.tasks.training_examples import stage_sources
 from tokentrial.trial.trial import Trial
 
 DECISION = "grpo_decision.json"
@@ -30,8 +31,12 @@ class GRPOStage(Stage):
         self.reads = self.before.reads  # it trains the very model whose reward was measured
 
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
-        content = source_hashes(self.trial, stage_sources(self.trial, "grpo"))
+        content = source_hashes(self.trial, self.rows)
         return {"settings": self.trial.experiment("grpo", "tasks"), "content": content}
+
+    @property
+    def rows(self) -> list[str]:
+        return stage_sources(self.trial, "grpo")
 
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to

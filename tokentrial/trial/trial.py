@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tokentrial.trial.fact_settings import FactSettings
 from tokentrial.trial.ladder import Ladder, size_name
+from tokentrial.trial.places import LocalPath, Place, without_way
 from tokentrial.trial.settings import (
     GRPO,
     LOCAL,
@@ -19,7 +20,6 @@ from tokentrial.trial.settings import (
     Corpus,
     Count,
     Evaluate,
-    LocalPath,
     Pretrain,
     Ray,
     Settings,
@@ -58,7 +58,7 @@ class Trial(Settings):
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
     output: LocalPath | None = None  # null: outputs/<name>
     disk_limit_gb: Annotated[float, Field(gt=0)] | None = None  # the run folder never holds more
-    storage: LocalPath | None = (
+    storage: Place | None = (
         None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
     )
 
@@ -120,4 +120,11 @@ class Trial(Settings):
             settings["tokenizer"].pop("rewrite")  # of the export alone
         if "tasks" in settings:
             settings["tasks"].pop("gsm8k")  # its files enter by their content
+        # other files, too: of the way to them nothing depends
+        if "corpus" in settings:
+            settings["corpus"]["source"] = without_way(settings["corpus"]["source"])
+        if "evaluate" in settings:
+            settings["evaluate"]["tasks"] = [without_way(task) for task in settings["evaluate"]["tasks"]]
+        for source in [s for part in (settings.get("sft") or {}).get("stages", ()) for s in part["sources"]]:
+            source["source"] = without_way(source["source"])
         return settings
