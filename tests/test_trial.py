@@ -1,5 +1,6 @@
 """A trial file is read strictly: what it does not know, what contradicts itself and what is no YAML is refused."""
 
+import os
 import pwd
 from pathlib import Path
 
@@ -357,7 +358,7 @@ def test_the_names_of_0_1_are_read_and_noted(tmp_path, capsys):
     )
     trial = load(str(old), ["pretrain.decay=0.5", "evaluate.new_tokens=7"])
     noted = capsys.readouterr().err
-    assert (trial.pretrain.from_checkpoint, trial.pretrain.min_lr_ratio) == ("./model", 0.2)
+    assert (trial.pretrain.from_checkpoint, trial.pretrain.min_lr_ratio) == (os.path.abspath("model"), 0.2)
     assert (trial.pretrain.nproc_per_node, trial.pretrain.decay_ratio) == (2, 0.5)
     assert (trial.grpo.kl_coef, trial.grpo.max_new_tokens, trial.evaluate.max_new_tokens) == (0.3, 9, 7)
     assert (trial.corpus.drills.holdout_folds, trial.sweep) == (3, {"pretrain.warmup_ratio": [0.1]})

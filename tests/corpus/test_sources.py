@@ -20,7 +20,7 @@ from tests.corpus.conftest import PACK, jsonl_lines
 from tokentrial.corpus import sources
 from tokentrial.corpus.readers import read_batches
 from tokentrial.corpus.sources import Source
-from tokentrial.errors import SettingsError
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store.files import read_json
 
 
@@ -228,6 +228,8 @@ def test_the_revision_is_remembered_and_the_network_asked_no_more(hub, tmp_path)
     hub.put("owner/name@abc123", ["a.parquet", "b.parquet"])
     first = Source("hf:owner/name", "text", memory)
     fingerprint = first.hash()
+    assert not memory.exists()  # whoever only looks writes nothing
+    first.remember()
     record = read_json(memory)
     assert (record["setting"], record["path"]) == ("hf:owner/name", "hf://datasets/owner/name@abc123")
     assert [file[0] for file in record["files"]] == [file.path for file in first.files]
@@ -248,7 +250,7 @@ def test_the_memory_of_another_setting_is_not_used(hub, tmp_path):
     for name in ("one", "two"):
         hub.put(f"owner/{name}@abc123", [f"{name}.parquet"])
         source = Source(f"hf:owner/{name}", "text", memory)
-        source.hash()
+        source.remember()
         assert [file.path for file in source.files] == [f"hf://datasets/owner/{name}@abc123/{name}.parquet"]
     assert hub.asked == ["owner/one", "owner/two"]
     assert read_json(memory)["setting"] == "hf:owner/two"
@@ -270,25 +272,44 @@ def test_a_file_whose_size_and_time_are_known_is_not_read_again(three, tmp_path,
     memory, read = tmp_path / "run" / "sources.json", []
     real = sources.file_hash
     monkeypatch.setattr(sources, "file_hash", lambda path: read.append(path.name) or real(path))
-    first = Source(f"jsonl:{three}", "text", memory).hash()
+
+    def remembered():
+        read.clear()
+        source = Source(f"jsonl:{three}", "text", memory)
+        source.remember()
+        return source.hash()
+
+    first = remembered()
     assert sorted(read) == ["a.jsonl", "b.jsonl", "c.jsonl"]
-    read.clear()
-    assert Source(f"jsonl:{three}", "text", memory).hash() == first
+    assert remembered() == first
     assert read == []
     (three / "b.jsonl").write_text('{"text": "B"}\n')  # as long as before
     os.utime(three / "b.jsonl", ns=(1, 1))
-    changed = Source(f"jsonl:{three}", "text", memory).hash()
+    changed = remembered()
     assert changed != first
     assert read == ["b.jsonl"]
-    read.clear()
     os.utime(three / "a.jsonl", ns=(2, 2))  # touched: read again, and still the same
-    assert Source(f"jsonl:{three}", "text", memory).hash() == changed
+    assert remembered() == changed
     assert read == ["a.jsonl"]
     (three / "d.jsonl").write_text('{"text": "d"}\n')
-    assert Source(f"jsonl:{three}", "text", memory).hash() != changed
+    assert remembered() != changed
     read.clear()
     assert Source(f"jsonl:{three}", "text").hash() == Source(f"jsonl:{three}", "text", memory).hash()
     assert sorted(read) == [f"{name}.jsonl" for name in "abcd"]  # of the one that has no memory
+
+
+def test_files_that_are_gone_stand_for_what_they_were_until_they_are_to_be_read(three, tmp_path):
+    begun = Source(f"jsonl:{three}", "text", tmp_path / "sources.json")
+    begun.remember()
+    (three / "b.jsonl").unlink()
+    again = Source(f"jsonl:{three}", "text", tmp_path / "sources.json")
+    assert (again.hash(), again.files) == (begun.hash(), begun.files)
+    with pytest.raises(TrialError, match=r"b\.jsonl is gone"):
+        again.require()
+    (three / "d.jsonl").write_text('{"text": "d"}\n')  # other files are another source
+    other = Source(f"jsonl:{three}", "text", tmp_path / "sources.json")
+    assert other.hash() != begun.hash()
+    other.require()
 
 
 def test_the_hash_knows_the_column_the_kind_and_every_file(three, tmp_path):

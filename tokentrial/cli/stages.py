@@ -86,9 +86,7 @@ def evaluate(
         str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
     ] = "arithmetic",
     gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="with --model: at most so many items of each task or probe")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="with --model: at most so many items of each task")] = None,
     harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
     out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
     overwrite: OverwriteOption = False,

@@ -16,20 +16,20 @@ from tokentrial.store.folders import is_done
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.contents import lost, require
 from tokentrial.tasks.training_examples import check_task_names, get_task, stage_sources
+from tokentrial.tokenizer.vocabulary import gpt2_merges
 from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
 
 
 def check(trial: Trial) -> None:
     """Raises SettingsError that names the setting, of the trial or of one of its variants."""
-    check_outcomes(trial, measured_stages(trial))
     refuse_without_effect(trial)
     read = set()  # variants share most of their files
     for of in (trial, *(variant.trial for variant in to_run(trial))):
         for name in of.arms:
             get_arm(name)
         stages(of)
-        check_task_names(of.evaluate.tasks)
+        gpt2_merges(of.tokenizer.path)
         sources = [("evaluate.tasks", "test", task) for task in of.evaluate.tasks]
         sources += [("sft.stages", "train", source) for source in stage_sources(of, "sft")]
         sources += [("grpo.task", "train", source) for source in stage_sources(of, "grpo")]
@@ -42,6 +42,8 @@ def check(trial: Trial) -> None:
             except TrialError as error:
                 raise SettingsError(f"{setting}: {source}: {error}") from None
             read.add((setting, source, of.tasks.gsm8k))
+        check_task_names(of.evaluate.tasks)
+    check_outcomes(trial, measured_stages(trial))
 
 
 def check_machine(trial: Trial) -> None:

@@ -30,7 +30,7 @@ class Objects:
         local = fsspec.utils.get_protocol(url) in ("file", "local")
         try:
             self.system, self.root = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if local else {}))
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
             raise SettingsError(f"storage: {url}: {error}") from None
         self.folder = Path(self.root).resolve() if local else None
 
