@@ -211,8 +211,8 @@ def test_seeds_and_arms_that_are_added_do_not_enter_the_verdict(finished_copy, t
         ("evaluate.tasks=['jsonl:rows.jsonl']", "SFT only"),
         ("sft={stages: [{sources: [{source: 'rows.jsonl'}]}]}", "or jsonl:rows.jsonl"),
         ("evaluate.tasks=['path:price_table.json']", "price_table"),
-        ("evaluate.tasks=['path:cut.json']", r"evaluate.tasks: path:cut.json: cut.json, row 2: no 'Answer'"),
-        ("sft={stages: [{sources: [{source: 'jsonl:cut.json'}]}]}", r"sft.stages: jsonl:cut.json: cut.json, row 1: "),
+        ("evaluate.tasks=['path:cut.json']", r"evaluate.tasks: .*cut.json, row 2: no 'Answer'"),
+        ("sft={stages: [{sources: [{source: 'jsonl:cut.json'}]}]}", r"sft.stages: .*cut.json, row 1: "),
         ("corpus.source=/data/web.parquet", "parquet:PATH"),
     ],
 )

@@ -1,11 +1,13 @@
 """What is refused of a trial before anything is written: names that stand for nothing, files that cannot be read."""
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from tokentrial.arms.arm import get_arm
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.report.outcomes import check_outcomes
@@ -20,6 +22,8 @@ from tokentrial.tokenizer.vocabulary import gpt2_merges
 from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
 
+_REMOTE = re.compile(r"hf:|fineweb-edu|.*://")  # a run asks the network, and not whoever declares it
+
 
 def check(trial: Trial) -> None:
     """Raises SettingsError that names the setting, of the trial or of one of its variants."""
@@ -30,6 +34,12 @@ def check(trial: Trial) -> None:
             get_arm(name)
         stages(of)
         gpt2_merges(of.tokenizer.path)
+        if not _REMOTE.match(of.corpus.source):
+            Source(of.corpus.source, of.corpus.text_column, of.folder / "sources.json")
+        try:
+            check_task_names(of.evaluate.tasks)
+        except TrialError as error:
+            raise SettingsError(f"evaluate.tasks: {error}") from None
         sources = [("evaluate.tasks", "test", task) for task in of.evaluate.tasks]
         sources += [("sft.stages", "train", source) for source in stage_sources(of, "sft")]
         sources += [("grpo.task", "train", source) for source in stage_sources(of, "grpo")]
@@ -42,7 +52,6 @@ def check(trial: Trial) -> None:
             except TrialError as error:
                 raise SettingsError(f"{setting}: {source}: {error}") from None
             read.add((setting, source, of.tasks.gsm8k))
-        check_task_names(of.evaluate.tasks)
     check_outcomes(trial, measured_stages(trial))
 
 
