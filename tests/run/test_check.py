@@ -15,7 +15,7 @@ SETTINGS = {
     "corpus.source": "corpus.source='{}'",
     "evaluate.tasks": "evaluate.tasks=['{}']",
     "sft.stages": ROWS,
-    "grpo.task": "grpo={{task: '{}'}}",
+    "grpo.task": "grpo={{task: '{}', max_new_tokens: 8}}",
     "tasks.gsm8k": "tasks.gsm8k='{}'",
     "facts.csv": "facts.csv='{}'",
     "tokenizer.path": "tokenizer.path='{}'",
