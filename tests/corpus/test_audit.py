@@ -18,7 +18,7 @@ from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.pretrain.loader import Loader
 from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.settings import FactSettings
 
 # this test's own reading of the drills' lines; (a, b, c) are each pattern's first three numbers
 LINES = {

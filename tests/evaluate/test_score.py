@@ -21,7 +21,7 @@ from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.settings import FactSettings
 
 TABLE = {example.operands: example for example in Arithmetic().table()}
 CONTEXT = 64

@@ -12,7 +12,7 @@ from tokentrial.facts import drills
 from tokentrial.facts.facts import ASKING_FORMS
 from tokentrial.facts.families import build_facts
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.settings import FactSettings
 from tokentrial.trial.load import load
 from tokentrial.trial.settings import Mix
 
@@ -220,10 +220,8 @@ def test_a_question_is_told_from_one_that_it_holds_or_shares_words_with():
     capitals = rows(("capital of France", "Paris"), ("capital of Spain", "Madrid"), ("Spain", "Madrid"))
     assert [site.fact for site in capitals.sites("capital of Spain=Madrid, Spain=Madrid")] == [*capitals[1:]]
     assert capitals.asked_in("capital of France?") == {capitals[0]}
-    for other in ("blood is green", "grass"):
-        green = rows((other, "no"), ("grass is green", "yes"))
-        [asked] = green.asked_in("grass is green?")
-        assert asked.wordings[0].phrase == "grass is green"
+    green = rows(("blood is green", "no"), ("grass is green", "yes"))
+    assert green.asked_in("grass is green?") == {green[1]}
     assert rows(("capital of France", "Paris"), ("capital of Spain", "Madrid")).asked_in("capital of Spain?")
 
 
@@ -245,10 +243,9 @@ def test_a_figure_has_the_first_operand_in_rows_and_the_second_in_columns():
         ("", "expected left, operator, right, result or question, answer"),
         ("question,answer\n", "expected rows for 'csv' alone"),
         ("question,answer\nWhat?,\n", "none empty"),
-        ("question,answer\nWhat?,a\nWhat?,b\n", "expected each question once"),
         ("question,answer\nx=y,a\n", "no '=' and no '<'"),
         ("question,answer\nWhat\u202e?,a\n", "no '=' and no '<'"),
-        ('question,answer\n"What?" he said,a\n', "after line 1"),
+        ('question,answer\n"What?" he said,a\n', "line 2: "),
     ],
 )
 def test_a_file_that_no_text_could_state_is_refused_with_its_line(tmp_path, text, expected):

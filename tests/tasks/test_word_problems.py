@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokentrial.facts.families import TIMES_TABLE, build_facts
 from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.settings import FactSettings
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")
 

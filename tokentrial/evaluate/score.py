@@ -86,8 +86,10 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
     follows, and neither `=` nor blanks. What follows a number's token is set off from it by `plain`.
     """
     if arm.facts.numeric:
-        signs = re.escape("*×x" + arm.facts.operators)
-        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:[{signs}\ufffd]|\Z)", _STATED: "[0-9]"}
+        operators = (*"*×x", *arm.facts.operators)
+        signs = [re.escape(operator) for operator in operators]
+        signs += [re.escape(operator[:length]) + r"\Z" for operator in operators for length in range(1, len(operator))]
+        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:{'|'.join(signs)}|\ufffd|\Z)", _STATED: "[0-9]"}
     else:
         going_on = dict.fromkeys((_BARE, _STATED, _TOKEN), r"[\w\ufffd]| *(?:=|\Z)")
     texts, masks = _id_texts(tokenizer, arm, size), {}

@@ -5,9 +5,10 @@ stands in `LOCAL`: where and with what it runs.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.families import build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.trial.ladder import Ladder, size_name
 from tokentrial.trial.settings import (
     GRPO,
@@ -61,6 +62,12 @@ class Trial(Settings):
     storage: LocalPath | None = (
         None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
     )
+
+    @field_validator("facts")
+    @classmethod
+    def are_facts(cls, settings: FactSettings) -> FactSettings:
+        build_facts(settings)
+        return settings
 
     @model_validator(mode="after")
     def agrees_with_itself(self) -> "Trial":
