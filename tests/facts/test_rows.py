@@ -1,25 +1,25 @@
-"""The laws of facts that come from a file, whatever its rows hold: they are refused, or every text about them is read the
-same by the facts, by the arms and by the exported tokenizer."""
+"""The laws of facts that come from a file, whatever its rows hold: they are refused, or every text about them is read
+the same by the facts, by the arms and by the exported tokenizer."""
 
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from tokentrial.arms import arm as arms
-from tokentrial.facts.families import build_facts
 from tokentrial.facts.facts import ASKING_FORMS
+from tokentrial.facts.families import build_facts
 from tokentrial.facts.settings import FactSettings
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 ARMS = arms.arm_names()
-many = settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 
-WORDS = ["New", "York", "Old", "big", "x", "mod", "3", "42", "-3", "1.5", "is", "What is", "C+", "Yes!", "50%", "(a)", "D.C."]
-WORDS += ['"Hamlet"', "é", "e\u0301", "²", "$5", "_a", "?", ":", ",", "User:", "×"]
+WORDS = ["New", "York", "Old", "big", "x", "mod", "3", "42", "-3", "1.5", "is", "What is", "C+", "Yes!", "50%", "(a)"]
+WORDS += ["D.C.", '"Hamlet"', "é", "é", "²", "$5", "_a", "?", ":", ",", "×"]
 cells = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
 operators = st.sampled_from(["+", "-", "mod", "x", "//", "plus", "of"])
-row = st.one_of(st.tuples(cells, cells), st.tuples(cells, operators, cells, cells))
+rows = st.lists(st.one_of(st.tuples(cells, cells), st.tuples(cells, operators, cells, cells)), min_size=1, max_size=4)
 
 
 def facts_of(rows):
@@ -30,14 +30,35 @@ def facts_of(rows):
         return assume(False)
 
 
-accepted = st.lists(row, min_size=1, max_size=4).map(lambda rows: rows)
 gaps = st.sampled_from(["", "", " ", "  ", "   "])
-between = st.sampled_from(["", " ", "  ", "\n", ", ", ". ", "7", " 7", "-", " x ", " box" + " " * 31, "mod", " mod ", "9.", ".5", "(", "!", "%"])
+between = st.sampled_from(
+    [
+        "",
+        " ",
+        "  ",
+        "\n",
+        ", ",
+        ". ",
+        "7",
+        " 7",
+        "-",
+        " x ",
+        " box" + " " * 31,
+        "mod",
+        " mod ",
+        "9.",
+        ".5",
+        "(",
+        "!",
+        "%",
+    ]
+)
 
 
 @st.composite
 def facts_and_text(draw, canonical=False):
-    facts = facts_of(draw(st.lists(row, min_size=1, max_size=4)))
+    """Facts of rows that are accepted, and a text that is built of what states them."""
+    facts = facts_of(draw(rows))
     parts = []
     for _ in range(draw(st.integers(1, 4))):
         fact = draw(st.sampled_from(facts))
@@ -103,6 +124,5 @@ def test_the_exported_tokenizer_reads_a_text_as_the_arm_does(drawn, name):
     facts, text = drawn
     arm, vocabulary = arms.get_arm(name, facts), Vocabulary(0, len(facts))
     tokenizer = to_transformers(vocabulary, arm, 10**6, rewrite=True)
-    assert tokenizer.backend_tokenizer.normalizer is None or True
     ids = tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
     assert ids == vocabulary.encode_arm(arm, text).tolist()

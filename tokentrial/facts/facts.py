@@ -184,7 +184,7 @@ class Facts(tuple[Fact, ...]):
             left -= 1
         for length in self._spelling_lengths:
             start = left - length
-            fact = self._by_spelling.get(text[start:left]) if start >= 0 else None
+            fact = self.by_spelling.get(text[start:left]) if start >= 0 else None
             if fact and text.startswith(fact.answer, answer):
                 end = answer + len(fact.answer)
                 if self.is_standalone(text, start, end):
@@ -238,7 +238,7 @@ class Facts(tuple[Fact, ...]):
     @cached_property
     def first_characters(self) -> frozenset[str]:
         """Those of the left sides."""
-        return frozenset(spelling[0] for spelling in self._by_spelling)
+        return frozenset(spelling[0] for spelling in self.by_spelling)
 
     @cached_property
     def last_characters(self) -> frozenset[str]:
@@ -246,12 +246,12 @@ class Facts(tuple[Fact, ...]):
         return frozenset(fact.answer[-1] for fact in self)
 
     @cached_property
-    def _by_spelling(self) -> dict[str, Fact]:
+    def by_spelling(self) -> dict[str, Fact]:
         return {spelling: fact for fact in self for w in fact.wordings for spelling in w.spellings}
 
     @cached_property
     def _spelling_lengths(self) -> list[int]:
-        return _lengths(self._by_spelling)  # the longest first: of `16*9=` the left side is not `6*9`
+        return _lengths(self.by_spelling)  # the longest first: of `16*9=` the left side is not `6*9`
 
     @cached_property
     def _phrase_lengths(self) -> list[int]:

@@ -87,5 +87,8 @@ def _check_rows(rows: Sequence[Sequence[str]]) -> None:
             raise ValueError(
                 f"rows: fact {number} is {list(row)}, expected {' or '.join(map(str, _COLUMNS))}, none empty"
             )
-        if any("=" in cell or "<" in cell or len(cell) > 200 or not cell.isprintable() for cell in row):
-            raise ValueError(f"rows: fact {number} is {list(row)}, expected at most 200 characters, no '=' and no '<'")
+        marks = ("=", "<", "User:")  # of an equation, of a token, of a question
+        if any(len(cell) > 200 or not cell.isprintable() or any(mark in cell for mark in marks) for cell in row):
+            raise ValueError(
+                f"rows: fact {number} is {list(row)}, expected at most 200 characters, none of {', '.join(marks)}"
+            )

@@ -2,8 +2,8 @@ r"""The vocabulary as a transformers tokenizer that gives the same ids, fact tok
 arm does: one `Replace` a fact in tokenizer.json, so that transformers, lm-eval and vLLM apply the arm without our code.
 
 The pattern of a fact is its site as `Facts.sites` finds it: a spelling of the left side, "=", the answer, around them
-nothing that `is_standalone` refuses, and no site of another fact that takes a part of it. What the arm keeps before its token is left by `\K`, what it keeps after it
-by looking ahead.
+nothing that `is_standalone` refuses, and no site of another fact that takes a part of it. What the arm keeps before its
+token is left by `\K`, what it keeps after it by looking ahead.
 """
 
 import re

@@ -29,6 +29,8 @@ from tokentrial.trial.settings import (
     Verdict,
 )
 
+MOST_REWRITTEN = 500  # facts of which an exported tokenizer writes the tokens by itself: it is built in a second
+
 
 class Trial(Settings):
     """One experiment: arms x seeds, everything else equal."""
@@ -85,6 +87,17 @@ class Trial(Settings):
             raise ValueError(
                 f"grpo.max_new_tokens is {self.grpo.max_new_tokens}, expected fewer than pretrain.context, "
                 f"{self.pretrain.context}: a prompt needs room before them"
+            )
+        facts, folds = build_facts(self.facts), self.corpus.drills.holdout_folds
+        if folds == 1 or folds > len(facts.hard):
+            raise ValueError(
+                f"corpus.drills.holdout_folds is {folds}, expected 0, or from 2 to {min(12, len(facts.hard))}: the "
+                f"{len(facts.hard)} facts are dealt out in as many parts, and a seed never asks those of one part"
+            )
+        if self.tokenizer.rewrite and len(facts) > MOST_REWRITTEN:
+            raise ValueError(
+                f"tokenizer.rewrite is true with {len(facts):,} facts, expected at most {MOST_REWRITTEN}: the exported "
+                "tokenizer looks for each of them in turn, in every text; give tokenizer.rewrite=false"
             )
         looks = self.verdict.looks
         if isinstance(looks, list) and (looks != sorted(set(looks)) or looks[-1] > len(self.seeds)):
