@@ -19,7 +19,7 @@ from tokentrial.trial.settings import Mix
 
 def facts_from(setting):
     """Built anew: none that another test has asked for already."""
-    return build_facts.__wrapped__(load("smoke", [f"facts={setting}"]).facts)
+    return build_facts.__wrapped__(load("smoke", [f"facts={setting}", "corpus.drills.holdout_folds=0"]).facts)
 
 
 FAMILIES = [
@@ -261,7 +261,7 @@ def test_a_question_with_a_number_in_it_is_read_past_it():
         ([("6", "×", "7", "42"), ("6 times 7", "42")], (1, 2), "both become '6 times 7'"),
         ([("France", "Paris"), ("that France", "Paris")], (1, 2), "'Remember that France=Paris, so Paris.'"),
         ([("grass", "no"), ("grass is green", "yes")], (1, 2), "'grass is green=yes' does not state the first alone"),
-        ([("Y", "c"), ("What is ?", "a")], (2,), "asks nothing"),
+        ([("Y", "c"), ("?", "a")], (2,), "asks nothing"),
     ],
 )
 def test_rows_that_no_text_could_tell_apart_are_refused_by_both(of, both, why):

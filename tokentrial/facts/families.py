@@ -143,7 +143,9 @@ def check_told_apart(facts: Facts) -> None:
         for wording in fact.wordings:
             if not wording.phrase:
                 raise ValueError(_alike(facts, fact, fact, "asks nothing"))
-            for text in {*wording.spellings, wording.phrase, wording.question, *wording.drill_lines.values()}:
+            for text in dict.fromkeys(
+                (*wording.spellings, wording.phrase, wording.question, *wording.drill_lines.values())
+            ):
                 if (other := first.setdefault(text, fact)) != fact:
                     raise ValueError(_alike(facts, fact, other, f"both become {text!r}"))
     for fact in facts:
