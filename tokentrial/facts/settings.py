@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -36,7 +37,7 @@ class FactSettings(BaseModel):
         if isinstance(data.get("rows"), list):
             data = data | {"rows": tuple(tuple(row) if isinstance(row, list) else row for row in data["rows"])}
         if isinstance(data.get("csv"), str) and not data.get("rows"):
-            data = data | {"rows": read_rows(Path(data["csv"]).expanduser())}
+            data = data | {"rows": read_rows(Path(os.path.expanduser(data["csv"])))}
         return data | ({"family": "csv"} if "family" not in data and (data.get("csv") or data.get("rows")) else {})
 
     @model_validator(mode="after")

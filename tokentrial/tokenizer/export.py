@@ -72,13 +72,12 @@ class _SitePatterns:
     def __init__(self, arm: SiteArm) -> None:
         self.arm, self.facts = arm, arm.facts
         facts = arm.facts
-        firsts, lasts = (
-            f"[{''.join(map(_escape, sorted(of)))}]" for of in (facts.first_characters, facts.last_characters)
-        )
+        firsts, lasts = ("".join(map(_escape, sorted(of))) for of in (facts.first_characters, facts.last_characters))
+        signs = "".join(_escape(sign) for sign in facts.signs if len(sign) == 1 and not sign.isalpha())
         # Python's isalnum is Unicode's letters and numbers
-        self.before = rf"(?<![\p{{L}}\p{{N}}_.,$])(?<!{lasts})"
-        self.after = rf"(?![\p{{L}}\p{{N}}_%])(?!{firsts})(?![.,]\p{{Nd}})"
-        for sign in facts.signs:
+        self.before = rf"(?<![\p{{L}}\p{{N}}_.,${lasts}])(?<![{signs}]{_BLANK})"
+        self.after = rf"(?![\p{{L}}\p{{N}}_%{firsts}])(?![.,]\p{{Nd}})(?!{_BLANK}[{signs}])"
+        for sign in (sign for sign in facts.signs if len(sign) > 1 or sign.isalpha()):
             before, after = (r"(?<!\p{L})" if sign[0].isalpha() else "", r"(?!\p{L})" if sign[-1].isalpha() else "")
             self.before += f"(?<!{before}{_escape(sign)}{_BLANK})"
             self.after += f"(?!{_BLANK}{_escape(sign)}{after})"
@@ -87,9 +86,9 @@ class _SitePatterns:
         spellings = [(spelling, fact) for fact in facts for w in fact.wordings for spelling in w.spellings]
         for spelling, fact in spellings:
             if facts.begins_with_operator(f"{spelling}="):
-                self.not_before[fact] = f"(?<!{lasts}{_BLANK})"
+                self.not_before[fact] = f"(?<![{lasts}]{_BLANK})"
             if facts.ends_with_operator(f"={fact.answer}"):
-                self.not_after[fact] = f"(?!{_BLANK}{firsts})"
+                self.not_after[fact] = f"(?!{_BLANK}[{firsts}])"
         fact_of, ends = dict(spellings), defaultdict[str, list[tuple[Fact, str]]](list)
         for fact in facts:
             for cut in range(1, len(fact.answer)):
