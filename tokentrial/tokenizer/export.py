@@ -100,6 +100,8 @@ class _SitePatterns:
                 if (other := fact_of.get(rest, fact)) != fact and facts.is_standalone(spelling, cut, len(spelling)):
                     self.not_before[other] += f"(?:(?<!{self.before}{_escape(more)})|(?!{self._other(rest, fact)}))"
                 # where an answer `Old New` runs on into `New York=big`, neither is a site
+                if rest[0].isalnum() or facts.begins_with_operator(rest.lstrip()):
+                    continue  # as everywhere among numbers: what ends here is no site in any case
                 for other, begin in ends.get(more, ()):
                     whole, start, end = begin + spelling, len(begin), len(begin) + cut
                     if facts.is_standalone(whole, start, len(whole)) and facts.is_standalone(whole, 0, end):

@@ -29,7 +29,7 @@ from tokentrial.trial.settings import (
     Verdict,
 )
 
-MOST_REWRITTEN = 500  # facts of which an exported tokenizer writes the tokens by itself: it is built in 3 s
+MOST_REWRITTEN = 500  # facts of which an exported tokenizer writes the tokens by itself: it is built in 2 s
 
 
 class Trial(Settings):
