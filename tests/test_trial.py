@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from tokentrial.arms import arm as arms
 from tokentrial.errors import SettingsError
+from tokentrial.run.check import check
 from tokentrial.trial.load import load, parse, read_override, shipped
 from tokentrial.trial.sweep import variants
 from tokentrial.trial.yaml_text import read_yaml, write_yaml
@@ -342,6 +344,32 @@ def test_what_is_merely_local_is_left_out_of_the_experiment(small):
     assert there.experiment(*parts) == here
     for changed in ("pretrain.lr=1e-3", "tokenizer.merges=512", "corpus.seed=1"):
         assert small(changed).experiment(*parts) != here
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["corpus.drills.holdout_folds=1"], "holdout_folds is 1, expected 0, or from 2 to 12"),
+        (["facts={family: squares}", "corpus.drills.holdout_folds=12"], "is 12, expected 0, or from 2 to 9: the 9"),
+        (["facts={range: [1, 40]}"], "tokenizer.rewrite is true with 820 facts, expected at most 500"),
+        (["facts={family: csv, rows: [[X, a], [What is X, b]]}"], "facts: rows: fact 2, .* and fact 1, "),
+    ],
+)
+def test_facts_that_no_run_could_serve_are_refused(refused, overrides, expected):
+    assert re.search(expected, refused(*overrides))
+
+
+def test_facts_at_a_limit_are_taken(small):
+    assert small("facts={family: squares}", "corpus.drills.holdout_folds=9").corpus.drills.holdout_folds == 9
+    assert small("facts={range: [1, 40]}", "tokenizer.rewrite=false").facts.range == (1, 40)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "noted"), [([1, 4, 7], True), ([1, 2, 4], True), ([1, 2], False), ([4, 2, 6], False)]
+)
+def test_seeds_that_hold_out_the_same_facts_are_noted(small, capsys, seeds, noted):
+    check(small(f"seeds={seeds}", "corpus.drills.holdout_folds=3"))
+    assert ("of the 3 folds of facts" in capsys.readouterr().err) == noted
 
 
 def test_compared_are_the_primary_and_the_secondary_family():

@@ -15,10 +15,10 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
 from tokentrial.facts.families import TIMES_TABLE, build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.pretrain.loader import Loader
 from tokentrial.store.files import read_json
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial.fact_settings import FactSettings
 
 # this test's own reading of the drills' lines; (a, b, c) are each pattern's first three numbers
 LINES = {
@@ -133,6 +133,24 @@ def test_an_operand_or_word_of_the_question_may_be_its_answer():
     assert (
         len(audits.leaking_prompts(["baseline"], TIMES_TABLE, [replaced(probe, prompt=f"Luxembourg. {prompt}")])) == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "leaks"),
+    [("Big is {asked}", 0), ("New York! {asked}", 1), ("New Yorkers: {asked}", 0), ("In New York, {asked}", 1)],
+)
+def test_an_answer_of_several_words_is_found_whole(prompt, leaks):
+    asked = "Which city is the largest?"
+    probe = replaced(Arithmetic(5).table()[0], operands=(), question=asked, answer="New York", prompt=prompt)
+    probe = replaced(probe, prompt=prompt.format(asked=asked))
+    assert len(audits.leaking_prompts(["baseline"], TIMES_TABLE, [probe])) == leaks
+
+
+def test_a_question_that_holds_its_answer_is_listed():
+    table, of_words = Arithmetic(5).table(), []
+    for question in ("Which city is New York City?", "Which city is the largest?"):
+        of_words.append(replaced(table[0], operands=(), question=question, answer="New York"))
+    assert audits.telling_questions([*table, *of_words]) == ["Which city is New York City?"]
 
 
 def test_no_probe_of_the_reference_leaks_in_any_arm():

@@ -16,12 +16,12 @@ from tokentrial.arms import arm as arms
 from tokentrial.evaluate import score
 from tokentrial.evaluate.score import Spelling, choice_logprobs, closers, document_bits, spelled_logprobs
 from tokentrial.facts.families import TIMES_TABLE, build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial.fact_settings import FactSettings
 
 TABLE = {example.operands: example for example in Arithmetic().table()}
 CONTEXT = 64
@@ -82,7 +82,7 @@ def counted(arm, left, answer):
     number = arm.facts.numeric
     silent = [re.escape(token) for token in arm.tokens if not number or not arm.untokenize(f"0{token}")[1:]]
     no_token = f"(?!{'|'.join(silent)})" if silent else ""
-    alone = no_token + (rf"[^0-9 *×x{re.escape(arm.facts.operators)}]" if number else r"[^\w =]")
+    alone = no_token + (rf"[^0-9 *×x{re.escape(''.join(arm.facts.operators))}]" if number else r"[^\w =]")
     closed = "[^0-9]" if number else alone
     lefts = [left, *(token for token in arm.tokens if arm.untokenize(token) == left)]
     patterns = [re.escape(f" {answer}") + alone, *(re.escape(f" {of_left}={answer}") + closed for of_left in lefts)]
@@ -166,6 +166,7 @@ def by_hand(model, tokenizer, arm, vocabulary, example):
 def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, monkeypatch, arm, trees):
     """However the spellings are asked: all at once, a few at a time, or one by one of a model that takes no mask."""
     if trees == "small":
+        monkeypatch.setattr(score, "_WAYS", 1)
         monkeypatch.setattr(score, "_NODES", 9)
         monkeypatch.setattr(score, "LOGITS", 100_000)
     if trees == "none":
@@ -280,6 +281,14 @@ def test_the_blank_of_sentencepiece_is_a_blank():
     masks = closers(tokenizer, arms.get_arm("baseline"), len(pieces))
     closing = {kind: {piece for piece, i in pieces.items() if masks[kind][i]} for kind in ("bare", "stated")}
     assert closing == {"bare": {"▁5", "▁and", "."}, "stated": {*pieces} - {"5"}}
+
+
+def test_an_operator_of_letters_goes_on_with_a_number_and_so_does_its_beginning():
+    pieces = {piece: i for i, piece in enumerate(("5", "▁mod", "mo", "▁m", "▁miles", "d", "."))}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(pieces, [])))
+    facts = build_facts(FactSettings(family="csv", rows=(("7", "mod", "3", "1"),)))
+    bare = closers(tokenizer, arms.get_arm("baseline", facts), len(pieces))["bare"]
+    assert {piece for piece, i in pieces.items() if bare[i]} == {"▁miles", "d", "."}
 
 
 # bits of documents

@@ -11,15 +11,15 @@ from tokentrial.errors import SettingsError
 from tokentrial.facts import drills
 from tokentrial.facts.facts import ASKING_FORMS
 from tokentrial.facts.families import build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.tasks.arithmetic import Arithmetic
-from tokentrial.trial.fact_settings import FactSettings
 from tokentrial.trial.load import load
 from tokentrial.trial.settings import Mix
 
 
 def facts_from(setting):
     """Built anew: none that another test has asked for already."""
-    return build_facts.__wrapped__(load("smoke", [f"facts={setting}"]).facts)
+    return build_facts.__wrapped__(load("smoke", [f"facts={setting}", "corpus.drills.holdout_folds=0"]).facts)
 
 
 FAMILIES = [
@@ -220,10 +220,8 @@ def test_a_question_is_told_from_one_that_it_holds_or_shares_words_with():
     capitals = rows(("capital of France", "Paris"), ("capital of Spain", "Madrid"), ("Spain", "Madrid"))
     assert [site.fact for site in capitals.sites("capital of Spain=Madrid, Spain=Madrid")] == [*capitals[1:]]
     assert capitals.asked_in("capital of France?") == {capitals[0]}
-    for other in ("blood is green", "grass"):
-        green = rows((other, "no"), ("grass is green", "yes"))
-        [asked] = green.asked_in("grass is green?")
-        assert asked.wordings[0].phrase == "grass is green"
+    green = rows(("blood is green", "no"), ("grass is green", "yes"))
+    assert green.asked_in("grass is green?") == {green[1]}
     assert rows(("capital of France", "Paris"), ("capital of Spain", "Madrid")).asked_in("capital of Spain?")
 
 
@@ -236,7 +234,50 @@ def test_a_figure_has_the_first_operand_in_rows_and_the_second_in_columns():
     assert facts.table_cells == {"What is 10 minus 2?": (1, 0), "What is 3 plus 4?": (0, 1)}
 
 
+def test_an_operator_of_letters_is_read_as_one_word():
+    """As a class of characters, `7mod3=1` was read as 7."""
+    facts = rows(("7", "mod", "3", "1"), ("9", "mod", "5", "4"))
+    assert facts.operators == ("mod",)
+    assert Arithmetic(0, 0, facts).extract_answer(" 7mod3=1.") == "1"
+    assert [site.fact for site in facts.sites("7 mod 3=1, 7m3=1")] == [facts[0]]
+    assert list(facts.sites("5 mod 7 mod 3=1 and 7mod3=1 mod 5")) == []  # a part of a longer expression
+    assert [site.fact for site in facts.sites("nomod 7mod3=1 modern")] == [facts[0]]
+
+
+def test_a_question_with_a_number_in_it_is_read_past_it():
+    facts = rows(("How many legs have 2 spiders?", "16"), ("How many legs have 3 ants?", "18"))
+    assert Arithmetic(0, 0, facts).extract_answer(" How many legs have 2 spiders=16.") == "16"
+
+
+# what is refused, naming both rows
+
+
+@pytest.mark.parametrize(
+    ("of", "both", "why"),
+    [
+        ([("What is X?", "a"), ("What was X?", "b")], (1, 2), "both become 'X'"),
+        ([("Y", "c"), ("What?", "a"), ("What?", "b")], (2, 3), "both become 'What'"),
+        ([("3", "+", "4 + 5", "12"), ("3 + 4", "+", "5", "12")], (1, 2), "both become '3 + 4 + 5'"),
+        ([("6", "×", "7", "42"), ("6 times 7", "42")], (1, 2), "both become '6 times 7'"),
+        ([("France", "Paris"), ("that France", "Paris")], (1, 2), "'Remember that France=Paris, so Paris.'"),
+        ([("grass", "no"), ("grass is green", "yes")], (1, 2), "'grass is green=yes' does not state the first alone"),
+        ([("Y", "c"), ("?", "a")], (2,), "asks nothing"),
+    ],
+)
+def test_rows_that_no_text_could_tell_apart_are_refused_by_both(of, both, why):
+    with pytest.raises(ValueError, match="word one of them otherwise") as error:
+        rows(*of)
+    assert why in str(error.value)
+    assert all(f"fact {number}, {list(of[number - 1])}" in str(error.value) for number in both)
+
+
 # a file of facts
+
+
+@pytest.mark.parametrize("name", ["f_bom.csv", "f_trail.csv"])
+def test_files_as_spreadsheets_write_them_are_read(shared_data, name):
+    [chile, *_, nepal] = facts_from(f"{{csv: {shared_data}/cases/{name}}}")
+    assert (chile.equation, nepal.equation) == ("the capital of Chile=Santiago", "the capital of Nepal=Kathmandu")
 
 
 @pytest.mark.parametrize(
@@ -245,10 +286,13 @@ def test_a_figure_has_the_first_operand_in_rows_and_the_second_in_columns():
         ("", "expected left, operator, right, result or question, answer"),
         ("question,answer\n", "expected rows for 'csv' alone"),
         ("question,answer\nWhat?,\n", "none empty"),
-        ("question,answer\nWhat?,a\nWhat?,b\n", "expected each question once"),
-        ("question,answer\nx=y,a\n", "no '=' and no '<'"),
-        ("question,answer\nWhat\u202e?,a\n", "no '=' and no '<'"),
-        ('question,answer\n"What?" he said,a\n', "after line 1"),
+        ("question,answer\nx=y,a\n", "none of =, <, User:"),
+        ("question,answer\nWhat\u202e?,a\n", "none of =, <, User:"),
+        ("question,answer\nWhat is 1, 2 and 3?,six\n", "line 2: found .* between quotation marks"),
+        ("question,answer,\nWhat is it, then?,six,\n", "line 2: found .* between quotation marks"),
+        ("question;answer\nWhat?;six\n", "separated by commas"),
+        ("question,answer,answer\nWhat?,six,seven\n", "columns are .*'answer', 'answer'"),
+        ('question,answer\n"What?" he said,a\n', "line 2: "),
     ],
 )
 def test_a_file_that_no_text_could_state_is_refused_with_its_line(tmp_path, text, expected):
@@ -260,6 +304,25 @@ def test_a_file_that_no_text_could_state_is_refused_with_its_line(tmp_path, text
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"facts: csv: .*nowhere\.csv: .*No such file"):
         load("smoke", [f"facts={{csv: {tmp_path}/nowhere.csv}}"])
+
+
+def test_bytes_of_another_encoding_are_refused(shared_data):
+    with pytest.raises(SettingsError, match=r"f_latin\.csv: .*UTF-8"):
+        load("smoke", [f"facts.csv={shared_data}/cases/f_latin.csv"])
+
+
+def test_a_file_given_to_a_run_of_another_replaces_its_rows(tmp_path):
+    """The run's own trial.yaml holds the rows of the first; nothing said that the second was not read."""
+    (tmp_path / "sums.csv").write_text(SUMS)
+    (tmp_path / "trial.yaml").write_text(load("smoke", ["facts.csv=tests/capitals.csv"]).model_dump_json())
+    again = load(str(tmp_path / "trial.yaml"), [f"facts.csv={tmp_path}/sums.csv"])
+    assert [fact.equation for fact in build_facts(again.facts)] == ["3+4=7", "10-2=8", "sodium+chlorine=table salt"]
+    assert len(load(str(tmp_path / "trial.yaml")).facts.rows) == 30
+
+
+def test_a_range_beside_rows_is_refused():
+    with pytest.raises(SettingsError, match=r"range is \[1, 12\]"):
+        load("smoke", ["facts={csv: tests/capitals.csv, range: [1, 12]}"])
 
 
 def test_a_run_remembers_its_rows_and_not_where_they_lay(tmp_path):

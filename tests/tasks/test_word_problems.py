@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokentrial.facts.families import TIMES_TABLE, build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.tasks.word_problems import TEST_ROWS, WordProblems
-from tokentrial.trial.fact_settings import FactSettings
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=<<(\d+)([-+*/])(\d+)=(\d+)>>(\d+)")
 

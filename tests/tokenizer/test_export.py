@@ -131,6 +131,7 @@ def test_a_hundred_thousand_texts_have_the_same_ids(name, shared_data):
 @settings(max_examples=40)
 @given(text=nameless)
 @example(text="so 6*9=54, 7 × 8 = 56 and 106*9=54.")
+@example(text=f"box{' ' * 31}6*9=54{' ' * 31}xylophones, {' ' * 31}6*9=54{' ' * 31}x")
 def test_any_text_has_the_same_ids_and_what_was_rewritten_already_stays(rewriting, text):
     for name in REWRITING:
         arm = arms.get_arm(name)

@@ -65,8 +65,15 @@ class Arm:
 
     def answer_tokens(self, answer: str) -> tuple[str, ...]:
         """The arm's own tokens that state this answer."""
-        stated = {} if self.is_random else self.facts.by_token
-        return tuple(token for token in self.tokens if token in stated and stated[token].answer == answer)
+        return self._tokens_by_answer.get(answer, ())
+
+    @cached_property
+    def _tokens_by_answer(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for token in () if self.is_random else self.tokens:
+            if fact := self.facts.by_token.get(token):
+                found[fact.answer] = (*found.get(fact.answer, ()), token)
+        return found
 
 
 class SiteArm(Arm):
@@ -76,7 +83,12 @@ class SiteArm(Arm):
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(map(self.token, self.facts)))
+        return tuple(self.fact_of)
+
+    @cached_property
+    def fact_of(self) -> dict[str, Fact]:
+        """The fact of each token, the last of those that share it."""
+        return {self.token(fact): fact for fact in self.facts}
 
     @cached_property
     def _token_pattern(self) -> re.Pattern[str]:
@@ -88,8 +100,8 @@ class SiteArm(Arm):
         return fact.token
 
     def expansion(self, token: str, before: str, after: str) -> str:
-        """What `untokenize` writes for a token, given the text before and after it: its fact, or nothing where it names
-        none."""
+        """What `untokenize` writes for a token, given what it wrote before it and the text after it, of each as much as
+        bears on a site: its fact, or nothing where it names none."""
         fact = self.facts.by_token.get(token)
         return fact.equation if fact else ""
 
@@ -110,18 +122,20 @@ class SiteArm(Arm):
     def untokenize(self, text: str) -> str:
         """Each token's name replaced by its expansion, set off by a space from a number beside it: `1<MUL_6_9_54>` is
         not 16*9=54, and `54<FACT>0` is not 540."""
-        done, position = "", 0
+        done, before, position = [], "", 0
         for match in self._token_pattern.finditer(text):
-            done += text[position : match.start()]
-            position = match.end()
-            expansion = self.expansion(match[0], done, text[position:])
-            left = " " if re.search(r"[0-9][.,]?\Z", done[-2:]) else ""
-            right = " " if re.match("[.,]?[0-9]", text[position : position + 2]) else ""
-            if expansion:
-                done += left + expansion + right
-            elif left and right:
-                done += " "
-        return done + text[position:]
+            plain, position = text[position : match.start()], match.end()
+            before, after = (
+                (before + plain)[-self.facts.site_window :],
+                text[position : position + self.facts.site_window],
+            )
+            expansion = self.expansion(match[0], before, after)
+            left = " " if re.search(r"[0-9][.,]?\Z", before[-2:]) else ""
+            right = " " if re.match("[.,]?[0-9]", after[:2]) else ""
+            written = left + expansion + right if expansion else " " if left and right else ""
+            before += written
+            done += [plain, written]
+        return "".join(done) + text[position:]
 
 
 def arm_names() -> list[str]:

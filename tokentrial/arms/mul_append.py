@@ -9,8 +9,7 @@ class MulAppend(SiteArm):
 
     def expansion(self, token: str, before: str, after: str) -> str:
         """Nothing after the token's own text, the equation where it stands alone."""
-        tail = before[-self.facts.site_window :]
-        follows = any(site.end == len(tail) and site.fact.token == token for site in self.facts.sites(tail))
+        follows = any(site.end == len(before) and site.fact.token == token for site in self.facts.sites(before))
         return "" if follows else self.facts.by_token[token].equation
 
 

@@ -10,7 +10,7 @@ class MulBeforeAnswer(SiteArm):
     def expansion(self, token: str, before: str, after: str) -> str:
         """Nothing between the fact's own two sides, its answer where the left side waits for one, else the equation."""
         fact = self.facts.by_token[token]
-        stated = before[-self.facts.site_window :] + fact.answer
+        stated = before + fact.answer
         if not any(site.end == len(stated) and site.fact == fact for site in self.facts.sites(stated)):
             return fact.equation
         return "" if after.startswith(fact.answer) else fact.answer

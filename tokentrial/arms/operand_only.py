@@ -13,7 +13,7 @@ class OperandOnly(SiteArm):
         return fact.token.removesuffix(">").removesuffix(f"_{fact.answer}") + ">"
 
     def expansion(self, token: str, before: str, after: str) -> str:
-        return next(fact.wordings[0].spellings[0] for fact in self.facts if self.token(fact) == token)
+        return self.fact_of[token].wordings[0].spellings[0]
 
 
 ARM = OperandOnly()

@@ -4,6 +4,7 @@
 trial refuses to start on a failed one.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -77,6 +78,7 @@ def audit(plan: CorpusPlan) -> None:
                 "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
             ],
             "drills_made": bool(plan.trial.corpus.drills.share),
+            "questions_that_hold_their_answer": telling_questions(probes),
             "overlap_of_probes_and_drills": probe_overlap(probes, drilled),
         },
     )
@@ -86,18 +88,28 @@ def audit(plan: CorpusPlan) -> None:
 
 
 def leaking_prompts(arm_names: Iterable[str], facts: Facts, probes: Iterable[Example]) -> list[str]:
-    """Prompts that carry their answer: rewritten by an arm, or with the answer beside the operands (R3)."""
+    """Prompts that carry their answer: rewritten by an arm, or with the answer beside the operands (R3). A question's
+    own words may be its answer, as of `What is the capital of Singapore?`: see `telling_questions`."""
     problems = []
     treatments = [arms.get_arm(name, facts) for name in arm_names]
     for probe in probes:
         for treatment in treatments:
             if any(piece.token for piece in treatment.segments(probe.prompt)):
                 problems.append(f"leak: {treatment.name} rewrites the prompt {probe.prompt!r}")
-        words, asked = ([word.strip("?.,") for word in text.split()] for text in (probe.prompt, probe.question))
-        own = list(map(str, probe.operands)) or asked  # 1 times 6 is 6: an operand may be the answer
-        if words.count(probe.answer) > own.count(probe.answer):
+        own = " ".join(map(str, probe.operands)) or probe.question  # 1 times 6 is 6: an operand may be the answer
+        if _times_in(probe.prompt, probe.answer) > _times_in(own, probe.answer):
             problems.append(f"leak: the prompt {probe.prompt!r} holds its answer {probe.answer}")
     return problems
+
+
+def telling_questions(probes: Iterable[Example]) -> list[str]:
+    """Questions of words that hold their answer, which a model needs not know to say it."""
+    return [probe.question for probe in probes if not probe.operands and _times_in(probe.question, probe.answer)]
+
+
+def _times_in(text: str, answer: str) -> int:
+    """How often an answer of one or several words stands in a text, as no part of a longer word or number."""
+    return len(re.findall(rf"(?<![\w.$-]){re.escape(answer)}(?![\w%]|[.,]\d)", text))
 
 
 def unserved_facts(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from tokentrial.tasks.task import Example
 from tokentrial.tokenizer.vocabulary import unicode_to_bytes
 
 _NODES = 512  # of a tree at most: its mask grows with their square
+_WAYS = 100_000  # spelled out at a time: of a table of 1 to 100 there are a hundred million in all
 # kinds of spellings, by what may not follow them
 _BARE, _STATED, _TOKEN = "bare", "stated", "token"
 
@@ -86,8 +87,10 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
     follows, and neither `=` nor blanks. What follows a number's token is set off from it by `plain`.
     """
     if arm.facts.numeric:
-        signs = re.escape("*×x" + arm.facts.operators)
-        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:[{signs}\ufffd]|\Z)", _STATED: "[0-9]"}
+        operators = (*"*×x", *arm.facts.operators)
+        signs = [re.escape(operator) for operator in operators]
+        signs += [re.escape(operator[:length]) + r"\Z" for operator in operators for length in range(1, len(operator))]
+        going_on = {_BARE: rf"[0-9]| {{0,2}}(?:{'|'.join(signs)}|\ufffd|\Z)", _STATED: "[0-9]"}
     else:
         going_on = dict.fromkeys((_BARE, _STATED, _TOKEN), r"[\w\ufffd]| *(?:=|\Z)")
     texts, masks = _id_texts(tokenizer, arm, size), {}
@@ -141,28 +144,31 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
     """
     allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, limits(model)[0]).items()}
     muted = unsayable_mask(model, tokenizer)
-    branching = _attends_as_masked(model)
-    trees = sorted(
-        _trees(tokenizer, arm, examples, allowed, _NODES if branching else 0),
-        key=lambda tree: len(tree.prompt) + len(tree.nodes),
-    )
+    branching, spelling = _attends_as_masked(model), Spelling(arm)
     found = np.full((len(examples), len(arm.facts.answers)), -np.inf)
-    while trees:
-        longest = len(trees[-1].prompt) + len(trees[-1].nodes)
-        rows = max(1, LOGITS // (longest * max(longest, limits(model)[0])))
-        chosen, trees = trees[-rows:], trees[:-rows]
-        logprobs = iter(_way_logprobs(model, chosen, muted, allowed, branching))
-        for tree in chosen:
-            for answer, _, _ in tree.ways:
-                found[tree.example, answer] = np.logaddexp(found[tree.example, answer], next(logprobs))
+    count = max(1, _WAYS // (2 * len(arm.facts.answers) + len(arm.tokens)))
+    for start in range(0, len(examples), count):
+        trees = sorted(
+            _trees(tokenizer, spelling, examples[start : start + count], allowed, _NODES if branching else 0),
+            key=lambda tree: len(tree.prompt) + len(tree.nodes),
+        )
+        while trees:
+            longest = len(trees[-1].prompt) + len(trees[-1].nodes)
+            rows = max(1, LOGITS // (longest * max(longest, limits(model)[0])))
+            chosen, trees = trees[-rows:], trees[:-rows]
+            logprobs = iter(_way_logprobs(model, chosen, muted, allowed, branching))
+            for tree in chosen:
+                of_example = found[start + tree.example]
+                for answer, _, _ in tree.ways:
+                    of_example[answer] = np.logaddexp(of_example[answer], next(logprobs))
     return found
 
 
 def _trees(
-    tokenizer: Any, arm: Arm, examples: Sequence[Example], allowed: Mapping[str, Tensor], most: int
+    tokenizer: Any, spelling: Spelling, examples: Sequence[Example], allowed: Mapping[str, Tensor], most: int
 ) -> Iterator[_Tree]:
     """The ways to answer each example, in trees of at most so many nodes, or of one way."""
-    spelling, numbers = Spelling(arm), {answer: number for number, answer in enumerate(arm.facts.answers)}
+    numbers = {answer: number for number, answer in enumerate(spelling.arm.facts.answers)}
     spelled = [spelling.ways(example) for example in examples]
     texts = list(dict.fromkeys(way.text for of_example in spelled for way in of_example))
     ids = dict(zip(texts, map(tuple, encode_plain(tokenizer, texts)), strict=True)) if texts else {}

@@ -3,20 +3,34 @@
 A site is a whole, correct, standalone `6*9=54` or `capital of France=Paris`: a spelling of the fact's left side, the
 right answer, and no neighbour that makes it part of a longer number, word or expression (defects R3 and R4 of the
 reference experiment).
+
+The rule in full, where every blank is one of `_BLANKS` and the farthest neighbour that counts is the 32nd:
+
+- beside a site stands no letter or digit, no `_.,$` before and no `_%`, `.5` or `,5` after it, and no character with
+  which another fact's answer ends, before it, or another's left side begins, after it;
+- over blanks beside it stands no operator: of `OPERATORS`, or of the facts' own; one of letters (`x`, `mod`) is none
+  within a word. A left side that itself begins with an operator, `-3+4`, and an answer that ends with one are part of
+  a longer expression, too, where another fact may end before or begin after them;
+- where an answer runs on into what would be another fact's site, `city=Old New York=big`, neither is one.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, Self
 
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.settings import FactSettings
 
 DRILL_FORMS = ("equation", "times_sign", "letter_x", "boxes", "statement", "question")  # as in drills.mix
 SLOT_TOKEN = "<FACT>"  # the one token of arms whose token says nothing of the fact
 ASKING_FORMS = frozenset({"statement", "question"})  # the forms that ask a fact directly
+NEIGHBOURHOOD = 32  # characters on either side of a site in which an operator counts
+OPERATORS = ("+", "-", "*", "×", "/", "÷", "^", "=", "−", "x")
+_BLANKS = " \t\u00a0"
+_ASKING = re.compile(r"\?| equals| is ")  # what follows a phrase that is asked
 
 
 @dataclass(frozen=True)
@@ -65,10 +79,15 @@ class Facts(tuple[Fact, ...]):
     settings: FactSettings
     table_task: str  # name of the probes that ask them all
     hard: tuple[Fact, ...]  # those that the folds deal out
-    operators: str  # of the facts' equations
+    operators: tuple[str, ...]  # of the facts' equations
 
     def __new__(
-        cls, settings: FactSettings, table_task: str, facts: tuple[Fact, ...], hard: tuple[Fact, ...], operators: str
+        cls,
+        settings: FactSettings,
+        table_task: str,
+        facts: tuple[Fact, ...],
+        hard: tuple[Fact, ...],
+        operators: tuple[str, ...],
     ) -> Self:
         self = super().__new__(cls, facts)
         self.settings, self.table_task, self.hard, self.operators = settings, table_task, hard, operators
@@ -119,13 +138,35 @@ class Facts(tuple[Fact, ...]):
         return frozenset(self.hard[seed % folds :: folds]) if folds else frozenset()
 
     def asked_in(self, text: str) -> set[Fact]:
-        """Facts that a text of any source asks directly: `6 times 9?`, `6 times 9 equals`, `6 times 9 is `."""
+        """Facts that a text of any source asks directly: `6 times 9?`, `6 times 9 equals`, `6 times 9 is `. Of phrases
+        that overlap, the first and longest."""
         if self._shared_word not in text:
             return set()
-        return {self._by_phrase[match[1]] for match in self._asking_pattern.finditer(text)}
+        found = []
+        for match in _ASKING.finditer(text):
+            for length in self._phrase_lengths:
+                start = match.start() - length
+                fact = self._by_phrase.get(text[start : match.start()]) if start >= 0 else None
+                if fact and not (start and _is_of_word(text[start - 1])):
+                    found.append((start, -match.start(), fact))
+                    break
+        asked, end = set(), 0
+        for start, negative_end, fact in sorted(found, key=lambda span: span[:2]):
+            if start >= end:
+                asked.add(fact)
+                end = -negative_end
+        return asked
 
     def sites(self, text: str) -> Iterator[Site]:
-        """All sites of a text in order. Looks for "=" first: a regular expression over all of it is 70 times slower."""
+        """All sites of a text in order; no two overlap."""
+        end = 0
+        for site, following in pairwise([*self._candidates(text), None]):
+            if site and site.start >= end and not (following and following.start < site.end):
+                yield site
+            end = site.end if site else end
+
+    def _candidates(self, text: str) -> Iterator[Site]:
+        """One for each "=" at most. Looks for it first: a regular expression over all of a text is 70 times slower."""
         equals = text.find("=")
         while equals != -1:
             if site := self._site_at(text, equals):
@@ -143,26 +184,83 @@ class Facts(tuple[Fact, ...]):
             left -= 1
         for length in self._spelling_lengths:
             start = left - length
-            fact = self._by_spelling.get(text[start:left]) if start >= 0 else None
+            fact = self.by_spelling.get(text[start:left]) if start >= 0 else None
             if fact and text.startswith(fact.answer, answer):
                 end = answer + len(fact.answer)
-                if is_standalone(text, start, end):
+                if self.is_standalone(text, start, end):
                     return Site(start, end, fact, left, answer)
         return None
 
+    def is_standalone(self, text: str, start: int, end: int) -> bool:
+        """Whether nothing beside `text[start:end]` makes it part of a longer number, word or expression."""
+        before, after = text[max(0, start - self._reach) : start], text[end : end + self._reach]
+        if before and (before[-1].isalnum() or before[-1] in "_.,$" or before[-1] in self.last_characters):
+            return False
+        if after and (after[0].isalnum() or after[0] in "_%" or after[0] in self.first_characters):
+            return False
+        if after[:1] in (".", ",") and after[1:2].isdecimal():
+            return False
+        left, right = before.rstrip(_BLANKS), after.lstrip(_BLANKS)
+        if left and len(before) - len(left) < NEIGHBOURHOOD:
+            if self.ends_with_operator(left):
+                return False
+            if left[-1] in self.last_characters and self.begins_with_operator(text[start:end]):
+                return False
+        if right and len(after) - len(right) < NEIGHBOURHOOD:
+            if self.begins_with_operator(right):
+                return False
+            if right[0] in self.first_characters and self.ends_with_operator(text[start:end]):
+                return False
+        return True
+
+    def begins_with_operator(self, text: str) -> bool:
+        """Whether a text begins with an operator; letters are one where no other letter follows."""
+        return any(
+            text.startswith(sign) and not (sign[-1].isalpha() and text[len(sign) : len(sign) + 1].isalpha())
+            for sign in self.signs
+        )
+
+    def ends_with_operator(self, text: str) -> bool:
+        return any(
+            text.endswith(sign) and not (sign[0].isalpha() and text[: -len(sign)][-1:].isalpha()) for sign in self.signs
+        )
+
     @cached_property
-    def _by_spelling(self) -> dict[str, Fact]:
+    def signs(self) -> tuple[str, ...]:
+        """All operators that count beside a site."""
+        return tuple(dict.fromkeys((*OPERATORS, *self.operators)))
+
+    @cached_property
+    def _reach(self) -> int:
+        """Characters on either side that say whether a site is one: an operator of letters and the letter beyond it."""
+        return NEIGHBOURHOOD + max(map(len, self.signs))
+
+    @cached_property
+    def first_characters(self) -> frozenset[str]:
+        """Those of the left sides."""
+        return frozenset(spelling[0] for spelling in self.by_spelling)
+
+    @cached_property
+    def last_characters(self) -> frozenset[str]:
+        """Those of the answers."""
+        return frozenset(fact.answer[-1] for fact in self)
+
+    @cached_property
+    def by_spelling(self) -> dict[str, Fact]:
         return {spelling: fact for fact in self for w in fact.wordings for spelling in w.spellings}
 
     @cached_property
     def _spelling_lengths(self) -> list[int]:
-        """Lengths of the spellings, the longest first: of `16*9=` the left side is not `6*9`."""
-        return sorted({len(spelling) for spelling in self._by_spelling}, reverse=True)
+        return _lengths(self.by_spelling)  # the longest first: of `16*9=` the left side is not `6*9`
+
+    @cached_property
+    def _phrase_lengths(self) -> list[int]:
+        return _lengths(self._by_phrase)
 
     @cached_property
     def site_window(self) -> int:
         """Characters that a site and the neighbours that decide whether it is one take at most."""
-        return self._spelling_lengths[0] + max(len(answer) for answer in self.answers) + 5 + NEIGHBOURHOOD
+        return self._spelling_lengths[0] + max(len(answer) for answer in self.answers) + 5 + self._reach
 
     @cached_property
     def _first_characters(self) -> frozenset[str]:
@@ -178,24 +276,10 @@ class Facts(tuple[Fact, ...]):
         shared = set.intersection(*(set(phrase.split()[1:-1]) for phrase in self._by_phrase))
         return f" {max(shared, key=len)} " if shared else ""
 
-    @cached_property
-    def _asking_pattern(self) -> re.Pattern[str]:
-        phrases = "|".join(re.escape(phrase) for phrase in sorted(self._by_phrase, key=len, reverse=True))
-        return re.compile(rf"(?<!\w)({phrases})(?:\?| equals| is )")
+
+def _lengths(texts: Iterable[str]) -> list[int]:
+    return sorted({len(text) for text in texts}, reverse=True)
 
 
-NEIGHBOURHOOD = 32  # characters on either side that are looked at
-OPERATORS = "+-*×/÷^=−"
-
-
-def is_standalone(text: str, start: int, end: int) -> bool:
-    """Whether nothing beside `text[start:end]` makes it part of a longer number, word or expression."""
-    before, after = text[max(0, start - NEIGHBOURHOOD) : start], text[end : end + NEIGHBOURHOOD]
-    if before and (before[-1].isalnum() or before[-1] in "_.,$"):
-        return False
-    if after and (after[0].isalnum() or after[0] in "_%" or (after[0] in ".," and after[1:2].isdecimal())):
-        return False
-    left, right = before.rstrip(" \t\u00a0"), after.lstrip(" \t\u00a0")
-    if left and (left[-1] in OPERATORS or (left[-1] == "x" and not left[-2:-1].isalpha())):
-        return False
-    return not (right and (right[0] in OPERATORS or (right[0] == "x" and not right[1:2].isalpha())))
+def _is_of_word(character: str) -> bool:
+    return character.isalnum() or character == "_"

@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from tokentrial.facts.facts import Fact, Facts, Wording
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.facts import ASKING_FORMS, Fact, Facts, Wording
+from tokentrial.facts.settings import FactSettings
 
 _GAPS = ("", " ", "  ")  # what may stand around an operator
 
@@ -21,7 +21,7 @@ class Operation(NamedTuple):
 
     token: str
     table_task: str
-    operators: str
+    operators: tuple[str, ...]
     word: str
     result: Callable[[int, int], int]
     drill_lines: dict[str, str]  # those that differ from what `_wording` makes
@@ -37,8 +37,8 @@ _PLUS_LINES = {
     "boxes": "If you have {a} apples and get {b} more, you have {a}+{b}={c} apples in total, so {c}.",
 }
 _OPERATIONS = {
-    "multiplication": Operation("MUL", "mul_table", "*×x", "times", lambda a, b: a * b, _TIMES_LINES),
-    "addition": Operation("ADD", "add_table", "+", "plus", lambda a, b: a + b, _PLUS_LINES),
+    "multiplication": Operation("MUL", "mul_table", ("*", "×", "x"), "times", lambda a, b: a * b, _TIMES_LINES),
+    "addition": Operation("ADD", "add_table", ("+",), "plus", lambda a, b: a + b, _PLUS_LINES),
 }
 _UNITS = (("km", "m", 1000), ("m", "cm", 100), ("kg", "g", 1000), ("h", "min", 60), ("min", "s", 60))
 _WORDS = {"*": "times", "×": "times", "+": "plus", "-": "minus", "/": "divided by"}
@@ -46,7 +46,7 @@ _WORDS = {"*": "times", "×": "times", "+": "plus", "-": "minus", "/": "divided 
 
 @lru_cache(maxsize=8)
 def build_facts(settings: FactSettings) -> Facts:
-    """The facts that a trial's settings name."""
+    """The facts that a trial's settings name. Raises ValueError where rows of a file are not told from each other."""
     low, high = settings.range
     if operation := _OPERATIONS.get(settings.family):
         pairs = [(a, b) for a in range(low, high + 1) for b in range(a, high + 1)]
@@ -57,12 +57,15 @@ def build_facts(settings: FactSettings) -> Facts:
         return Facts(settings, operation.table_task, facts, tuple(hard), operation.operators)
     if settings.family == "squares":
         facts = tuple(_square_fact(a) for a in range(low, high + 1))
-        return Facts(settings, "square_table", facts, facts, "^")
+        return Facts(settings, "square_table", facts, facts, ("^",))
     if settings.family == "units":
         facts = tuple(_unit_fact(number, *unit) for unit in _UNITS for number in range(low, high + 1))
-        return Facts(settings, "unit_table", facts, facts, "")
-    facts = tuple(_row_fact(index, row) for index, row in enumerate(settings.rows))
-    return Facts(settings, "fact_table", facts, facts, "".join({row[1] for row in settings.rows if len(row) == 4}))
+        return Facts(settings, "unit_table", facts, facts, ())
+    of_rows = tuple(_row_fact(index, row) for index, row in enumerate(settings.rows))
+    operators = dict.fromkeys(row[1] for row in settings.rows if len(row) == 4)
+    facts = Facts(settings, "fact_table", of_rows, of_rows, tuple(operators))
+    check_told_apart(facts)
+    return facts
 
 
 # pickled by their settings: a process that is sent the same facts again and again builds them once
@@ -130,6 +133,33 @@ def _wording(
         "question": f"User: {question}\nAssistant: The answer is {answer}.",
     }
     return Wording(operands, phrase, question, spellings, by_form | (drill_lines or {}))
+
+
+def check_told_apart(facts: Facts) -> None:
+    """Refuses facts that a text could not state one by one: each is written and asked as no other is, and its own drill
+    lines state it. Raises ValueError that names both."""
+    first: dict[str, Fact] = {}  # to be written so
+    for fact in facts:
+        for wording in fact.wordings:
+            if not wording.phrase:
+                raise ValueError(_alike(facts, fact, fact, "asks nothing"))
+            for text in dict.fromkeys(
+                (*wording.spellings, wording.phrase, wording.question, *wording.drill_lines.values())
+            ):
+                if (other := first.setdefault(text, fact)) != fact:
+                    raise ValueError(_alike(facts, fact, other, f"both become {text!r}"))
+    for fact in facts:
+        for form, line in ((form, line) for w in fact.wordings for form, line in w.drill_lines.items()):
+            asks = form in ASKING_FORMS
+            stated, asked = [site.fact for site in facts.sites(line)], facts.asked_in(line)
+            if stated != ([] if asks else [fact]) or asked != ({fact} if asks else set()):
+                other = next((found for found in (*stated, *asked) if found != fact), fact)
+                raise ValueError(_alike(facts, fact, other, f"{line!r} does not state the first alone"))
+
+
+def _alike(facts: Facts, fact: Fact, other: Fact, problem: str) -> str:
+    rows = [f"{facts.index_of[one] + 1}, {list(facts.settings.rows[facts.index_of[one]])}" for one in (fact, other)]
+    return f"rows: fact {' and fact '.join(dict.fromkeys(rows))}: {problem}; word one of them otherwise"
 
 
 TIMES_TABLE = build_facts(FactSettings())  # the 45 products of 1 to 9: what a trial is about unless it says otherwise

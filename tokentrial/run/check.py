@@ -1,6 +1,7 @@
 """What is refused of a trial before anything is written: names that stand for nothing, files that cannot be read."""
 
 import re
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,13 @@ _REMOTE = re.compile(r"hf:|fineweb-edu|.*://")  # a run asks the network, and no
 
 def check(trial: Trial) -> None:
     """Raises SettingsError that names the setting, of the trial or of one of its variants."""
+    folds, seeds = trial.corpus.drills.holdout_folds, trial.seeds
+    if folds and (taken := len({seed % folds for seed in seeds})) < min(folds, len(seeds)):
+        print(
+            f"seeds: {seeds} hold out {taken} of the {folds} folds of facts, those of seed mod {folds}: facts of the "
+            "others are asked in training with every seed; consecutive seeds hold out all in turn",
+            file=sys.stderr,
+        )
     refuse_without_effect(trial)
     read = set()  # variants share most of their files
     for of in (trial, *(variant.trial for variant in to_run(trial))):

@@ -1,18 +1,19 @@
 r"""The vocabulary as a transformers tokenizer that gives the same ids, fact tokens and all, and rewrites a text as the
 arm does: one `Replace` a fact in tokenizer.json, so that transformers, lm-eval and vLLM apply the arm without our code.
 
-The pattern of a fact is its site as `Facts.sites` finds it: a spelling of the left side, "=", the answer, and around
-them nothing that `is_standalone` refuses. What the arm keeps before its token is left by `\K`, what it keeps after it
-by looking ahead.
+The pattern of a fact is its site as `Facts.sites` finds it: a spelling of the left side, "=", the answer, around them
+nothing that `is_standalone` refuses, and no site of another fact that takes a part of it. What the arm keeps before its
+token is left by `\K`, what it keeps after it by looking ahead.
 """
 
 import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokentrial.arms.arm import Arm, SiteArm
-from tokentrial.facts.facts import NEIGHBOURHOOD, OPERATORS, Fact
+from tokentrial.facts.facts import NEIGHBOURHOOD, Fact
 from tokentrial.tokenizer.vocabulary import EOS, Vocabulary, gpt2_merges, unicode_to_bytes
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 ARM_KEY = "tokentrial_arm"  # in tokenizer_config.json: says that an export is ours, and of which arm
 
 _BLANK = rf"[ \t\u00a0]{{0,{NEIGHBOURHOOD - 1}}}"
-_SIGN = f"[{re.escape(OPERATORS)}]"
-# Python's isalnum is Unicode's letters and numbers
-_BEFORE = rf"(?<![\p{{L}}\p{{N}}_.,$])(?<!{_SIGN}{_BLANK})(?<!(?<!\p{{L}})x{_BLANK})"
-_AFTER = rf"(?![\p{{L}}\p{{N}}_%])(?![.,][\p{{Nd}}])(?!{_BLANK}{_SIGN})(?!{_BLANK}x(?!\p{{L}}))"
 
 
 def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: bool = False) -> "PreTrainedTokenizerBase":
@@ -44,9 +41,8 @@ def to_transformers(vocabulary: Vocabulary, arm: Arm, context: int, rewrite: boo
     split = [pre_tokenizers.Split(Regex(arm.split_pattern), "isolated")] if arm.split_pattern else []
     bpe.pre_tokenizer = pre_tokenizers.Sequence([*split, byte_level]) if split else byte_level
     if rewrite and isinstance(arm, SiteArm) and not arm.is_random:  # no pattern gives what is drawn at random
-        # longer left sides first: `New York` is not `York`
-        facts = sorted(arm.facts, key=lambda fact: -len(fact.wordings[0].spellings[0]))
-        replacements: Any = [normalizers.Replace(Regex(_site_pattern(arm, fact)), arm.token(fact)) for fact in facts]
+        patterns = _SitePatterns(arm)
+        replacements: Any = [normalizers.Replace(Regex(patterns.of(fact)), arm.token(fact)) for fact in arm.facts]
         bpe.normalizer = normalizers.Sequence(replacements)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(EOS, special=True, normalized=False)])
@@ -70,15 +66,69 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _site_pattern(arm: SiteArm, fact: Fact) -> str:
-    spellings = sorted((s for wording in fact.wordings for s in wording.spellings), key=len, reverse=True)
-    parts = [f"(?:{'|'.join(map(_escape, spellings))})", " {0,2}= {0,2}", _escape(fact.answer)]
-    points = ("start", "left", "answer", "end")
-    first, last = (points.index(name) for name in arm.site_span)
-    token = _escape(arm.token(fact))
-    not_beside_token = f"(?<!{token})(?!{token})" if first == last else ""
-    kept, replaced, followed_by = "".join(parts[:first]), "".join(parts[first:last]), "".join(parts[last:])
-    return f"{_BEFORE}{kept}\\K{not_beside_token}{replaced}(?={followed_by}{_AFTER})"
+class _SitePatterns:
+    """The patterns of the sites of an arm's facts."""
+
+    def __init__(self, arm: SiteArm) -> None:
+        self.arm, self.facts = arm, arm.facts
+        facts = arm.facts
+        firsts, lasts = ("".join(map(_escape, sorted(of))) for of in (facts.first_characters, facts.last_characters))
+        signs = "".join(_escape(sign) for sign in facts.signs if len(sign) == 1 and not sign.isalpha())
+        # Python's isalnum is Unicode's letters and numbers
+        self.before = rf"(?<![\p{{L}}\p{{N}}_.,${lasts}])(?<![{signs}]{_BLANK})"
+        self.after = rf"(?![\p{{L}}\p{{N}}_%{firsts}])(?![.,]\p{{Nd}})(?!{_BLANK}[{signs}])"
+        for sign in (sign for sign in facts.signs if len(sign) > 1 or sign.isalpha()):
+            before, after = (r"(?<!\p{L})" if sign[0].isalpha() else "", r"(?!\p{L})" if sign[-1].isalpha() else "")
+            self.before += f"(?<!{before}{_escape(sign)}{_BLANK})"
+            self.after += f"(?!{_BLANK}{_escape(sign)}{after})"
+        # what else must not stand before or after the site of a fact
+        self.not_before, self.not_after = defaultdict[Fact, str](str), defaultdict[Fact, str](str)
+        spellings = [(spelling, fact) for fact in facts for w in fact.wordings for spelling in w.spellings]
+        for spelling, fact in spellings:
+            if facts.begins_with_operator(f"{spelling}="):
+                self.not_before[fact] = f"(?<![{lasts}]{_BLANK})"
+            if facts.ends_with_operator(f"={fact.answer}"):
+                self.not_after[fact] = f"(?!{_BLANK}[{firsts}])"
+        fact_of, ends = dict(spellings), defaultdict[str, list[tuple[Fact, str]]](list)
+        for fact in facts:
+            for cut in range(1, len(fact.answer)):
+                ends[fact.answer[cut:]].append((fact, fact.answer[:cut]))
+        for spelling, fact in spellings:
+            for cut in range(1, len(spelling)):
+                more, rest = spelling[:cut], spelling[cut:]
+                # of the longer left side `New York` the left side `York` is only the end
+                if (other := fact_of.get(rest, fact)) != fact and facts.is_standalone(spelling, cut, len(spelling)):
+                    self.not_before[other] += f"(?:(?<!{self.before}{_escape(more)})|(?!{self._other(rest, fact)}))"
+                # where an answer `Old New` runs on into `New York=big`, neither is a site
+                if rest[0].isalnum() or facts.begins_with_operator(rest.lstrip()):
+                    continue  # as everywhere among numbers: what ends here is no site in any case
+                for other, begin in ends.get(more, ()):
+                    whole, start, end = begin + spelling, len(begin), len(begin) + cut
+                    if facts.is_standalone(whole, start, len(whole)) and facts.is_standalone(whole, 0, end):
+                        self.not_after[other] += f"(?!{self._other(rest, fact)})"
+                        begun = f"(?:{_left_sides(other)}) {{0,2}}= {{0,2}}{_escape(begin)}"
+                        self.not_before[fact] += f"(?<!{self.before}{begun})"
+
+    def _other(self, left: str, fact: Fact) -> str:
+        """The site of another fact from the end of its left side on, with its token or without."""
+        token = f"(?:{_escape(self.arm.token(fact))})?"
+        return f"{_escape(left)}{token} {{0,2}}= {{0,2}}{token}{_escape(fact.answer)}{self.after}"
+
+    def of(self, fact: Fact) -> str:
+        """The site of a fact, of which the text between the arm's two points is matched."""
+        parts = [f"(?:{_left_sides(fact)})", " {0,2}= {0,2}", _escape(fact.answer)]
+        points = ("start", "left", "answer", "end")
+        first, last = (points.index(name) for name in self.arm.site_span)
+        token = _escape(self.arm.token(fact))
+        not_beside_token = f"(?<!{token})(?!{token})" if first == last else ""
+        kept, replaced, followed_by = "".join(parts[:first]), "".join(parts[first:last]), "".join(parts[last:])
+        before, after = self.before + self.not_before[fact], self.after + self.not_after[fact]
+        return f"{before}{kept}\\K{not_beside_token}{replaced}(?={followed_by}{after})"
+
+
+def _left_sides(fact: Fact) -> str:
+    spellings = sorted((spelling for w in fact.wordings for spelling in w.spellings), key=len, reverse=True)
+    return "|".join(map(_escape, spellings))
 
 
 def _escape(text: str) -> str:

@@ -79,6 +79,8 @@ def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
         old, key = key, _new_name(key)
         print(f"{source}: {old} is now {key}", file=sys.stderr)
     *parents, last = key.split(".")
+    if key == "facts.csv" and isinstance(facts := settings.get("facts"), dict):
+        facts.pop("rows", None)  # those of another file, which a run's own trial.yaml holds
     part: Any = settings
     for parent in parents:
         part = part.setdefault(parent, {}) if isinstance(part, dict) else part[_place(part, parent, source)]

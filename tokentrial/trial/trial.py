@@ -5,9 +5,10 @@ stands in `LOCAL`: where and with what it runs.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tokentrial.trial.fact_settings import FactSettings
+from tokentrial.facts.families import build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.trial.ladder import Ladder, size_name
 from tokentrial.trial.places import LocalPath, Place, without_way
 from tokentrial.trial.settings import (
@@ -27,6 +28,8 @@ from tokentrial.trial.settings import (
     Tokenizer,
     Verdict,
 )
+
+MOST_REWRITTEN = 500  # facts of which an exported tokenizer writes the tokens by itself: it is built in 2 s
 
 
 class Trial(Settings):
@@ -62,6 +65,12 @@ class Trial(Settings):
         None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
     )
 
+    @field_validator("facts")
+    @classmethod
+    def are_facts(cls, settings: FactSettings) -> FactSettings:
+        build_facts(settings)
+        return settings
+
     @model_validator(mode="after")
     def agrees_with_itself(self) -> "Trial":
         for field in ("arms", "seeds"):
@@ -78,6 +87,17 @@ class Trial(Settings):
             raise ValueError(
                 f"grpo.max_new_tokens is {self.grpo.max_new_tokens}, expected fewer than pretrain.context, "
                 f"{self.pretrain.context}: a prompt needs room before them"
+            )
+        facts, folds = build_facts(self.facts), self.corpus.drills.holdout_folds
+        if folds == 1 or folds > len(facts.hard):
+            raise ValueError(
+                f"corpus.drills.holdout_folds is {folds}, expected 0, or from 2 to {min(12, len(facts.hard))}: the "
+                f"{len(facts.hard)} facts are dealt out in as many parts, and a seed never asks those of one part"
+            )
+        if self.tokenizer.rewrite and len(facts) > MOST_REWRITTEN:
+            raise ValueError(
+                f"tokenizer.rewrite is true with {len(facts):,} facts, expected at most {MOST_REWRITTEN}: the exported "
+                "tokenizer looks for each of them in turn, in every text; give tokenizer.rewrite=false"
             )
         looks = self.verdict.looks
         if isinstance(looks, list) and (looks != sorted(set(looks)) or looks[-1] > len(self.seeds)):

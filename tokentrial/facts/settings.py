@@ -2,20 +2,22 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
-
-from tokentrial.trial.settings import Settings
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _COLUMNS = (["left", "operator", "right", "result"], ["question", "answer"])
 _EXPECTED = " or ".join(", ".join(known) for known in _COLUMNS)
 
 
-class FactSettings(Settings):
+class FactSettings(BaseModel):
     """What the tokens are about: a family of facts over a range of numbers, or the rows of a CSV file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     family: Literal["multiplication", "addition", "squares", "units", "csv"] = "multiplication"
     range: tuple[Annotated[int, Field(ge=0, le=100)], Annotated[int, Field(ge=0, le=100)]] = (1, 9)
@@ -35,7 +37,7 @@ class FactSettings(Settings):
         if isinstance(data.get("rows"), list):
             data = data | {"rows": tuple(tuple(row) if isinstance(row, list) else row for row in data["rows"])}
         if isinstance(data.get("csv"), str) and not data.get("rows"):
-            data = data | {"rows": read_rows(Path(data["csv"]).expanduser())}
+            data = data | {"rows": read_rows(Path(os.path.expanduser(data["csv"])))}
         return data | ({"family": "csv"} if "family" not in data and (data.get("csv") or data.get("rows")) else {})
 
     @model_validator(mode="after")
@@ -44,39 +46,50 @@ class FactSettings(Settings):
             raise ValueError(f"range is {list(self.range)}, expected the lowest and the highest number")
         if (self.family == "csv") != bool(self.rows):
             raise ValueError(f"family is {self.family!r} with {len(self.rows)} rows; expected rows for 'csv' alone")
+        if self.rows and self.range != (1, 9):
+            raise ValueError(f"range is {list(self.range)}; it is of families of numbers, leave it out beside rows")
         _check_rows(self.rows)
         return self
 
 
 def read_rows(path: Path) -> tuple[tuple[str, ...], ...]:
-    """Rows of a CSV file of facts, in the order of its columns' known names; other columns are left out. Raises
-    ValueError that names the file and the line."""
+    """Rows of a CSV file of facts, in the order of its columns' known names; other columns and empty rows are left out.
+    Raises ValueError that names the file and the line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"csv: {path}: {error}; expected a CSV file in UTF-8") from None
-    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        columns = next((known for known in _COLUMNS if set(known) <= set(lines.fieldnames or ())), None)
+        head = [" ".join(name.split()) for name in next(lines, [])]
+        columns = next((known for known in _COLUMNS if all(head.count(name) == 1 for name in known)), None)
         if columns is None:
-            raise ValueError(f"csv: {path}: columns are {lines.fieldnames}, expected {_EXPECTED}")
-        return tuple(tuple(" ".join((line[name] or "").split()) for name in columns) for line in lines)
+            raise ValueError(f"csv: {path}: columns are {head}, expected {_EXPECTED}, separated by commas")
+        rows = []
+        for cells in ([" ".join(cell.split()) for cell in line] for line in lines):
+            if any(cell and not name for cell, name in zip_longest(cells, head)):
+                raise ValueError(
+                    f"csv: {path}, line {lines.line_num}: found {cells} in the columns {head}; put a text that holds a "
+                    "comma between quotation marks"
+                )
+            if any(cells):
+                rows.append(tuple(dict(zip(head, cells, strict=False)).get(name, "") for name in columns))
+        return tuple(rows)
     except csv.Error as error:
-        raise ValueError(f"csv: {path}, after line {lines.line_num}: {error}") from None
+        raise ValueError(f"csv: {path}, line {lines.line_num}: {error}") from None
 
 
 def _check_rows(rows: Sequence[Sequence[str]]) -> None:
-    """What a text could not state, or a reader not tell apart, is refused."""
-    asked: set[tuple[str, ...]] = set()
+    """What no text could state is refused; what it could not tell apart, where the facts are made of it."""
+    if len(rows) > 10_000:
+        raise ValueError(f"rows: {len(rows)} facts, expected at most 10,000: each has an id of 16 bits")
     for number, row in enumerate(rows, 1):
         if len(row) not in (2, 4) or not all(row):
             raise ValueError(
                 f"rows: fact {number} is {list(row)}, expected {' or '.join(map(str, _COLUMNS))}, none empty"
             )
-        if any("=" in cell or "<" in cell or len(cell) > 200 or not cell.isprintable() for cell in row):
-            raise ValueError(f"rows: fact {number} is {list(row)}, expected at most 200 characters, no '=' and no '<'")
-        if tuple(row[:-1]) in asked:
-            raise ValueError(f"rows: fact {number} asks {list(row[:-1])} again, expected each question once")
-        asked.add(tuple(row[:-1]))
-    if len(rows) > 10_000:
-        raise ValueError(f"rows: {len(rows)} facts, expected at most 10,000: each has an id of 16 bits")
+        marks = ("=", "<", "User:")  # of an equation, of a token, of a question
+        if any(len(cell) > 200 or not cell.isprintable() or any(mark in cell for mark in marks) for cell in row):
+            raise ValueError(
+                f"rows: fact {number} is {list(row)}, expected at most 200 characters, none of {', '.join(marks)}"
+            )
