@@ -18,7 +18,7 @@ from tokentrial.store.objects import Objects
 STATE = "state.json"
 _HISTORY = ".storage.json"
 _DECISIONS = ("declared.json", "grpo_decision.json")
-_FILES = (*_DECISIONS, "sources.json", *(f"corpus/{name}.json" for name in ("exposure", "audit", "meta")))
+_FILES = (*_DECISIONS, "sources.json", *(f"corpus/{name}.json" for name in ("bytes", "exposure", "audit", "meta")))
 
 
 class State:
