@@ -89,7 +89,7 @@ def ours(folder: Path, out: Path, workers: int, arms: int, share: float) -> dict
 
     (out / "trial.yaml").write_text(TRIAL)
     overrides = [f"corpus.source=parquet:{folder}", f"workers={workers}", f"output={out / 'run'}"]
-    overrides += [*PILOT, f"corpus.drills.share={share}"] if share else ["corpus.executor=local"]
+    overrides += [*PILOT, f"corpus.drills.share={share}"] if share else []
     size = sum(Path(path).stat().st_size for path in files(folder))
     if size < workers * 8_000_000:  # a small text too is cut for every worker, so that it starts the same processes
         overrides.append(f"corpus.task_bytes={size // (2 * workers)}")

@@ -86,7 +86,8 @@ def test_a_damaged_result_is_redone(finished_copy, tiny, damage):
 
 
 @pytest.mark.parametrize(
-    ("folder", "kind"), [(".", "text_train_*.npy"), ("drills", "*_train_*.npy"), ("patches/mul_tokens", "*.npz")]
+    ("folder", "kind"),
+    [(".", "text_train_*.npy"), ("drills/drills1", "*_train_*.npy"), ("patches/mul_tokens/drills1", "*.npz")],
 )
 def test_a_flipped_byte_of_what_pretraining_reads_is_named_before_it_begins(
     finished_copy, tiny, monkeypatch, folder, kind

@@ -22,7 +22,7 @@ PATIENCE_S = 240  # for a machine that is shared; nothing is timed
 # a place in the run: the first file or folder that is there from then on
 MOMENTS = {
     "text": "corpus.partial",
-    "drills": "corpus/drills.partial",
+    "drills": "corpus/drills/drills1.partial",
     "patches": "corpus/patches",
     "pretrain": "*/seed1/pretrain.partial/metrics.jsonl",
     "export": "*/seed*/hf.partial",

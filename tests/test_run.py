@@ -97,7 +97,7 @@ def test_a_change_redoes_what_it_bears_on_and_keeps_the_rest(asked_for, finished
     asked = asked_for(override)
     assert (asked, list(asked)) == (work, list(work))
     after = snapshot(finished_copy)
-    records = {"audit.json", "exposure.json", "meta.json"}
+    records = {"audit.json", "bytes.json", "exposure.json", "meta.json"}
     same = [name for name in before if fnmatch(name, kept) and Path(name).name not in records]
     assert same
     assert all(after[name] == before[name] for name in same)

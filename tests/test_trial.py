@@ -156,7 +156,6 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("pretrain.nproc_per_node=0", "\n  pretrain.nproc_per_node: found 0, expected a whole number"),
         ("verdict.looks=[1]", "\n  verdict.looks: found [1], expected a list of 1 or more, each a whole number "
                               "(at least 2), 'blinded', or null"),
-        ("corpus.cluster={a: [1]}", "\n  corpus.cluster.a: found [1], expected a text, a whole number, or a number"),
         ("verdict.gate=5", "\n  verdict.gate: found 5, expected settings below it, such as asked, or null"),
         ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; there are merges, path"),
         # wrong types and values
@@ -397,3 +396,31 @@ def test_the_names_of_0_1_are_read_and_noted(tmp_path, capsys):
     capsys.readouterr()
     assert load("pilot").pretrain.init == "normal"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "setting", ["corpus.executor=ray", "corpus.cluster={partition: large}", "corpus.cluster.time=1"]
+)
+def test_a_setting_that_is_no_more_is_refused_with_what_stands_in_its_place(small, setting):
+    with pytest.raises(
+        SettingsError, match=r"corpus\.(executor|cluster): there is no such setting any more; .*scaling\.md"
+    ):
+        small(setting)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "noted"),
+    [
+        ("{executor: auto, cluster: {}}", []),
+        ("{executor: slurm, cluster: {partition: large}}", ["corpus.executor", "corpus.cluster"]),
+        ("{executor: ray}", ["corpus.executor"]),
+    ],
+)
+def test_a_run_folder_that_holds_it_is_read_without(tmp_path, capsys, corpus, noted):
+    (tmp_path / "trial.yaml").write_text(
+        "{name: t, arms: [baseline, mul_tokens], control: baseline, seeds: [1], verdict: {primary: {outcome: a/b/c/d,"
+        f" contrast: mul_tokens - baseline}}}}, corpus: {corpus}}}"
+    )
+    trial = load(str(tmp_path / "trial.yaml"))
+    assert trial.corpus == load("gpt2_50m", ["corpus={}"]).corpus
+    assert [line.split(": ")[1].split(" is left out")[0] for line in capsys.readouterr().err.splitlines()] == noted

@@ -53,7 +53,7 @@ def test_exposure_counts_drills_by_split(plan):
     drills = read_json(plan.folder / "exposure.json")["drills"]
     for fold in range(3):
         for split in ("train", "val"):
-            raw = [np.load(p) for p in (plan.folder / "drills").glob(f"drills{fold}_{split}_*.npy")]
+            raw = [np.load(path) for path in plan.shards(f"drills{fold}", split)]
             assert drills[f"drills{fold}"][split] == {
                 "documents": sum(int((ids == 512).sum()) for ids in raw),
                 "tokens": sum(map(len, raw)),
@@ -172,7 +172,7 @@ NEVER = TIMES_TABLE.of(6, 7)
 def test_a_never_asked_fact_that_drills_ask_stops_the_trial(copied, asking, text, never_asked_there):
     plan = copied()
     fold = next(f for f in range(3) if (NEVER in TIMES_TABLE.never_asked(f, 3)) == never_asked_there)
-    path = plan.folder / "drills" / f"drills{fold}_train_000000.npy"
+    path = plan.shards(f"drills{fold}", "train")[0]
     np.save(path, np.concatenate([np.load(path), [np.uint16(512)], plan.vocabulary.encode(f"6*7=42\n{text}")]))
     if asking and never_asked_there:
         with pytest.raises(TrialError, match=f"asked: drills of fold {fold} ask 6"):
@@ -258,8 +258,7 @@ def test_a_fact_that_the_budget_never_serves_stops_the_trial(copied):
 
 def test_without_drills_no_fact_is_missed(copied):
     plan = copied("corpus.drills.share=0", "pretrain.steps=5")
-    for path in (plan.folder / "drills").glob("*.npy"):
-        path.unlink()
+    shutil.rmtree(plan.folder / "drills")
     audits.audit(plan)
     audit = read_json(plan.folder / "audit.json")
     assert (audit["passed"], audit["drills_made"]) == (True, False)

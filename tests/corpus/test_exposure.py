@@ -49,8 +49,7 @@ def originals(plan):
     shards = {}
 
     def text(served):
-        folder = plan.folder if served.set == "text" else plan.folder / "drills"
-        path = folder / f"{served.set}_train_{served.shard:06d}.npy"
+        path = plan.set_folder(served.set) / f"{served.set}_train_{served.shard:06d}.npy"
         if path not in shards:
             shards[path] = open_shard(path, plan.vocabulary.eos)
         return document_text(shards[path].document(served.number), plan.vocabulary)

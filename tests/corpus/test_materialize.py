@@ -117,3 +117,13 @@ def test_an_arm_that_is_none_is_told_before_a_corpus_is_made(tokentrial, tmp_pat
     assert code == 2
     assert "--materialize mul_token: the trial's arms are baseline, mul_tokens, mul_append" in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--shard-size", "--target-tokens"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_a_size_that_is_none_is_refused_before_anything_is_written(tokentrial, tmp_path, option, value):
+    words = "corpus", "smoke", "--materialize", "baseline", option, value, f"output={tmp_path / 'run'}"
+    code, _, err = tokentrial(*words)
+    assert code == 2
+    assert f"{option} is {value}, expected" in err
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.corpus.conftest import jsonl_lines, shard_texts
 from tokentrial.corpus import prepare
-from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_text
+from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import shard_paths
 from tokentrial.corpus.text import assign_split, split_document
 from tokentrial.errors import TrialError
@@ -122,14 +122,61 @@ def test_the_train_drills_hold_every_fact_and_differ_from_the_held_out_ones(plan
         assert not seen & set(by_split["train"])  # each fold has drills of its own
         seen |= set(by_split["train"])
         assert all(text.replace("\nAssistant", "").count("\n") + 1 == 12 for text in by_split["train"])
-        tokens = sum(len(np.load(path)) for path in shard_paths(plan.folder / "drills", f"drills{fold}", "train"))
+        tokens = sum(len(np.load(path)) for path in plan.shards(f"drills{fold}", "train"))
         assert tokens > 0.6 * plan.trial.pretrain.tokens  # more than the budget takes
 
 
 def test_no_drills_where_none_are_asked_for(tiny, tmp_path):
     plan = CorpusPlan(tiny(tmp_path / "run", "corpus.drills.share=0"))
     prepare_drills(plan)
-    assert list((plan.folder / "drills").glob("*.npy")) == []
+    assert not (plan.folder / "drills").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "folds", "expected"),
+    [
+        ("[1]", 3, ["drills1"]),
+        ("[4, 1]", 3, ["drills1"]),
+        ("[5, 2, 3]", 3, ["drills0", "drills2"]),
+        ("[7]", 0, ["drills0"]),
+    ],
+)
+def test_drills_are_made_for_the_folds_that_a_seed_uses(tiny, tmp_path, seeds, folds, expected):
+    plan = CorpusPlan(tiny(tmp_path / "run", f"seeds={seeds}", f"corpus.drills.holdout_folds={folds}"))
+    prepare_drills(plan)
+    assert sorted(path.name for path in (plan.folder / "drills").iterdir()) == expected
+
+
+def test_what_a_run_of_an_earlier_form_holds_gives_way(tiny, tmp_path):
+    plan = CorpusPlan(tiny(tmp_path / "run"))
+    prepare_text(plan)
+    for name in ("drills", "surveys", "patches/mul_tokens"):
+        (plan.folder / name).mkdir(parents=True)
+        (plan.folder / name / "manifest.json").write_text("{}")
+        (plan.folder / name / "drills1_train_000000.npy").write_bytes(b"of an earlier form")
+    for prepare_part in (prepare_drills, prepare_patches):
+        prepare_part(plan)
+    assert plan.done
+    assert {path.parent for path in plan.folder.rglob("manifest.json")} == {folder for folder, _ in plan.steps}
+
+
+def test_a_seed_of_another_fold_adds_its_drills_and_leaves_what_is_there(tiny, tmp_path, plan):
+    def prepared(seeds):
+        more = CorpusPlan(tiny(tmp_path / "run", "arms=[baseline,mul_tokens]", f"seeds={seeds}"))
+        for prepare_part in (prepare_text, prepare_drills, prepare_patches):
+            prepare_part(more)
+        return more, {path: path.stat().st_mtime_ns for path in more.folder.rglob("*") if path.is_file()}
+
+    one, before = prepared([1])
+    two, after = prepared([1, 2])
+    assert before.items() <= after.items()
+    names = {folder.name for folder, _ in two.steps} - {folder.name for folder, _ in one.steps}
+    assert names == {"drills2"} == {path.parent.name for path in after.keys() - before.keys()}
+    for arm in two.trial.arms:  # and no finished cell is made anew for it
+        assert one.patch_fingerprint(arm) == two.patch_fingerprint(arm) == plan.patch_fingerprint(arm)
+    for folder, _ in two.steps[1:]:
+        for path in folder.glob("*.np?"):
+            assert path.read_bytes() == (plan.folder / path.relative_to(two.folder)).read_bytes()
 
 
 # what depends on what
@@ -157,3 +204,18 @@ def test_a_setting_redoes_only_what_depends_on_it(plan, tiny, override, text, dr
     assert (changed.drills_fingerprint == plan.drills_fingerprint) == drills
     same = changed.patch_fingerprint("mul_tokens") == plan.patch_fingerprint("mul_tokens")
     assert same == (text and drills)
+    # patches and surveys of the text stay where drills alone change
+    assert (changed.patch_step("mul_tokens", "text") == plan.patch_step("mul_tokens", "text")) == text
+    assert (changed.survey_step("drills1") == plan.survey_step("drills1")) == drills
+
+
+@pytest.mark.parametrize(
+    "facts", ["facts.family=addition", "facts.range=[1,5]", "facts={family: units, range: [1, 3]}"]
+)
+@pytest.mark.parametrize("folds", [0, 3])
+def test_text_is_encoded_anew_for_other_facts_only_where_they_decide_what_is_left_out(tiny, tmp_path, facts, folds):
+    of = [CorpusPlan(tiny(tmp_path, f"corpus.drills.holdout_folds={folds}", *more)) for more in ([], [facts])]
+    assert (of[0].text_fingerprint == of[1].text_fingerprint) == (folds == 0)
+    for step in (CorpusPlan.survey_step, lambda plan, name: plan.patch_step("mul_tokens", name)):
+        assert not {step(of[0], name) for name in of[0].sets} & {step(of[1], name) for name in of[1].sets}
+    assert of[0].drills_fingerprint != of[1].drills_fingerprint

@@ -356,3 +356,14 @@ def test_the_estimate_of_text_in_a_file_is_of_the_right_size(tmp_path):
         source = InputSplit(path.suffix[1:], (str(path),), None, 0)
         assert 0.8 < path.stat().st_size * text_ratio(source, "text") / sum(map(len, texts)) < 1.3
     assert text_ratio(InputSplit("jsonl", ("a.jsonl.gz",), None, 0), "text") > 1
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"  \t\n", b"\n\n", b"  "])
+def test_blank_lines_hold_no_document_wherever_they_stand_and_are_counted(tmp_path, blank):
+    first, last = jsonl_lines(["first"]), jsonl_lines(["last"])
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + first + blank.strip(b" ") + last + blank)
+    split = InputSplit("jsonl", (str(tmp_path / "a.jsonl"),), None, 1)
+    assert [text for batch in read_batches(split, "text", False) for text in batch] == [b"first", b"last"]
+    (tmp_path / "a.jsonl").write_bytes(blank + b"\n{\n" + last)
+    with pytest.raises(TrialError, match=rf"line {(blank + b'x').count(10) + 2}: expected a JSON object"):
+        list(read_batches(split, "text", False))

@@ -115,7 +115,7 @@ def test_a_patched_shard_is_what_the_arm_makes_of_every_document(tmp_path_factor
     folder, treatment = tmp_path_factory.mktemp("patch"), arms.get_arm(name)
     write(folder, texts)
     path, patch = folder / "text_train_000000.npy", folder / "patch.npz"
-    counts = survey_and_patch(path, None, {name: patch}, VOCABULARY, TIMES_TABLE)[name]
+    counts = survey_and_patch(path, None, {name: patch}, VOCABULARY, TIMES_TABLE).patches[name]
     base, patched = open_shard(path, EOS), open_shard(path, EOS, patch)
 
     expected = [np.concatenate([[EOS], VOCABULARY.encode_arm(treatment, text)]) for text in texts]
@@ -148,8 +148,8 @@ def test_patches_of_a_whole_corpus_by_another_road(plan):
     seen = 0
     for path in plan.shards():
         base = open_shard(path, EOS)
-        replaced = open_shard(path, EOS, plan.patch_folder("mul_tokens") / f"{path.stem}.npz")
-        appended = open_shard(path, EOS, plan.patch_folder("mul_append") / f"{path.stem}.npz")
+        replaced = open_shard(path, EOS, plan.patch_path("mul_tokens", path))
+        appended = open_shard(path, EOS, plan.patch_path("mul_append", path))
         for index, text in enumerate(decoded(base)):
             short, long, position, begun = [EOS], [EOS], 0, 0
             for match in fact.finditer(text):
@@ -253,6 +253,8 @@ def test_patches_of_several_arms_are_what_each_alone_would_be(tmp_path):
     for name in names:
         alone = tmp_path / "alone" / f"{name}.npz"
         alone.parent.mkdir(exist_ok=True)
-        assert survey_and_patch(path, None, {name: alone}, VOCABULARY, TIMES_TABLE) == {name: together[name]}
+        assert survey_and_patch(path, None, {name: alone}, VOCABULARY, TIMES_TABLE).patches == {
+            name: together.patches[name]
+        }
         assert alone.exists() == (tmp_path / alone.name).exists()
         assert not alone.exists() or alone.read_bytes() == (tmp_path / alone.name).read_bytes()

@@ -103,6 +103,56 @@ def test_a_folder_takes_what_is_of_its_kind_and_leaves_the_rest(tmp_path, monkey
     assert texts("jsonl:~/?.jsonl*") == ["a.jsonl", "c.jsonl.gz"]
 
 
+ODD = ["data[1]", "[en] web", "x::y", "a*b", "wh?at", "{a,b}", "sp ace", "%41", "ünï", "file:x", ".hidden", "a;b", "-"]
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_folder_or_file_of_any_name_is_taken_by_it(tmp_path, monkeypatch, name, relative):
+    """What is there under a name is that, and no pattern nor chain of file systems."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    for ending, pack in {"": bytes, **{f".{ending}": pack for ending, pack in PACK.items()}}.items():
+        (tmp_path / name / f"[1]{name}.jsonl{ending}").write_bytes(pack(jsonl_lines([f"{name} {ending}"])))
+    pyarrow.parquet.write_table(pyarrow.table({"text": [name]}), tmp_path / name / f"a{name}.parquet")
+    place = name if relative else tmp_path / name
+    expected = sorted(f"{name} {ending}" for ending in ("", *(f".{ending}" for ending in PACK)))
+    assert texts(f"jsonl:{place}") == texts(f"jsonl:{place}/") == texts(f"jsonl:{place}/*.jsonl*") == expected
+    assert texts(f"jsonl:{place}/[1]{name}.jsonl.gz") == [f"{name} .gz"]
+    assert texts(f"parquet:{place}/a{name}.parquet") == texts(f"parquet:{place}") == [name]
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.jsonl", "/**", "/*.json*"])
+def test_what_a_mac_or_a_cache_hides_beside_the_files_is_no_data(tmp_path, pattern):
+    (tmp_path / "part-0.jsonl").write_bytes(jsonl_lines(["text"]))
+    (tmp_path / "._part-0.jsonl").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "part-0.jsonl").write_bytes(jsonl_lines(["an older one"]))
+    assert texts(f"jsonl:{tmp_path}{pattern}") == ["text"]
+    assert texts(f"jsonl:{tmp_path}/.cache/*.jsonl") == texts(f"jsonl:{tmp_path}/.c*/*") == ["an older one"]
+
+
+@pytest.mark.parametrize("task_bytes", [1, 10**9])
+def test_a_parquet_file_without_a_row_group_holds_no_document(tmp_path, task_bytes):
+    pyarrow.parquet.ParquetWriter(tmp_path / "a.parquet", pyarrow.schema([("text", pyarrow.string())])).close()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), tmp_path / "b.parquet")
+    assert pyarrow.parquet.read_metadata(tmp_path / "a.parquet").num_row_groups == 0
+    splits = Source(f"parquet:{tmp_path}", "text").input_splits(task_bytes)
+    batches = [batch for split in splits for batch in read_batches(split, "text", False)]
+    assert [text for batch in batches for text in batch] == [b"one"]
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+def test_a_zstd_window_that_is_too_long_is_named_with_what_to_do_and_never_skipped(tmp_path, skip_bad):
+    """As `zstd --long=31` writes it; by RFC 8878, 3.1.1: a window of 2**28 bytes, then one raw block, the last."""
+    line = jsonl_lines(["text"])
+    header = b"\x28\xb5\x2f\xfd\x00" + bytes([(28 - 10) << 3]) + ((len(line) << 3) | 1).to_bytes(3, "little")
+    (tmp_path / "a.jsonl.zst").write_bytes(header + line)
+    [split] = Source(f"jsonl:{tmp_path}", "text").input_splits(None)
+    with pytest.raises(TrialError, match=r"a\.jsonl\.zst: compressed with `zstd --long`.*zstd -d --long=31"):
+        list(read_batches(split, "text", skip_bad))
+
+
 # on other file systems
 
 

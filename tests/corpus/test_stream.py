@@ -10,7 +10,7 @@ import pytest
 
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.patching import survey_and_patch
-from tokentrial.corpus.shards import ShardWriter, document_text, open_shard, shard_paths
+from tokentrial.corpus.shards import ShardWriter, document_text, open_shard, set_folder, shard_paths
 from tokentrial.corpus.stream import Stream, drills_name, heldout_documents
 from tokentrial.errors import TrialError
 from tokentrial.facts.families import TIMES_TABLE
@@ -110,8 +110,7 @@ def held(plan, arm, name="text", limit=10_000):
 
 
 def originals(plan, name="text"):
-    folder = plan.folder if name == "text" else plan.folder / "drills"
-    shards = [(path, open_shard(path, plan.vocabulary.eos)) for path in shard_paths(folder, name, "val")]
+    shards = [(path, open_shard(path, plan.vocabulary.eos)) for path in plan.shards(name, "val")]
     return {
         f"{path.stem}:{i}": document_text(s.document(i), plan.vocabulary) for path, s in shards for i in range(len(s))
     }
@@ -153,18 +152,18 @@ def test_a_spelling_that_plain_does_not_give_back_is_marked_lossy(plan):
     assert not any(document.lossy for document in held(plan, "mul_append", limit=10**6))
 
 
-@pytest.mark.parametrize(("name", "folder"), [("text", "."), ("drills1", "drills")])
-def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path, name, folder):
+@pytest.mark.parametrize("name", ["text", "drills1"])
+def test_a_fact_in_a_later_held_out_shard_is_measured_in_the_arm_s_ids(tmp_path, name):
     vocabulary, arm = Vocabulary(256, 45), arms.get_arm("mul_tokens")
     texts = ["A shard is filled with this."] * 6 + ["It is said that 6*9=54."] + ["And with this at the end."] * 3
-    patches = tmp_path / "patches" / arm.name
+    patches = tmp_path / "patches" / arm.name / name
     patches.mkdir(parents=True)
-    (tmp_path / folder).mkdir(exist_ok=True)
-    writer = ShardWriter(tmp_path / folder, name, "val", 60, vocabulary.eos)
+    set_folder(tmp_path, name).mkdir(parents=True, exist_ok=True)
+    writer = ShardWriter(set_folder(tmp_path, name), name, "val", 60, vocabulary.eos)
     for text in texts:
         writer.add(vocabulary.encode(text))
     writer.close()
-    for path in shard_paths(tmp_path / folder, name, "val"):
+    for path in shard_paths(tmp_path, name, "val"):
         survey_and_patch(path, None, {arm.name: patches / f"{path.stem}.npz"}, vocabulary, TIMES_TABLE)
     [patch] = patches.iterdir()
     measured = list(heldout_documents(tmp_path, name, vocabulary, arm, 10**6))

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.corpus.conftest import jsonl_lines, shard_texts, text_tasks
+from tests.corpus.conftest import jsonl_lines, shard_texts, task_of
 from tokentrial.corpus import text as texts_module
 from tokentrial.corpus.prepare import CorpusPlan, prepare_drills, prepare_patches, prepare_text
 from tokentrial.corpus.shards import document_text, open_shard, shard_paths
@@ -89,19 +89,18 @@ def test_a_number_of_documents_counts_what_is_read_across_files(planned, prose, 
 
 
 def test_a_task_that_another_worker_finished_meanwhile_is_left_as_it_is(planned, monkeypatch):
-    tasks = text_tasks(planned("run", "corpus.task_bytes=1"))
-    write = texts_module._write
+    task = task_of(planned("run", "corpus.task_bytes=1"), 1)
+    folder, write = task[0], texts_module._write
 
-    def slow(folder, *arguments):
-        record = write(folder, *arguments)
-        (tasks.folder / "00001").mkdir()
-        (tasks.folder / "00001" / RECORD).write_text(json.dumps({"by": "another"}))
+    def slow(*arguments):
+        record = write(*arguments)
+        folder.mkdir()
+        (folder / RECORD).write_text(json.dumps({"by": "another"}))
         return record
 
     monkeypatch.setattr(texts_module, "_write", slow)
-    run_task(tasks, 1)
-    assert read_json(tasks.folder / "00001" / RECORD) == {"by": "another"}
-    assert [path.name for path in tasks.folder.iterdir()] == ["00001"]
+    assert run_task(*task) == read_json(folder / RECORD) == {"by": "another"}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_task_of_nothing_but_empty_documents_is_a_task_like_any_other(planned, folder):
@@ -121,7 +120,7 @@ def test_a_task_of_nothing_but_empty_documents_is_a_task_like_any_other(planned,
 def served(plan, arm):
     """Every document of every shard as the arm serves it, by its name, with its original text."""
     for path in plan.shards():
-        shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
+        shard = open_shard(path, plan.vocabulary.eos, plan.patch_path(arm, path))
         for index in range(len(shard)):
             text = document_text(shard.base_document(index), plan.vocabulary)
             yield f"{path.stem}:{index}", shard.document(index), text
@@ -165,7 +164,7 @@ def test_of_many_sites_fifty_are_shown_and_they_come_from_all_over(tiny, tmp_pat
     plan = CorpusPlan(tiny(tmp_path / "run", f"corpus.source=jsonl:{tmp_path / 's.jsonl'}", "corpus.drills.share=0"))
     for prepare in (prepare_text, prepare_drills, prepare_patches):
         prepare(plan)
-    sites = read_json(plan.patch_folder("mul_tokens") / "patch.json")["sites_in_context"]
+    sites = read_json(plan.patch_step("mul_tokens", "text")[0] / "patch.json")["sites_in_context"]
     assert len({site["document"] for site in sites}) == len(sites) == 50
     assert len({site["document"].split(":")[0] for site in sites}) > 1
-    assert read_json(plan.patch_folder("baseline") / "patch.json")["sites_in_context"] == []
+    assert read_json(plan.patch_step("baseline", "text")[0] / "patch.json")["sites_in_context"] == []

@@ -86,7 +86,7 @@ def test_a_flipped_id_is_found_by_its_checksum(copy):
 
 @pytest.mark.parametrize("arm", ["mul_tokens", "mul_append"])
 def test_a_flipped_id_of_a_patch_is_found_in_its_arm(copy, arm):
-    patch = min(copy.patch_folder(arm).glob("text_train_*.npz"))
+    patch = min(copy.patch_step(arm, "text")[0].glob("text_train_*.npz"))
     document = flip_patch(patch, 0)
     shard = copy.folder / f"{patch.stem}.npy"
     assert problems(copy) == [f"{shard}, document {document}: {arm} serves other ids than the source gives"]
@@ -94,11 +94,11 @@ def test_a_flipped_id_of_a_patch_is_found_in_its_arm(copy, arm):
 
 
 def test_what_is_not_made_from_the_source_is_found_by_its_checksum(copy):
-    drills = shard_paths(copy.folder / "drills", "drills1", "train")[0]
+    drills = shard_paths(copy.folder, "drills1", "train")[0]
     flip(drills, 1)
     record = copy.folder / "text.json"
     record.write_bytes(record.read_bytes().replace(b'"documents_read": 80', b'"documents_read": 81'))
-    patch = min(copy.patch_folder("mul_tokens").glob("drills1_train_*.npz"))
+    patch = min(copy.patch_step("mul_tokens", "drills1")[0].glob("drills1_train_*.npz"))
     flip_patch(patch, 3)
     assert problems(copy, full=True) == [f"{path}: its checksum differs" for path in (record, drills, patch)]
 

@@ -88,6 +88,14 @@ def test_what_calls_return_comes_in_their_order_from_few_workers_that_stand_wher
 
 
 @pytest.mark.slow
+def test_the_corpus_is_made_over_the_connection_that_the_cells_have(executor):
+    with RayExecutor(8) as of_the_corpus:
+        found = of_the_corpus.run([Call(str(i), double, (i,)) for i in range(5)], lambda _: None)
+        assert [twice for twice, _, _ in found] == [0, 2, 4, 6, 8]
+    assert executor.run([Call("a", double, (4,))], lambda _: None)[0][0] == 8
+
+
+@pytest.mark.slow
 def test_a_worker_has_its_own_threads_and_is_no_rank_of_somebody_elses_group(executor):
     [seen] = executor.run([Call("a", environment, ())], lambda _: None)
     assert not seen.keys() & {*LAUNCHED}

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.test_interrupted_run import outcomes
-from tokentrial.corpus import audit, engine, prepare
+from tokentrial.corpus import audit, prepare
 from tokentrial.posttrain.trainer import CheckpointCallback
 from tokentrial.pretrain.checkpoint import CheckpointWriter
 from tokentrial.run import run as runs
@@ -57,7 +57,7 @@ def on_small_disk(small_disk, ladder, climbed, inline, monkeypatch):
             filling(runs, "build")
         else:
             module, name, gone = {
-                "text": (engine, "run_tasks", ""),
+                "text": (prepare, "prepare_text", ""),
                 "drills": (prepare, "prepare_drills", "drills"),
                 "patches": (prepare, "prepare_patches", "patches"),
                 "audit": (audit, "audit", "audit.json"),

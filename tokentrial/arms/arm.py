@@ -5,7 +5,7 @@ A new arm is one file in this folder that defines `ARM = SomeArm()`; it is found
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokentrial.errors import SettingsError
-from tokentrial.facts.facts import Fact, Facts
+from tokentrial.facts.facts import Fact, Facts, Site
 from tokentrial.facts.families import TIMES_TABLE
 
 
@@ -48,8 +48,9 @@ class Arm:
         """The fact tokens it may emit."""
         return ()
 
-    def segments(self, text: str) -> Iterator[Segment]:
-        """The text in segments; each plain one is encoded by itself."""
+    def segments(self, text: str, sites: Iterable[Site] | None = None) -> Iterator[Segment]:
+        """The text in segments; each plain one is encoded by itself. `sites` are those of the text where they are
+        known: they are found once for all arms."""
         splits = (match.start() for match in re.finditer(self.split_pattern, text)) if self.split_pattern else ()
         for start, end in pairwise([0, *splits, len(text)]):
             if end > start:
@@ -105,9 +106,9 @@ class SiteArm(Arm):
         fact = self.facts.by_token.get(token)
         return fact.equation if fact else ""
 
-    def segments(self, text: str) -> Iterator[Segment]:
+    def segments(self, text: str, sites: Iterable[Site] | None = None) -> Iterator[Segment]:
         position = 0
-        for site in self.facts.sites(text):
+        for site in self.facts.sites(text) if sites is None else sites:
             start, end = (getattr(site, name) for name in self.site_span)
             token = self.token(site.fact)
             if start == end and (text.startswith(token, end) or text.endswith(token, 0, start)):

@@ -11,7 +11,7 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.exposure import expose
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.shards import decode_documents, open_shard, shard_paths
+from tokentrial.corpus.shards import decode_documents, open_shard
 from tokentrial.errors import TrialError
 from tokentrial.facts import drills
 from tokentrial.facts.facts import ASKING_FORMS, Facts
@@ -165,9 +165,8 @@ def probe_overlap(probes: Iterable[Example], drilled: dict[int, list[str]]) -> d
 def _statements(plan: CorpusPlan) -> dict[int, list[str]]:
     """Every distinct statement of each fold's drills, in the order of its train shards."""
     found: dict[int, list[str]] = {}
-    for fold in plan.folds:
-        paths = shard_paths(plan.folder / "drills", f"drills{fold}", "train")
-        shards = (open_shard(path, plan.vocabulary.eos) for path in paths)
+    for name, fold in plan.folds.items():
+        shards = (open_shard(path, plan.vocabulary.eos) for path in plan.shards(name, "train"))
         texts = (text for shard in shards for _, text in decode_documents(shard, plan.vocabulary, None))
         found[fold] = list(dict.fromkeys(line for text in texts for line in drills.statements(text)))
     return found

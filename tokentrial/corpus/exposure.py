@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokentrial.corpus.patching import FORMS, Counts, Survey
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.shards import TEXT, read_patch, shard_paths
+from tokentrial.corpus.shards import TEXT, read_patch
 from tokentrial.corpus.stream import MORE_TEXT, document_order, drills_name
 from tokentrial.errors import TrialError
 from tokentrial.facts.facts import ASKING_FORMS
@@ -24,8 +25,8 @@ _CHUNK = 100_000  # documents walked at a time
 class TrainDocuments(NamedTuple):
     """All train documents in rows: those of the text, then those of each fold's drills, in the order of their shards.
 
-    `shards` are the rows of each shard of a set. Row `rows[j]` states fact x form `codes[j]`. `tokens` and
-    `fact_tokens` are by arm, `base_tokens` before any patch, `bytes` of the original text.
+    `shards` are the rows of each shard of a set. `statements` are by shard: row `rows[j]` states fact x form
+    `codes[j]`. `tokens` and `fact_tokens` are by arm, `base_tokens` before any patch, `bytes` of the original text.
     """
 
     shards: dict[str, list[slice]]
@@ -33,8 +34,7 @@ class TrainDocuments(NamedTuple):
     fact_tokens: dict[str, Counts]  # (documents,) each
     base_tokens: Counts  # (documents,)
     bytes: Counts  # (documents,)
-    rows: Counts  # (statements,)
-    codes: Counts  # (statements,)
+    statements: list[tuple[NDArray[np.int32], NDArray[np.int32]]]  # (statements of the shard,) each
 
 
 def expose(plan: CorpusPlan) -> dict[str, Any]:
@@ -45,9 +45,7 @@ def expose(plan: CorpusPlan) -> dict[str, Any]:
     return {
         "forms": list(FORMS),
         "served": {arm: {seed: records[arm] for seed, records in by_seed.items()} for arm in plan.trial.arms},
-        "drills": {
-            f"drills{fold}": {split: _drill_count(plan, fold, split) for split in splits} for fold in plan.folds
-        },
+        "drills": {name: {split: _drill_count(plan, name, split) for split in splits} for name in plan.folds},
         "after_pretraining": {
             str(seed): {stage: _after_pretraining(plan, stage, seed) for stage in ("sft", "grpo")} for seed in seeds
         },
@@ -56,39 +54,43 @@ def expose(plan: CorpusPlan) -> dict[str, Any]:
 
 def _train_documents(plan: CorpusPlan) -> TrainDocuments:
     """The train documents, from the surveys and patches of their shards."""
-    sets = {TEXT: plan.folder} | {f"drills{fold}": plan.folder / "drills" for fold in plan.folds}
-    paths = [(name, path) for name, folder in sets.items() for path in shard_paths(folder, name, "train")]
-    surveys = [_survey(plan, path) for _, path in paths]
-    ends = np.cumsum([len(survey) for survey in surveys]).tolist()
-    rows = [slice(end - len(survey), end) for survey, end in zip(surveys, ends, strict=True)]  # of each shard
-    base_tokens = np.concatenate([survey.base_lengths for survey in surveys])
+    paths = [(name, path) for name in plan.sets for path in plan.shards(name, "train")]
+    rows: list[slice] = []  # of each shard
+    lengths, sizes, statements = list[Counts](), list[Counts](), []
+    for _, path in paths:
+        survey, start = _survey(plan, path), rows[-1].stop if rows else 0
+        rows.append(slice(start, start + len(survey)))
+        lengths.append(survey.base_lengths)
+        sizes.append(survey.bytes)
+        # a drill of a dozen lines makes as many statements: half the bytes are saved of most of what is held
+        statements.append(((start + survey.documents).astype(np.int32), survey.codes.astype(np.int32)))
+    base_tokens = np.concatenate(lengths)
     tokens = {arm: base_tokens.copy() for arm in plan.trial.arms}
     fact_tokens = {arm: np.zeros_like(base_tokens) for arm in plan.trial.arms}
     for arm, ((_, path), of_shard) in product(plan.trial.arms, zip(paths, rows, strict=True)):
-        if (patch := read_patch(plan.patch_folder(arm) / f"{path.stem}.npz")) is not None:
+        if (patch := read_patch(plan.patch_path(arm, path))) is not None:
             changed = of_shard.start + patch.documents
             tokens[arm][changed] = patch.lengths
             fact_tokens[arm][changed] = patch.fact_tokens(plan.vocabulary.base)
     return TrainDocuments(
-        {name: [of_shard for (of, _), of_shard in zip(paths, rows, strict=True) if of == name] for name in sets},
+        {name: [of_shard for (of, _), of_shard in zip(paths, rows, strict=True) if of == name] for name in plan.sets},
         tokens,
         fact_tokens,
         base_tokens,
-        np.concatenate([survey.bytes for survey in surveys]),
-        np.concatenate([of_shard.start + survey.documents for of_shard, survey in zip(rows, surveys, strict=True)]),
-        np.concatenate([survey.codes for survey in surveys]),
+        np.concatenate(sizes),
+        statements,
     )
 
 
 def _survey(plan: CorpusPlan, shard: Path) -> Survey:
-    return Survey.read(plan.survey_folder / f"{shard.stem}.npz")
+    return Survey.read(plan.survey_path(shard))
 
 
 def _expose_seed(plan: CorpusPlan, seed: int, documents: TrainDocuments) -> dict[str, dict[str, Any]]:
     """What each arm reads of one seed's order within its budget."""
     trial, batch = plan.trial, plan.trial.pretrain.batch_tokens
     share, epochs, folds = trial.corpus.drills.share, trial.corpus.epochs, trial.corpus.drills.holdout_folds
-    text, drills = documents.shards[TEXT], documents.shards[drills_name(seed, folds)]
+    text, drills = documents.shards[TEXT], documents.shards.get(drills_name(seed, folds), [])
     order = document_order(seed, share, epochs, text, drills, documents.base_tokens.__getitem__)
     rows = ((text if of_text else drills)[shard].start + number for of_text, shard, number, _ in order)
     walk = np.empty(0, np.int64)  # rows in the order of the seed, as far as any arm reads
@@ -128,7 +130,9 @@ def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts)
     texts = documents.shards[TEXT][-1].stop
     kinds = {"text": slice(texts), "drills": slice(texts, None)}
     tokens = {kind: int(times[rows] @ documents.tokens[arm][rows]) for kind, rows in kinds.items()}
-    counts = np.bincount(documents.codes, times[documents.rows], len(plan.facts) * len(FORMS))
+    counts = np.zeros(len(plan.facts) * len(FORMS))
+    for rows, codes in documents.statements:
+        counts += np.bincount(codes, times[rows], len(counts))
     table = counts.reshape(len(plan.facts), len(FORMS)).astype(int)  # (facts, forms)
     asked = [FORMS.index(form) for form in FORMS if form in ASKING_FORMS]
     return {
@@ -145,8 +149,8 @@ def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts)
     }
 
 
-def _drill_count(plan: CorpusPlan, fold: int, split: str) -> dict[str, int]:
-    surveys = [_survey(plan, path) for path in shard_paths(plan.folder / "drills", f"drills{fold}", split)]
+def _drill_count(plan: CorpusPlan, name: str, split: str) -> dict[str, int]:
+    surveys = [_survey(plan, path) for path in plan.shards(name, split)]
     return {"documents": sum(map(len, surveys)), "tokens": int(sum(survey.base_lengths.sum() for survey in surveys))}
 
 

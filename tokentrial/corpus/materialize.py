@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tokentrial.corpus.prepare import VERSION, CorpusPlan
-from tokentrial.corpus.shards import TEXT, open_shard, shard_paths
+from tokentrial.corpus.shards import TEXT, open_shard
 from tokentrial.corpus.stream import Stream
 from tokentrial.store.disk import need_disk
 from tokentrial.store.files import fingerprint, write_json
@@ -31,8 +31,8 @@ def materialize(
         shard_size=shard_size,
     )
     with step(folder, wanted, arm=arm, seed=seed) as partial:
-        for path in shard_paths(plan.folder, TEXT, "val"):
-            shard = open_shard(path, plan.vocabulary.eos, plan.patch_folder(arm) / f"{path.stem}.npz")
+        for path in plan.shards(TEXT, "val"):
+            shard = open_shard(path, plan.vocabulary.eos, plan.patch_path(arm, path))
             ids = np.concatenate([shard.document(index) for index in range(len(shard))])
             np.save(partial / path.name.replace(TEXT, _NAME, 1), ids)
             counts["val_tokens"] += len(ids)

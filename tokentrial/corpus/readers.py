@@ -6,6 +6,7 @@ Batches and not documents one by one: an object a document would cost more than 
 import gzip
 import io
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -55,20 +56,30 @@ def read_batches(source: InputSplit, text_column: str, skip_bad: bool, max_bytes
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 
 
-def _open(path: str) -> Any:
-    """A file in bytes, decompressed by its ending. Raises EOFError where a compressed one is empty."""
+def file_system(path: str) -> tuple[Any, str]:
+    """fsspec's file system of a path, and the path's name there. A path without `://` is one of this machine, whatever
+    letters it has: `x::y` is no chain of file systems."""
     import fsspec
 
+    if "://" not in path:
+        return fsspec.filesystem("file"), os.path.abspath(path)
+    system, name = fsspec.core.url_to_fs(path)
+    return system, str(name)
+
+
+def _open(path: str) -> Any:
+    """A file in bytes, decompressed by its ending. Raises EOFError where a compressed one is empty."""
+    system, name = file_system(path)
     if path.endswith(_COMPRESSED):
-        with fsspec.open(path, "rb") as file:
+        with system.open(name, "rb") as file:
             if not file.read(1):
                 raise EOFError("the file is empty")
     if path.endswith(".zst"):
         import pyarrow
 
         # zstandard's own reader passes over a last frame that is cut off in silence
-        return io.BufferedReader(pyarrow.CompressedInputStream(fsspec.open(path, "rb").open(), "zstd"), 1 << 20)
-    return fsspec.open(path, "rb", compression="infer").open()
+        return io.BufferedReader(pyarrow.CompressedInputStream(system.open(name, "rb"), "zstd"), 1 << 20)
+    return system.open(name, "rb", compression="infer")
 
 
 def _text(path: str, *_: object) -> Iterator[Batch]:
@@ -79,9 +90,9 @@ def _text(path: str, *_: object) -> Iterator[Batch]:
 def split_row_groups(path: str, size: int, task_bytes: int) -> list[InputSplit]:
     """A large parquet file cut between its row groups, into inputs of about `task_bytes` of its `size`."""
     footer = _footer(path)
-    if footer is None:
-        return [InputSplit("parquet", (path,), None, size)]  # read as a whole, where it is a BadDocument
-    groups = footer.num_row_groups
+    groups = footer.num_row_groups if footer else 0
+    if not groups:
+        return [InputSplit("parquet", (path,), None, size)]  # read as a whole: it holds no row, or is a BadDocument
     parts = max(1, min(groups, round(size / task_bytes)))
     bounds = [groups * i // parts for i in range(parts + 1)]
     return [InputSplit("parquet", (path,), (a, b), size * (b - a) // groups) for a, b in pairwise(bounds)]
@@ -243,6 +254,11 @@ def _jsonl(path: str, column: str, _: object, max_bytes: int) -> Iterator[Batch]
         except (EOFError, zlib.error, lzma.LZMAError, ValueError, OSError) as error:
             if isinstance(error, OSError) and not (is_data_error(error) or isinstance(error, gzip.BadGzipFile)):
                 raise
+            if "requires too much memory" in str(error):  # the file is sound: nothing of it is to be skipped
+                raise TrialError(
+                    f"{path}: compressed with `zstd --long` and a window of more than 128 MB, which is not read here; "
+                    f"write it anew: zstd -d --long=31 -c FILE | zstd -o NEW.zst"
+                ) from error
             batch.append(BadDocument(f"{path}, after line {number}", f"broken off, the rest is lost: {error}"))
         if batch:
             yield batch

@@ -4,15 +4,15 @@
 the documents of one shard that an arm changes, encoded anew; it is applied as the shard is opened.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-from zipfile import BadZipFile
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrial.corpus.arrays import read_arrays
 from tokentrial.errors import TrialError
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -23,9 +23,19 @@ _BLOCK = 1000  # documents
 TEXT = "text"  # the set of shards that holds the source's text
 
 
-def shard_paths(folder: Path, name: str, split: str) -> list[Path]:
+def set_folder(corpus: Path, name: str) -> Path:
+    """Where the shards of a set lie in a corpus."""
+    return corpus / "drills" / name if name.startswith("drills") else corpus
+
+
+def shard_paths(corpus: Path, name: str, split: str) -> list[Path]:
     """The shards of one set and split, in order."""
-    return sorted(folder.glob(f"{name}_{split}_*.npy"))
+    return sorted(set_folder(corpus, name).glob(f"{name}_{split}_*.npy"))
+
+
+def patch_path(corpus: Path, arm: str, shard: Path) -> Path:
+    """Where an arm's patch of a shard lies, if it changes anything there."""
+    return corpus / "patches" / arm / shard.stem.partition("_")[0] / f"{shard.stem}.npz"
 
 
 _HEADER = 128  # bytes of the .npy header of a flat array: numpy pads it so
@@ -122,7 +132,7 @@ class Shard:
         return self.patch.apply(int(self.patch_index[index]), base)
 
 
-def open_shard(path: Path, eos: int, patch_path: Path | None = None) -> Shard:
+def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     """Read a shard and, where the arm changes it, its patch: what stays is not copied."""
     try:
         ids = np.load(path, allow_pickle=False)
@@ -131,10 +141,10 @@ def open_shard(path: Path, eos: int, patch_path: Path | None = None) -> Shard:
     starts = np.flatnonzero(ids == eos).astype(np.int64)
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:
         raise TrialError(f"{path}: expected uint16 ids that begin with eos, {eos}; it is from another tokenizer")
-    patch_index, patch = np.full(len(starts), -1), read_patch(patch_path) if patch_path else None
-    if patch is not None:
-        patch_index[patch.documents] = np.arange(len(patch.documents))
-    return Shard(ids, starts, np.diff(starts, append=len(ids)), patch_index, patch)
+    patch_index, changes = np.full(len(starts), -1), read_patch(patch) if patch else None
+    if changes is not None:
+        patch_index[changes.documents] = np.arange(len(changes.documents))
+    return Shard(ids, starts, np.diff(starts, append=len(ids)), patch_index, changes)
 
 
 def read_patch(path: Path) -> Patch | None:
@@ -142,30 +152,16 @@ def read_patch(path: Path) -> Patch | None:
     return Patch(*read_arrays(path, "patch", Patch._fields)) if path.exists() else None
 
 
-def read_arrays(path: Path, what: str, names: Sequence[str]) -> list[NDArray[Any]]:
-    """The named arrays of an .npz file; the error names the file."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return [stored[name] for name in names]
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise TrialError(f"{path}: not a whole {what}: {error}; delete its folder and run again") from error
-
-
 def decode_documents(shard: Shard, vocabulary: Vocabulary, trigger_bytes: bytes | None) -> Iterator[tuple[int, str]]:
     """Index and text of the documents with a token whose bytes hold one of `trigger_bytes`; None: of all."""
-    if trigger_bytes is None:
-        chosen: Iterable[int] = range(len(shard))
-    else:
-        chosen = _documents_with(shard, vocabulary.ids_with_any(trigger_bytes))
-    for index in chosen:
-        yield index, document_text(shard.document(index), vocabulary)
-
-
-def _documents_with(shard: Shard, triggers: NDArray[np.bool_]) -> Iterator[int]:
+    triggers = None if trigger_bytes is None else vocabulary.ids_with_any(trigger_bytes)
     for first, starts, ids in blocks(shard):
-        hits = np.flatnonzero(triggers[ids])
-        documents = np.unique(np.searchsorted(starts, hits, side="right") - 1)
-        yield from (first + documents).tolist()
+        if triggers is None:
+            chosen = np.arange(len(starts))
+        else:
+            chosen = np.unique(np.searchsorted(starts, np.flatnonzero(triggers[ids]), side="right") - 1)
+        for index in (first + chosen).tolist():
+            yield index, document_text(shard.base_document(index), vocabulary)
 
 
 def blocks(shard: Shard) -> Iterator[tuple[int, NDArray[np.int64], Ids]]:

@@ -9,6 +9,7 @@
 https://www.presidency.ucsb.edu/), which asks to be cited.
 """
 
+import glob
 import hashlib
 import importlib.util
 import re
@@ -18,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, split_row_groups
+from tokentrial.corpus.readers import BadDocument, InputSplit, file_system, read_batches, split_row_groups
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store.files import file_hash, read_json, write_json
 from tokentrial.store.network import hub_client, with_retries
@@ -144,9 +145,7 @@ class Source:
 
     def _list(self) -> list[File]:
         try:
-            import fsspec
-
-            system, root = fsspec.core.url_to_fs(self.path)
+            system, root = file_system(self.path)
         except (ImportError, ValueError) as error:
             raise SettingsError(f"corpus.source: {self.path}: {error}") from None
         found: dict[str, Any] = with_retries(lambda: _matching_files(system, root, _ENDINGS[self.kind]), self.path)
@@ -164,15 +163,33 @@ def _pin_revision(path: str) -> str:
 
 
 def _matching_files(system: Any, root: str, ending: str) -> dict[str, Any]:
-    """Files and what their file system says of them: one file of any name, else those of a pattern or below a folder
-    that have the ending."""
-    if re.search(r"[*?\[]", root):
-        found = system.glob(root, detail=True)
-    elif system.isfile(root):
+    """Files and what their file system says of them: one file of any name, else those below a folder or of a pattern
+    that have the ending. Hidden ones are left out, such as the `._part-0.parquet` that a Mac writes beside each file.
+    """
+    if system.isfile(root):
         return {root: system.info(root)}
-    else:
+    folder = _folder(system, root)
+    if folder == root.rstrip("/"):
         found = system.find(root, detail=True)
-    return {n: info for n, info in found.items() if info["type"] == "file" and re.search(ending, n)}
+    else:
+        found = system.glob(glob.escape(folder) + root[len(folder) :], detail=True)
+    hidden = "/." in root[len(folder) :]  # asked for by name
+    return {
+        name: info
+        for name, info in found.items()
+        if info["type"] == "file" and re.search(ending, name) and (hidden or "/." not in name[len(folder) :])
+    }
+
+
+def _folder(system: Any, root: str) -> str:
+    """The folder that a path begins with: all of it, or what stands before the first part with a pattern. A folder may
+    itself be called `data[1]`."""
+    if not re.search(r"[*?\[]", root) or system.isdir(root):
+        return root.rstrip("/")
+    folder = root.rstrip("/").rpartition("/")[0]
+    while folder and re.search(r"[*?\[]", folder) and not system.isdir(folder):
+        folder = folder.rpartition("/")[0]
+    return folder
 
 
 def _stamp(info: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tokentrial.arms.arm import Arm
 from tokentrial.corpus.patching import Counts
-from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, shard_paths
+from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, patch_path, set_folder, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.facts.facts import Facts
 from tokentrial.facts.families import build_facts
@@ -58,6 +58,13 @@ def drills_wanted(trial: Trial) -> dict[str, int]:
     return {"train": wanted, "val": max(2000, int(_VAL_DRILLS * wanted))} if wanted else {}
 
 
+def drill_sets(trial: Trial) -> dict[str, int]:
+    """The fold of each drill set that a seed of the trial reads, by its name; none where the trial has no drills."""
+    folds = trial.corpus.drills.holdout_folds
+    used = {drills_name(seed, folds): seed % folds if folds else 0 for seed in sorted(trial.seeds)}
+    return dict(sorted(used.items())) if trial.corpus.drills.share else {}
+
+
 def drills_name(seed: int, folds: int) -> str:
     """The drill set of a seed: one for each fold of facts that is never asked."""
     return f"drills{seed % folds if folds else 0}"
@@ -96,7 +103,7 @@ class Stream:
         """Documents in the order they are read. Raises TrialError where the text runs out."""
         drills_set = drills_name(self.seed, self.folds)
         open_cached = lru_cache(maxsize=2)(self._open)  # one shard of each set
-        text, drills = self._paths(self.folder, TEXT), self._paths(self.folder / "drills", drills_set)
+        text, drills = self._paths(TEXT), self._paths(drills_set)
 
         def lengths(path: Path) -> Counts:
             return open_cached(path).base_lengths
@@ -109,14 +116,16 @@ class Stream:
             yield ServedDocument(name, index, number, open_cached(paths[index]).document(number), length)
         raise TrialError(f"corpus: the text ran out after {tokens} tokens; {MORE_TEXT}")
 
-    def _paths(self, folder: Path, name: str) -> list[Path]:
-        paths = shard_paths(folder, name, "train")
+    def _paths(self, name: str) -> list[Path]:
+        paths = shard_paths(self.folder, name, "train")
         if not paths and (name == TEXT or self.share):
-            raise TrialError(f"{folder}: no shards {name}_train_*.npy; run the corpus stage first")
+            raise TrialError(
+                f"{set_folder(self.folder, name)}: no shards {name}_train_*.npy; run the corpus stage first"
+            )
         return paths
 
     def _open(self, path: Path) -> Shard:
-        return open_shard(path, self.vocabulary.eos, self.folder / "patches" / self.arm / f"{path.stem}.npz")
+        return open_shard(path, self.vocabulary.eos, patch_path(self.folder, self.arm, path))
 
 
 def document_order(
@@ -171,10 +180,9 @@ def heldout_documents(
     corpus: Path, set_name: str, vocabulary: Vocabulary, arm: Arm, limit: int
 ) -> Iterator[HeldoutDocument]:
     """The first documents of a set's val split, up to `limit` bytes of original text, the same in every arm."""
-    folder = corpus / "drills" if set_name.startswith("drills") else corpus
     read = 0
-    for path in shard_paths(folder, set_name, "val"):
-        shard = open_shard(path, vocabulary.eos, corpus / "patches" / arm.name / f"{path.stem}.npz")
+    for path in shard_paths(corpus, set_name, "val"):
+        shard = open_shard(path, vocabulary.eos, patch_path(corpus, arm.name, path))
         for index in range(len(shard)):
             text = document_text(shard.base_document(index), vocabulary)
             size = len(text.encode())

@@ -8,16 +8,19 @@ What a task writes depends on its input and the settings alone: tasks may run in
 import hashlib
 import os
 import platform
-import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches
-from tokentrial.corpus.shards import TEXT, ShardWriter
-from tokentrial.facts.facts import SLOT_TOKEN, Facts
+from tokentrial.corpus.shards import TEXT, Ids, ShardWriter
+from tokentrial.errors import TrialError
+from tokentrial.facts.facts import Facts
 from tokentrial.store.disk import translate_os_errors
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import place
@@ -32,12 +35,9 @@ MAX_LISTED = 100  # bad documents recorded one by one; the others are counted
 
 
 class TextTasks(NamedTuple):
-    """All tasks of a corpus: what every worker is given."""
+    """All tasks of a corpus."""
 
     folder: Path
-    settings: Corpus
-    vocabulary: Vocabulary
-    facts: Facts
     inputs: list[InputSplit]  # by the task's rank
     target_tokens: int | None  # train tokens wanted; None: all there are
 
@@ -46,7 +46,7 @@ class TextTasks(NamedTuple):
         paths = [path for path in self.folder.glob(f"[0-9]*/{RECORD}") if path.parent.name.isdigit()]
         return {int(path.parent.name): read_json(path) for path in paths}
 
-    def needed(self, done: dict[int, dict[str, Any]]) -> list[int]:
+    def needed(self, done: Mapping[int, dict[str, Any]]) -> list[int]:
         """The first tasks that together give the tokens wanted, in order, as far as they are done."""
         rank = tokens = 0
         while rank in done and (self.target_tokens is None or tokens < self.target_tokens):
@@ -54,11 +54,19 @@ class TextTasks(NamedTuple):
             rank += 1
         return list(range(rank))
 
-    def enough_before(self, rank: int) -> bool:
-        """Whether the finished tasks before this one give all that is wanted."""
-        if self.target_tokens is None:
-            return False
-        return train_tokens(record for done, record in self.done().items() if done < rank) >= self.target_tokens
+    def pending(self, done: Mapping[int, dict[str, Any]], tokens_a_byte: float) -> list[int]:
+        """The tasks to do next: of those that are expected to give the tokens wanted, what is not done. A task that is
+        not done is taken to give as many tokens a byte of its files as the finished ones, before there are any
+        `tokens_a_byte`. None once the needed ones are done."""
+        if read := sum(record["source_bytes"] for record in done.values()):
+            tokens_a_byte = train_tokens(done.values()) / read
+        expected, ranks = 0.0, list[int]()
+        for rank, source in enumerate(self.inputs):
+            if self.target_tokens is not None and expected >= self.target_tokens:
+                break
+            expected += train_tokens([done[rank]]) if rank in done else tokens_a_byte * source.bytes
+            ranks += [] if rank in done else [rank]
+        return ranks
 
 
 def train_tokens(records: Iterable[dict[str, Any]]) -> int:
@@ -66,36 +74,37 @@ def train_tokens(records: Iterable[dict[str, Any]]) -> int:
     return sum(record["tokens"]["train"] for record in records)
 
 
-def run_task(tasks: TextTasks, rank: int) -> None:
-    """Do one task, unless it is done, or the tasks before it that are done give all that is wanted. A task that is
-    left out so is never among the needed ones: those before it only grow."""
-    folder = tasks.folder / f"{rank:05d}"
-    if folder.exists() or tasks.enough_before(rank):
-        return
-    # a name of its own: the same task may still be running somewhere on a cluster
-    partial = tasks.folder / f"{rank:05d}.{platform.node()}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with translate_os_errors(folder):
-            write_json(partial / RECORD, _write(partial, tasks, tasks.inputs[rank]))
-        place(partial, folder)  # unless another machine was faster, with the same bytes
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def run_task(
+    folder: Path, source: InputSplit, settings: Corpus, vocabulary: Vocabulary, facts: Facts
+) -> dict[str, Any]:
+    """Encode one input into `folder`, unless it is there, and return its record."""
+    # a name of its own: the same task may still be running on a machine that was given up
+    partial = folder.with_name(f"{folder.name}.{platform.node()}.{os.getpid()}.partial")
+    with translate_os_errors(folder):
+        if not folder.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            try:
+                write_json(partial / RECORD, _write(partial, source, settings, vocabulary, facts))
+                place(partial, folder)  # unless another machine was faster, with the same bytes
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return dict(read_json(folder / RECORD))
 
 
-def _write(folder: Path, tasks: TextTasks, source: InputSplit) -> dict[str, Any]:
-    settings, vocabulary = tasks.settings, tasks.vocabulary
+def _write(folder: Path, source: InputSplit, settings: Corpus, vocabulary: Vocabulary, facts: Facts) -> dict[str, Any]:
     writers = {split: ShardWriter(folder, TEXT, split, settings.shard_tokens, vocabulary.eos) for split in SPLITS}
-    documents = DocumentFilter(source, settings, tasks.facts)
-    text_bytes = dict.fromkeys(SPLITS, 0)
+    documents = DocumentFilter(source, settings, facts)
+    text_bytes, round_trips = dict.fromkeys(SPLITS, 0), 0
     for texts, splits in documents.batches():
         ids, lengths = encode_documents(vocabulary, texts)
+        _check_round_trip(vocabulary, ids, lengths, texts)
         start = 0
         for text, split, length in zip(texts, splits, lengths.tolist(), strict=True):
             writers[split].add(ids[start : start + length])
             text_bytes[split] += len(text)
             start += length
+        round_trips += bool(texts)
     for writer in writers.values():
         writer.close()
     return documents.counts | {
@@ -104,7 +113,17 @@ def _write(folder: Path, tasks: TextTasks, source: InputSplit) -> dict[str, Any]
         "tokens": {split: writer.tokens for split, writer in writers.items()},
         "bytes": text_bytes,
         "source_bytes": source.bytes,
+        "round_trips": round_trips,
     }
+
+
+def _check_round_trip(vocabulary: Vocabulary, ids: Ids, lengths: NDArray[np.int64], texts: Sequence[bytes]) -> None:
+    """Decode the first document of a batch. Raises TrialError where it is not what was encoded."""
+    if texts and vocabulary.decode_bytes(ids[: lengths[0]]) != texts[0]:
+        raise TrialError(
+            f"corpus: the ids of {texts[0][:60].decode(errors='replace')!r} do not decode to the document; this is an "
+            "error of the tokenizer: reinstall gigatoken and tiktoken as pyproject.toml pins them"
+        )
 
 
 class DocumentFilter:
@@ -112,10 +131,9 @@ class DocumentFilter:
 
     def __init__(self, source: InputSplit, settings: Corpus, facts: Facts) -> None:
         self.source, self.settings, self.facts = source, settings, facts
-        self.token_name = re.compile(b"|".join(re.escape(name.encode()) for name in (*facts.by_token, SLOT_TOKEN)))
         self.bad: list[BadDocument] = []
         self.counts = dict.fromkeys(
-            ("documents_read", "bad_documents", "empty_documents", "asking_documents_dropped", "literal_token_names"), 0
+            ("documents_read", "bad_documents", "empty_documents", "asking_documents_dropped"), 0
         )
 
     def batches(self) -> Iterator[tuple[list[bytes], list[str]]]:
@@ -139,8 +157,6 @@ class DocumentFilter:
                 return
 
     def _kept(self, text: bytes) -> bool:
-        if b"<" in text:
-            self.counts["literal_token_names"] += len(self.token_name.findall(text))
         if not text.strip(_BLANK):
             self.counts["empty_documents"] += 1
             return False

@@ -65,7 +65,7 @@ def _compare(
     pairs = [(*place, text) for split in SPLITS for place, text in zip(places[split], texts[split], strict=True)]
     sample = rng.sample(pairs, min(documents, len(pairs)))
     for arm in (arms.get_arm(name, plan.facts) for name in plan.trial.arms):
-        served = {path: open_shard(path, eos, plan.patch_folder(arm.name) / f"{path.stem}.npz") for path in shards}
+        served = {path: open_shard(path, eos, plan.patch_path(arm.name, path)) for path in shards}
         for path, index, text in sample:
             expected = np.append(eos, plan.vocabulary.encode_arm(arm, text.decode()))
             if not np.array_equal(served[path].document(index), expected):

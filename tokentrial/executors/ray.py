@@ -30,6 +30,9 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
         import ray
     except ImportError:
         raise SettingsError("executor: ray is not installed; pip install 'tokentrial[scale]'") from None
+    if ray.is_initialized():  # by the executor of the cells, as the corpus is made: its connection serves both
+        yield ray
+        return
     handler = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
@@ -38,7 +41,9 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), _REACH_S).close()
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except TrialError:
+        raise  # a signal, as Ray starts
+    except Exception as error:  # noqa: BLE001 - Ray raises bare ones too: of a node that is not up in time
         raise TrialError(
             f"ray.address: {address}: no connection ({error}); start `ray start --head` on one machine, `ray start "
             "--address=HOST:6379` on the others, and run tokentrial on one of them"

@@ -299,11 +299,14 @@ def materialize(
     returns the folder and its counts."""
     if arm not in trial.arms:
         raise SettingsError(f"--materialize {arm}: the trial's arms are {', '.join(trial.arms)}")
+    tokens = trial.pretrain.tokens if target_tokens is None else target_tokens
+    for option, value in (("--target-tokens", tokens), ("--shard-size", shard_size)):
+        if value < 1:
+            raise SettingsError(f"{option} is {value}, expected a number of tokens, 1 or more")
     out = folder or trial.folder / "materialized" / arm / f"seed{seed}"
     if out.exists() and not (out / MANIFEST).exists():
         raise TrialError(f"{out}: exists and was not written by tokentrial; give another --out-dir")
     run(trial, ("corpus",))
-    tokens = target_tokens or trial.pretrain.tokens
     return out, written_out(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
 
 

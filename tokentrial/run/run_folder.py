@@ -109,8 +109,9 @@ def seconds(trial: Trial) -> Seconds:
     corpus = CorpusPlan(trial)
     found: Seconds = {"corpus": {}}
     for folder, _ in corpus.steps:
-        # survey and patches are made together, each as long as all
-        part = "patches" if folder not in (corpus.folder, corpus.folder / "drills") else folder.name
+        # surveys and patches of all arms and sets are made together, each as long as all
+        [below, *_] = [*folder.relative_to(corpus.folder).parts, "corpus"]
+        part = "patches" if below == "surveys" else below
         if (took := _seconds(folder)) is not None:
             found["corpus"][part] = max(took, found["corpus"].get(part, 0.0))
     for stage in stages(trial):

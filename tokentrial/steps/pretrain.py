@@ -50,8 +50,8 @@ class PretrainStage(Stage):
         return {"settings": settings, "seed": cell.seed, **of_corpus, **matched}
 
     def sources(self, job: Job) -> list[Path]:
-        corpus = job.corpus
-        return [corpus.folder, corpus.folder / "drills", corpus.patch_folder(job.cell.arm)]
+        corpus, sets = job.corpus, job.corpus.sets_of(job.cell.seed)
+        return [*map(corpus.set_folder, sets), *(corpus.patch_step(job.cell.arm, name)[0] for name in sets)]
 
     def make(self, job: Job) -> None:
         ranks = ranks_of(self.trial.pretrain)

@@ -22,7 +22,7 @@ _FILES = (
     *_DECISIONS,
     "sources.json",
     "inputs.json",
-    *(f"corpus/{name}.json" for name in ("exposure", "audit", "meta")),
+    *(f"corpus/{name}.json" for name in ("bytes", "exposure", "audit", "meta")),
 )
 
 

@@ -37,6 +37,11 @@ _OLD_NAMES = {
     "corpus.drills.never_asked_folds": "holdout_folds",
     "also": "robustness_reruns",
 }
+# settings that are no more: a run folder of 0.1 that holds one is read without it, and nobody may set it
+_GONE = {
+    "corpus.executor": "the corpus is made where `executor` says, local or ray; on Slurm see docs/scaling.md",
+    "corpus.cluster": "give `ray.address`; on Slurm see docs/scaling.md",
+}
 
 
 def shipped() -> list[str]:
@@ -75,6 +80,9 @@ def read_override(override: str) -> tuple[str, Any]:
 
 def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
     """Set a dotted setting; of a list a place counts as a name: `sft.stages.0.lr`."""
+    gone = next((name for name in _GONE if key == name or key.startswith(f"{name}.")), None)
+    if gone:
+        raise SettingsError(f"{gone}: there is no such setting any more; {_GONE[gone]}")
     if key in _OLD_NAMES:
         old, key = key, _new_name(key)
         print(f"{source}: {old} is now {key}", file=sys.stderr)
@@ -126,6 +134,11 @@ def _with_new_names(settings: dict[str, Any], source: str) -> dict[str, Any]:
             notes.append("pretrain.init of a model is now pretrain.from_checkpoint")
     if isinstance(sweep, dict):
         renamed["sweep"] = {_new_name(key) if isinstance(key, str) else key: values for key, values in sweep.items()}
+    corpus = renamed.get("corpus")
+    for name in _GONE:
+        # what 0.1 wrote into every run folder, "auto" and nothing, asked for nothing
+        if isinstance(corpus, dict) and corpus.pop(name.partition(".")[2], None) not in (None, "auto", {}):
+            notes.append(f"{name} is left out; {_GONE[name]}")
     for note in notes:
         print(f"{source}: {note}", file=sys.stderr)
     return renamed

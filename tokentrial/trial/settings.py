@@ -24,7 +24,7 @@ LOCAL = {
         | {"from_checkpoint"}  # its files enter by their content
         | {"log_every", "probes", "validations"}  # how often training is looked at changes nothing in it
     ),
-    "corpus": frozenset({"executor", "cluster", "allow_short"}),
+    "corpus": frozenset({"allow_short"}),
     "facts": frozenset({"csv"}),  # its rows count, not where they lie
 }
 
@@ -87,10 +87,6 @@ class Corpus(Settings):
     task_bytes: Count | None = None  # of its files, read by one task into shards of its own; null: a 64th, 16 to 200 MB
     epochs: Count = 1  # how often the text may be read before running out is an error
     drills: Drills = Drills()
-    executor: Literal["auto", "in-process", "local", "ray", "slurm"] = "auto"  # auto: local for several tasks
-    cluster: dict[
-        str, str | int | float
-    ] = {}  # for ray: address, if not the trial's; for slurm: partition, time, qos, ...
 
 
 # the shapes of Radford et al. 2019: 124M, 355M, 774M and 1558M parameters

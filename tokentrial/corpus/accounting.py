@@ -1,0 +1,122 @@
+"""Accounts of a corpus: `bytes.json`, which proves that every arm reads the same bytes, and `meta.json`, what there is.
+
+Bits per byte of two arms may be compared only where both are of the same bytes: whatever an arm makes of a text, its
+plain ids and the text that its fact tokens replace must come to the bytes that were read from the source.
+"""
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+from tokentrial.arms.arm import get_arm
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.shards import TEXT
+from tokentrial.corpus.text import SPLITS
+from tokentrial.errors import TrialError
+from tokentrial.store.files import read_json, write_json
+
+_SUMS = ("documents", "tokens", "fact_tokens", "plain_tokens", "plain_bytes", "replaced_bytes", "round_trips", "exact")
+
+
+def account(plan: CorpusPlan) -> None:
+    """Write `bytes.json`: of each set and split the bytes as they were read or generated, and of each arm the ids and
+    bytes that stand in their place. Raises TrialError where they do not add up."""
+    text = read_json(plan.folder / "text.json")
+    sets: dict[str, dict[str, Any]] = {TEXT: {s: {k: text[k][s] for k in ("documents", "bytes")} for s in SPLITS}}
+    for name in plan.folds:
+        sets[name] = read_json(plan.set_folder(name) / "drills.json")
+    problems, by_arm = [], dict[str, Any]()
+    for name, of_set in sets.items():
+        surveyed = read_json(plan.survey_step(name)[0] / "survey.json")["shards"]
+        for split, counts in of_set.items():
+            found = _total(surveyed, split, ("documents", "bytes"))
+            problems += [
+                f"{name}, {split}: the {key} of its shards are {found[key]:,}, {counts[key]:,} went in"
+                for key in ("documents", "bytes")
+                if found[key] != counts[key]
+            ]
+    for arm in plan.trial.arms:
+        keeps_content = get_arm(arm, plan.facts).keeps_content
+        by_arm[arm] = {"keeps_content": keeps_content, "sets": {}}
+        for name, of_set in sets.items():
+            patched = read_json(plan.patch_step(arm, name)[0] / "patch.json")["shards"]
+            by_arm[arm]["sets"][name] = {split: _account(patched, split) for split in of_set}
+            for split, counts in of_set.items():
+                wrong = _unbalanced(by_arm[arm]["sets"][name][split], counts)
+                problems += [f"{arm}, {name}, {split}: {words}" for words in wrong]
+    what = "bytes and documents as they were read or generated; ids of each arm, and the bytes that they stand for"
+    write_json(
+        plan.folder / "bytes.json",
+        {"what": what, "source": sets, "decoded": text["round_trips"], "arms": by_arm, "problems": problems},
+    )
+    if problems:
+        raise TrialError(
+            f"{plan.folder / 'bytes.json'}: the bytes do not add up, the trial does not start:\n  "
+            + "\n  ".join(problems[:10])
+            + f"\ndelete {plan.folder} and run the same command again"
+        )
+
+
+def _account(shards: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """What an arm's shards of one split hold in all. `eos` are the special tokens beside those of facts."""
+    total = _total(shards, split, _SUMS)
+    size = total["plain_bytes"] + total["replaced_bytes"]
+    return total | {"eos": total["documents"], "bytes": size, "bytes_a_token": size / max(1, total["tokens"])}
+
+
+def _unbalanced(account: Mapping[str, Any], source: Mapping[str, int]) -> list[str]:
+    """What of an arm's account is not what the source says, in words."""
+    ids = account["eos"] + account["fact_tokens"] + account["plain_tokens"]
+    compared = (
+        ("documents", account["documents"], source["documents"]),
+        ("bytes, those that tokens replace with them,", account["bytes"], source["bytes"]),
+        ("tokens: eos, facts and plain ones", ids, account["tokens"]),
+    )
+    return [f"{found:,} {what}, expected {expected:,}" for what, found, expected in compared if found != expected]
+
+
+def _total(shards: Mapping[str, Mapping[str, Any]], split: str, keys: tuple[str, ...]) -> dict[str, int]:
+    of_split = [counts for stem, counts in shards.items() if f"_{split}_" in stem]
+    return {key: sum(counts[key] for counts in of_split) for key in keys}
+
+
+def write_meta(plan: CorpusPlan) -> None:
+    """`meta.json`: the reference's fields for each arm, from the written files, and what became of the source."""
+    text = read_json(plan.folder / "text.json")
+    text.pop("shards_of_task")
+    surveyed = read_json(plan.survey_step(TEXT)[0] / "survey.json")["shards"].values()
+    text["literal_token_names"] = sum(counts["literal_token_names"] for counts in surveyed)
+    by_arm: dict[str, Any] = {}
+    for arm in plan.trial.arms:
+        records = {name: read_json(plan.patch_step(arm, name)[0] / "patch.json") for name in plan.sets}
+        shards = {stem: counts for record in records.values() for stem, counts in record["shards"].items()}
+        train, val = (sum(c["tokens"] for name, c in shards.items() if f"_{split}_" in name) for split in SPLITS)
+        documents, changed, sites = (sum(c[key] for c in shards.values()) for key in ("documents", "changed", "sites"))
+        lengths = map(sum, zip_longest(*(counts["lengths"] for counts in shards.values()), fillvalue=0))
+        by_arm[arm] = {
+            "condition": arm,
+            "vocab_size": plan.vocabulary.size,
+            "total_tokens": train + val,
+            "train_tokens": train,
+            "val_tokens": val,
+            "num_documents": documents,
+            "changed_documents": changed,
+            "fact_tokens": sites,
+            "fact_token_ratio": sites / (train + val),
+            "bytes": sum(text["bytes"].values()),
+            "num_shards": len(shards),
+            "document_lengths": {f"{2**k}-{2 ** (k + 1) - 1}": number for k, number in enumerate(lengths) if number},
+            "sites_in_context": records[TEXT]["sites_in_context"],
+        }
+    write_json(
+        plan.folder / "meta.json",
+        {
+            "source": plan.trial.corpus.source,
+            "seed": plan.trial.corpus.seed,
+            "shard_size": plan.trial.corpus.shard_tokens,
+            "base_vocab_size": plan.vocabulary.base,
+            "eos": plan.vocabulary.eos,
+            "text": text,
+            "arms": by_arm,
+        },
+    )
