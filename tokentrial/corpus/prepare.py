@@ -33,12 +33,12 @@ from tokentrial.executors.worker import cores, report
 from tokentrial.facts import drills
 from tokentrial.facts.facts import Facts
 from tokentrial.facts.families import build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.store.disk import need_disk, need_within, translate_os_errors
 from tokentrial.store.files import fingerprint, link, write_json
 from tokentrial.store.folders import MANIFEST, is_done, read_manifest, step
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial.fact_settings import FactSettings
 from tokentrial.trial.settings import LOCAL
 from tokentrial.trial.trial import Trial
 
