@@ -20,6 +20,7 @@ from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import PAGE, build
 from tokentrial.run.declaration import declare, standing
 from tokentrial.store.files import write_bytes, write_json
+from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.trial.load import load
 from tokentrial.trial.trial import Trial
@@ -32,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trial = load("pilot", [f"seeds={list(SEEDS)}", f"output={folder}"])
         evaluated = made_up(trial)
-        declare(trial, [])
+        declare(trial, [], Storage(trial))
         started = time.perf_counter()
         build(trial, evaluated, standing(trial))
         ratios = {

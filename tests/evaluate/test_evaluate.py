@@ -1,7 +1,6 @@
 """The evaluation stage: what is read from a completion in each arm, and what is written of a cell."""
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
@@ -168,7 +167,7 @@ def test_a_prompt_that_states_a_fact_is_asked_as_it_is(babbling, vocabulary, row
     """Defect R3: in every arm, and whatever is asked of it; nor is a special token's name in it that token."""
     model, tokenizer, treatment = babbling(arm)
     stated = "so 6*9=54, 3x4=12 <|endoftext|> is"
-    parts = re.split(treatment.split_pattern, stated) if treatment.split_pattern else [stated]
+    parts = [segment.text for segment in arms.Arm.segments(treatment, stated)]  # split as its digits are, no more
     ids = [token for part in parts for token in vocabulary.encode(part).tolist()]
     example = replace(Arithmetic().table()[0], prompt=stated, completion=" 6")
     given = rows_given(model)
