@@ -1,14 +1,20 @@
 """Every setting that names a file, a task, an arm, a fact or a place: what is wrong with one is said by its name,
 before anything is written."""
 
+import re
 import sys
 
 import pytest
 
+from tokentrial.arms.arm import get_arm
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.evaluate.score import Spelling
+from tokentrial.facts.families import build_facts
 from tokentrial.run.check import check
 from tokentrial.run.run import run
 from tokentrial.run.run_folder import open_run
+from tokentrial.tasks.arithmetic import Arithmetic
+from tokentrial.tokenizer.vocabulary import Vocabulary
 
 ROWS = "sft={{stages: [{{sources: [{{source: '{}'}}]}}]}}"
 SETTINGS = {
@@ -47,6 +53,28 @@ def test_a_name_that_stands_for_nothing_is_refused_by_its_setting(
             with pytest.raises((TrialError, SettingsError), match=setting.split(".")[-1]):
                 run(tiny(tmp_path / "run", SETTINGS[setting].format(name), *more))
             assert not list((tmp_path / "run").glob("*/seed*")), (setting, name)
+
+
+@pytest.mark.parametrize("arm", ["baseline", "mul_tokens", "mul_append"])
+def test_a_context_that_does_not_hold_the_questions_is_refused_and_the_least_one_holds_all_ways_to_answer(
+    tiny, tmp_path, arm
+):
+    path = tmp_path / "long.csv"
+    path.write_text("question,answer\nWhat is the capital of the land of Singapore?,Singapore City\nWhat is 1?,one\n")
+    settings = [f"facts.csv={path}", "tokenizer.merges=0", "corpus.drills={share: 0.6, holdout_folds: 0}"]
+    outcome = "pretrain/fact_table/all/accuracy"
+    settings.append(f"verdict={{primary: {{outcome: {outcome}, contrast: mul_tokens - baseline}}}}")
+    with pytest.raises(SettingsError, match=r"pretrain\.context: 64, expected at least [0-9]+") as refused:
+        check(tiny(tmp_path / "run", *settings))
+    least = int(re.search("at least ([0-9]+)", str(refused.value))[1])
+    trial = tiny(tmp_path / "run", *settings, f"pretrain.context={least}", f"pretrain.batch_tokens={64 * least}")
+    check(trial)
+    facts = build_facts(trial.facts)
+    vocabulary, spelling = Vocabulary(0, len(facts)), Spelling(get_arm(arm, facts))
+    for example in Arithmetic(facts=facts).table():
+        for way in spelling.ways(example):
+            spelled = re.sub("<FACT_[^>]+>", "#", way.text)  # a token is one id
+            assert len(example.prompt) + len(vocabulary.encode(spelled)) <= least
 
 
 @pytest.mark.parametrize("name", ["rows [1].jsonl", "a,b=c.jsonl", "ünï 😀.jsonl", "x::y.jsonl", "-3.jsonl"])

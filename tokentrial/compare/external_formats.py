@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from tokentrial.compare.files import Count, ExternalRecord, file_error, validate
 from tokentrial.compare.system import ItemResults, System, single_model
 from tokentrial.report.results import floor_accuracies
-from tokentrial.rows import read_json_file, read_rows
+from tokentrial.store.rows import read_json_file, read_rows
 from tokentrial.tasks.arithmetic import Arithmetic
 
 ItemsAndNotes = tuple[dict[str, ItemResults], list[str]]  # items by outcome, and notes on what a file lacks

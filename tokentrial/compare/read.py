@@ -12,7 +12,7 @@ from tokentrial.compare.files import file_error
 from tokentrial.compare.system import ItemResults, System, single_model
 from tokentrial.errors import SettingsError
 from tokentrial.report.formats import one_line
-from tokentrial.rows import read_json_file, read_rows
+from tokentrial.store.rows import read_json_file, read_rows
 
 _COUNT = re.compile(r"([0-9]{1,8})/([0-9]{1,8})")
 _EXPECTED = (

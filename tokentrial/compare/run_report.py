@@ -9,7 +9,7 @@ from tokentrial.compare.system import EXPLORATORY, SystemContrast
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.formats import one_line
 from tokentrial.report.results import mean_of
-from tokentrial.rows import read_json_file
+from tokentrial.store.rows import read_json_file
 
 # by outcome and arms; a is the treatment's arm, b the control
 Reported = dict[tuple[str, frozenset[str]], SystemContrast]

@@ -11,7 +11,7 @@ from tokentrial.compare.files import ExternalRecord, file_error, validate
 from tokentrial.compare.system import ItemResults, ModelResults, System
 from tokentrial.report.formats import one_line
 from tokentrial.report.results import CellResults, read_evaluation, rows_by_subset, untouched_documents
-from tokentrial.rows import read_json_file, read_rows
+from tokentrial.store.rows import read_json_file, read_rows
 from tokentrial.trial.load import load
 
 _STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order

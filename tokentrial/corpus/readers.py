@@ -14,8 +14,8 @@ from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.rows import parse_json
 from tokentrial.store.network import is_data_error, with_retries
+from tokentrial.store.rows import parse_json
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 8_000_000

@@ -10,6 +10,7 @@ from tokentrial.arms.arm import get_arm
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.facts.families import build_facts
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.report.outcomes import check_outcomes
 from tokentrial.steps.cell import Cell
@@ -17,12 +18,14 @@ from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.stage import stages
 from tokentrial.store.folders import is_done
 from tokentrial.store.storage import Storage
+from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.contents import lost, require
 from tokentrial.tasks.training_examples import check_task_names, get_task, stage_sources
-from tokentrial.tokenizer.vocabulary import gpt2_merges
+from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
 
+_LONGEST = 20  # questions whose tokens are counted
 _REMOTE = re.compile(r"hf:|fineweb-edu|.*://")  # a run asks the network, and not whoever declares it
 
 
@@ -41,7 +44,7 @@ def check(trial: Trial) -> None:
         for name in of.arms:
             get_arm(name)
         stages(of)
-        gpt2_merges(of.tokenizer.path)
+        _check_context(of)
         if not _REMOTE.match(of.corpus.source):
             Source(of.corpus.source, of.corpus.text_column, of.folder / "sources.json")
         try:
@@ -61,6 +64,22 @@ def check(trial: Trial) -> None:
                 raise SettingsError(f"{setting}: {source}: {error}") from None
             read.add((setting, source, of.tasks.gsm8k))
     check_outcomes(trial, measured_stages(trial))
+
+
+def _check_context(trial: Trial) -> None:
+    """Every question of the facts has to fit the context, with its left side again and any of the answers behind it."""
+    facts = build_facts(trial.facts)
+    vocabulary = Vocabulary(trial.tokenizer.merges, len(facts), trial.tokenizer.path)
+    answer = max((example.answer for example in Arithmetic(facts=facts).table()), key=lambda text: len(text.encode()))
+    texts = {f"{example.prompt} {example.left}={answer}" for example in Arithmetic(facts=facts).table()}
+    # ids are at most bytes, and about as many for each: the longest is among the longest in bytes
+    longest = sorted(texts, key=lambda text: len(text.encode()))[-_LONGEST:]
+    needed = max(len(vocabulary.encode(text)) for text in longest) + 1  # a token of the fact behind it
+    if needed > trial.pretrain.context:
+        raise SettingsError(
+            f"pretrain.context: {trial.pretrain.context}, expected at least {needed}, the tokens of a question of the "
+            f"facts with an answer, such as {longest[-1]!r}; give more context or tokenizer.merges, or shorter facts"
+        )
 
 
 def check_machine(trial: Trial) -> None:

@@ -1,5 +1,6 @@
 """What made a result: time, versions, machine, commit. Never part of a fingerprint."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -9,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("tokentrial", "torch", "numpy", "transformers", "tokenizers", "tiktoken", "scipy")
+_PACKAGES = ("tokentrial", "torch", "numpy", "transformers", "trl", "tokenizers", "tiktoken", "scipy")
 
 
 def provenance() -> dict[str, Any]:
@@ -31,6 +32,8 @@ def _maker() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "processor": _processor(),
         "versions": versions,
+        # of the exact versions that this release was tested with, which `tokentrial doctor` holds against these
+        "lock": hashlib.sha256((Path(__file__).parents[1] / "constraints.txt").read_bytes()).hexdigest(),
         "commit": _commit(),
     }
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.rows import COMPRESSED, Row, read_rows
+from tokentrial.store.rows import COMPRESSED, Row, read_rows
 from tokentrial.tasks.task import Example, Task
 
 MARKER = "####"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.rows import COMPRESSED, Row, read_rows
+from tokentrial.store.rows import COMPRESSED, Row, read_rows
 from tokentrial.tasks.gsm8k import MARKER, SolutionTask, extract_last, normalize_number, solution_prompt
 from tokentrial.tasks.task import Example
 
