@@ -159,10 +159,16 @@ def shrinking() -> tuple[str, ...]:
     return (*TINY, *AFTER)
 
 
+def work_here(patch: pytest.MonkeyPatch) -> None:
+    """Corpora and cells are made in this process."""
+    for module in ("run.run", "steps.corpus"):
+        patch.setattr(f"tokentrial.{module}.LocalExecutor", Inline)
+
+
 @pytest.fixture(scope="session")
-def in_process() -> type[Inline]:
-    """The executor that works in this process, for fixtures that outlive a test."""
-    return Inline
+def in_process() -> Callable[[pytest.MonkeyPatch], None]:
+    """`in_process(patch)`: corpora and cells are made in this process, for fixtures that outlive a test."""
+    return work_here
 
 
 @pytest.fixture
@@ -205,7 +211,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch, only: Callable[..., None]) -> None:
     """Runs work in this process, and draw the forest plot alone."""
-    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", Inline)
+    work_here(monkeypatch)
     only("forest")
 
 
@@ -219,7 +225,7 @@ def run_once(
     with shared(name, tmp_path_factory) as folder:
         if not (folder / "run" / "report.html").exists():
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
+                work_here(patch)
                 draw_only(patch, *figures)
                 run(make(folder / "run"))
     trial = make(tmp_path_factory.mktemp(name) / "run")
@@ -256,7 +262,8 @@ def climbed_copy(climbed: Trial, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_workers(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     """Nothing may be handed to a worker, and reports have no figures."""
-    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", lambda *given: pytest.fail("a worker was started"))
+    for module in ("run.run", "steps.corpus"):
+        monkeypatch.setattr(f"tokentrial.{module}.LocalExecutor", lambda *given: pytest.fail("a worker was started"))
 
 
 @pytest.fixture
@@ -274,7 +281,7 @@ def undisturbed(finished: Trial, tiny: Callable[..., Trial], tmp_path_factory: p
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(finished.folder, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
+        work_here(patch)
         report = run(tiny(folder, "seeds=[1]"))
     assert report is not None
     return report["outcomes"]
@@ -288,6 +295,6 @@ def plan(tiny: Callable[..., Trial], tmp_path_factory: pytest.TempPathFactory) -
 
     trial = tiny(tmp_path_factory.mktemp("corpus") / "run", "arms=[baseline,mul_tokens,mul_append]", "seeds=[1,2,3]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.run.LocalExecutor", Inline)
+        work_here(patch)
         run(trial, ("corpus",))
     return CorpusPlan(trial)

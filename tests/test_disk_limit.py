@@ -64,7 +64,7 @@ def held(ladder, in_process, tmp_path_factory):
             sampler = Sampler(trial.folder)
             sampler.start()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
+                in_process(patch)
                 report = run(trial)
             sampler.over.set()
             sampler.join()

@@ -25,7 +25,7 @@ sys.addaudithook(watch)
 """
 NO_LINUX = """
 import os
-for name in ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "posix_fallocate", "copy_file_range", "sysconf",
+for name in ("sched_getaffinity", "sched_setaffinity", "posix_fadvise", "posix_fallocate", "copy_file_range",
              "memfd_create", "pidfd_open", "eventfd", "splice", "getrandom", "sched_getscheduler", "fdatasync"):
     if hasattr(os, name):
         delattr(os, name)

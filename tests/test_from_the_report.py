@@ -72,7 +72,7 @@ def ran(source, shrinking, in_process, tmp_path_factory):
         text = "".join(json.dumps(row) + "\n" for row in rows * 4)
         (folder / "gsm8k" / f"{split}.jsonl").write_text(text)
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as printed:
-        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
+        in_process(patch)
         patch.setattr("tokentrial.report.page.draw", lambda report: {})  # figures take seconds
         patch.chdir(folder)
         for number, command in enumerate(COMMANDS):

@@ -12,7 +12,7 @@ LADDER = "ladder={sizes: [{n_layer: 1, n_head: 1, n_embd: 16, tokens: 40960}], t
 
 
 def test_the_sizes_are_run_reported_together_and_not_run_again(tiny, tmp_path, in_process, only, monkeypatch):
-    monkeypatch.setattr("tokentrial.run.run.LocalExecutor", in_process)
+    in_process(monkeypatch)
     only("trends", "multipliers")
     trial = tiny(tmp_path / "run", LADDER)
     report = run(trial)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Inline
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
@@ -34,13 +35,13 @@ def snapshot(folder):
 
 
 @pytest.fixture
-def asked_for(monkeypatch, finished_copy, tiny, in_process):
+def asked_for(monkeypatch, finished_copy, tiny, inline):
     """`asked_for(*overrides)`: {cell: stages} that a run with these settings hands out."""
 
     def make(*overrides, stages=("corpus", *STAGES)):
         work = {}
 
-        class Recorder(in_process):
+        class Recorder(Inline):
             def run(self, calls, on_report):
                 cells = [call for call in calls if call.function is run_cell]
                 work.update({call.name: call.arguments[2] for call in cells})

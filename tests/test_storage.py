@@ -417,7 +417,7 @@ def longer(ladder, in_process, tmp_path_factory):
     """The tiny trial with SFT and GRPO and longer stages, finished without a stop."""
     trial = ladder(tmp_path_factory.mktemp("longer") / "run", *LONGER)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
+        in_process(patch)
         run(trial)
     return trial
 

@@ -159,7 +159,7 @@ def family(tiny, in_process, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "run"
     trial = tiny(folder, DOSES, "robustness_reruns=[budget.match=bytes]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
+        in_process(patch)
         assert run(trial)
     return trial
 

@@ -57,7 +57,7 @@ def on_small_disk(small_disk, ladder, climbed, inline, monkeypatch):
             filling(runs, "build")
         else:
             module, name, gone = {
-                "text": (prepare, "prepare_text", ""),
+                "text": (prepare, "run_task", ""),
                 "drills": (prepare, "prepare_drills", "drills"),
                 "patches": (prepare, "prepare_patches", "patches"),
                 "audit": (audit, "audit", "audit.json"),

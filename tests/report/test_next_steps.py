@@ -67,7 +67,7 @@ def started(tiny, source, in_process, tmp_path_factory):
     (folder / "prose.jsonl").write_bytes(source.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("tokentrial.run.run.LocalExecutor", in_process)
+        in_process(patch)
         patch.setattr("tokentrial.report.page.draw", lambda report: {})
         swept = "corpus.source=jsonl:prose.jsonl", "storage=store", "sweep={pretrain.n_embd: [16, 32]}"
         yield folder, run(tiny(OUT, *swept))

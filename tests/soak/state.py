@@ -11,6 +11,7 @@ VARIES = re.compile(
     ".*seconds|time|since|first|last|workers|executor|storage|provenance|memory_gb"
     "|tokens_per_s|tflops_per_s|mfu|.*_runtime|.*_per_second|step_time"
 )
+WAY = re.compile(r'/[^"]*/(?=sources/)')  # to the sources: places are absolute in a run
 NOT_COMPARED = re.compile(r"trial\.yaml|sources\.json|report\.(md|html)|figures/.*|(.*/)?(\.[^/]*|log\.txt)")
 
 
@@ -68,7 +69,8 @@ def differences(twin: Path, folder: Path) -> list[str]:
 def _content(path: Path) -> Any:
     if path.suffix not in (".json", ".jsonl"):
         return path.read_bytes()
-    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    text = WAY.sub("", path.read_text())
+    lines = text.splitlines() if path.suffix == ".jsonl" else [text]
     values = [_without_times(json.loads(line)) for line in lines]
     return values if path.name != "manifest.json" else values[0] | {"files": sorted(values[0]["files"]), "pruned": 0}
 
