@@ -18,7 +18,7 @@ from tokentrial.tokenizer.vocabulary import Vocabulary
 VERBS = {
     "run", "status", "report", "compare", "power", "inspect", "sample", "arms", "plan", "corpus", "pretrain", "export",
     "sft", "grpo", "evaluate", "bundle", "push", "pull", "declare", "outcomes", "extend", "results",
-    "collect", "doctor"
+    "collect", "doctor", "schema", "verdict",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "tokenizers", "tiktoken", "scipy", "statsmodels", "numpy", "pyarrow"}
 SIX_TIMES_NINE = TIMES_TABLE.index(TIMES_TABLE.of(6, 9))  # its place in the block of fact ids

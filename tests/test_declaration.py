@@ -461,3 +461,22 @@ def test_a_run_of_the_first_release_is_judged_by_the_declaration_that_it_had(fin
     assert report["declaration"]["sha256"] is None
     assert len(report["declaration"]["departures"]) == 1
     assert status(finished_copy)["declared"] is None
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ("helps", 0),
+        ("hurts", 10),
+        ("no difference shown", 11),
+        ("equivalent within 0.1", 12),
+        ("control has not learnt", 13),
+        (None, 14),
+    ],
+)
+def test_a_script_is_told_the_verdict_by_its_exit_code(finished, tokentrial, monkeypatch, found, code):
+    report = read_json(finished.folder / "comparison_report.json")
+    report["contrasts"][0]["verdict"] = found
+    monkeypatch.setattr("tokentrial.run.run.rebuild", lambda folder: report)
+    ended, out, _ = tokentrial("verdict", finished.folder, "--json")
+    assert (ended, json.loads(out)["verdict"]) == (code, found)

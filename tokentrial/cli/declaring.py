@@ -78,6 +78,41 @@ def extend(
         show_report(report, out)
 
 
+def verdict(out: FolderArgument, json: JsonOption = False) -> None:
+    """Say the verdict of a run, and end with its exit code.
+
+    0 helps, 10 hurts, 11 no difference shown, 12 equivalent, 13 the control has not learnt, 14 no verdict: not whole
+    yet, or not as declared. Errors are 1 and 2.
+
+    Example: tokentrial verdict outputs/pilot --json
+    """
+    from tokentrial.report.narrative import verdict_sentence
+    from tokentrial.run.run import rebuild
+    from tokentrial.statistics.decision import EXIT_CODES, NO_VERDICT
+
+    report = rebuild(out)  # at once where nothing changed
+    primary = report["contrasts"][0]
+    if json:
+        keys = ("outcome", "treatment", "control", "verdict", "difference", "interval", "p", "seeds", "note")
+        print_json({key: primary[key] for key in keys} | {"declaration": report["declaration"]})
+    else:
+        print(verdict_sentence(report))
+    found = primary["verdict"] or ""
+    raise typer.Exit(next((code for words, code in EXIT_CODES.items() if found.startswith(words)), NO_VERDICT))
+
+
+def schema() -> None:
+    """Print the JSON schema of a trial: every setting with its type, bounds, default and meaning.
+
+    Editors read it: the shipped trials name it in their first line.
+
+    Example: tokentrial schema > schema.json
+    """
+    from tokentrial.trial.trial import Trial
+
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema"} | Trial.model_json_schema())
+
+
 def results(
     out: FolderArgument,
     items: Annotated[bool, typer.Option("--items", help="every fact and every answer, too")] = False,
@@ -102,4 +137,4 @@ def results(
     print(to)
 
 
-VERBS = (declare, outcomes, extend, results)
+VERBS = (declare, outcomes, extend, verdict, results, schema)

@@ -308,8 +308,8 @@ def arms(json: JsonOption = False) -> None:
 
 for verb in (*declaring.VERBS, *stages.VERBS, *sharing.VERBS):
     app.command()(verb)
-for verb in looking.VERBS:
-    app.command(context_settings={"ignore_unknown_options": True})(verb)  # a text may begin with a dash: -3*4=12
+for look in looking.VERBS:
+    app.command(context_settings={"ignore_unknown_options": True})(look)  # a text may begin with a dash: -3*4=12
 
 
 def main() -> None:

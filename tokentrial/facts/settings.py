@@ -17,14 +17,16 @@ _EXPECTED = " or ".join(", ".join(known) for known in _COLUMNS)
 class FactSettings(BaseModel):
     """What the tokens are about: a family of facts over a range of numbers, or the rows of a CSV file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     family: Literal["multiplication", "addition", "squares", "units", "csv"] = "multiplication"
+    """what the facts are: products, sums, squares, units, or the rows of a CSV file"""
     range: tuple[Annotated[int, Field(ge=0, le=100)], Annotated[int, Field(ge=0, le=100)]] = (1, 9)
-    csv: str | None = None  # with a head of question,answer or left,operator,right,result
-    rows: tuple[
-        tuple[str, ...], ...
-    ] = ()  # of the file; a run's trial.yaml holds them, so that it needs the file no more
+    """lowest and highest of the numbers in the facts"""
+    csv: str | None = None
+    """a CSV file of facts, with a head of question,answer or left,operator,right,result"""
+    rows: tuple[tuple[str, ...], ...] = ()
+    """rows of that file; a run's trial.yaml holds them, so that it needs the file no more"""
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,8 @@ HURTS = "hurts"
 NO_DIFFERENCE = "no difference shown"
 EQUIVALENT = "equivalent within"  # followed by the margin
 NOT_LEARNT = "control has not learnt"
+# with which `tokentrial verdict` ends; 1, 2 and 75 are errors and interruptions
+EXIT_CODES, NO_VERDICT = {HELPS: 0, HURTS: 10, NO_DIFFERENCE: 11, EQUIVALENT: 12, NOT_LEARNT: 13}, 14
 GROWS, SHRINKS, NO_TREND = "grows", "shrinks", "no trend shown"  # the advantage of the treatment, with compute
 
 

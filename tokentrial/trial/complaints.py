@@ -40,7 +40,7 @@ def complaints(model: type[BaseModel], settings: Any, error: ValidationError) ->
                 given = problem["input"]
             beginning = "missing" if given is _NOT_GIVEN else f"found {given!r:.200}"
             wanted = f"expected {expectation(part, schema)}" if part else problem["msg"].lower()
-            meaning = f" ({part['description']})" if "description" in part else ""
+            meaning = f" ({' '.join(part['description'].split())})" if "description" in part else ""
             text = f"{beginning}, {wanted}{meaning}"
         found.setdefault(".".join(names) or "trial", text)
     return [f"{name}: {text}" for name, text in found.items()]

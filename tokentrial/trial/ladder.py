@@ -18,11 +18,17 @@ class Rung(Settings):
     """One size of the model; what is left out follows from the ladder's rules."""
 
     n_layer: Count
+    """layers"""
     n_head: Count
+    """heads of attention"""
     n_embd: Count
-    tokens: Count | None = None  # of pretraining
+    """width"""
+    tokens: Count | None = None
+    """tokens of pretraining; null: by the ladder's rule"""
     lr: Annotated[float, Field(gt=0)] | None = None
-    seeds: Annotated[int, Field(ge=2)] | None = None  # only the first so many of the trial's
+    """AdamW's learning rate; null: by the ladder's rule"""
+    seeds: Annotated[int, Field(ge=2)] | None = None
+    """only the first so many of the trial's"""
 
     @property
     def name(self) -> str:
@@ -33,14 +39,16 @@ class Ladder(Settings):
     """Sizes beside the trial's own, each a whole trial in a folder of its own, and the rules that they share."""
 
     sizes: Annotated[list[Rung], Field(min_length=1)]
-    # tokens of pretraining at each size, by one of two rules. tokens_per_parameter counts those of the layers, without
-    # embeddings, which dominate a tiny model (20: Hoffmann et al. 2022). tokens_exponent: tokens grow as compute to
-    # this power, from the trial's own (0.5: the same paper; 0.27: Kaplan et al. 2020)
+    """sizes beside the trial's own"""
     tokens_per_parameter: Annotated[float, Field(gt=0)] | None = None
+    """tokens of pretraining for each parameter of the layers, without embeddings, which dominate a tiny model
+    (20: Hoffmann et al. 2022); this rule or tokens_exponent"""
     tokens_exponent: Annotated[float, Field(ge=0, lt=1)] | None = None
-    # AdamW's rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al. 2022, of
-    # hidden matrices). Muon's needs no rule: its updates have the same size at every width (Jordan 2024)
+    """power of compute as which tokens grow, from the trial's own (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
+    """
     lr: Literal["constant", "inverse_width"] = "constant"
+    """AdamW's rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al. 2022, of
+    hidden matrices). Muon's needs no rule: its updates have the same size at every width (Jordan 2024)"""
 
     @model_validator(mode="after")
     def says_each_size_once(self) -> "Ladder":

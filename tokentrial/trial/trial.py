@@ -36,9 +36,13 @@ class Trial(Settings):
     """One experiment: arms x seeds, everything else equal."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    """of the trial, and of its folder in outputs/"""
     arms: Annotated[list[str], Field(min_length=1)]
+    """treatments of the text; `tokentrial arms` lists them"""
     control: str
+    """the arm that the others are compared with"""
     seeds: Annotated[list[CellSeed], Field(min_length=1)]
+    """random seeds; each is run in every arm"""
     facts: FactSettings = FactSettings()
     tokenizer: Tokenizer = Tokenizer()
     corpus: Corpus = Corpus()
@@ -48,22 +52,29 @@ class Trial(Settings):
     grpo: GRPO | None = None
     tasks: Tasks = Tasks()
     evaluate: Evaluate = Evaluate()
-    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)  # further ones of every cell, with their settings
+    stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """further stages of every cell, with their settings"""
     verdict: Verdict
-    # what is run beside the trial, each in a folder of its own: every combination of these settings' values, such as
-    # {corpus.drills.share: [0, 0.1]}; and the primary contrast again with each of these, such as budget.match=bytes
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """run beside the trial, each in a folder of its own: every combination of these settings' values, such as
+    {corpus.drills.share: [0, 0.1]}"""
     robustness_reruns: list[str] = Field(default_factory=list)
-    ladder: Ladder | None = None  # the same arms and seeds at other sizes of the model; the trial itself is one of them
+    """the primary contrast again with each of these settings, such as budget.match=bytes"""
+    ladder: Ladder | None = None
+    """the same arms and seeds at other sizes of the model; the trial itself is one of them"""
     executor: Literal["local", "ray"] = "local"
+    """where corpus and cells are made: processes of this machine, or a Ray cluster"""
     ray: Ray = Ray()
-    workers: Count | None = None  # null: one a core on a CPU, one on a GPU; on Ray as many as it has room for
-    disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2  # left free on the disk of the run folder
-    output: LocalPath | None = None  # null: outputs/<name>
-    disk_limit_gb: Annotated[float, Field(gt=0)] | None = None  # the run folder never holds more
-    storage: Place | None = (
-        None  # the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial
-    )
+    workers: Count | None = None
+    """cells at a time; null: one a core on a CPU, as many as fit on a GPU; on Ray as many as it has room for"""
+    disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2
+    """GB left free on the disk of the run folder"""
+    output: LocalPath | None = None
+    """the run folder; null: outputs/<name>"""
+    disk_limit_gb: Annotated[float, Field(gt=0)] | None = None
+    """GB; the run folder never holds more"""
+    storage: Place | None = None
+    """the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial"""
 
     @field_validator("facts")
     @classmethod
