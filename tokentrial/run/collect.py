@@ -52,7 +52,7 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
     came = [name for name, holding in holders.items() if into not in holding]
     for name in came:
         _link(holders[name][0] / name, into / name)
-    for name in ("trial.yaml", DECISION, "sources.json"):
+    for name in ("trial.yaml", DECISION, "sources.json", "inputs.json"):
         holder = next((folder for folder in folders if (folder / name).exists()), None)
         if holder and not (into / name).exists():
             write_bytes(into / name, (holder / name).read_bytes())
