@@ -58,7 +58,7 @@ def test_a_family_has_the_facts_and_answers_that_arithmetic_says():
     assert "3 h=180 min" in equations("{family: units}")
 
 
-# equation, times_sign, boxes, statement, answer of the question; of products see tests/corpus/test_drills.py
+# equation, times_sign, boxes, statement, answer of the question; of products see tests/facts/test_drills.py
 LINES = {
     ("{family: addition}", "<ADD_6_9_15>", "What is 6 plus 9?"): """\
 6+9=15
