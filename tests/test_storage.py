@@ -1,5 +1,6 @@
 """The storage of a run: a fresh machine goes on from it, a step there is whole or absent, nothing is trusted."""
 
+import errno
 import itertools
 import json
 import os
@@ -459,3 +460,41 @@ def _numbers(record):
     if isinstance(record, list):
         return [_numbers(value) for value in record if not (isinstance(value, dict) and "train_runtime" in value)]
     return record
+
+
+def test_a_small_file_that_is_as_it_was_before_is_the_newer_one(tmp_path, storage_path):
+    """Seeds were added and taken out again: the audit returns to its earlier words."""
+    folder = tmp_path / "run"
+    for text in ("two seeds", "three seeds", "two seeds"):
+        write_bytes(folder / "corpus" / "audit.json", text.encode())
+        state = State(Objects(str(storage_path), "advice"), folder, "smoke")
+        state.fetch(changed=True)
+        state.claim()
+        assert (folder / "corpus" / "audit.json").read_text() == text
+    fresh = State(Objects(str(storage_path), "advice"), tmp_path / "fresh", "smoke")
+    fresh.fetch(changed=True)
+    assert (tmp_path / "fresh" / "corpus" / "audit.json").read_text() == "two seeds"
+
+
+def test_a_bucket_says_in_its_own_way_that_an_object_is_there_or_that_it_is_none(tmp_path, monkeypatch):
+    """As s3fs does: EINVAL where another was first, `not found` where there is no such bucket."""
+    bucket = Objects("memory://bucket/trial", "advice")
+
+    def first(path, data, **more):
+        raise OSError(errno.EINVAL, "PreconditionFailed")
+
+    def absent(*given, **more):
+        raise FileNotFoundError("NoSuchBucket")
+
+    monkeypatch.setattr(bucket.system, "pipe_file", first)
+    bucket.create("state.json", b"{}")
+    monkeypatch.setattr(bucket.system, "pipe_file", absent)
+    monkeypatch.setattr(bucket.system, "put_file", absent)
+    (tmp_path / "file").write_bytes(b"1")
+    for send in (
+        lambda: bucket.create("state.json", b"{}"),
+        lambda: bucket.write("state.json", b"{}"),
+        lambda: bucket.put(tmp_path / "file", "file"),
+    ):
+        with pytest.raises(TrialError, match="NoSuchBucket"):
+            send()

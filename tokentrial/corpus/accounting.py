@@ -47,7 +47,7 @@ def account(plan: CorpusPlan) -> None:
     what = "bytes and documents as they were read or generated; ids of each arm, and the bytes that they stand for"
     write_json(
         plan.folder / "bytes.json",
-        {"what": what, "source": sets, "decoded": text["round_trips"], "arms": by_arm, "problems": problems},
+        {"what": what, "source": sets, "decoded": text.get("round_trips"), "arms": by_arm, "problems": problems},
     )
     if problems:
         raise TrialError(

@@ -1,12 +1,13 @@
 """Named objects below any URL that fsspec opens, a bucket or a folder of a network disk; patience with it."""
 
+import errno
+import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from tokentrial.errors import SettingsError
+from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store.disk import NO_ROOM
 from tokentrial.store.files import PARTIAL
 from tokentrial.store.folders import is_inside
@@ -46,7 +47,7 @@ class Objects:
             self.system.pipe_file(partial, data)
             self.system.mv(partial, path)
 
-        self._tried(work)
+        self._tried(work, is_sent=True)
 
     def create(self, name: str, data: bytes) -> None:
         """A small object, unless it is there. Of two who come at once one alone creates it on a disk and on S3; other
@@ -54,17 +55,28 @@ class Objects:
         path = f"{self.root}/{name}"
 
         def work() -> None:
-            with suppress(FileExistsError):
+            self.system.invalidate_cache()
+            if self.system.exists(path):
+                return
+            try:
                 if self.folder is None:
                     self.system.pipe_file(path, data, mode="create")
-                else:
-                    with self.system.open(path, "xb") as file:
-                        file.write(data)
+                else:  # whole or not at all, as a link takes no name that is taken
+                    partial = f"{path}.{token_hex(4)}{PARTIAL}"
+                    self.system.pipe_file(partial, data)
+                    try:
+                        os.link(partial, path)
+                    finally:
+                        self.system.rm_file(partial)
+            except OSError as error:
+                # EINVAL: as s3fs passes on that the bucket holds it already
+                if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
+                    raise
 
-        self._tried(work)
+        self._tried(work, is_sent=True)
 
     def put(self, file: Path, name: str) -> None:
-        self._tried(lambda: self.system.put_file(str(file), f"{self.root}/{name}"))
+        self._tried(lambda: self.system.put_file(str(file), f"{self.root}/{name}"), is_sent=True)
 
     def get(self, name: str, file: Path, size: int) -> bool:
         """Whether an object of so many bytes was there and came. A full disk of this machine is its own OSError."""
@@ -92,13 +104,18 @@ class Objects:
     def delete_folder(self, name: str) -> None:
         self._tried(lambda: self.system.rm(f"{self.root}/{name}", recursive=True))
 
-    def _tried(self, work: Callable[[], T], as_they_are: tuple[int, ...] = ()) -> T | None:
-        """The result of `work`; None where what it looks for is not there."""
+    def _tried(self, work: Callable[[], T], as_they_are: tuple[int, ...] = (), is_sent: bool = False) -> T | None:
+        """The result of `work`; None where what it looks for is not there. Where something `is_sent`, that is an error:
+        there is no such bucket."""
 
         def tried() -> T | None:
             try:
                 return work()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if is_sent:
+                    raise TrialError(
+                        f"storage: {self.url}: {error}; expected a bucket, or a disk, that is there"
+                    ) from None
                 return None
 
         return with_retries(tried, self.url, f"storage: {self.url}", self.advice, _WAITS_S, as_they_are)
@@ -110,5 +127,5 @@ class NoObjects(Objects):
     def __init__(self) -> None:
         pass
 
-    def _tried(self, work: Callable[[], Any], as_they_are: tuple[int, ...] = ()) -> None:
+    def _tried(self, work: Callable[[], Any], as_they_are: tuple[int, ...] = (), is_sent: bool = False) -> None:
         return None

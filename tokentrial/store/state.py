@@ -2,12 +2,14 @@
 one object with a hash of its own.
 
 Two machines may have gone on from one storage. `.storage.json` in the run folder holds the hashes of what folder and
-storage have had in common, oldest first, and so tells which of them is newer: it is taken to the other. Where both
-decided something since, the run is refused; of the rest the storage's stays, which its corpus was made from.
+storage last had in common, and of what was being brought: the side that is neither is newer, and is taken to the other.
+Where both decided something since, the run is refused; of the rest the storage's stays, which its corpus was made from.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 
@@ -49,28 +51,27 @@ class State:
     def fetch(self, changed: bool = False) -> None:
         """Bring what the folder lacks; with `changed`, as a run begins, also what is newer there."""
         here, there, newer = self._compare()
-        if changed:
-            self._remember(there)  # first: after a kill it is still known which is newer
-        for name in sorted(newer if changed else newer - here.keys()):
+        wanted = sorted(newer if changed else newer - here.keys())
+        self._remember({}, {name: there[name] for name in wanted})  # first: after a kill it is still known what came
+        for name in wanted:
             write_bytes(self.folder / name, there[name].encode())
+        self._remember({name: there[name] for name in wanted})
 
     def _compare(self) -> tuple[dict[str, str], dict[str, str], set[str]]:
         """The files here, those there, and names of those that are newer there."""
         paths = {name: self.folder / name for name in _FILES}
         here = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.exists()}
-        there, history = self._read(), self._history()
+        there, common = self._read(), self._history()
         newer = {name for name in there if name not in here}
         for name in (name for name in there if name in here and here[name] != there[name]):
-            known = history.get(name, [])
-            hashes = _sha256(here[name]), _sha256(there[name])
-            version_here, version_there = (known.index(h) if h in known else len(known) for h in hashes)
-            if version_here == version_there and name in _DECISIONS:
+            is_known = _sha256(here[name]) in common.get(name, ()), _sha256(there[name]) in common.get(name, ())
+            if is_known == (False, False) and name in _DECISIONS:
                 raise TrialError(
                     f"{self.folder / name} and {name} in the storage {self.objects.url} are not the same, and neither "
                     "came from the other: two runs used it; give output=OTHER_FOLDER to go on from the storage, or "
                     "another storage to go on from the folder"
                 )
-            newer |= {name} if version_there >= version_here else set()
+            newer |= {name} if is_known != (False, True) else set()
         return here, there, newer
 
     def _read(self) -> dict[str, str]:
@@ -79,7 +80,7 @@ class State:
             return {}
         try:
             state = orjson.loads(data)
-            trial, files = state["trial"], {name: str(text) for name, text in state["files"].items()}
+            trial, files = state.get("trial", self.trial), {name: str(text) for name, text in state["files"].items()}
             is_sound = state["sha256"] == _sha256(canonical(files).decode())
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             is_sound = False
@@ -98,10 +99,11 @@ class State:
         kept = read_json(path, "root", "files") if path.exists() else {}
         return dict(kept["files"]) if kept.get("root") == self.objects.root else {}
 
-    def _remember(self, files: dict[str, str]) -> None:
+    def _remember(self, common: dict[str, str], coming: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Write down what both sides have now, and what is about to be brought beside what they had."""
         before = self._history()
-        hashes = {name: _sha256(text) for name, text in files.items()}
-        history = before | {name: [*(h for h in before.get(name, ()) if h != now), now] for name, now in hashes.items()}
+        history = before | {name: [_sha256(text)] for name, text in common.items()}
+        history |= {name: [*before.get(name, ())[:1], _sha256(text)] for name, text in coming.items()}
         if self.objects.root and history != before:
             write_json(self.folder / _HISTORY, {"root": self.objects.root, "files": history})
 
