@@ -70,14 +70,45 @@ def test_a_folder_of_another_declaration_is_refused_by_the_setting_that_differs(
     assert not (tmp_path / "joined" / "trial.yaml").exists()
 
 
-def test_two_different_results_of_one_step_are_refused(machines, finished, tmp_path):
-    shutil.copytree(finished.folder / "baseline" / "seed1", machines[1] / "baseline" / "seed1")
-    path = machines[1] / "baseline" / "seed1" / "eval_pretrain" / "manifest.json"
-    content = read_json(path)
-    next(iter(content["files"].values()))["sha256"] = "0" * 64
-    write_json(path, content)
-    with pytest.raises(TrialError, match=r"machine2/baseline/seed1/eval_pretrain and .* are different results"):
+def test_of_a_cell_that_two_machines_ran_the_earlier_one_counts(
+    machines, finished, tmp_path, capsys
+):
+    again = machines[1] / "baseline" / "seed1"
+    shutil.copytree(finished.folder / "baseline" / "seed1", again)
+    for path in again.glob("*/manifest.json"):
+        content = read_json(path)
+        content["provenance"]["time"] = "2099-01-01T00:00:00+00:00"
+        if path.parent.name == "pretrain":
+            (path.parent / "results.json").write_bytes((path.parent / "results.json").read_bytes() + b" ")
+            content["files"]["results.json"]["bytes"] += 1
+        write_json(path, content)
+    collect([machines[1], machines[0]], tmp_path / "joined")
+    counted = read_json(tmp_path / "joined" / "baseline" / "seed1" / "pretrain" / "manifest.json")
+    assert counted["provenance"]["time"] < "2099"
+    assert "machine2/baseline/seed1: left out" in capsys.readouterr().err
+
+
+def test_what_each_machine_saw_of_grpo_is_joined_and_two_decisions_are_refused(machines, tmp_path):
+    for number, folder in enumerate(machines, 1):
+        write_json(folder / "grpo_decision.json", {"go_on": True, "pass_at_k": {f"baseline/seed{number}": 0.5}})
+    collect(machines, tmp_path / "joined")
+    decision = read_json(tmp_path / "joined" / "grpo_decision.json")
+    assert decision == {"go_on": True, "pass_at_k": {"baseline/seed1": 0.5, "baseline/seed2": 0.5}}
+    write_json(machines[1] / "grpo_decision.json", {"go_on": False, "pass_at_k": {}})
+    with pytest.raises(TrialError, match="decided otherwise on GRPO"):
+        collect(machines, tmp_path / "other")
+
+
+def test_the_folder_of_another_run_and_folders_without_a_corpus_are_refused(machines, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "trial.yaml").write_text("name: other\n")
+    with pytest.raises(TrialError, match="without a declaration"):
+        collect(machines, tmp_path / "taken")
+    for folder in machines:
+        shutil.rmtree(folder / "corpus")
+    with pytest.raises(TrialError, match="no corpus"):
         collect(machines, tmp_path / "joined")
+    assert not list((tmp_path / "joined").glob("*/seed*"))
 
 
 def test_what_departs_on_one_machine_departs_in_the_whole(machines, tmp_path):

@@ -87,6 +87,12 @@ def test_digits_are_split_as_the_arm_says_and_nothing_else_is(arm, segments):
     assert [segment.text for segment in arms.get_arm(arm).segments(text)] == segments
 
 
+@pytest.mark.parametrize("digits", range(1, 12))
+def test_groups_from_the_right_are_cut_where_the_exported_pattern_cuts(digits):
+    arm, text = arms.get_arm("digits_right"), f"a {'1234567890123'[:digits]}b 2"
+    assert [*arm.splits(text)] == [match.start() for match in re.finditer(arm.split_pattern, text)]
+
+
 @pytest.mark.parametrize("text", ["in 1865 and", "a  5", "x=54. 7", "\n12345", "1,234.5", "½5 ² 7", "(999)1000 0"])
 @pytest.mark.parametrize("arm", ["digits_left", "digits_right"])
 def test_groups_of_three_change_nothing_but_where_numbers_are_cut(arm, text):

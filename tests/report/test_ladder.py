@@ -38,6 +38,7 @@ def a_report(size, differences, worth=WORTH):
     steps = {"asked": 40, "never_asked": None}
     return {
         "seeds": SEEDS,
+        "missing": [],
         "settings": {"pretrain": {"lr": 1e-3}},
         "declaration": {"departures": []},
         "consumed": {"baseline": cell, "mul_append": cell},
@@ -106,6 +107,9 @@ def test_without_a_size_there_is_no_trend_and_with_a_departure_no_verdict(trial)
     found = reports(trial, made, missing=["1x16"])
     assert found["missing"] == ["1x16"]
     assert [trend["p"] for trend in found["trends"]] == [None, None]
+    made["4x64"]["missing"] = ["baseline/seed4 pretrain"]  # of the trial's own size
+    assert [trend["p"] for trend in reports(trial, made)["trends"]] == [None, None]
+    made["4x64"]["missing"] = []
     made["2x32"]["declaration"]["departures"] = ["pretrain.lr"]
     assert [trend["verdict"] for trend in reports(trial, made)["trends"]] == [None, None]
 

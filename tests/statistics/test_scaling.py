@@ -46,6 +46,7 @@ def test_the_order_of_the_sizes_does_not_count():
         ([3.0, 2.0, 1.5, 1.4], 1.3),  # better than the largest
         ([3.0, 2.0, 2.5, 1.4], 2.2),  # passed three times
         ([2.0, 2.0, 2.0, 2.0], 2.0),  # everywhere
+        ([3.0, 2.0, 1.5, 0.0], 1.7),  # a loss of 0 has no logarithm
     ],
 )
 def test_nothing_is_extrapolated_and_no_crossing_is_chosen(line, outcome):

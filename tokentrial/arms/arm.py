@@ -51,10 +51,14 @@ class Arm:
     def segments(self, text: str, sites: Iterable[Site] | None = None) -> Iterator[Segment]:
         """The text in segments; each plain one is encoded by itself. `sites` are those of the text where they are
         known: they are found once for all arms."""
-        splits = (match.start() for match in re.finditer(self.split_pattern, text)) if self.split_pattern else ()
-        for start, end in pairwise([0, *splits, len(text)]):
+        for start, end in pairwise([0, *self.splits(text), len(text)]):
             if end > start:
                 yield Segment(text[start:end], None, start, end)
+
+    def splits(self, text: str) -> Iterator[int]:
+        """Where the text is split before it is encoded, in order."""
+        if self.split_pattern:
+            yield from (match.start() for match in re.finditer(self.split_pattern, text))
 
     def untokenize(self, text: str) -> str:
         """The text with its tokens' names turned back into what they stand for."""

@@ -18,12 +18,13 @@ TEXT_BITS = "pretrain/heldout_text/untouched/bits_per_byte"  # asked of every la
 
 def ladder(trial: Trial, reports: Sequence[VariantReport], own: Report) -> dict[str, Any] | None:
     """What the page and the tables show of the ladder; None where the trial has none. `own` is the trial's own report,
-    of which `outcomes`, `consumed`, `curves`, `seeds`, `declaration` and `settings` are read: it is one of the sizes.
-    """
+    of which `outcomes`, `consumed`, `curves`, `seeds`, `declaration`, `settings` and `missing` are read: it is one of
+    the sizes."""
     if trial.ladder is None:
         return None
     of_ladder = [(variant.name, report) for variant, report in reports if variant.kind == "ladder"]
     missing = [name for name, report in of_ladder if report is None]
+    missing += [size_name(trial.pretrain)] if own["missing"] else []
     sizes = [*((name, report) for name, report in of_ladder if report is not None), (size_name(trial.pretrain), own)]
     sizes.sort(key=lambda size: _flops(size[1], trial.control))
     compute = [_flops(report, trial.control) for _, report in sizes]
@@ -43,7 +44,7 @@ def ladder(trial: Trial, reports: Sequence[VariantReport], own: Report) -> dict[
     outcomes = dict.fromkeys([*(pair.outcome for pair in trial.compared), TEXT_BITS])
     for arms in pairs:
         for outcome in outcomes:
-            content["multipliers"] += _multipliers(outcome, arms, sizes, compute)
+            content["multipliers"] += _multipliers(outcome, arms, sizes)
         for group in GROUPS:
             content["multipliers"] += [_steps_to_60(group, arms, size) for size in sizes]
     content["multipliers"] = [found for found in content["multipliers"] if found["by_seed"]]
@@ -112,9 +113,7 @@ def _trend(
     return record
 
 
-def _multipliers(
-    outcome: str, arms: tuple[str, str], sizes: Sequence[tuple[str, Report]], compute: Sequence[float]
-) -> list[dict[str, Any]]:
+def _multipliers(outcome: str, arms: tuple[str, str], sizes: Sequence[tuple[str, Report]]) -> list[dict[str, Any]]:
     """An arm's compute multiplier at each size, of an outcome that is a loss or, as log-probability, one with its sign
     turned; nothing of others."""
     metric, (treatment, control) = METRICS[outcome.rsplit("/", 1)[1]], arms
@@ -122,6 +121,7 @@ def _multipliers(
     seeds = _common(sizes, outcome, arms)
     if not sign or not seeds:
         return []
+    compute = [_flops(report, control) for _, report in sizes]
     lines = [[sign * _by_seed(report, outcome, control)[s] for _, report in sizes] for s in seeds]
     found = []
     for name, report in sizes:

@@ -191,7 +191,8 @@ def _multiplier(found: Mapping[str, Any] | None) -> str:
         return "-"
     if found["mean"] is None:
         known = [value for value in found["by_seed"] if value is not None]
-        return f"outside what was run ({len(known)} of {len(found['by_seed'])} seeds within)"
+        outside = "not reached" if "steps_to_60" in found["outcome"] else "outside what was run"
+        return f"{outside} ({len(known)} of {len(found['by_seed'])} seeds have one)"
     ends = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
     return f"{found['mean']:.2f}{ends}"
 

@@ -2,7 +2,8 @@
 are finished steps, each with the manifest that says where it was made."""
 
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,21 @@ from tokentrial.errors import TrialError
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.grpo import DECISION
 from tokentrial.store.files import link, read_json, write_bytes, write_json
-from tokentrial.store.folders import MANIFEST, is_whole, lock, partial, replace
+from tokentrial.store.folders import MANIFEST, is_whole, lock, partial, read_manifest, replace
 from tokentrial.trial.declaration import DECLARED, differences
 from tokentrial.trial.sweep import to_run
 
-_CORPUS = "corpus"
+_SHARED = ("corpus", "start")  # steps of all cells
 
 
 def collect(sources: Sequence[Path], into: Path) -> list[str]:
     """Join the cells of run folders in `into`, a new folder or one of them; returns the names of the steps that came.
 
-    Raises TrialError where a folder is of another declaration, where two hold different results of one step, or decided
-    differently on GRPO.
+    Raises TrialError where a folder is of another declaration, was made from another corpus or start, or decided
+    otherwise on GRPO.
     """
+    if (into / "trial.yaml").exists() and not (into / DECLARED).exists():
+        raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one that is joined")
     folders = list(dict.fromkeys([*(into for _ in range((into / DECLARED).exists())), *sources]))
     trial = open_run(folders[0])
     below = ["", *(str(variant.trial.folder.relative_to(trial.folder)) for variant in to_run(trial))]
@@ -40,33 +43,76 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
     declared = [read_json(folder / DECLARED, "sha256", "declaration", "amendments") for folder in folders]
     for folder, other in zip(others, declared[1:], strict=True):
         _same_declaration(first, declared[0], folder, other)
-        for name in (f"{_CORPUS}/{MANIFEST}", DECISION):
-            _same_file(first / name, folder / name)
-    holders: dict[str, list[Path]] = {}
-    for folder in folders:
-        for name in _finished(folder):
-            holders.setdefault(name, []).append(folder)
-    for name, holding in holders.items():
-        for other in holding[1:]:
-            _same_result(holding[0] / name, other / name)
-    came = [name for name, holding in holders.items() if into not in holding]
-    for name in came:
-        _link(holders[name][0] / name, into / name)
-    for name in ("trial.yaml", DECISION, "sources.json", "inputs.json"):
+    for name in _SHARED:
+        _same_files([folder / name for folder in folders if (folder / name / MANIFEST).exists()])
+    if not (corpora := [folder for folder in folders if (folder / _SHARED[0] / MANIFEST).exists()]):
+        raise TrialError(f"{first}: no corpus there, nor in the other folders; give one that has it")
+    decision = _decision([folder / DECISION for folder in folders if (folder / DECISION).exists()])
+    came, finished = [], {folder: _finished(folder) for folder in folders}
+    for cell in dict.fromkeys(cell for of in finished.values() for cell in of):
+        steps = _steps(cell, {folder: of[cell] for folder, of in finished.items() if cell in of})
+        if steps.keys() & finished.get(into, {}).get(cell, ()) and into not in steps.values():
+            raise TrialError(f"{into / cell}: another machine ran it earlier; give a new folder to join them in")
+        for step, folder in steps.items():
+            if folder != into and not (into / cell / step / MANIFEST).exists():
+                _link(folder / cell / step, into / cell / step)
+                came.append(f"{cell}/{step}")
+    for name in _SHARED:
+        holder = next((folder for folder in (*corpora, *folders) if (folder / name / MANIFEST).exists()), None)
+        if holder and not (into / name / MANIFEST).exists():
+            _link(holder / name, into / name)
+    for name in ("trial.yaml", "sources.json", "inputs.json"):
         holder = next((folder for folder in folders if (folder / name).exists()), None)
         if holder and not (into / name).exists():
             write_bytes(into / name, (holder / name).read_bytes())
-    if not (into / _CORPUS / MANIFEST).exists():
-        _link(next(folder for folder in folders if (folder / _CORPUS / MANIFEST).exists()) / _CORPUS, into / _CORPUS)
+    if decision:
+        write_json(into / DECISION, decision)
     amendments = {str(each): each for of in declared for each in of["amendments"]}  # what departs anywhere departs here
     in_order = sorted(amendments.values(), key=lambda amendment: str(amendment["time"]))
     write_json(into / DECLARED, declared[0] | {"amendments": in_order})
     return came
 
 
-def _finished(folder: Path) -> list[str]:
-    paths = sorted(folder.glob(f"*/seed*/*/{MANIFEST}"))
-    return [path.parent.relative_to(folder).as_posix() for path in paths if is_whole(path.parent)]
+def _steps(cell: str, finished: Mapping[Path, Sequence[str]]) -> dict[str, Path]:
+    """The steps of a cell, and where each is taken from, of the folders that have some `finished`. A cell that two
+    machines ran is that of the one which finished its first step earlier, whatever came out: nobody chooses."""
+    files = {folder: {step: _files(folder / cell / step) for step in steps} for folder, steps in finished.items()}
+    times = {folder: min(_time(folder / cell / step) for step in steps) for folder, steps in finished.items()}
+    found: dict[str, Path] = {}
+    for folder in sorted(finished, key=times.__getitem__):
+        if all(files[found[step]][step] == of for step, of in files[folder].items() if step in found):
+            found |= {step: folder for step in files[folder] if step not in found}
+        else:
+            print(f"{folder / cell}: left out, as another machine ran it earlier", file=sys.stderr)
+    return found
+
+
+def _files(folder: Path) -> Any:
+    manifest = read_manifest(folder)
+    return manifest["fingerprint"], manifest["files"]
+
+
+def _time(folder: Path) -> str:
+    return str(read_manifest(folder)["provenance"]["time"])
+
+
+def _decision(paths: Sequence[Path]) -> dict[str, Any] | None:
+    """One decision on GRPO, from what each machine saw of it."""
+    decisions = [read_json(path, "go_on", "pass_at_k") for path in paths]
+    for path, decision in zip(paths, decisions, strict=True):
+        if decision["go_on"] != decisions[0]["go_on"]:
+            raise TrialError(f"{path}: decided otherwise on GRPO than {paths[0]}; their cells are not of one trial")
+    pass_at_k = {cell: share for decision in decisions for cell, share in decision["pass_at_k"].items()}
+    return decisions[0] | {"pass_at_k": pass_at_k} if decisions else None
+
+
+def _finished(folder: Path) -> dict[str, list[str]]:
+    """Cell: its steps that are whole."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(f"*/seed*/*/{MANIFEST}")):
+        if is_whole(path.parent):
+            found.setdefault(path.parent.parent.relative_to(folder).as_posix(), []).append(path.parent.name)
+    return found
 
 
 def _same_declaration(first: Path, declared: Any, folder: Path, other: Any) -> None:
@@ -78,21 +124,11 @@ def _same_declaration(first: Path, declared: Any, folder: Path, other: Any) -> N
         )
 
 
-def _same_file(one: Path, other: Path) -> None:
+def _same_files(folders: Sequence[Path]) -> None:
     """What all cells share is the same wherever it is there."""
-    if not (one.exists() and other.exists()):
-        return
-    of_one, of_other = (read_json(path) for path in (one, other))
-    if one.name == MANIFEST:
-        of_one, of_other = of_one["files"], of_other["files"]
-    if of_one != of_other:
-        raise TrialError(f"{other}: not what {one} says; the cells of the two were made from different ones")
-
-
-def _same_result(one: Path, other: Path) -> None:
-    of_one, of_other = (read_json(path / MANIFEST, "fingerprint", "files") for path in (one, other))
-    if (of_one["fingerprint"], of_one["files"]) != (of_other["fingerprint"], of_other["files"]):
-        raise TrialError(f"{other} and {one} are different results of one step; delete the one that is not to count")
+    for folder in folders[1:]:
+        if read_manifest(folder)["files"] != read_manifest(folders[0])["files"]:
+            raise TrialError(f"{folder}: not what {folders[0]} holds; cells of the two were made from different ones")
 
 
 def _link(folder: Path, to: Path) -> None:

@@ -12,6 +12,7 @@ from tokentrial import __version__
 from tokentrial.arms.arm import get_arm
 from tokentrial.corpus import prepare
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.sources import Source
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.start import start_content
 from tokentrial.steps.cell import Cell
@@ -22,6 +23,7 @@ from tokentrial.store.storage import Storage
 from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.training_examples import stage_sources
 from tokentrial.trial.declaration import DECLARED, Declared, Standing, declaration_hash, differences
+from tokentrial.trial.places import is_file
 from tokentrial.trial.settings import Verdict
 from tokentrial.trial.trial import Trial
 
@@ -36,8 +38,12 @@ def declaration(trial: Trial) -> dict[str, Any]:
     """Every setting but those of where the trial is computed; hashes of the files that its stages read; versions of
     what makes its results."""
     versions = {"corpus": prepare.VERSION} | {stage.name: stage.version for stage in stages(trial)}
+    text = {}
+    if is_file(trial.corpus.source):  # two texts of one name are two trials; others are known by their name or revision
+        text["corpus"] = Source(trial.corpus.source, trial.corpus.text_column, trial.folder / "sources.json").hash()
     return _settings(trial) | {
-        "content": {
+        "content": text
+        | {
             "start": start_content(trial),
             "evaluate": source_hashes(trial, trial.evaluate.tasks),
             "sft": source_hashes(trial, stage_sources(trial, "sft")),

@@ -60,7 +60,7 @@ def run(
     report, earlier, others = run_one(trial, wanted, chosen, (), overwrite), [trial], to_run(trial)
     for number, variant in enumerate(others, 1):
         print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
-        its_cells = None if chosen is None else [cell for cell in chosen if cell.arm in variant.trial.arms]
+        its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
         run_one(variant.trial, wanted, its_cells, earlier, overwrite)
         earlier.append(variant.trial)
     return rebuild(trial.folder) if others and report else report
@@ -265,6 +265,9 @@ def rebuild(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
+    for variant in to_run(trial):  # cells that were collected have no report of their variant yet
+        if (variant.trial.folder / "trial.yaml").exists() and any(variant.trial.folder.glob("*/seed*/*/manifest.json")):
+            rebuild(variant.trial.folder)
     corpus = CorpusPlan(trial)
     found, all_stages = evaluated(corpus), stages(trial)
     left_out = [

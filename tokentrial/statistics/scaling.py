@@ -47,7 +47,7 @@ def multiplier(
     """The compute multiplier of an arm at one size.
 
     `control` holds the control's outcomes, shape (seeds, sizes), at `control_compute`, `treatment` the arm's outcomes
-    by seed at `treatment_compute`. All are positive, such as bits per byte, or nats of the right answer; the control's
+    by seed at `treatment_compute`. All are losses, such as bits per byte, or nats of the right answer; the control's
     line is straight between neighbouring sizes in log compute and log outcome, as power laws are (Kaplan et al. 2020).
     """
     values = [_equal_outcome(line, control_compute, outcome) for line, outcome in zip(control, treatment, strict=True)]
@@ -64,7 +64,10 @@ def summarise(by_seed: Sequence[float | None]) -> Multiplier:
 
 
 def _equal_outcome(line: Values, compute: Values, outcome: float) -> float | None:
-    """The compute at which a line passes through an outcome; None where it never does, or more than once."""
+    """The compute at which a line passes through an outcome; None where it never does, or more than once, and where a
+    loss is 0: it has no logarithm."""
+    if outcome <= 0 or min(line) <= 0:
+        return None
     x, y = np.log(_positive(compute, "compute")), np.log(_positive(line, "outcomes"))
     order = np.argsort(x, kind="stable")
     x, y, target = x[order], y[order], float(np.log(_positive([outcome], "outcome")[0]))

@@ -39,10 +39,16 @@ def absolute_checkpoint(folder: str) -> str:
     return absolute(folder) if is_local else folder
 
 
+def is_file(source: str) -> bool:
+    """Whether a source is a file or folder of this machine."""
+    kind, _, path = source.partition(":")
+    return kind in _KINDS and "://" not in path
+
+
 def without_way(source: str) -> str:
     """`jsonl:/home/me/rows.jsonl` as `jsonl:rows.jsonl`."""
     kind, _, path = source.partition(":")
-    return f"{kind}:{os.path.basename(path)}" if kind in _KINDS and "://" not in path else source
+    return f"{kind}:{os.path.basename(path)}" if is_file(source) else source
 
 
 LocalPath = Annotated[str, AfterValidator(at_home)]

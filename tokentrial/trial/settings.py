@@ -424,7 +424,7 @@ class Compared(Settings):
     outcome: str
     """one that `tokentrial outcomes TRIAL` lists"""
     contrast: str
-    """two arms, such as mul_append - baseline"""
+    """two arms: treatment - control"""
     smallest_effect: Annotated[float, Field(gt=0)] | None = None
     """the least difference that matters, in the outcome's own unit; null: the verdict's for accuracy, else there is
     none"""

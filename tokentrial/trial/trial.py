@@ -122,6 +122,8 @@ class Trial(Settings):
             )
         if self.ladder and looks is not None:
             raise ValueError("verdict.looks and ladder: a trend needs the same seeds at every size; leave one out")
+        if self.ladder and self.pretrain.from_checkpoint:
+            raise ValueError("ladder and pretrain.from_checkpoint: a checkpoint has one size; leave one of them out")
         if self.ladder and size_name(self.pretrain) in [rung.name for rung in self.ladder.sizes]:
             raise ValueError(f"ladder.sizes holds {size_name(self.pretrain)}, the trial's own size; leave it out there")
         return self
