@@ -70,9 +70,7 @@ def test_a_folder_of_another_declaration_is_refused_by_the_setting_that_differs(
     assert not (tmp_path / "joined" / "trial.yaml").exists()
 
 
-def test_of_a_cell_that_two_machines_ran_the_earlier_one_counts(
-    machines, finished, tmp_path, capsys
-):
+def test_of_a_cell_that_two_machines_ran_the_earlier_one_counts(machines, finished, tmp_path, capsys):
     again = machines[1] / "baseline" / "seed1"
     shutil.copytree(finished.folder / "baseline" / "seed1", again)
     for path in again.glob("*/manifest.json"):
