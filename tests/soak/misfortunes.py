@@ -165,6 +165,8 @@ def storage(r: Round, twin: Path) -> None:
         r.damage(path)
     if files and not r.disk.exists() and r.rng.random() < 0.7:
         stored, r.kept = whole(r.storage), {}
+        if "corpus" not in stored:  # the text is made anew, and with it all that is made from it
+            stored = {name: step for name, step in stored.items() if not name.startswith("corpus/")}
         shutil.rmtree(r.folder)
         r.complete()
         again = stored.items() - steps(r.folder).items()
