@@ -91,7 +91,7 @@ def _trend(
         a, b = _by_seed(report, outcome, treatment), _by_seed(report, outcome, control)
         seeds = sorted(a.keys() & b.keys())
         t = paired_t(paired_differences([a[s] for s in seeds], [b[s] for s in seeds])) if seeds else None
-        by_size.append({"name": name, "mean": t and t.mean, "ci95": t and t.ci95, "n": len(seeds)})
+        by_size.append({"size": name, "mean": t and t.mean, "ci95": t and t.ci95, "n": len(seeds)})
     record: dict[str, Any] = {
         "outcome": outcome,
         "contrast": f"{treatment} - {control}",

@@ -15,16 +15,7 @@ from tokentrial.report.plot_style import GROUP_LABELS, INK, arm_style, legend, n
 
 def trends(report: Report) -> Figure:
     """A panel an outcome: its declared differences by size, with 95 % t intervals."""
-    panels = _by_outcome(report["ladder"]["trends"])
-    figure, axes = new_figure(2.3 * -(-len(panels) // 2) + 0.6, nrows=-(-len(panels) // 2), ncols=2)
-    for axis, (outcome, found) in zip(axes.flat, panels.items(), strict=False):
-        for trend in found:
-            _line(axis, report, trend["contrast"], trend["by_size"])
-        _finish(axis, report, outcome, "difference")
-        axis.axhline(0, color=INK, linewidth=1)
-    _hide_rest(axes, len(panels))
-    legend(figure, report)
-    return figure
+    return _figure(report, report["ladder"]["trends"], "difference", 0)
 
 
 def trends_alt(report: Report) -> str:
@@ -36,18 +27,7 @@ def trends_alt(report: Report) -> str:
 
 def multipliers(report: Report) -> Figure:
     """A panel an outcome: each arm's compute multiplier by size, on a log scale; sizes without one are left out."""
-    panels = _by_outcome(_known(report))
-    figure, axes = new_figure(2.3 * -(-len(panels) // 2) + 0.6, nrows=-(-len(panels) // 2), ncols=2)
-    for axis, (outcome, found) in zip(axes.flat, panels.items(), strict=False):
-        for contrast in dict.fromkeys(each["contrast"] for each in found):
-            points = [{**each, "name": each["size"]} for each in found if each["contrast"] == contrast]
-            _line(axis, report, contrast, points)
-        axis.set_yscale("log")
-        _finish(axis, report, outcome, "compute multiplier")
-        axis.axhline(1, color=INK, linewidth=1)
-    _hide_rest(axes, len(panels))
-    legend(figure, report)
-    return figure
+    return _figure(report, _known(report), "compute multiplier", 1)
 
 
 def multipliers_alt(report: Report) -> str:
@@ -61,14 +41,29 @@ def _known(report: Report) -> list[Mapping[str, Any]]:
     return [found for found in report["ladder"]["multipliers"] if found["mean"] is not None]
 
 
-def _by_outcome(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    return {name: [r for r in records if r["outcome"] == name] for name in dict.fromkeys(r["outcome"] for r in records)}
+def _figure(report: Report, records: Sequence[Mapping[str, Any]], what: str, neutral: float) -> Figure:
+    """A panel an outcome, a line a contrast, and one where there is no effect; ratios on a log scale."""
+    outcomes = list(dict.fromkeys(record["outcome"] for record in records))
+    rows = -(-len(outcomes) // 2)
+    figure, axes = new_figure(2.3 * rows + 0.6, nrows=rows, ncols=2)
+    for axis, outcome in zip(axes.flat, outcomes, strict=False):
+        found = [record for record in records if record["outcome"] == outcome]
+        for contrast in dict.fromkeys(record["contrast"] for record in found):
+            of_contrast = [record for record in found if record["contrast"] == contrast]
+            _line(axis, report, contrast, [p for record in of_contrast for p in record.get("by_size", [record])])
+        axis.set_yscale("log" if neutral else "linear")
+        _finish(axis, report, outcome, what)
+        axis.axhline(neutral, color=INK, linewidth=1)
+    for axis in axes.flat[len(outcomes) :]:
+        axis.set_visible(False)
+    legend(figure, report)
+    return figure
 
 
 def _line(axis: Axes, report: Report, contrast: str, points: Sequence[Mapping[str, Any]]) -> None:
     flops = {size["name"]: size["flops"] for size in report["ladder"]["sizes"]}
     colour, marker = arm_style(report, contrast.split(" - ")[0])
-    measured = sorted((flops[point["name"]], point) for point in points if point["mean"] is not None)
+    measured = sorted((flops[point["size"]], point) for point in points if point["mean"] is not None)
     means = np.array([point["mean"] for _, point in measured])
     ends = np.array([point["ci95"] or (point["mean"],) * 2 for _, point in measured])
     axis.errorbar([x for x, _ in measured], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
@@ -86,8 +81,3 @@ def _finish(axis: Axes, report: Report, outcome: str, what: str) -> None:
     axis.set_xlabel("size, and FLOPs of a cell of the control")
     axis.set_ylabel(what)
     axis.grid(axis="y")
-
-
-def _hide_rest(axes: Any, used: int) -> None:
-    for axis in axes.flat[used:]:
-        axis.set_visible(False)
