@@ -87,7 +87,7 @@ def ours(shape: dict[str, int]) -> Any:
     from tokentrial.pretrain.loader import Batch, Position
     from tokentrial.pretrain.optim import TrainStep
     from tokentrial.pretrain.ranks import Ranks
-    from tokentrial.trial.settings import Pretrain
+    from tokentrial.trial.pretraining import Pretrain
 
     device, micro = where(shape)
     generator = np.random.default_rng(0)

@@ -43,7 +43,7 @@ def trained(trial: Any, folder: str, seed: int, settings: dict[str, Any]) -> flo
     from tokentrial.corpus.stream import Stream
     from tokentrial.pretrain.train import pretrain
     from tokentrial.store.files import read_json
-    from tokentrial.trial.settings import Pretrain
+    from tokentrial.trial.pretraining import Pretrain
 
     plan = CorpusPlan(trial)
     stream = Stream.of(trial, plan.folder, plan.vocabulary, "baseline", seed)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tokentrial.trial.ladder import Ladder, Rung, rung_settings
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 IDS = 500
 OWN = Pretrain(n_layer=4, n_head=4, n_embd=128, context=64, steps=1000, batch_tokens=4096, micro_batch=64, lr=1e-3)

@@ -18,7 +18,7 @@ import psutil
 
 from tokentrial.errors import SettingsError
 from tokentrial.executors.worker import cores
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 HERE = "this machine"
 _GPT2_FLOPS = Pretrain().flops_per_token(50_257)  # of GPT-2 124M, whose tokens a second are what is published

@@ -29,7 +29,7 @@ from tokentrial.steps.stage import stage_names
 from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.load import load, shipped
-from tokentrial.trial.settings import Checkpoint, Pretrain
+from tokentrial.trial.pretraining import Checkpoint, Pretrain
 
 LOGPROB = "verdict.primary.outcome=pretrain/mul_table/never_asked/choice_logprob"
 

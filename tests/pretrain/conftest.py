@@ -7,7 +7,7 @@ import pytest
 
 from tokentrial.corpus.stream import Stream
 from tokentrial.pretrain.train import pretrain
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 STEPS = 5
 TIMED = {"seconds", "tokens_per_s", "tflops_per_s", "mfu", "memory_gb"}

@@ -12,7 +12,7 @@ from tokentrial.pretrain import checkpoint
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.optim import build_optimizers
 from tokentrial.store.folders import step
-from tokentrial.trial.settings import Checkpoint, Pretrain
+from tokentrial.trial.pretraining import Checkpoint, Pretrain
 
 STEPS = 12
 SETTINGS = {"steps": STEPS, "micro_batch": 8, "log_every": 3, "validations": 3, "probes": 4}

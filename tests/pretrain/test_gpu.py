@@ -12,7 +12,7 @@ from tests.pretrain.conftest import results, stop_after
 from tokentrial.errors import Interrupted
 from tokentrial.pretrain.export import load_gpt
 from tokentrial.pretrain.ranks import process_group
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 STEPS = 20
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

@@ -12,7 +12,7 @@ from tokentrial.pretrain import meter
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.meter import Meter, peak_flops
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=64)
 SETTINGS = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context": 64, "batch_tokens": 1024, "micro_batch": 4, "steps": 10}

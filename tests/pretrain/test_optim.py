@@ -14,7 +14,7 @@ from tokentrial.pretrain.loader import Batch, Position
 from tokentrial.pretrain.muon import Muon
 from tokentrial.pretrain.optim import TrainStep, build_optimizers, lr_scale
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 SHAPE = Config(vocab=621, n_layer=2, n_head=2, n_embd=32, context=16)
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.ranks import Ranks, process_group
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 GENTLE = (
     "seeds=[1]",

@@ -18,7 +18,7 @@ from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
 from tokentrial.store.files import write_json
 from tokentrial.store.folders import MANIFEST, damaged_files, is_done, write_manifest
 from tokentrial.tokenizer.export import copy_tokenizer
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 from tokentrial.trial.trial import Trial
 
 # what transformers 5.23 calls it, and 5.17, which clusters still have

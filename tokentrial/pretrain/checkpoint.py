@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import damaged_files, is_done, step
-from tokentrial.trial.settings import Checkpoint
+from tokentrial.trial.pretraining import Checkpoint
 
 Optimizers = list[torch.optim.Optimizer]
 Records = list[dict[str, Any]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import STOP_SIGNALS, die_with_parent, stoppable
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 _PROGRESS = "@progress "
 

@@ -10,7 +10,7 @@ from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.loader import Batch, Position
 from tokentrial.pretrain.optim import TrainStep
 from tokentrial.pretrain.ranks import process_group
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 STEPS = 20
 _SECONDS = 60.0  # after which no further step is begun

@@ -14,7 +14,7 @@ import torch
 
 from tokentrial.devices import by_cuda_name
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 Progress = Callable[[float, str], None]
 

@@ -15,7 +15,7 @@ from tokentrial.pretrain.gpt import GPT
 from tokentrial.pretrain.loader import Batch, Position
 from tokentrial.pretrain.muon import Muon
 from tokentrial.pretrain.ranks import Ranks
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 
 def build_optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimizer]:

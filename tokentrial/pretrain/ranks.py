@@ -16,7 +16,7 @@ from torch import nn
 
 from tokentrial.errors import SettingsError
 from tokentrial.pretrain.device import precision, resolve_device
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 # a rank that dies ends the group by torchrun's hand; the default of ten minutes would end one that waits for the first
 # rank's probes and uploads

@@ -56,7 +56,7 @@ def start_content(trial: Trial) -> str | None:
     init = trial.pretrain.from_checkpoint
     if init is None:
         return None
-    source, path = Path(init).expanduser(), start_folder(trial) / MANIFEST
+    source, path = Path(init), start_folder(trial) / MANIFEST
     if path.exists() and "revision" not in read_manifest(path.parent):
         return start_fingerprint(trial)
     if not source.is_dir():
@@ -74,7 +74,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     init, to = trial.pretrain.from_checkpoint, start_folder(trial)
     if init is None:
         return
-    source = Path(init).expanduser()
+    source = Path(init)
     manifest = read_manifest(to) if (to / MANIFEST).exists() else {}
     if source.is_dir():
         names = _checkpoint_files([path.name for path in source.iterdir()], init)

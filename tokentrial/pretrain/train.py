@@ -30,7 +30,7 @@ from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
 from tokentrial.store.disk import need_disk
 from tokentrial.store.files import write_json
-from tokentrial.trial.settings import Pretrain
+from tokentrial.trial.pretraining import Pretrain
 
 _EXPLODED = 2.0  # times the loss of ids drawn evenly
 

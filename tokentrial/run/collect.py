@@ -1,7 +1,6 @@
 """Cells of one declaration that ran on several machines, joined in one run folder. Nothing is computed: what is joined
 are finished steps, each with the manifest that says where it was made."""
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 from tokentrial.errors import TrialError
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.grpo import DECISION
-from tokentrial.store.files import link, read_json, write_bytes, write_json
-from tokentrial.store.folders import MANIFEST, is_whole, lock, partial, read_manifest, replace
+from tokentrial.store.files import read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST, is_whole, link_folder, lock, read_manifest
 from tokentrial.trial.declaration import DECLARED, differences
 from tokentrial.trial.sweep import to_run
 
@@ -55,12 +54,12 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
             raise TrialError(f"{into / cell}: another machine ran it earlier; give a new folder to join them in")
         for step, folder in steps.items():
             if folder != into and not (into / cell / step / MANIFEST).exists():
-                _link(folder / cell / step, into / cell / step)
+                link_folder(folder / cell / step, into / cell / step)
                 came.append(f"{cell}/{step}")
     for name in _SHARED:
         holder = next((folder for folder in (*corpora, *folders) if (folder / name / MANIFEST).exists()), None)
         if holder and not (into / name / MANIFEST).exists():
-            _link(holder / name, into / name)
+            link_folder(holder / name, into / name)
     for name in ("trial.yaml", "sources.json", "inputs.json"):
         holder = next((folder for folder in folders if (folder / name).exists()), None)
         if holder and not (into / name).exists():
@@ -129,13 +128,3 @@ def _same_files(folders: Sequence[Path]) -> None:
     for folder in folders[1:]:
         if read_manifest(folder)["files"] != read_manifest(folders[0])["files"]:
             raise TrialError(f"{folder}: not what {folders[0]} holds; cells of the two were made from different ones")
-
-
-def _link(folder: Path, to: Path) -> None:
-    """A finished folder under another name, whole or not at all."""
-    shutil.rmtree(partial(to), ignore_errors=True)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        place = partial(to) / path.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        link(path, place)
-    replace(partial(to), to)

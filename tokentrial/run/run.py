@@ -4,7 +4,6 @@ Stage by stage is the way of a cell (`cells.py`); between cells the walk stops o
 for all of them (GRPO), which needs what every cell has shown so far.
 """
 
-import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,8 +36,8 @@ from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stages
 from tokentrial.store.disk import need_disk, translate_os_errors
-from tokentrial.store.files import link, remove_stale_partials, write_bytes
-from tokentrial.store.folders import MANIFEST, is_done, is_whole, lock
+from tokentrial.store.files import remove_stale_partials, write_bytes
+from tokentrial.store.folders import MANIFEST, is_done, is_whole, link_folder, lock
 from tokentrial.store.storage import Storage
 from tokentrial.tasks import contents
 from tokentrial.trial.sweep import to_run
@@ -188,7 +187,7 @@ def _share_sources(trial: Trial, first: Trial) -> None:
     if not (trial.folder / "sources.json").exists() and (first.folder / "sources.json").exists():
         write_bytes(trial.folder / "sources.json", (first.folder / "sources.json").read_bytes())
     if not (start := start_folder(trial)).exists() and (of := start_folder(first)).exists():
-        shutil.copytree(of, start, copy_function=lambda path, to: link(Path(path), Path(to)))
+        link_folder(of, start)
 
 
 def evaluations(trial: Trial, chosen: Sequence[Cell], overwrite: bool = False) -> list[str]:

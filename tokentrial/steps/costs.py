@@ -17,7 +17,7 @@ from tokentrial.tasks.contents import lost
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import get_task, source_examples
 from tokentrial.tokenizer.vocabulary import Vocabulary
-from tokentrial.trial.settings import CHECKPOINT_BYTES
+from tokentrial.trial.pretraining import CHECKPOINT_BYTES
 from tokentrial.trial.trial import Trial
 
 _TRAINING_BYTES = 16  # a parameter: fp32 weights, gradients and AdamW's two moments

@@ -22,7 +22,7 @@ from tokentrial.steps.costs import (
 )
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.store.files import read_json
-from tokentrial.trial.settings import CHECKPOINT_BYTES
+from tokentrial.trial.pretraining import CHECKPOINT_BYTES
 from tokentrial.trial.trial import Trial
 
 _CHUNK = 512  # positions whose logits are there at once

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokentrial.errors import TrialError
-from tokentrial.store.files import PARTIAL, file_hash, read_json, write_json
+from tokentrial.store.files import PARTIAL, file_hash, link, read_json, write_json
 from tokentrial.store.provenance import provenance
 
 MANIFEST = "manifest.json"
@@ -137,6 +137,16 @@ def replace(partial_folder: Path, folder: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
         place(folder, replaced, errno.ENOENT)  # another may have been faster
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def link_folder(folder: Path, to: Path) -> None:
+    """A finished folder under another name, whole or not at all; its files are the same ones."""
+    shutil.rmtree(partial(to), ignore_errors=True)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        place = partial(to) / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        link(path, place)
+    replace(partial(to), to)
 
 
 def prune(folder: Path, names: Sequence[str]) -> None:

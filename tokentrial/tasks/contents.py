@@ -41,7 +41,7 @@ def remember(trial: Trial) -> None:
 
 def lost(trial: Trial, name: str) -> list[str]:
     """Files of a source that the run folder remembers and that are gone."""
-    there = {file.name for file in get_task(name, trial, frozenset()).files}
+    there = {file.name for file in _files(trial, name)}
     return [file for file in _remembered(trial, name) if file not in there]
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tokentrial.trial.settings import Count, Pretrain, Settings
+from tokentrial.trial.pretraining import Pretrain
+from tokentrial.trial.settings import Count, Settings
 
 
 def size_name(shape: "Rung | Pretrain") -> str:

@@ -11,6 +11,7 @@ from tokentrial.facts.families import build_facts
 from tokentrial.facts.settings import FactSettings
 from tokentrial.trial.ladder import Ladder, size_name
 from tokentrial.trial.places import LocalPath, Place, without_way
+from tokentrial.trial.pretraining import Pretrain
 from tokentrial.trial.settings import (
     GRPO,
     LOCAL,
@@ -21,7 +22,6 @@ from tokentrial.trial.settings import (
     Corpus,
     Count,
     Evaluate,
-    Pretrain,
     Ray,
     Settings,
     Tasks,
