@@ -225,3 +225,16 @@ def test_a_worker_has_its_own_threads_and_is_no_rank_of_somebody_elses_group(mon
     assert not seen.keys() & {*LAUNCHED}
     assert (seen["HF_HUB_DISABLE_TELEMETRY"], seen["DO_NOT_TRACK"]) == ("1", "0")
     assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"], seen["GLIBC_TUNABLES"]) == ("2", "2", expected)
+
+
+def test_a_script_without_a_guard_of_its_name_runs_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import operator\n"
+        "from tokentrial.executors.local import LocalExecutor\n"
+        "from tokentrial.executors.worker import Call\n"
+        "with LocalExecutor(2) as executor:\n"
+        "    print(executor.run([Call('sum', operator.add, (2, 3))], lambda report: None))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=STAYS_S, check=True)
+    assert done.stdout == "[5]\n"

@@ -20,7 +20,7 @@ from importlib import import_module
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 from tokentrial.errors import Interrupted, TrialError
@@ -107,7 +107,7 @@ class LocalExecutor:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's and OpenMP's state, which breaks them
         resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
-        with _inherited(worker_environment(self._threads)):
+        with _inherited(worker_environment(self._threads)), _without_main():
             parent_end, worker_end = context.Pipe()
             process = context.Process(target=_serve, args=(worker_end, os.getpid(), self._imports))
             process.start()
@@ -142,6 +142,17 @@ class LocalExecutor:
 def _ready(connections: Iterable[Connection], timeout_s: float | None = None) -> list[Connection]:
     """Those that have something to read, or are closed at the other end, once there is one or the time is over."""
     return [connection for connection in wait(list(connections), timeout_s) if isinstance(connection, Connection)]
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process that is started here does not import this one's script: all it is handed lies in modules, and a script
+    that calls `run_trial` at its top level would run the trial again in every worker."""
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @contextmanager

@@ -188,24 +188,23 @@ def _table_rows(stage: str, results: CellResults, rows: Sequence[Row]) -> Iterat
 def read_outcomes(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
     """Of a run folder's table, each outcome's value by arm and seed. Raises TrialError where there is none."""
     outcomes: dict[str, dict[str, dict[int, float]]] = {}
-    for row in _read_table(folder, items=False).to_pylist():
+    for row in read_table(folder, items=False).to_pylist():
         name = "/".join(row[part] for part in ("stage", "task", "subset", "metric"))
         outcomes.setdefault(name, {}).setdefault(row["arm"], {})[row["seed"]] = row["value"]
     return outcomes
 
 
 def export_results(folder: Path, items: bool, kind: str) -> bytes:
-    """A run folder's table as `csv` or `parquet`: the outcomes of every cell, with `items` facts and answers too."""
+    """The table of `read_table` as `csv` or `parquet`."""
     from pyarrow import BufferOutputStream, csv, parquet
 
-    table, out = _read_table(folder, items), BufferOutputStream()
-    if not items:
-        table = table.drop_columns(["item", "fact"])
+    table, out = read_table(folder, items), BufferOutputStream()
     csv.write_csv(table, out) if kind == "csv" else parquet.write_table(table, out)
     return bytes(out.getvalue())
 
 
-def _read_table(folder: Path, items: bool) -> Any:
+def read_table(folder: Path, items: bool) -> Any:
+    """A run folder's table (pyarrow): the outcomes of every cell, with `items` facts and answers too."""
     from pyarrow import ArrowInvalid, compute, parquet
 
     path = folder / RESULTS
@@ -217,4 +216,5 @@ def _read_table(folder: Path, items: bool) -> Any:
         raise TrialError(f"{path}: cannot be read ({error}); run `tokentrial report {folder}` again") from None
     if items:
         return table
-    return table.filter(compute.and_(compute.is_null(table["item"]), compute.is_null(table["fact"])))
+    of_cells = table.filter(compute.and_(compute.is_null(table["item"]), compute.is_null(table["fact"])))
+    return of_cells.drop_columns(["item", "fact"])

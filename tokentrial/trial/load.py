@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
@@ -50,9 +50,10 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load(trial: str, overrides: Sequence[str] = (), output: Path | None = None) -> Trial:
-    """Read a trial file, or a shipped trial by its bare name, with dotted overrides on top; `output` is a run folder by
-    its path, which no YAML reads: it may be called 2026-11-27 or null."""
+def load(trial: str, overrides: Sequence[str] | Mapping[str, Any] = (), output: Path | None = None) -> Trial:
+    """Read a trial file, or a shipped trial by its bare name, with dotted overrides on top: `key=value` texts, or a
+    mapping from Python. `output` is a run folder by its path, which no YAML reads: it may be called 2026-11-27 or null.
+    """
     path = Path(trial)
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -63,8 +64,9 @@ def load(trial: str, overrides: Sequence[str] = (), output: Path | None = None) 
     settings = read_yaml(text, trial)
     if not isinstance(settings, dict):
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
-    for override in overrides:
-        put(settings, *read_override(override), override)
+    given = overrides.items() if isinstance(overrides, Mapping) else map(read_override, overrides)
+    for key, value in given:
+        put(settings, key, value, f"{key}={value}")
     if output is not None:
         settings["output"] = f"./{output}" if str(output).startswith("~") else str(output)
     return parse(settings, trial)
