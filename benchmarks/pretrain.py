@@ -1,4 +1,4 @@
-"""Pretraining against karpathy/nanoGPT and the reference experiment's train_nanogpt.py: same shape, cores and dtype.
+"""Pretraining against karpathy/nanoGPT and the original report's train_nanogpt.py: same shape, cores and dtype.
 
     python benchmarks/pretrain.py --nanogpt FOLDER --reference FOLDER    # folders with model.py and train_nanogpt.py
     python benchmarks/pretrain.py                                        # ours against ours with one choice undone
@@ -336,7 +336,7 @@ def choices(undone: dict[str, str], repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="a folder with nanoGPT's model.py")
-    parser.add_argument("--reference", type=Path, help="a folder with the reference's train_nanogpt.py")
+    parser.add_argument("--reference", type=Path, help="a folder with the original report's train_nanogpt.py")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=["pilot", "tiny", "vocab50k", "gpt2", "overhead"])
     parser.add_argument("--gpu", action="store_true", help="on a GPU, GPT-2 124M alone")

@@ -34,8 +34,8 @@ def test_results_are_the_run_s_table_and_a_run_compared_with_itself_its_report(f
     report = tokentrial.build_report(finished.folder)
     outcome = report["primary"]["outcome"]
     results = tokentrial.read_results(finished.folder)
-    stage, task, subset, metric = outcome.split("/")
-    chosen = results.query("stage == @stage and task == @task and subset == @subset and metric == @metric")
+    names = results["stage"].str.cat(results[["task", "subset", "metric"]], sep="/")
+    chosen = results[names == outcome]
     per_seed = {arm: list(rows["value"]) for arm, rows in chosen.sort_values("seed").groupby("arm")}
     assert per_seed == report["outcomes"][outcome]["per_seed"]
     assert {"item", "fact"} & {*results.columns} == set()

@@ -1,6 +1,7 @@
 """The schema of a trial for editors: it is the models', takes every shipped trial, and says what each setting is."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -11,6 +12,7 @@ from tokentrial.trial.trial import Trial
 from tokentrial.trial.yaml_text import read_yaml
 
 TRIALS = Path(tokentrial.__file__).parent / "trials"
+ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((TRIALS / "schema.json").read_bytes())
 
 
@@ -18,6 +20,14 @@ def test_the_shipped_schema_is_what_the_command_prints(tokentrial):
     code, out, _ = tokentrial("schema")
     assert code == 0
     assert json.loads(out) == SCHEMA
+
+
+def test_the_settings_page_is_what_the_command_prints_and_has_every_setting(tokentrial):
+    code, out, _ = tokentrial("schema", "--markdown")
+    assert (code, out) == (0, (ROOT / "docs/settings.md").read_text())
+    for part in [SCHEMA, *SCHEMA["$defs"].values()]:
+        for name in part["properties"]:
+            assert re.search(rf"^\| `([a-z_0-9.]+\.)?{name}` \|", out, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("path", sorted(TRIALS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -42,8 +42,8 @@ def run_trial(trial: Trial, *, overwrite: bool = False) -> dict[str, Any]:
     """Bring a trial up to date, to its verdict, and return the report (`comparison_report.json`).
 
     What is done is skipped, also after a kill. Finished results of other settings are replaced with `overwrite` alone,
-    else `tokentrial.errors.TrialError` lists them. Call it from the main thread: it takes SIGTERM and Ctrl-C for the time
-    of the run, to save what is at work.
+    else `tokentrial.errors.TrialError` lists them. Call it from the main thread: while it runs, it takes SIGTERM and
+    Ctrl-C to save what is at work.
     """
     from tokentrial.run.run import run
 

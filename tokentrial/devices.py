@@ -27,7 +27,7 @@ _OURS, _ORIGINAL, _TEN_BILLION, _LLMC_H100, _LLMC_A100 = 463_600, 64_000, 278_00
 # the original report fine-tuned 7,473 rows, each padded to 512, for 3 epochs in 8 minutes on the A40: the Trainer's
 # eager model against the compiled one of pretraining
 TRAINER_SHARE = 7_473 * 3 * 512 / (8 * 60) / _ORIGINAL
-# the reference's GRPO: 80,000 rollouts of 256 tokens in 2.2 h on one GPU, 32 a step, 12 layers; a step of decoding
+# the original report's GRPO: 80,000 rollouts of 256 tokens in 2.2 h on one GPU, 32 a step, 12 layers; a decoding step
 # waits for the launches of its kernels, not for their arithmetic, so it is the same on every GPU
 DECODE_SECONDS = 2.2 * 3600 / (80_000 / 32) / 256 / 12
 

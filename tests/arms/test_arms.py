@@ -195,6 +195,7 @@ def test_arm_names_stand_only_in_the_folder_of_arms():
         for path in sorted(package.rglob("*.py"))
         if path.parent != package / "arms"
         for name in treatments
-        if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))  # mul_tokens_per_response is the reference's
+        # mul_tokens_per_response is the original report's name
+        if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))
     ]
     assert strays == []

@@ -1,4 +1,4 @@
-"""Bare counts: what can be said of the reference experiment's own figures."""
+"""Bare counts: what can be said of the original report's own figures."""
 
 import pytest
 from scipy import stats

@@ -1,4 +1,4 @@
-"""The reference experiment's result files: totals, and the first items where there are any."""
+"""The original report's result files: totals, and the first items where there are any."""
 
 import json
 

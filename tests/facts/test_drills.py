@@ -16,7 +16,7 @@ from tokentrial.facts.facts import ASKING_FORMS, DRILL_FORMS
 from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.trial.settings import Mix
 
-# the reference's forms, written out again: what a line of each form looks like
+# the original report's forms, written out again: what a line of each form looks like
 RENDERED = {
     "equation": lambda a, b, c: f"{a}*{b}={c}",
     "times_sign": lambda a, b, c: f"{a} × {b} = {c}",

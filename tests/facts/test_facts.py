@@ -11,7 +11,7 @@ from tokentrial.facts.families import TIMES_TABLE
 
 HARD = {fact for fact in TIMES_TABLE if fact.operands[0] >= 2}
 
-# defect R4 of the reference experiment, and the rules one neighbour at a time
+# defect R4 of the original report, and the rules one neighbour at a time
 NO_SITE = {
     "the reference's": ["1.5*4=6", "106*9=54", "6*9=54.5", "6*9=54,000", "4x4 truck", "1*2*3=6", "-3*4=12", "2^3*4=12"],
     "another number": ["6*9=55", "0*9=0", "6*0=0", "10*5=50", "6*9=5", "6*9=045", "2*3=06", "06*9=54", "6*9=54e3"],

@@ -1,5 +1,5 @@
-"""The plan: its hours against what is known of the original report's and the reference's runs, its disk against what a
-run writes, its seeds against the theory of power; and that it touches nothing."""
+"""The plan: its hours against what is known of the original report's runs, its disk against what a run
+writes, its seeds against the theory of power; and that it touches nothing."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def planned(tokentrial, tmp_path, monkeypatch):
     return run
 
 
-# what is known: the original report's A40, the reference's 4 x H200, its GRPO
+# what is known: the original report's A40, its 4 x H200, its GRPO
 
 
 def test_the_seeds_50m_run_on_an_a40_took_13_minutes_to_pretrain_8_to_tune_and_3_an_evaluation():
@@ -68,7 +68,7 @@ def test_the_seeds_50m_run_on_an_a40_took_13_minutes_to_pretrain_8_to_tune_and_3
 
 
 def test_ten_billion_tokens_take_less_than_the_references_two_and_a_half_hours_on_four_h200():
-    """One H100 takes 463,600 tokens a second of ours; the reference's code took 278,000 on an H200."""
+    """One H100 takes 463,600 tokens a second of ours; the original report's code took 278,000 on an H200."""
     planned = hours_of("gpt2_10b", "4xH200")["pretrain"]
     assert planned == pytest.approx(1e10 / (4 * 463_600) / 3600, rel=0.1)
     assert planned == pytest.approx(2.5 * 278_000 / 463_600, rel=0.1)

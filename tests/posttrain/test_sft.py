@@ -293,7 +293,7 @@ def test_rows_of_which_no_completion_is_left_are_left_out_and_counted(fine_tune,
 
 
 def test_the_trained_model_stops(untrained, tuned):
-    """Defect R8: the reference's models never did."""
+    """Defect R8: the original report's models never did."""
     asked = [example.prompt for example in WordProblems(200, 1).examples("test")[:60]]
     stopped = [
         sum(completion.stopped for completion in complete(*load(folder), asked, 60, 60, line=False)) / 60

@@ -1,4 +1,4 @@
-"""GPT-2, held against transformers' own and against the reference's numbers (FACTS, section 1)."""
+"""GPT-2, held against transformers' own and against the original report's numbers (FACTS, section 1)."""
 
 import math
 

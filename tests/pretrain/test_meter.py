@@ -123,7 +123,7 @@ def test_one_setting_hands_all_numbers_to_a_tracker_of_accelerate(clock, new_met
     seen.step(0, 6.0, 1e-3, 1.0)
     seen.add({"step": 4, "val_loss": 5.5, "asked": 0.25})
     seen.close()
-    assert (tmp_path / "log.txt").read_text() == "0 train 6.000000\n4 val 5.5000\n"  # the reference's lines
+    assert (tmp_path / "log.txt").read_text() == "0 train 6.000000\n4 val 5.5000\n"  # the original report's lines
     if name == "none":
         assert not kind.called
         return

@@ -45,7 +45,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak(schedule):
 
 
 def test_cosine_falls_from_the_peak_to_the_least_rate():
-    """Loshchilov & Hutter 2017, equation 5; FACTS: the reference's rates are 6e-4 to 6e-5."""
+    """Loshchilov & Hutter 2017, equation 5; FACTS: the original report's rates are 6e-4 to 6e-5."""
     for step, scale in enumerate(scales(settings(schedule="cosine"))[10:]):
         assert scale == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * step / 190)) / 2)
     reference = Pretrain(warmup_ratio=0.05)

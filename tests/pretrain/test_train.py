@@ -83,7 +83,7 @@ def test_what_a_cell_writes_down(train, tmp_path):
     assert shares[-1] == 1.0
     assert asked == [2, 4, 6, 8, 10]
     assert found["curve"] == [{"step": step, "tokens": step * 1024, "asked": 0.5} for step in asked]
-    # the reference's fields
+    # the original report's fields
     assert (found["condition"], found["seed"], found["vocab_size"]) == ("mul_tokens", 2, 576 + 45)
     assert (found["total_steps"], found["total_tokens"]) == (10, 10 * 1024)
     assert found["gpt_config"] == {"block_size": 64, "vocab_size": 621, "n_layer": 1, "n_head": 2, "n_embd": 32}

@@ -101,7 +101,9 @@ def verdict(out: FolderArgument, json: JsonOption = False) -> None:
     raise typer.Exit(next((code for words, code in EXIT_CODES.items() if found.startswith(words)), NO_VERDICT))
 
 
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="as a page to read instead")] = False,
+) -> None:
     """Print the JSON schema of a trial: every setting with its type, bounds, default and meaning.
 
     Editors read it: the shipped trials name it in their first line.
@@ -110,7 +112,13 @@ def schema() -> None:
     """
     from tokentrial.trial.trial import Trial
 
-    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema"} | Trial.model_json_schema())
+    described = Trial.model_json_schema()
+    if markdown:
+        from tokentrial.trial.reference import settings_page
+
+        print(settings_page(described), end="")
+    else:
+        print_json({"$schema": "https://json-schema.org/draft/2020-12/schema"} | described)
 
 
 def results(

@@ -217,7 +217,7 @@ def compare(
 ) -> None:
     """Compare results: what differs, and what may be said of it.
 
-    Ours, the reference experiment's and lm-eval's are read.
+    Ours, the original report's and lm-eval's are read.
 
     Example: tokentrial compare --counts 5/81 0/81 --task mul_table
     """

@@ -1,4 +1,4 @@
-"""Results that others wrote: the reference experiment's, lm-eval's, and GSM8K's published solutions."""
+"""Results that others wrote: the original report's, lm-eval's, and GSM8K's published solutions."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tokentrial.tasks.arithmetic import Arithmetic
 
 ItemsAndNotes = tuple[dict[str, ItemResults], list[str]]  # items by outcome, and notes on what a file lacks
 
-# `<task>_results.json` of the reference experiment, and ours in the same shape: `metrics` holds totals, `examples` may
+# `<task>_results.json` of the original report, and ours in the same shape: `metrics` holds totals, `examples` may
 # hold the first items only (50 of GSM8K, 100 of the probes there)
 
 RESULTS_SUFFIX = "_results.json"
@@ -49,7 +49,7 @@ class Results(ExternalRecord):
 
 
 def read_results(path: Path) -> ItemsAndNotes:
-    """A file of results in the reference's shape."""
+    """A file of results in the original report's shape."""
     results = validate(path, Results, read_json_file(path))
     task = path.name.removesuffix(RESULTS_SUFFIX)
     if "category_accuracies" in results.metrics:

@@ -81,7 +81,7 @@ def _total(shards: Mapping[str, Mapping[str, Any]], split: str, keys: tuple[str,
 
 
 def write_meta(plan: CorpusPlan) -> None:
-    """`meta.json`: the reference's fields for each arm, from the written files, and what became of the source."""
+    """`meta.json`: the original report's fields for each arm, from the written files, and what became of the source."""
     text = read_json(plan.folder / "text.json")
     text.pop("shards_of_task")
     surveyed = read_json(plan.survey_step(TEXT)[0] / "survey.json")["shards"].values()

@@ -1,7 +1,7 @@
 """The evaluation stage of one cell: probes, the right product among 36, held-out text; and evaluation of any causal
 model in a folder, so that peers are scored by the same code, or by EleutherAI's harness.
 
-eval_<stage>/arithmetic_results.json   the reference's fields
+eval_<stage>/arithmetic_results.json   the original report's fields
 eval_<stage>/samples.jsonl             every item with its completion
 eval_<stage>/heldout_text.json         bits and bytes of every held-out document
 eval_pretrain/mechanism.json           probes, logit lens and rows of the fact tokens
@@ -166,8 +166,8 @@ def probe_rows(
 def evaluate_solutions(
     folder: Path, model: Any, tokenizer: Any, arm: Arm, task: SolutionTask, settings: Evaluate
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Solve a task's test problems; writes `<task>_results.json` with the reference's fields and every item. Returns
-    rows and metrics."""
+    """Solve a task's test problems; writes `<task>_results.json` with the original report's fields and every item.
+    Returns rows and metrics."""
     started = time.perf_counter()
     examples = list(task.examples("test"))[: settings.limit]
     rows = solve(model, tokenizer, arm, task, examples, settings.solution_tokens, settings.batch)
@@ -190,7 +190,7 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _metrics(rows: Sequence[dict[str, Any]], condition: str, seconds: float) -> dict[str, Any]:
-    """The reference's `metrics`."""
+    """The original report's `metrics`."""
     by_task: dict[str, list[bool]] = {}
     for row in rows:
         by_task.setdefault(row["task"], []).append(row["correct"])

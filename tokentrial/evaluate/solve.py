@@ -66,7 +66,7 @@ def gold_nats(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example],
 
 
 def summary(rows: Sequence[Row], condition: str, seconds: float) -> dict[str, Any]:
-    """The reference's `metrics` of a GSM8K evaluation, and ours beside them."""
+    """The original report's `metrics` of a GSM8K evaluation, and ours beside them."""
     count = len(rows)
     correct, flexible = (sum(bool(row[key]) for row in rows) for key in ("correct", "correct_flexible"))
     fact_tokens = sum(row["fact_tokens"] for row in rows)
@@ -79,7 +79,7 @@ def summary(rows: Sequence[Row], condition: str, seconds: float) -> dict[str, An
         "total": count,
         "avg_response_tokens": sum(row["tokens"] for row in rows) / count,
         "mul_token_count": fact_tokens,
-        "mul_tokens_per_response": fact_tokens / count,  # the reference's field, of every arm
+        "mul_tokens_per_response": fact_tokens / count,  # the original report's field, of every arm
         "eval_time_seconds": seconds,
         "accuracy_flexible": flexible / count,
         "share_stopped": sum(bool(row["stopped"]) for row in rows) / count,

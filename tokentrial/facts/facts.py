@@ -2,7 +2,7 @@
 
 A site is a whole, correct, standalone `6*9=54` or `capital of France=Paris`: a spelling of the fact's left side, the
 right answer, and no neighbour that makes it part of a longer number, word or expression (defects R3 and R4 of the
-reference experiment).
+original report).
 
 The rule in full, where every blank is one of `_BLANKS` and the farthest neighbour that counts is the 32nd:
 

@@ -1,7 +1,7 @@
 """Out to Hugging Face and in from it: GPT2LMHeadModel and tokenizer, not exported unless its logits are those of the
 trained model; and a model that begins with the weights of such a checkpoint.
 
-The reference experiment transposed only the weights whose shapes differed, so every square `c_proj` went out wrong
+The original report's code transposed only the weights whose shapes differed, so every square `c_proj` went out wrong
 and every number measured on it was void (defect R1).
 """
 

@@ -141,7 +141,7 @@ def _last_checkpoint(checkpoints: Path | None) -> str:
 def _results(
     stream: Stream, settings: Pretrain, model: GPT, position: Position, ranks: Ranks, meter: Meter
 ) -> dict[str, Any]:
-    """What `results.json` holds: the reference's fields, and ours beside them."""
+    """What `results.json` holds: the original report's fields, and ours beside them."""
     config = model.config
     train_losses = [record["loss"] for record in meter.records if "loss" in record]
     val_losses = [record["val_loss"] for record in meter.records if "val_loss" in record]

@@ -1,5 +1,5 @@
-"""Arithmetic probes: the reference's 281, and division, subtraction and two-step problems beside them; the table is of
-the trial's own facts."""
+"""Arithmetic probes: the 281 of the original report, and division, subtraction and two-step problems beside them; the
+table is of the trial's own facts."""
 
 import random
 import re

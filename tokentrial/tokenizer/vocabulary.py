@@ -6,7 +6,7 @@
     ..base-1              fillers, never emitted
     base..base+facts-1    the fact block, the same size in every arm
 
-With N = 50,000 the facts are 50304 to 50348 and there are 50,349 ids, as in the reference experiment.
+With N = 50,000 the facts are 50304 to 50348 and there are 50,349 ids, as in the original report.
 """
 
 import hashlib

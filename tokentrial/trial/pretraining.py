@@ -31,7 +31,7 @@ class Checkpoint(Settings):
 
 
 class Pretrain(Settings):
-    """GPT-2 and how it is trained. Defaults are the reference experiment's 50M-token pilot."""
+    """GPT-2 and how it is trained. Defaults are the original report's 50M-token pilot."""
 
     recipe: Literal["reference", "fast"] = "reference"
     """fast: what _FAST says where a setting is not given"""

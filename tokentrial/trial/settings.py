@@ -1,4 +1,4 @@
-"""The settings of each part of a trial: strict, typed, with the reference experiment's values as defaults."""
+"""The settings of each part of a trial: strict, typed, with the original report's values as defaults."""
 
 from typing import Annotated, Any, Literal
 
@@ -160,7 +160,7 @@ class SFTPass(Settings):
 
 
 class SFT(Settings):
-    """Supervised fine-tuning, stage after stage. Defaults are the reference's."""
+    """Supervised fine-tuning, stage after stage. Defaults are the original report's."""
 
     stages: Annotated[list[SFTPass], Field(min_length=1)]
     """passes, one after the other"""
@@ -179,7 +179,7 @@ class SFT(Settings):
 
 
 class GRPO(Settings):
-    """Reinforcement learning on a task's training prompts. Defaults are the reference's, and TRL's for the loss."""
+    """Reinforcement learning on a task's training prompts. Defaults: the original report's, TRL's for the loss."""
 
     task: str = "gsm8k"
     """gsm8k or word_problems, whose training prompts are asked"""
