@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 # Where this is set, as in many containers, every worker would compile PyTorch and transformers anew: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: pilot smoke run-10b check test test-all test-lowest test-newest lint lock bench
+.PHONY: pilot smoke run-10b check test test-all test-lowest test-newest lint lock bench docs
 
 pilot: $(READY)
 	$(BIN)/tokentrial run pilot
@@ -37,6 +37,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the documentation as a site in site/; a dead link is an error
+docs: $(READY)
+	$(BIN)/uv pip install -q --python $(BIN)/python --group docs || $(BIN)/pip install -q --group docs
+	$(BIN)/zensical build --strict --clean
 
 bench: $(READY)
 	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
