@@ -1,6 +1,7 @@
 """The page: what it says, in which order, that hostile text stays text, and that it is the same each time."""
 
 import re
+from collections import Counter
 from copy import deepcopy
 from html import unescape
 from itertools import combinations
@@ -8,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tokentrial.report import figures, narrative
+from tokentrial.report import figures, narrative, text_report
 from tokentrial.report.figures import draw
 from tokentrial.report.forest import forest
 from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
@@ -18,7 +19,7 @@ from tokentrial.report.plot_style import arm_style
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 SECTIONS = [
-    *("meaning", "forest", "stages", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
+    *("meaning", "outcomes", "stages", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
     *("provenance", "completions", "limits"),
 ]
 FIGURES, FORMATS = {"forest", "stages", "heatmap", "curves", "dose", "probes", "lens", "rows"}, ("svg", "png")
@@ -48,6 +49,29 @@ def test_the_verdict_is_the_heading_and_the_sections_stand_in_their_order(html, 
     for verdict in ("helps", "no difference shown", "equivalent within 0.1", "control has not learnt", None):
         report["contrasts"][0]["verdict"] = verdict
         assert "mul_tokens" in headline(report)
+
+
+def test_a_reader_with_a_minute_gets_what_was_compared_how_sure_it_is_and_what_else_was_found(report):
+    """baseline knows 5, 6, 7, 5, 6 and 8 facts and mul_tokens 1, 0, 2, 1, 1 and 0: below it in every seed."""
+    compared, sure, others = narrative.summary(report)
+    assert "<MUL_6_9_54>" in compared
+    assert "mul_tokens is above baseline in 0 of 6 seeds" in sure
+    assert "0.034 % of such trials" in sure
+    assert "2 secondary contrasts" in others
+    report["contrasts"][0]["p"] = None
+    assert "such trials" not in narrative.summary(report)[1]
+    report["contrasts"][0] |= {"difference": None, "differences": []}
+    assert len(narrative.summary(report)) == 2
+
+
+def test_the_questions_whose_answers_arms_differ_in_most_come_first_by_group(report):
+    lines = text_report.questions(report, "pretrain")
+    apart = [max(map(float, line.shares)) - min(map(float, line.shares)) for line in lines]
+    assert apart == sorted(apart, reverse=True)
+    assert [line.differs for line in lines] == [value >= 0.5 for value in apart]
+    # 81 questions are asked in some seed; the 64 of factors from 2 are never asked in others
+    assert Counter(line.group for line in lines) == {"asked": 81, "never_asked": 64}
+    assert all(line.shares == ["1.00"] * 3 for line in lines if line.group == "asked")
 
 
 def test_the_heading_s_p_is_of_the_test_that_decides(html, report):
@@ -82,7 +106,7 @@ def test_no_sentence_contradicts_verdict_interval_or_holm(html, report):
 def test_intervals_have_the_level_that_was_declared(synthetic_run, build_undrawn):
     trial = synthetic_run("verdict.alpha=0.01", "robustness_reruns=[]")
     report = build_undrawn(trial)
-    assert "99 % interval" in section((trial.folder / "report.html").read_text(), "meaning")
+    assert "99 % interval" in section((trial.folder / "report.html").read_text(), "outcomes")
     assert "95 % interval" not in narrative.verdict_sentence(report)
 
 

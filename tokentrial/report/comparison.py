@@ -27,7 +27,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 9
+VERSION = 11
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -59,7 +59,7 @@ def build(
         arms=trial.arms,
         seeds=trial.seeds,
         grpo=_grpo(trial),
-        beside=[[variant.kind, variant.name, report and report["fingerprint"]] for variant, report in reports],
+        variants=[[variant.kind, variant.name, report and report["fingerprint"]] for variant, report in reports],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
     whole = path.exists() and page.exists() and (trial.folder / RESULTS).exists()
@@ -126,7 +126,8 @@ def _report(
         "sweep": swept(trial, reports, analysis),
         "curves": run_summary.learning_curves(trained),
         "consumed": run_summary.consumed(trial, exposure, evaluations, trained),
-        "facts": {"table": facts.table_task, "facts": len(facts), "choice_floor": choice_floor},
+        "facts": {"table": facts.table_task, "facts": len(facts), "choice_floor": choice_floor}
+        | {"questions": {question: list(place) for question, place in facts.table_cells.items()}},
         "tables": items.tables(),
         "checks": items.checks(),
         "corpus": run_summary.corpus_checks(trial.folder / "corpus", trial.arms),

@@ -1,5 +1,8 @@
 """What a report means, in sentences: the verdict and its rules, each arm, what was not shown, the limits."""
 
+from collections import Counter
+
+from tokentrial.arms.arm import get_arm
 from tokentrial.report.contrast_table import (
     Record,
     Report,
@@ -9,6 +12,7 @@ from tokentrial.report.contrast_table import (
     is_rerun,
     pair,
     row,
+    verdict_words,
 )
 from tokentrial.report.formats import format_interval, format_level, format_number, one_line
 from tokentrial.report.outcomes import METRICS, STAGE_LABELS, outcome_label
@@ -32,6 +36,32 @@ def headline(report: Report) -> str:
         finding = f"{treatment} and {control} are {verdict}"
     means = f"{primary['treatment_mean']:.3f} against {primary['control_mean']:.3f} of {control}"
     return one_line(f"{finding}: {means}, {outcome}.")
+
+
+def summary(report: Report) -> list[str]:
+    """For a reader with one minute: what was compared, how sure the primary difference is, what else was found."""
+    primary, declared = report["contrasts"][0], declared_records(report)
+    treatment, control = primary["treatment"], primary["control"]
+    sentences = [
+        f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); all else "
+        "is the same."
+    ]
+    if is_measured(primary):
+        above = sum(difference > 0 for difference in primary["differences"])
+        seeds = len(primary["differences"])
+        floor = "" if primary["floor"] is None else f"; knowing nothing gives {primary['floor']:.3f}"
+        rarity = (
+            ""
+            if primary["p"] is None
+            else " If the two were equal, a mean difference at least so large would come up in "
+            f"{100 * primary['p']:.2g} % of such trials."
+        )
+        sentences.append(f"{treatment} is above {control} in {above} of {seeds} seeds{floor}.{rarity}")
+    found = Counter(verdict_words(record) for record in declared if record["role"] == "secondary")
+    if found:
+        counts = ", ".join(f"{count} {words}" for words, count in found.items())
+        sentences.append(f"Of the {found.total()} secondary contrasts, by verdict: {counts}.")
+    return [one_line(sentence) for sentence in sentences]
 
 
 def verdict_sentence(report: Report) -> str:

@@ -1,8 +1,9 @@
 """The report as tables: for the terminal and as `report.md`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich.box
 import rich.table
@@ -214,3 +215,24 @@ def stages(report: Report) -> Table:
         for arm in report["arms"]
     ]
     return ["outcome", "arm", *report["stages"]], rows
+
+
+class QuestionLine(NamedTuple):
+    """A question of the table, over the seeds that asked it in training or those that never did."""
+
+    question: str
+    group: str
+    shares: list[str]  # of these seeds, those right, an arm each
+    differs: bool  # whether two arms are half of the seeds or more apart
+
+
+def questions(report: Report, stage: str) -> list[QuestionLine]:
+    """The table question by question, where arms lie furthest apart first."""
+    by_arm, lines = report["tables"][stage], []
+    for question, (across, down) in report["facts"]["questions"].items():
+        for group in GROUPS:
+            shares = [by_arm[arm]["accuracy"][group][across][down] for arm in report["arms"] if arm in by_arm]
+            if None not in shares and not any(map(isnan, shares)):
+                apart = max(shares) - min(shares)
+                lines.append((apart, QuestionLine(question, group, [f"{share:.2f}" for share in shares], apart >= 0.5)))
+    return [line for _, line in sorted(lines, key=lambda item: -item[0])]
