@@ -128,8 +128,8 @@ def gate(report: Report) -> str:
     if needed is None:
         return "No gate was declared."
     rule = (
-        f"Gate (assay sensitivity): below a mean accuracy of {needed['asked']:g} on asked and "
-        f"{needed['never_asked']:g} on never-asked facts the control cannot show that there is no difference"
+        'Gate: "no difference" counts only if the control has learnt its table, with a mean accuracy of at least '
+        f"{needed['asked']:g} on asked and {needed['never_asked']:g} on never-asked facts"
     )
     if reached is None:
         return f"{rule}; it was not measured."
