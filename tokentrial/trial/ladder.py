@@ -29,7 +29,7 @@ class Rung(Settings):
     lr: Annotated[float, Field(gt=0)] | None = None
     """AdamW's learning rate; null: by the ladder's rule"""
     seeds: Annotated[int, Field(ge=2)] | None = None
-    """only the first so many of the trial's"""
+    """how many of the trial's seeds to use, from the first"""
 
     @property
     def name(self) -> str:
@@ -45,10 +45,10 @@ class Ladder(Settings):
     """tokens of pretraining for each parameter of the layers, without embeddings, which dominate a tiny model
     (20: Hoffmann et al. 2022); this rule or tokens_exponent"""
     tokens_exponent: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """power of compute as which tokens grow, from the trial's own (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
+    """tokens grow as this power of compute, from the trial's own (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
     """
     lr: Literal["constant", "inverse_width"] = "constant"
-    """AdamW's rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al. 2022, of
+    """AdamW's learning rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al. 2022, of
     hidden matrices). Muon's needs no rule: its updates have the same size at every width (Jordan 2024)"""
 
     @model_validator(mode="after")

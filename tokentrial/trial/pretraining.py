@@ -20,23 +20,23 @@ _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "mi
 
 
 class Checkpoint(Settings):
-    """What pretraining keeps, to go on from where it was stopped."""
+    """What pretraining keeps, to resume where it was stopped."""
 
     interval: Count = 500
     """steps between checkpoints"""
     keep_last: Count = 1
     """checkpoints kept, the newest ones"""
     keep_every: Count | None = None
-    """steps; every so many a checkpoint is kept to the end, for a look at the course of training"""
+    """steps; the checkpoint of every multiple of it is kept for good, to study training later"""
 
 
 class Pretrain(Settings):
-    """GPT-2 and how it is trained. Defaults are the original report's 50M-token pilot."""
+    """GPT-2 and how it is trained. Defaults are the original report's 50M-token run."""
 
     recipe: Literal["reference", "fast"] = "reference"
-    """fast: what _FAST says where a setting is not given"""
+    """fast: Muon, wsd and zero_projections, unless set otherwise"""
     size: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] = "gpt2"
-    """n_layer, n_head, n_embd not given"""
+    """sets n_layer, n_head and n_embd unless they are given"""
 
     n_layer: Count = 12
     """layers"""
@@ -45,13 +45,13 @@ class Pretrain(Settings):
     n_embd: Count = 768
     """width"""
     context: Annotated[int, Field(ge=8, lt=2**63)] = 1024
-    """tokens of a row"""
+    """tokens per row (sequence)"""
     steps: Count = 190
     """optimizer steps"""
     batch_tokens: Count = 262_144
-    """tokens of a step"""
+    """tokens per optimizer step"""
     micro_batch: Count = 16
-    """rows a forward pass; the rest is accumulated"""
+    """rows per forward pass; gradients are accumulated over a step"""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all weights, or Muon for the matrices of the layers and AdamW for the rest"""
     lr: Rate = 6e-4
@@ -59,31 +59,31 @@ class Pretrain(Settings):
     muon_lr: Rate = 0.02
     """Muon's learning rate at its peak"""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """shares of the past in AdamW's two moments"""
+    """decay rates of AdamW's two moments"""
     weight_decay: Decay = 0.1
-    """times the rate, the share of a weight that is taken off a step"""
+    """AdamW's and Muon's weight decay; per step a weight loses this share times the learning rate"""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    """norm that the gradient is clipped to"""
+    """largest norm of the gradient; a longer one is scaled down to it"""
     init: Literal["normal", "zero_projections"] = "normal"
-    """how weights are drawn"""
+    """how the first weights are drawn"""
     from_checkpoint: CheckpointPlace | None = None
-    """a GPT-2 to go on from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub"""
+    """a GPT-2 to continue from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub"""
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """of the rate after warm-up: a cosine, or constant and then falling (wsd)"""
+    """learning rate after warm-up: a cosine, or constant and then falling (wsd)"""
     warmup_ratio: Share = 0.05
-    """share of the steps over which the rate rises"""
+    """share of the steps over which the learning rate rises"""
     decay_ratio: Share = 0.4
-    """of wsd: share of the steps over which the rate falls linearly"""
+    """with wsd: share of the steps over which the learning rate falls linearly"""
     min_lr_ratio: Share = 0.1
-    """share of the peak rate at the end"""
+    """learning rate at the end, as a share of its peak"""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 on a GPU, or fp16; fp32 on a CPU"""
+    """auto: on a GPU bf16, or fp16 if it has no bf16; on a CPU fp32"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one"""
+    """auto: a GPU if there is one"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """auto: on a GPU, of a training that is long"""
+    """whether to use torch.compile; auto: on a GPU, if training is long"""
     nproc_per_node: Count | Literal["auto"] = "auto"
-    """ranks of one cell on a machine; auto: one a GPU"""
+    """processes of one cell per machine; auto: one per GPU"""
     nnodes: Count = 1
     """machines of one cell; the others join by hand, see docs/scaling.md"""
     rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d{1,5}$")] | None = None
@@ -91,12 +91,12 @@ class Pretrain(Settings):
     log_every: Count = 10
     """steps between lines of the log"""
     validations: Annotated[Times, Field(ge=1)] = 1
-    """times the held-out text is measured during training, the last time at its end"""
+    """how often the held-out text is measured during training, the last time at its end"""
     probes: Times = 10
-    """times the multiplication table is asked during training"""
+    """how often the table of facts is asked during training"""
     checkpoint: Checkpoint = Checkpoint()
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """a tracker, too"""
+    """a tracker to log to as well"""
 
     @model_validator(mode="before")
     @classmethod

@@ -41,10 +41,10 @@ class Settings(BaseModel):
 
 
 class Tokenizer(Settings):
-    """GPT-2's byte-pair encoding, its first `merges`."""
+    """GPT-2's byte-pair encoding, or its first `merges`."""
 
     merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
-    """of GPT-2's 50,000 the first so many"""
+    """how many of GPT-2's 50,000 merges to use, from the first"""
     path: Place | None = None
     """folder with vocab.bpe or merges.txt; null: that of the package that ships them"""
     rewrite: bool = True
@@ -52,7 +52,8 @@ class Tokenizer(Settings):
 
 
 class Mix(Settings):
-    """Shares of the drill lines' forms. `question` and `statement` ask a fact directly."""
+    """Shares of the drill lines' forms. `question` and `statement` have the words of the test: they ask a fact, and no
+    held-out fact stands in them."""
 
     equation: Share = 0.30
     """share of lines such as 6*9=54"""
@@ -61,7 +62,7 @@ class Mix(Settings):
     letter_x: Share = 0.10
     """share of lines such as 6x9=54"""
     boxes: Share = 0.15
-    """share of word problems that hold the equation"""
+    """share of solved word problems that contain the equation"""
     statement: Share = 0.10
     """share of lines such as 6 times 9 equals 54."""
     question: Share = 0.15
@@ -81,10 +82,10 @@ class Drills(Settings):
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """share of the training tokens that are drills"""
     lines: Annotated[int, Field(ge=1, le=10_000)] = 12
-    """lines of a drill document"""
+    """lines per drill document"""
     mix: Mix = Mix()
     holdout_folds: Annotated[int, Field(ge=0, le=12)] = 0
-    """folds of facts that take turns at never being asked, a fold a seed; 0: every fact is asked"""
+    """number of folds of facts, of which each seed never asks one; 0: every fact is asked"""
 
 
 class Corpus(Settings):
@@ -98,25 +99,25 @@ class Corpus(Settings):
     seed: Seed = 0
     """random seed of the drills and of samples"""
     tokens: Count | Literal["all", "budget"] = "all"
-    """train tokens of text wanted; budget: what the steps take"""
+    """training tokens of text to collect; budget: as many as the steps use"""
     allow_short: bool = False
     """accept a source that ends before it has given the tokens wanted"""
     documents: Count | None = None
-    """at most so many documents of the source"""
+    """documents of the source, at most"""
     piece_characters: Annotated[int, Field(ge=100, lt=2**63)] | None = None
     """characters; longer documents are cut at white space"""
     max_document_bytes: Count = 50_000_000
-    """bytes; a longer document is a bad one"""
+    """bytes; a longer document is treated as `on_bad` says"""
     on_bad: Literal["error", "skip"] = "error"
     """what cannot be read ends the run, or is skipped, counted and recorded"""
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """share of the documents that are held out"""
     shard_tokens: Annotated[int, Field(ge=1000, lt=2**63)] = 100_000_000
-    """tokens of a shard, at most, unless one document is longer"""
+    """tokens per shard, at most, unless one document is longer"""
     task_bytes: Count | None = None
     """bytes of the source that one task reads into shards of its own; null: a 64th of it, 16 to 200 MB"""
     epochs: Count = 1
-    """how often the text may be read before running out is an error"""
+    """how often the text may be read; needing it more often is an error"""
     drills: Drills = Drills()
 
 
@@ -126,7 +127,7 @@ class WordProblems(Settings):
     rows: Count = 2000
     """training problems"""
     steps: Annotated[int, Field(ge=1, le=3)] = 3
-    """calculations in a problem"""
+    """calculations per problem"""
     seed: Seed = 0
     """random seed of the problems"""
 
@@ -149,31 +150,31 @@ class SFTSource(Settings):
 
 
 class SFTPass(Settings):
-    """One pass of fine-tuning over its sources."""
+    """One round of fine-tuning."""
 
     sources: Annotated[list[SFTSource], Field(min_length=1)]
     """where its rows come from"""
     epochs: Count = 3
-    """times that the rows are read"""
+    """how often the rows are read"""
     lr: Rate = 5e-5
     """learning rate of AdamW"""
 
 
 class SFT(Settings):
-    """Supervised fine-tuning, stage after stage. Defaults are the original report's."""
+    """Supervised fine-tuning, round after round. Defaults are the original report's."""
 
     stages: Annotated[list[SFTPass], Field(min_length=1)]
-    """passes, one after the other"""
+    """rounds of fine-tuning, in order"""
     batch: Count = 16
-    """rows of a step"""
+    """rows per step"""
     max_length: Annotated[int, Field(ge=8, lt=2**63)] = 512
-    """tokens of a row; longer ones are left out"""
+    """tokens per row; longer rows are left out"""
     warmup_ratio: Share = 0.05
-    """share of the steps over which the rate rises"""
+    """share of the steps over which the learning rate rises"""
     weight_decay: Decay = 0.0
-    """times the rate, the share of a weight that is taken off a step"""
+    """AdamW's weight decay; per step a weight loses this share times the learning rate"""
     held: Count = 64
-    """training rows kept for the loss and accuracy seen during training"""
+    """rows left out of training, on which loss and accuracy are followed"""
     checkpoint_every: Count = 500
     """steps between checkpoints"""
 
@@ -186,13 +187,13 @@ class GRPO(Settings):
     prompts: Count = 1000
     """prompts, each asked once"""
     num_generations: Annotated[int, Field(ge=2, lt=2**63)] = 4
-    """completions of a prompt"""
+    """completions per prompt"""
     batch: Count = 8
-    """prompts a step"""
+    """prompts per step"""
     max_new_tokens: Count = 256
-    """tokens of a completion, at most"""
+    """tokens per completion, at most"""
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.7
-    """of sampling"""
+    """sampling temperature"""
     lr: Rate = 1e-6
     """learning rate of AdamW"""
     kl_coef: Annotated[float, Field(ge=0, le=100)] = 0.1
@@ -202,17 +203,17 @@ class GRPO(Settings):
     that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024); bnpo:
     as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)"""
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """what advantages are divided by: the rewards' deviation among a prompt's completions, in the step, or nothing"""
+    """what advantages are divided by. group: the sd of the rewards per prompt; batch: per step; none: nothing"""
     num_iterations: Count = 1
     """optimizer steps on the same completions"""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """the ratio to the sampling policy is clipped to 1 +- epsilon"""
     format_bonus: Bonus = 0.0
-    """reward for any number after the marker, in every arm"""
+    """reward for any number after the marker ####, in every arm"""
     fact_token_bonus: Bonus = 0.0
     """reward for fact tokens, which only some arms can earn; the report flags it"""
     on_zero: Literal["skip", "go on"] = "skip"
-    """what to do where pass@k is zero in every cell"""
+    """what to do if no cell samples any right answer"""
     checkpoint_every: Count = 50
     """steps of new completions between checkpoints"""
 
@@ -242,20 +243,20 @@ class GRPO(Settings):
 
 
 class Evaluate(Settings):
-    """Probes, held-out text and word problems after a stage."""
+    """What is asked after each stage: the table and other arithmetic, held-out text, word problems."""
 
     tasks: list[SourcePlace] = []
     """gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith"""
     limit: Count | None = None
-    """at most so many items of each task"""
+    """items per task, at most"""
     solution_tokens: Count = 256
-    """tokens of a solution, at most"""
+    """tokens per solution, at most"""
     probes_each: Count = 100
-    """items of each probe beside the multiplication table"""
+    """questions of each arithmetic task other than the table"""
     probe_seed: Seed = 0
-    """random seed of the items of the probes"""
+    """random seed of these questions"""
     max_new_tokens: Count = 16
-    """tokens of a probe's answer, at most"""
+    """tokens per answer to an arithmetic question, at most"""
     batch: Count = 128
     """prompts at a time"""
     heldout_bytes: Count = 100_000
@@ -270,8 +271,8 @@ class Compared(Settings):
     contrast: str
     """two arms: treatment - control"""
     smallest_effect: Annotated[float, Field(gt=0)] | None = None
-    """the least difference that matters, in the outcome's own unit; null: the verdict's for accuracy, else there is
-    none"""
+    """smallest difference that matters, in the outcome's own unit; null: `verdict.smallest_effect` for accuracy, none
+    for other metrics"""
 
     @model_validator(mode="after")
     def well_formed(self) -> "Compared":
@@ -291,33 +292,32 @@ class Compared(Settings):
 
 
 class Gate(Settings):
-    """The control's least mean accuracy on asked and never-asked facts: below it, nothing can be said of arms between
-    which no difference is found."""
+    """What the control must have learnt: below either accuracy, `no difference shown` means nothing."""
 
     asked: Share = 0.6
-    """mean accuracy on asked facts"""
+    """lowest mean accuracy of the control on asked facts"""
     never_asked: Share = 0.4
-    """mean accuracy on never-asked facts"""
+    """lowest mean accuracy of the control on never-asked facts"""
 
 
 class Verdict(Settings):
-    """What is decided before the run."""
+    """What counts as an answer, decided before the run."""
 
     primary: Compared
     secondary: list[Compared] = []
     """further declared comparisons, adjusted for their number"""
     test: Literal["paired_t"] = "paired_t"
-    """of the differences over seeds"""
+    """test of the differences over seeds"""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """level of the primary contrast, and again of the secondary family"""
+    """rate of false alarms allowed to the primary contrast, and again to all secondary ones together"""
     smallest_effect: Annotated[float, Field(gt=0, lt=1)] = 0.10
-    """the least difference in accuracy that matters"""
+    """smallest difference in accuracy that matters"""
     gate: Gate | None = Gate()
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
-    """seeds after which the primary contrast is tested, such as [6, 12]: where it is decided, the rest is not run.
-    blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: all, once"""
+    """numbers of seeds after which the primary contrast is tested, such as [6, 12]; once it is decided, the rest is not
+    run. blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: all, once"""
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
-    """how alpha is spent over the looks"""
+    """how alpha is spent over the looks; obrien_fleming keeps almost all of it for the last"""
 
     def margin(self, compared: Compared) -> float | None:
         """The smallest effect that matters in a comparison, in its outcome's unit; None where none is declared."""
@@ -329,11 +329,11 @@ class Ray(Settings):
     """Where Ray is, and what one cell takes of it."""
 
     address: Annotated[str, Field(pattern=r"^(auto|[^:/]+:\d{1,5})$")] | None = None
-    """HOST:PORT, or auto: the cluster that this machine is in; null: one of this machine alone, started for the run"""
+    """HOST:PORT, or auto: the cluster that this machine is in; null: a local one, started for the run"""
     cpus: Count = 1
-    """cores of one cell, and its threads"""
+    """cores, and threads, per cell"""
     gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs of one cell; null: one where the device is a GPU"""
+    """GPUs per cell; null: one if the device is a GPU"""
 
     @model_validator(mode="after")
     def whole_gpus(self) -> "Ray":

@@ -36,7 +36,7 @@ class Trial(Settings):
     """One experiment: arms x seeds, everything else equal."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-    """of the trial, and of its folder in outputs/"""
+    """name of the trial, and of its folder in outputs/"""
     arms: Annotated[list[str], Field(min_length=1)]
     """treatments of the text; `tokentrial arms` lists them"""
     control: str
@@ -56,8 +56,8 @@ class Trial(Settings):
     """further stages of every cell, with their settings"""
     verdict: Verdict
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """run beside the trial, each in a folder of its own: every combination of these settings' values, such as
-    {corpus.drills.share: [0, 0.1]}"""
+    """settings with values such as {corpus.drills.share: [0, 0.1]}: every combination of them is run as well, each in a
+    folder of its own"""
     robustness_reruns: list[str] = Field(default_factory=list)
     """the primary contrast again with each of these settings, such as budget.match=bytes"""
     ladder: Ladder | None = None
@@ -66,7 +66,7 @@ class Trial(Settings):
     """where corpus and cells are made: processes of this machine, or a Ray cluster"""
     ray: Ray = Ray()
     workers: Count | None = None
-    """cells at a time; null: one a core on a CPU, as many as fit on a GPU; on Ray as many as it has room for"""
+    """cells at a time; null: one per core on a CPU, as many as fit on a GPU; on Ray as many as it has room for"""
     disk_reserve_gb: Annotated[float, Field(ge=0)] = 0.2
     """GB left free on the disk of the run folder"""
     output: LocalPath | None = None
