@@ -315,7 +315,7 @@ class Verdict(Settings):
     gate: Gate | None = Gate()
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
     """numbers of seeds after which the primary contrast is tested, such as [6, 12]; once it is decided, the rest is not
-    run. blinded: half of the seeds, then as many as the spread of |difference| asks for, at most all. null: after all"""
+    run. blinded: half of the seeds, then as many as the spread of |difference| asks for. null: all of them"""
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
     """how alpha is spent over the looks; obrien_fleming keeps almost all of it for the last"""
 
