@@ -91,7 +91,7 @@ def test_what_each_machine_saw_of_grpo_is_joined_and_two_decisions_are_refused(m
         write_json(folder / "grpo_decision.json", {"go_on": True, "pass_at_k": {f"baseline/seed{number}": 0.5}})
     collect(machines, tmp_path / "joined")
     decision = read_json(tmp_path / "joined" / "grpo_decision.json")
-    assert decision == {"go_on": True, "pass_at_k": {"baseline/seed1": 0.5, "baseline/seed2": 0.5}}
+    assert (decision["go_on"], decision["pass_at_k"]) == (True, {"baseline/seed1": 0.5, "baseline/seed2": 0.5})
     write_json(machines[1] / "grpo_decision.json", {"go_on": False, "pass_at_k": {}})
     with pytest.raises(TrialError, match="decided otherwise on GRPO"):
         collect(machines, tmp_path / "other")

@@ -282,7 +282,7 @@ def test_an_asked_fact_among_the_rows_of_fine_tuning_stops_the_trial(copied, mon
         audits.audit(plan)
 
 
-@pytest.mark.parametrize("name", ["exposure.json", "audit.json", "meta.json"])
+@pytest.mark.parametrize("name", ["bytes.json", "exposure.json", "audit.json", "meta.json"])
 def test_without_its_files_a_corpus_is_not_audited(copied, name):
     plan = copied()
     (plan.folder / name).unlink()

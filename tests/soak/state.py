@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 # in these two runs of a trial differ: clocks, speeds, where it was computed
 VARIES = re.compile(
     ".*seconds|time|since|first|last|workers|executor|storage|provenance|memory_gb"
-    "|tokens_per_s|tflops_per_s|mfu|.*_runtime|.*_per_second|step_time"
+    "|sha256_of_content|tokens_per_s|tflops_per_s|mfu|.*_runtime|.*_per_second|step_time"
 )
 WAY = re.compile(r'/[^"]*/(?=sources/)')  # to the sources: places are absolute in a run
 NOT_COMPARED = re.compile(r"trial\.yaml|sources\.json|report\.(md|html)|figures/.*|(.*/)?(\.[^/]*|log\.txt)")

@@ -13,7 +13,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.text import SPLITS
 from tokentrial.errors import TrialError
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import read_json, sealed, write_json
 
 _SUMS = ("documents", "tokens", "fact_tokens", "plain_tokens", "plain_bytes", "replaced_bytes", "round_trips", "exact")
 
@@ -47,7 +47,9 @@ def account(plan: CorpusPlan) -> None:
     what = "bytes and documents as they were read or generated; ids of each arm, and the bytes that they stand for"
     write_json(
         plan.folder / "bytes.json",
-        {"what": what, "source": sets, "decoded": text.get("round_trips"), "arms": by_arm, "problems": problems},
+        sealed(
+            {"what": what, "source": sets, "decoded": text.get("round_trips"), "arms": by_arm, "problems": problems}
+        ),
     )
     if problems:
         raise TrialError(
@@ -110,13 +112,15 @@ def write_meta(plan: CorpusPlan) -> None:
         }
     write_json(
         plan.folder / "meta.json",
-        {
-            "source": plan.trial.corpus.source,
-            "seed": plan.trial.corpus.seed,
-            "shard_size": plan.trial.corpus.shard_tokens,
-            "base_vocab_size": plan.vocabulary.base,
-            "eos": plan.vocabulary.eos,
-            "text": text,
-            "arms": by_arm,
-        },
+        sealed(
+            {
+                "source": plan.trial.corpus.source,
+                "seed": plan.trial.corpus.seed,
+                "shard_size": plan.trial.corpus.shard_tokens,
+                "base_vocab_size": plan.vocabulary.base,
+                "eos": plan.vocabulary.eos,
+                "text": text,
+                "arms": by_arm,
+            }
+        ),
     )

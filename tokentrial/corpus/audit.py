@@ -15,7 +15,7 @@ from tokentrial.corpus.shards import decode_documents, open_shard
 from tokentrial.errors import TrialError
 from tokentrial.facts import drills
 from tokentrial.facts.facts import ASKING_FORMS, Facts
-from tokentrial.store.files import fingerprint, read_json, write_json
+from tokentrial.store.files import fingerprint, read_json, sealed, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.task import Example
@@ -43,11 +43,12 @@ def audit_fingerprint(plan: CorpusPlan) -> str:
 
 
 def audited(plan: CorpusPlan) -> bool:
-    """Whether exposure and audit of this very trial are there and passed."""
-    paths = [plan.folder / name for name in ("exposure.json", "audit.json", "meta.json")]
+    """Whether accounts, exposure and audit of this very trial are there and passed. Raises TrialError where one of them
+    is damaged."""
+    paths = [plan.folder / name for name in ("bytes.json", "meta.json", "exposure.json", "audit.json")]
     if not all(path.exists() for path in paths):
         return False
-    audit = read_json(plan.folder / "audit.json", "fingerprint", "passed")
+    *_, audit = [read_json(path, *(("fingerprint", "passed") if path.stem == "audit" else ())) for path in paths]
     return bool(audit["fingerprint"] == audit_fingerprint(plan) and audit["passed"])
 
 
@@ -55,7 +56,7 @@ def audit(plan: CorpusPlan) -> None:
     """Write `exposure.json` and `audit.json`; raise TrialError with the failed lines."""
     wanted = audit_fingerprint(plan)
     exposure = expose(plan)
-    write_json(plan.folder / "exposure.json", exposure)
+    write_json(plan.folder / "exposure.json", sealed(exposure))
     probes = Arithmetic(plan.trial.evaluate.probes_each, plan.trial.evaluate.probe_seed, plan.facts).examples()
     drilled = _statements(plan)
     after_pretraining = [record for stages in exposure["after_pretraining"].values() for record in stages.values()]
@@ -67,20 +68,22 @@ def audit(plan: CorpusPlan) -> None:
     ]
     write_json(
         plan.folder / "audit.json",
-        {
-            "fingerprint": wanted,
-            "passed": not problems,
-            "problems": problems,
-            "checks": [
-                "no arm rewrites a probe's prompt, no prompt holds its answer",
-                "every fact that should be trained is served, in every arm and seed",
-                "every fact token stands beside its digits somewhere",
-                "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
-            ],
-            "drills_made": bool(plan.trial.corpus.drills.share),
-            "questions_that_hold_their_answer": telling_questions(probes),
-            "overlap_of_probes_and_drills": probe_overlap(probes, drilled),
-        },
+        sealed(
+            {
+                "fingerprint": wanted,
+                "passed": not problems,
+                "problems": problems,
+                "checks": [
+                    "no arm rewrites a probe's prompt, no prompt holds its answer",
+                    "every fact that should be trained is served, in every arm and seed",
+                    "every fact token stands beside its digits somewhere",
+                    "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
+                ],
+                "drills_made": bool(plan.trial.corpus.drills.share),
+                "questions_that_hold_their_answer": telling_questions(probes),
+                "overlap_of_probes_and_drills": probe_overlap(probes, drilled),
+            }
+        ),
     )
     if problems:
         shown = "\n  ".join(problems[:10])

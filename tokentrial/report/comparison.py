@@ -21,7 +21,7 @@ from tokentrial.report.results import (
     untouched_documents,
 )
 from tokentrial.report.variants import VariantReport, reruns, swept, variant_reports
-from tokentrial.store.files import fingerprint, read_json, write_bytes, write_json
+from tokentrial.store.files import fingerprint, read_json, sealed, write_bytes, write_json
 from tokentrial.store.folders import read_manifest
 from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
@@ -69,7 +69,7 @@ def build(
     content = _report(trial, evaluations, standing, reports)
     content |= {"seconds": dict(seconds), "fingerprint": wanted}
     # as the file will hold it, NaN as null and numpy as lists: page and tables show what a reader of the file gets
-    report: dict[str, Any] = orjson.loads(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+    report: dict[str, Any] = sealed(orjson.loads(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)))
     from tokentrial.report.page import write_page
     from tokentrial.report.text_report import markdown
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokentrial.errors import TrialError
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.grpo import DECISION
-from tokentrial.store.files import read_json, write_bytes, write_json
+from tokentrial.store.files import read_json, sealed, write_bytes, write_json
 from tokentrial.store.folders import MANIFEST, is_whole, link_folder, lock, read_manifest
 from tokentrial.trial.declaration import DECLARED, differences
 from tokentrial.trial.sweep import to_run
@@ -65,7 +65,7 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
         if holder and not (into / name).exists():
             write_bytes(into / name, (holder / name).read_bytes())
     if decision:
-        write_json(into / DECISION, decision)
+        write_json(into / DECISION, sealed(decision))
     amendments = {str(each): each for of in declared for each in of["amendments"]}  # what departs anywhere departs here
     in_order = sorted(amendments.values(), key=lambda amendment: str(amendment["time"]))
     write_json(into / DECLARED, declared[0] | {"amendments": in_order})

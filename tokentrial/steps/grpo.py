@@ -9,7 +9,7 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.costs import Work, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes, weights_bytes
 from tokentrial.steps.evaluate import EvaluateStage, measured_before_grpo
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import read_json, sealed, write_json
 from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.training_examples import stage_sources
 from tokentrial.trial.trial import Trial
@@ -61,7 +61,7 @@ class GRPOStage(Stage):
                 file=sys.stderr,
             )
         go_on = not nothing or settings.on_zero == "go on"
-        write_json(trial.folder / DECISION, {"pass_at_k": measured, "go_on": go_on})
+        write_json(trial.folder / DECISION, sealed({"pass_at_k": measured, "go_on": go_on}))
         return go_on
 
     def make(self, job: Job) -> None:

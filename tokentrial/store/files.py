@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 from tokentrial.errors import TrialError
 
 PARTIAL = ".partial"  # how the name of what is not whole yet ends
+SEAL = "sha256_of_content"  # of all else in a record, which no manifest covers
 
 
 def canonical(value: Any) -> bytes:
@@ -66,14 +68,23 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
 
 
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the sha256 of its content, by which `read_json` knows whether it is damaged."""
+    content = {key: value for key, value in record.items() if key != SEAL}
+    return content | {SEAL: hashlib.sha256(canonical(content)).hexdigest()}
+
+
 def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON file, an object with `keys` where any are given; the error names the file."""
+    """Read a JSON file, an object with `keys` where any are given; a record that is sealed must be as it was written.
+    The error names the file."""
     try:
         value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise TrialError(f"{path}: not found") from None
     except orjson.JSONDecodeError as error:
         raise TrialError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+    if isinstance(value, dict) and SEAL in value and value != sealed(value):
+        raise TrialError(f"{path}: damaged, its content has another sha256 than it had; delete it and run again")
     if keys and not (isinstance(value, dict) and value.keys() >= {*keys}):
         raise TrialError(f"{path}: expected an object with {', '.join(keys)}; delete it and run again")
     return value
