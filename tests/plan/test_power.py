@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, ttest_rel
 from statsmodels.stats.power import TTestPower
 
 from tokentrial.plan.power import plan_seeds
@@ -76,6 +76,24 @@ def test_the_smallest_effect_of_accuracy_is_not_that_of_another_metric(power, pi
     own, none = (json.loads(power(pilot, "--outcome", name, "--json")[1]) for name in (TEXT, LOGPROB))
     assert [row["effect"] for row in own["effects"]] == [0.01, 0.02, 0.04]
     assert [row["effect"] for row in none["effects"]] == [times * none["sd"] for times in (0.5, 1, 2)]
+
+
+def test_every_outcome_has_its_signal_to_noise_the_clearest_first(power, pilot):
+    """Student's t of the paired differences is sqrt(n) times it (scipy's)."""
+    signals = json.loads(power(pilot, "--json")[1])["signals"]
+    assert {signal["outcome"] for signal in signals} == {OUTCOME, LOGPROB, TEXT}
+    ratios = [signal["signal_to_noise"] for signal in signals]
+    assert ratios == sorted(ratios, reverse=True)
+    for signal in signals:
+        x, y = SCORES["x"][signal["outcome"]], SCORES["y"][signal["outcome"]]
+        x, y = x[: len(y)], y[: len(x)]
+        assert signal["difference"] == pytest.approx(np.mean(np.subtract(x, y)))
+        assert abs(ttest_rel(x, y).statistic) == pytest.approx(math.sqrt(len(x)) * signal["signal_to_noise"])
+        least = {OUTCOME: 0.1, TEXT: 0.02}.get(signal["outcome"])
+        planned = least and seeds_needed(least, bound(signal["sd"], len(x)), 0.01)
+        assert (signal["smallest_effect"], signal["seeds"]) == (least, planned)
+    shown = power(pilot)[1]
+    assert all(name in shown for name in (OUTCOME, LOGPROB, TEXT))
 
 
 def test_a_standard_deviation_that_is_given_stands(power):

@@ -35,7 +35,16 @@ def train(plan):
     checkpoints beside it where `stop` is given. Validation, of 50 kB in a run, is of 2 kB."""
 
     def train_cell(
-        folder, arm="baseline", seed=1, probe=None, progress=None, ranks=None, stop=None, start=None, **changed
+        folder,
+        arm="baseline",
+        seed=1,
+        probe=None,
+        progress=None,
+        ranks=None,
+        stop=None,
+        start=None,
+        averaged=1,
+        **changed,
     ):
         steps = {"steps": STEPS, "batch_tokens": 1024, "micro_batch": 16, "log_every": 1}
         rate = {"lr": changed.pop("lr", plan.trial.pretrain.lr)}  # also one that no trial may have
@@ -46,7 +55,8 @@ def train(plan):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tokentrial.pretrain.validate._VAL_BYTES", 2000)
             patch.setattr("tokentrial.pretrain.validate._VAL_TOKENS", 1000)
-            pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, stop or bool, start)
+            how = {"stop": stop or bool, "start": start, "averaged": averaged}
+            pretrain(folder, stream, settings, probe, progress, checkpoints, ranks, **how)
         return folder
 
     return train_cell

@@ -1,13 +1,16 @@
 """Going on: what was stopped and went on is what was never stopped, bit for bit on a CPU."""
 
+from itertools import pairwise
 from threading import Event
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.pretrain.conftest import metrics, results, stop_after
-from tokentrial.errors import Interrupted
+from tokentrial.errors import Interrupted, TrialError
 from tokentrial.pretrain import checkpoint
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.optim import build_optimizers
@@ -80,6 +83,36 @@ def test_checkpoints_are_pruned_those_to_keep_are_copied_and_a_broken_one_is_pas
         f"model_{n - 1:05d}.safetensors" for n in (4, 8, 12)
     ]
     assert load_file(folder / "model_00003.safetensors")["wte.weight"].shape == (640, 32)
+
+
+@pytest.mark.parametrize("answers", [[], [10], [7, 1]])
+def test_the_checkpoints_to_be_averaged_over_are_those_of_any_training_however_often_it_was_stopped(
+    cell, tmp_path, answers
+):
+    for number in answers:
+        interrupted(cell, "a", number, averaged=3)
+    folder = cell("a", averaged=3)
+    names = [f"model_{n - 1:05d}.safetensors" for n in (10, 11, 12)]
+    assert sorted(path.name for path in folder.glob("model_*")) == names
+    assert outcome(folder) == outcome(cell("whole"))
+    every = cell("every", checkpoint={"interval": 1, "keep_every": 1})
+    assert all((folder / name).read_bytes() == (every / name).read_bytes() for name in names)
+
+
+def test_no_mean_is_taken_over_what_is_left_of_them(cell, tmp_path):
+    interrupted(cell, "a", 10, averaged=3)
+    (tmp_path / "a.checkpoints" / "step_000010" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(TrialError, match=r"step_000010: damaged or gone, and evaluate.checkpoints asks"):
+        cell("a", averaged=3)
+
+
+@given(st.integers(1, 20), st.integers(1, 10**6))
+def test_the_last_steps_are_evenly_spaced_within_the_last_tenth(number, steps):
+    steps = max(steps, 10 * number)
+    found = Pretrain(steps=steps).last_steps(number)
+    assert (len(found), found[-1]) == (number, steps)
+    assert len({later - earlier for earlier, later in pairwise(found)}) <= 1
+    assert found[0] > 0.9 * steps
 
 
 def test_optimizers_come_back_as_they_were(tmp_path):

@@ -65,6 +65,9 @@ def run(
     disk_limit: Annotated[
         str | None, typer.Option(help="such as 20GB: the run folder never holds more (disk_limit_gb)")
     ] = None,
+    budget_minutes: Annotated[
+        float | None, typer.Option(help="run what fits, whole seeds of all arms; the rest stays pending")
+    ] = None,
     overwrite: OverwriteOption = False,
     placebo: Annotated[
         bool,
@@ -92,9 +95,11 @@ def run(
         print_placebo(run_placebo(loaded), console())
         return
     chosen = select(loaded, stages, arm, seed)
-    report = runs.run(loaded, chosen.stages, chosen.cells, overwrite)
+    report = runs.run(loaded, chosen.stages, chosen.cells, overwrite, budget_minutes)
     if report:
         show_report(report, loaded.folder)
+    elif budget_minutes is not None:
+        print(f"{loaded.folder}: what fits the budget is done; the same command goes on with the rest")
     else:
         print(f"{loaded.folder}: {chosen.words} done; the same command without a choice does the rest and reports")
 
@@ -135,6 +140,7 @@ def plan(
     if budget is not None:
         priced = [each for each in groups if device or each.device.price]
         made |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
+        made |= {"bought": plans.bought(loaded, budget, priced)}
     if json:
         print_json(made)
         return
@@ -142,7 +148,7 @@ def plan(
 
     print_plan(made, console())
     if budget is not None:
-        print_budget(made["budget"], made["floors"], budget, console())
+        print_budget(made, budget, console())
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
 from tokentrial.errors import SettingsError
+from tokentrial.plan.budget import Part, affordable, in_order, shares
 from tokentrial.plan.disk import beyond_limit, peak_gb
 from tokentrial.plan.power import Noise, seeds
 from tokentrial.plan.work import cells_at_a_time, computing, gpu_gb, host_gb, hours, work
@@ -19,6 +20,7 @@ from tokentrial.statistics.power import mde
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import vocabulary_size
 from tokentrial.steps.stage import stages
+from tokentrial.trial.ladder import size_name
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
@@ -152,17 +154,33 @@ def _brief(trial: Trial, where: Group) -> dict[str, Any]:
     return {key: cost[key] for key in ("hours", "dollars", "fits")}
 
 
+def bought(trial: Trial, dollars: float, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Which seeds of the trial as it is declared, and of its variants, the money buys on each device, and what is
+    left."""
+    found = []
+    for where in groups:
+        rate, parts = where.number * (where.device.price or 0.0), []
+        for name, of in in_order(trial):
+            cell = rate * sum(hours(of, work(of), where).values())
+            seeds_of = {seed: [cell] * len(of.arms) for seed in of.seeds}
+            parts.append(Part(name, seeds_of, where.device.workers, rate * corpus.hours(of)))
+        bought_seeds, _ = affordable(parts, dollars)
+        found += [{"device": where.name} | share._asdict() for share in shares(parts, bought_seeds)]
+    return found
+
+
 def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) -> list[dict[str, Any]]:
     """What fits the money on each device: seeds of each size, variants included, with all arms and with the two of the
-    primary contrast, and the effect that so many seeds find with a chance of 80 %."""
+    primary contrast, and the effect that so many seeds find with a chance of 80 %. Of a trial with a ladder a size is
+    that one with all that are smaller."""
     found = []
     sd, smallest = noise.planning_sd, trial.verdict.margin(trial.verdict.primary)
     for where in groups:
         if not where.device.price:
             raise SettingsError(f"--budget: {where.name} has no price; give --device A40 or --price '{where.name}=0.5'")
-        for size, tokens in SIZES.items():
-            for then in with_arms(sized(trial, tokens)):
-                spend = _Spending([then, *(variant.trial for variant in to_run(then))], where)
+        for size, of_arms in _sizes(trial):
+            for then, family in of_arms:
+                spend = _Spending(family, where)
                 count = bisect_right(range(1, _MOST_SEEDS + 1), dollars, key=spend.dollars)
                 effect = None if sd is None else mde(sd, count, trial.verdict.alpha)
                 found.append(
@@ -179,6 +197,20 @@ def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) 
                     }
                 )
     return found
+
+
+def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
+    """The sizes that money may buy, by name; of each, with all arms and with two, the trial and all that is run."""
+    if trial.ladder is None:
+        return [
+            (size, [(then, [of for _, of in in_order(then)]) for then in with_arms(sized(trial, tokens))])
+            for size, tokens in SIZES.items()
+        ]
+    families = [(then, in_order(then)) for then in with_arms(trial)]
+    return [
+        (f"to {size_name(of.pretrain)}", [(then, [t for _, t in family[: number + 1]]) for then, family in families])
+        for number, (_, of) in enumerate(families[0][1])
+    ]
 
 
 def with_arms(trial: Trial) -> list[Trial]:

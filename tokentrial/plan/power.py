@@ -1,7 +1,8 @@
-"""How many seeds an effect needs and what so many seeds find: for `tokentrial power`, and for a trial's plan."""
+"""How many seeds an effect needs, what so many seeds find, and which outcome shows it best: for `tokentrial power`, and
+for a trial's plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
@@ -36,6 +37,23 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Signal:
+    """Of one outcome the paired differences of two arms over seeds, in the outcome's unit.
+
+    `signal_to_noise` is |mean| / sd, Cohen's d_z; t is sqrt(n) times it. After Heineman et al. (2025, Signal and
+    Noise), whose signal is the spread of many models' scores and whose noise is the sd of one model's last checkpoints:
+    here two arms are compared, and a verdict rests on seeds, whose sd has the noise of checkpoints in it."""
+
+    outcome: str
+    n: int
+    difference: float
+    sd: float
+    signal_to_noise: float | None  # None without any spread
+    smallest_effect: float | None
+    seeds: int | None  # that find the smallest effect with 80 % power, at the planning sd
+
+
+@dataclass(frozen=True)
 class SeedPlan:
     """Its fields are the keys of `tokentrial power --json`. Effects and sds share the outcome's unit."""
 
@@ -47,6 +65,7 @@ class SeedPlan:
     alpha: float
     effects: list[Effect]
     mde80: Mapping[str, float | None]  # by seeds, at the planning sd
+    signals: list[Signal] = field(default_factory=list)  # of all outcomes of the run, the clearest first
 
 
 class Noise(NamedTuple):
@@ -72,15 +91,22 @@ def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:
             raise SettingsError(f"--noise {given:g}: expected a standard deviation, 0 or more")
         return Noise(given, "given")
     if pilot is not None:
-        sd, n, *_ = _noise_of_run(pilot, primary.outcome, primary.contrast)
-        return Noise(sd, f"{n} seeds of {pilot}", n)
+        signal = _noise_of_run(pilot, primary.outcome, primary.contrast).signal
+        return Noise(signal.sd, f"{signal.n} seeds of {pilot}", signal.n)
     _, task, _, metric = primary.outcome.split("/", 3)
     return ASSUMED if task.endswith("_table") and metric == "accuracy" else Noise(None, "not known")
 
 
-def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> tuple[float, int, Compared, Verdict]:
-    """Of a run with a report: sd of the paired differences, of so many seeds, in its primary outcome and contrast
-    unless others are named; what was compared, and the verdict that the run declared."""
+class _RunNoise(NamedTuple):
+    signal: Signal  # of the outcome that was asked for
+    contrast: str
+    verdict: Verdict  # that the run declared
+    signals: list[Signal]  # of all outcomes
+
+
+def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> _RunNoise:
+    """Of a run with a report: the paired differences in its primary outcome and contrast unless others are named, and
+    in every outcome."""
     measured, verdict = read_outcomes(folder), _declared_verdict(folder)
     name, pair = outcome or verdict.primary.outcome, contrast or verdict.primary.contrast
     if name not in measured:
@@ -89,12 +115,24 @@ def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> tu
     treatment, _, control = pair.partition(" - ")
     if treatment not in arms or control not in arms or treatment == control:
         raise SettingsError(one_line(f"{folder}: found no {pair!r}, expected 'a - b' of the arms {', '.join(arms)}"))
-    differences = [value - arms[control][seed] for seed, value in arms[treatment].items() if seed in arms[control]]
-    if len(differences) < 2:
-        found = f"found {len(differences)} seeds with both arms, expected two or more to tell their noise"
+    of_pair = {of: (by_arm.get(treatment, {}), by_arm.get(control, {})) for of, by_arm in measured.items()}
+    differences = {of: [a[seed] - b[seed] for seed in a if seed in b] for of, (a, b) in of_pair.items()}
+    signals = {of: _signal(of, pair, of_seeds, verdict) for of, of_seeds in differences.items() if len(of_seeds) > 1}
+    if name not in signals:
+        found = f"found {len(differences[name])} seeds with both arms, expected two or more to tell their noise"
         raise TrialError(one_line(f"{folder}: {name}: {found}"))
-    declared = (each for each in (verdict.primary, *verdict.secondary) if (each.outcome, each.contrast) == (name, pair))
-    return stdev(differences), len(differences), next(declared, Compared(outcome=name, contrast=pair)), verdict
+    clearest = sorted(signals.values(), key=lambda signal: -(signal.signal_to_noise or 0.0))
+    return _RunNoise(signals[name], pair, verdict, clearest)
+
+
+def _signal(outcome: str, pair: str, differences: Sequence[float], verdict: Verdict) -> Signal:
+    difference, sd, n = mean(differences), stdev(differences), len(differences)
+    declared = (
+        each for each in (verdict.primary, *verdict.secondary) if (each.outcome, each.contrast) == (outcome, pair)
+    )
+    least = verdict.margin(next(declared, Compared(outcome=outcome, contrast=pair)))
+    seeds = seeds_needed(least, planning_sd(sd, n), verdict.alpha) if least else None
+    return Signal(outcome, n, difference, sd, abs(difference) / sd if sd else None, least, seeds)
 
 
 def _declared_verdict(folder: Path) -> Verdict:
@@ -109,11 +147,11 @@ def _declared_verdict(folder: Path) -> Verdict:
 
 def from_run(folder: Path, outcome: str | None, contrast: str | None, effects: Sequence[float]) -> SeedPlan:
     """The plan from the noise of a run, for the effects given, else about the smallest that it declared."""
-    sd, n, compared, verdict = _noise_of_run(folder, outcome, contrast)
-    least = verdict.margin(compared)
+    signal, pair, verdict, signals = _noise_of_run(folder, outcome, contrast)
+    least = signal.smallest_effect
     asked = effects or ([least / 2, least, 2 * least] if least else ())
-    of = one_line(f"{compared.contrast} on {compared.outcome}, {n} seeds")
-    return plan_seeds(of, sd, asked, n, verdict.alpha)
+    of = one_line(f"{pair} on {signal.outcome}, {signal.n} seeds")
+    return replace(plan_seeds(of, signal.sd, asked, signal.n, verdict.alpha), signals=signals)
 
 
 def plan_seeds(of: str, sd: float, effects: Sequence[float], n: int | None = None, alpha: float = 0.05) -> SeedPlan:

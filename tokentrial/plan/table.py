@@ -9,7 +9,7 @@ from tokentrial.plan.power import POWERS, SeedPlan
 from tokentrial.report.formats import format_number
 from tokentrial.report.text_report import terminal_table
 
-_LEFT = {"device", "variant", "stage", "size", "arms"}
+_LEFT = {"device", "variant", "stage", "size", "arms", "outcome", "trial", "seeds bought", "seeds left"}
 
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
@@ -67,11 +67,20 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     _lines(console, ["Assumed:", *(f"- {line}" for line in plan["assumptions"])])
 
 
-def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dollars: float, console: Console) -> None:
-    """What the money buys."""
+def print_budget(plan: Mapping[str, Any], dollars: float, console: Console) -> None:
+    """What the money buys: of the trial as declared, and of each size."""
     _table(
         console,
-        f"What ${dollars:,.0f} buys: seeds of each size, and the effect they find with a chance of 80 %",
+        f"What of the trial as it is declared ${dollars:,.10g} buys, whole seeds of all arms in this order",
+        ("device", "trial", "seeds bought", "seeds left"),
+        [
+            (row["device"], row["part"], *(", ".join(map(str, row[key])) for key in ("bought", "left")))
+            for row in plan["bought"]
+        ],
+    )
+    _table(
+        console,
+        f"What ${dollars:,.10g} buys: seeds of each size, and the effect they find with a chance of 80 %",
         ("device", "size", "arms", "seeds", "effect", "$ a seed", "$ corpus", "h"),
         [
             (
@@ -84,10 +93,10 @@ def print_budget(rows: Sequence[Mapping[str, Any]], floors: Sequence[str], dolla
                 _dollars(row["dollars_corpus"]),
                 _hours(row["hours"]),
             )
-            for row in rows
+            for row in plan["budget"]
         ],
     )
-    _lines(console, floors)
+    _lines(console, plan["floors"])
 
 
 def print_seeds(plan: SeedPlan, console: Console) -> None:
@@ -108,6 +117,31 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
     _table(console, f"seeds needed, alpha {plan.alpha:g}", header, rows)
     detectable = [(size, format_number(effect)) for size, effect in plan.mde80.items()]
     _table(console, "smallest effect found with 80 % power", ("seeds", "effect"), detectable)
+    if plan.signals:
+        _signals(plan, console)
+
+
+def _signals(plan: SeedPlan, console: Console) -> None:
+    """Every outcome of a run, the clearest first."""
+    _table(
+        console,
+        "signal-to-noise of every outcome: |mean| / sd over seeds of the paired differences",
+        ("outcome", "seeds", "difference", "sd", "signal/noise", "smallest effect", "seeds for it"),
+        [
+            (
+                signal.outcome,
+                str(signal.n),
+                f"{signal.difference:+.3g}",
+                f"{signal.sd:.3g}",
+                "n/a" if signal.signal_to_noise is None else f"{signal.signal_to_noise:.2f}",
+                "" if signal.smallest_effect is None else f"{signal.smallest_effect:g}",
+                "" if signal.smallest_effect is None else "n/a" if signal.sd == 0 else str(signal.seeds or "over 1000"),
+            )
+            for signal in plan.signals
+        ],
+    )
+    warning = "A primary outcome chosen by it is one for other seeds: on these the choice has seen the result."
+    _lines(console, [warning])
 
 
 def _family(plan: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ state of a generator to keep; that of fp16's scaler is in the log.
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from tokentrial.errors import TrialError
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import damaged_files, is_done, step
-from tokentrial.trial.pretraining import Checkpoint
+from tokentrial.trial.pretraining import Checkpoint, weights_name
 
 Optimizers = list[torch.optim.Optimizer]
 Records = list[dict[str, Any]]
@@ -31,8 +32,14 @@ class CheckpointWriter:
     what a GPU computes in one. `saved` is called there with each. What fails in the thread is raised by the next call,
     or as the context manager, which waits for the last, is left."""
 
-    def __init__(self, folder: Path, settings: Checkpoint, saved: Callable[[Path], None] = lambda folder: None) -> None:
-        self.folder, self.settings, self.saved = folder, settings, saved
+    def __init__(
+        self,
+        folder: Path,
+        settings: Checkpoint,
+        saved: Callable[[Path], None] = lambda folder: None,
+        averaged: Collection[int] = (),
+    ) -> None:
+        self.folder, self.settings, self.saved, self.averaged = folder, settings, saved, averaged
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
 
@@ -72,7 +79,7 @@ class CheckpointWriter:
             write_json(partial / "log.json", log)
         # prune only now that the new one is whole: a kill at any moment leaves one to resume from
         for old in checkpoint_steps(self.folder)[: -self.settings.keep_last]:
-            if self.settings.keep_every is None or old % self.settings.keep_every:
+            if not _stays(old, self.settings, self.averaged):
                 shutil.rmtree(_folder(self.folder, old))
         self.saved(_folder(self.folder, steps))
 
@@ -101,16 +108,23 @@ def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.
     return 0, []
 
 
-def copy_kept(folder: Path, to: Path, settings: Checkpoint) -> None:
-    """Copy the weights of the checkpoints that `keep_every` keeps to the end, as `model_<step>.safetensors`."""
-    for steps in checkpoint_steps(folder):
-        if settings.keep_every and steps % settings.keep_every == 0:
+def copy_kept(folder: Path, to: Path, settings: Checkpoint, averaged: Collection[int] = ()) -> None:
+    """Copy the weights of the checkpoints that stay to the end, as `model_<step>.safetensors`. Raises TrialError where
+    one of those to be averaged over is damaged or gone: the mean of the others would be another outcome."""
+    whole = checkpoint_steps(folder)
+    for steps in averaged:
+        if steps not in whole or damaged_files(_folder(folder, steps)):
+            raise TrialError(
+                f"{_folder(folder, steps)}: damaged or gone, and evaluate.checkpoints asks for its weights; delete "
+                f"{folder} and run the same command again"
+            )
+    for steps in whole:
+        if _stays(steps, settings, averaged):
             shutil.copyfile(_folder(folder, steps) / "model.safetensors", to / weights_name(steps))
 
 
-def weights_name(steps: int) -> str:
-    """File of the weights after so many steps, numbered as in the reference: from 0."""
-    return f"model_{steps - 1:05d}.safetensors"
+def _stays(steps: int, settings: Checkpoint, averaged: Collection[int]) -> bool:
+    return steps in averaged or bool(settings.keep_every and steps % settings.keep_every == 0)
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import TrialError
-from tokentrial.pretrain.checkpoint import weights_name
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.store.files import read_json, write_bytes
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial.pretraining import weights_name
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -31,13 +31,13 @@ TOLERANCE = 2e-5
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def load_gpt(folder: Path) -> GPT:
-    """The trained model of a `pretrain` folder, on the CPU in fp32."""
+def load_gpt(folder: Path, steps: int | None = None) -> GPT:
+    """The trained model of a `pretrain` folder, on the CPU in fp32, at its end or after so many steps."""
     results = read_json(folder / "results.json")
     shape = results["gpt_config"]
     config = Config(shape["vocab_size"], shape["n_layer"], shape["n_head"], shape["n_embd"], shape["block_size"])
     model = GPT(config, results["seed"])
-    model.load_state_dict(load_file(folder / weights_name(results["total_steps"])))
+    model.load_state_dict(load_file(folder / weights_name(steps or results["total_steps"])))
     return model.eval()
 
 
@@ -129,10 +129,12 @@ def export(
     trial: str,
     rewrite: bool = True,
     device: str = "cpu",
+    steps: int | None = None,
 ) -> None:
     """Write model, model card and tokenizer into `folder`; with `rewrite` the tokenizer applies the arm itself. The
-    logits are held against each other on `device`. Raises TrialError where they do not agree."""
-    model = load_gpt(pretrained)
+    logits are held against each other on `device`. With `steps` it is the model after so many, without a card. Raises
+    TrialError where the logits do not agree."""
+    model = load_gpt(pretrained, steps)
     if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
         raise TrialError(f"{pretrained}: {broken[0]} holds weights that are no numbers; lower pretrain.lr, train again")
     exported = to_hf(model, vocabulary.eos)
@@ -144,8 +146,9 @@ def export(
         )
     exported.save_pretrained(folder)
     to_transformers(vocabulary, arm, model.config.context, rewrite).save_pretrained(folder)
-    card = _card(trial, arm, vocabulary, read_json(pretrained / "results.json"), gap, rewrite)
-    write_bytes(folder / "README.md", card.encode())
+    if steps is None:
+        card = _card(trial, arm, vocabulary, read_json(pretrained / "results.json"), gap, rewrite)
+        write_bytes(folder / "README.md", card.encode())
 
 
 def _card(trial: str, arm: Arm, vocabulary: Vocabulary, results: dict[str, Any], gap: float, rewrite: bool) -> str:

@@ -12,14 +12,7 @@ from safetensors.torch import save_file
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.pretrain.checkpoint import (
-    CheckpointWriter,
-    checkpoint_steps,
-    copy_kept,
-    cpu_copies,
-    restore,
-    weights_name,
-)
+from tokentrial.pretrain.checkpoint import CheckpointWriter, checkpoint_steps, copy_kept, cpu_copies, restore
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.export import load_initial_weights
 from tokentrial.pretrain.gpt import GPT, Config
@@ -30,7 +23,7 @@ from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
 from tokentrial.store.disk import need_disk
 from tokentrial.store.files import write_json
-from tokentrial.trial.pretraining import Pretrain
+from tokentrial.trial.pretraining import Pretrain, weights_name
 
 _EXPLODED = 2.0  # times the loss of ids drawn evenly
 
@@ -48,13 +41,15 @@ def pretrain(
     stop: Callable[[], bool] = lambda: False,
     start: Path | None = None,
     saved: Callable[[Path], None] = lambda checkpoint: None,
+    averaged: int = 1,
 ) -> None:
     """Train one cell and write its weights, `metrics.jsonl`, `log.txt` and `results.json` into `folder`. Every rank of
     the cell calls this; the first one writes. `probe(step, model)` is asked `settings.probes` times, evenly, the last
     time at the end. With `checkpoints`, a folder, it goes on from the last whole one; where `stop()` says so it writes
-    one and raises Interrupted; `saved` is called with each. `start` holds what `settings.from_checkpoint` names."""
+    one and raises Interrupted; `saved` is called with each. The weights of the last `averaged` steps of
+    `settings.last_steps` are written. `start` holds what `settings.from_checkpoint` names."""
     ranks = ranks or Ranks(device=torch.device(resolve_device(settings)))
-    model = _model(stream, settings, ranks.device, start, checkpoints)
+    model = _model(stream, settings, ranks.device, start, checkpoints, averaged)
     loader = Loader(stream, settings.batch_tokens // settings.context, settings.context)
     train_step = TrainStep(model, loader.next, settings, ranks)
     optimizers, scaler = train_step.optimizers, train_step.scaler
@@ -64,7 +59,8 @@ def pretrain(
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
     meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None
     probes, validations = (_evenly_spaced(times, settings.steps) for times in (settings.probes, settings.validations))
-    with CheckpointWriter(checkpoints or folder, settings.checkpoint, saved) as writer:
+    before_end = settings.last_steps(averaged)[:-1]
+    with CheckpointWriter(checkpoints or folder, settings.checkpoint, saved, before_end) as writer:
         for step in range(done, settings.steps):
             scale = lr_scale(step, settings)
             loss, norm = train_step(scale)
@@ -74,7 +70,8 @@ def pretrain(
             resumable = checkpoints is not None and not last
             # with several ranks only a logged step asks the others whether to stop: a question makes all of them wait
             stopping = resumable and (logged or ranks.world == 1) and ranks.any(stop())
-            saving = stopping or (resumable and after % settings.checkpoint.interval == 0)
+            due = after % settings.checkpoint.interval == 0 or after in before_end
+            saving = stopping or (resumable and due)
             if logged or saving:
                 value = float(ranks.mean(loss))
                 # before anything is written, so that no checkpoint holds a broken model
@@ -101,13 +98,18 @@ def pretrain(
     if meter:
         meter.close()
         if checkpoints:
-            copy_kept(checkpoints, folder, settings.checkpoint)
+            copy_kept(checkpoints, folder, settings.checkpoint, before_end)
         save_file(cpu_copies(model.state_dict()), folder / weights_name(settings.steps))
         write_json(folder / "results.json", _results(stream, settings, model, train_step.position, ranks, meter))
 
 
 def _model(
-    stream: Stream, settings: Pretrain, device: torch.device, start: Path | None, checkpoints: Path | None
+    stream: Stream,
+    settings: Pretrain,
+    device: torch.device,
+    start: Path | None,
+    checkpoints: Path | None,
+    averaged: int,
 ) -> GPT:
     """The model at its start. Raises TrialError where the memory does not hold weights, gradients and AdamW's two
     moments, 16 bytes a parameter, or the disk not two checkpoints."""
@@ -120,7 +122,7 @@ def _model(
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
             f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
         )
-    if checkpoints and (needed := settings.checkpoint_bytes(config.rows)):
+    if checkpoints and (needed := settings.checkpoint_bytes(config.rows, averaged)):
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
     model = GPT(config, stream.seed, settings.init).to(device)
     if start:

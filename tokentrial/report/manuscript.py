@@ -6,7 +6,7 @@ from typing import Any
 
 from tokentrial.report.contrast_table import HEADS, Report, Row, declared_rows
 from tokentrial.report.formats import one_line
-from tokentrial.report.narrative import declaration, error_rates, gate, looks, verdict_sentence
+from tokentrial.report.narrative import averaged, declaration, error_rates, gate, looks, verdict_sentence
 from tokentrial.report.outcomes import outcome_label
 
 _ESCAPES = {
@@ -72,6 +72,7 @@ def methods(report: Report) -> str:
         *(_training(report["settings"], report["consumed"]) if report["consumed"] else ()),
         f"The primary outcome was {outcome_label(primary['outcome'])}, for the contrast {primary['contrast']}, beside "
         f"{family if count else 'no secondary comparison'}.",
+        *averaged(report),
         "The unit of replication is the seed: the difference of each seed enters a two-sided paired t test at alpha "
         f"{declared['alpha']:g}{matters}.",
         *error_rates(report),

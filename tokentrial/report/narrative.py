@@ -75,7 +75,7 @@ def remarks(report: Report) -> list[str]:
     """The rules that the verdict came by, and what else bears on it."""
     primary, grpo = report["contrasts"][0], report["grpo"]
     sentences = [f"Primary: {primary['note']}."] if primary["note"] else []
-    sentences += [*looks(report), *_budgets(report), gate(report), *error_rates(report)]
+    sentences += [*looks(report), *averaged(report), *_budgets(report), gate(report), *error_rates(report)]
     if grpo and not grpo["go_on"]:
         sentences.append("GRPO skipped: pass@k is zero in every cell, there is nothing to learn from.")
     if grpo and grpo["fact_token_bonus"]:
@@ -110,6 +110,16 @@ def looks(report: Report) -> list[str]:
     elif primary["verdict"] in (HELPS, HURTS) and look["may_go_on"]:
         sentences.append("Stopped early: the difference is biased away from zero (Jennison & Turnbull 2000).")
     return sentences
+
+
+def averaged(report: Report) -> list[str]:
+    """Over how many checkpoints an outcome is the mean, where over more than one."""
+    number = report["settings"]["evaluate"].get("checkpoints", 1)  # not in a report of an earlier release
+    words = (
+        f"Every outcome after pretraining is the mean over {number} checkpoints of the last tenth of its steps; single "
+        "facts and completions are of its end."
+    )
+    return [words] if number > 1 else []
 
 
 def _budgets(report: Report) -> list[str]:

@@ -10,7 +10,7 @@ item a single answer. Figures of one's own start there: `tokentrial results OUT`
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,32 @@ def read_evaluation(
     results: CellResults, stage: str, folder: Path, untouched: set[str], drill_answer: str | None
 ) -> Sequence[Row]:
     """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `untouched` names the held-out
-    documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills."""
+    documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills. Where
+    checkpoints before the model's end were evaluated, outcomes are means over all of them; items are those of its
+    end."""
+    found = CellResults()
+    rows = _read_folder(found, stage, folder, untouched, drill_answer)
+    if before_end := sorted(folder.glob("step_*")):
+        each = [found, *(CellResults() for _ in before_end)]
+        for of, checkpoint in zip(each[1:], before_end, strict=True):
+            _read_folder(of, stage, checkpoint, untouched, drill_answer)
+        found = replace(
+            found,
+            values={name: mean_of([of.values[name] for of in each]) for name in found.values},
+            facts={
+                name: {fact: mean_of([of.facts[name][fact] for of in each]) for fact in by_fact}
+                for name, by_fact in found.facts.items()
+            },
+        )
+    results.values |= found.values
+    results.facts |= found.facts
+    results.floors |= found.floors
+    return rows
+
+
+def _read_folder(
+    results: CellResults, stage: str, folder: Path, untouched: set[str], drill_answer: str | None
+) -> Sequence[Row]:
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
     for subset, items in rows_by_subset(rows).items():
         kind, over_facts = kind_of(items[0]), is_table_row(items[0]) and not subset.endswith("/all")

@@ -13,6 +13,7 @@ from tokentrial.steps.stage import Job, stage_of, stages
 from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
 from tokentrial.store.folders import is_done, is_weights, lock, prune, read_manifest, require_intact, step
 from tokentrial.store.storage import Storage
+from tokentrial.trial.pretraining import weights_name
 from tokentrial.trial.trial import Trial
 
 _PATIENCE_S = 180.0  # longer than NFS keeps the lock of a machine that is gone, and Ray a node that is cut off
@@ -99,17 +100,18 @@ def _steps(corpus: CorpusPlan, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
 
 def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:
     """Under a limit of the disk, prune weights: where a storage has them, what none of the stages `left` reads; without
-    one, what no pending stage reads, the model in which the trial ends left out."""
+    one, what no pending stage reads, the model in which the trial ends left out, and what `keep_every` keeps."""
     trial = corpus.trial
     if trial.disk_limit_gb is None:
         return
     reads, wanted = {stage.name: stage.reads for stage in stages(trial)}, cell.fingerprints(corpus)
-    pending = cell.pending(corpus)
+    pending, every = cell.pending(corpus), trial.pretrain.checkpoint.keep_every
+    kept = {weights_name(steps) for steps in range(every, trial.pretrain.steps, every)} if every else set()
     read = {reads[name] for name in (left if trial.storage else [*pending, [*reads][-1]])}
     for name in {model for model in reads.values() if model} - read - {*pending}:
         folder = cell.folder(trial, name)
-        weights = sorted(filter(is_weights, read_manifest(folder)["files"]), key=lambda file: (len(file), file))
-        gone = weights if trial.storage else weights[-1:]
+        weights = filter(is_weights, read_manifest(folder)["files"])
+        gone = [file for file in weights if trial.storage or file not in kept]
         if trial.storage and not storage.holds(folder, wanted[name]):
             continue
         if any((folder / file).exists() for file in gone):

@@ -225,8 +225,9 @@ def _is_of_old_form(trial: Trial) -> bool:
 
 
 def _begun(trial: Trial) -> bool:
-    """Whether any training has begun, of whatever arms and seeds: what it logs on the way is a look."""
-    return any(trial.folder.glob("*/seed*/*"))
+    """Whether any training has begun, of whatever arms and seeds, of the trial or a variant of it: what it logs on the
+    way is a look."""
+    return any(any(trial.folder.glob(f"{below}*/seed*/*")) for below in ("", "*/*/"))
 
 
 def _made(trial: Trial) -> list[str]:

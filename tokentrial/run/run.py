@@ -6,7 +6,8 @@ for all of them (GRPO), which needs what every cell has shown so far.
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,7 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
 from tokentrial.report.items import EvaluationFolders
+from tokentrial.run.budget import affordable_cells
 from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
 from tokentrial.run.declaration import declare, hash_in_force, refuse_taking_over, settle, standing
@@ -51,18 +53,39 @@ def run(
     wanted: Sequence[str] | None = None,
     chosen: Sequence[Cell] | None = None,
     overwrite: bool = False,
+    budget_minutes: float | None = None,
 ) -> dict[str, Any] | None:
     """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; after a whole
-    run build the report and return it. Finished results of other settings are replaced with `overwrite` alone."""
+    run build the report and return it. Finished results of other settings are replaced with `overwrite` alone. With
+    `budget_minutes` what fits is run, of which the corpora come first, and the rest stays pending."""
     check(trial)
     check_machine(trial)
-    report, earlier, others = run_one(trial, wanted, chosen, (), overwrite), [trial], to_run(trial)
+    affordable = None
+    if budget_minutes is not None:
+        if chosen is not None:
+            raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
+        affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
+    report, earlier, others = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial], to_run(trial)
     for number, variant in enumerate(others, 1):
-        print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
         its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
-        run_one(variant.trial, wanted, its_cells, earlier, overwrite)
+        if affordable is None or affordable[variant.trial.folder]:
+            print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
+            run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
         earlier.append(variant.trial)
     return rebuild(trial.folder) if others and report else report
+
+
+def _within_budget(
+    trial: Trial, wanted: Sequence[str] | None, overwrite: bool, minutes: float
+) -> dict[Path, list[Cell]]:
+    """What fits the budget, less the time that the corpora take now."""
+    if not minutes > 0:
+        raise SettingsError(f"--budget-minutes {minutes:g}: expected more than 0")
+    if trial.executor == "ray" and trial.workers is None:
+        raise SettingsError("--budget-minutes: how many cells Ray runs at a time is not known; give workers=NUMBER")
+    begun = time.monotonic()
+    run(trial, ("corpus",), None, overwrite)
+    return affordable_cells(trial, wanted, 60 * minutes - (time.monotonic() - begun), _workers)
 
 
 def run_one(
@@ -71,8 +94,10 @@ def run_one(
     chosen: Sequence[Cell] | None,
     earlier: Sequence[Trial],
     overwrite: bool,
+    affordable: Mapping[Path, Sequence[Cell]] | None = None,
 ) -> dict[str, Any] | None:
-    """One trial by itself. What earlier ones have made of the same text is not made again."""
+    """One trial by itself. What earlier ones have made of the same text is not made again. Where a budget is to be kept
+    only `affordable` cells are run, by run folder."""
     if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
         raise TrialError(beyond)
     storage = Storage(trial)
@@ -85,12 +110,19 @@ def run_one(
             _share_sources(trial, earlier[0])
         corpus = CorpusPlan(trial)
         prepare_start(trial, corpus.vocabulary)  # what it holds enters the fingerprints
-        now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared: once
-        these = [cell for cell in cells(trial) if cell.seed in now] if chosen is None else list(chosen)
+        within = [cell for cell in cells(trial) if affordable is None or cell in affordable[trial.folder]]
+
+        def needed() -> list[Cell]:
+            now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
+            return [cell for cell in within if cell.seed in now]
+
+        these = needed() if chosen is None else list(chosen)
         replaced = settle(corpus, storage, these, overwrite)
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
+        if len(within) < len(cells(trial)):
+            asked = _undecided_left_out(corpus, within, asked)
         check_inputs(corpus, these, asked, storage)
         corpus.source.remember()
         contents.remember(trial)
@@ -104,18 +136,28 @@ def run_one(
         for cell in these:
             prune_weights(corpus, cell, storage, [])
         _walk(corpus, these, asked, make_corpus, storage, replaced)
+        if not within:  # its variants' cells begin now, and nothing may be declared after a look at them
+            declare(trial, replaced, storage)
         # one look after another, until the declared plan needs no further seeds
-        while chosen is None and len(now := wanted_seeds(corpus)) * len(trial.arms) > len(these):
-            these = [cell for cell in cells(trial) if cell.seed in now]
+        while chosen is None and len(more := needed()) > len(these):
+            these = more
             replaced = settle(corpus, storage, these, overwrite)
             check_inputs(corpus, these, asked, storage)
             _walk(corpus, these, asked, False, storage, replaced)
         report = None
-        if chosen is None and wanted is None:
+        if chosen is None and wanted is None and within:
             report = _report(trial, evaluated(corpus))
         storage.state.send()
         storage.send_report()
     return report
+
+
+def _undecided_left_out(corpus: CorpusPlan, within: Sequence[Cell], asked: Sequence[str]) -> list[str]:
+    """The asked stages, without those that are decided once for all cells as long as a cell that is not run now has not
+    come so far."""
+    trial, before = corpus.trial, phases(corpus.trial, asked)[0][1]
+    absent = [cell for cell in cells(trial) if cell.seed in trial.first_look and cell not in within]
+    return before if any({*before} & {*cell.pending(corpus)} for cell in absent) else list(asked)
 
 
 def _walk(

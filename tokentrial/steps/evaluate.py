@@ -57,9 +57,13 @@ class EvaluateStage(Stage):
 
         trial, corpus, seed = self.trial, job.corpus, job.cell.seed
         job.progress(0, self.name)
-        model, tokenizer = load(job.model, resolve_device(trial.pretrain))
+        device, how = resolve_device(trial.pretrain), (trial, corpus.folder, corpus.vocabulary, job.arm, seed)
         with precision(tf32=False):
-            evaluate(job.folder, trial, corpus.folder, corpus.vocabulary, job.arm, seed, model, tokenizer)
+            for checkpoint in sorted(job.model.glob("step_*")) if self.measures == "pretrain" else ():
+                (job.folder / checkpoint.name).mkdir()
+                evaluate(job.folder / checkpoint.name, *how, *load(checkpoint, device))
+            model, tokenizer = load(job.model, device)
+            evaluate(job.folder, *how, model, tokenizer)
             if self.measures == "pretrain":  # later stages wipe out the table, and the report looks at this one alone
                 write_mechanism(job.folder, trial, corpus.folder, job.arm, seed, model, tokenizer)
             if self.grpo:
@@ -80,8 +84,12 @@ class EvaluateStage(Stage):
             rows = min(settings.limit or known.rows, known.rows)
             tokens += rows * (known.prompt + settings.solution_tokens + known.row)
             decoded += batches(rows, trial) * settings.solution_tokens
-        done = Work(tokens, forward_flops(trial) * tokens, decoded)
+        done = Work().plus(Work(tokens, forward_flops(trial) * tokens, decoded), self._checkpoints)
         return done.plus(self._pass_at_k(self.grpo)) if self.grpo else done
+
+    @property
+    def _checkpoints(self) -> int:
+        return self.trial.evaluate.checkpoints if self.measures == "pretrain" else 1
 
     def _pass_at_k(self, settings: GRPO) -> Work:
         trial, known = self.trial, lengths(self.trial, settings.task, "train")
@@ -93,6 +101,5 @@ class EvaluateStage(Stage):
         settings = self.trial.evaluate
         solution_characters = settings.solution_tokens * characters_a_token(self.trial.tokenizer.merges)
         solutions = len(settings.tasks) * min(settings.limit or _SOLUTIONS, _SOLUTIONS)
-        return int(
-            (81 + 5 * settings.probes_each) * _ITEM + solutions * (_SOLUTION[0] + _SOLUTION[1] * solution_characters)
-        )
+        items = (81 + 5 * settings.probes_each) * _ITEM
+        return int(self._checkpoints * (items + solutions * (_SOLUTION[0] + _SOLUTION[1] * solution_characters)))

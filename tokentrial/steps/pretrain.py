@@ -47,7 +47,8 @@ class PretrainStage(Stage):
         resolved = {"dtype": resolve_dtype(trial.pretrain), "init": start_fingerprint(trial)}
         settings = trial.experiment("pretrain")["pretrain"] | resolved
         of_corpus = {"corpus": corpus.patch_fingerprint(cell.arm), "epochs": trial.corpus.epochs}
-        return {"settings": settings, "seed": cell.seed, **of_corpus, **matched}
+        averaged = {"averaged": trial.evaluate.checkpoints} if trial.evaluate.checkpoints > 1 else {}
+        return {"settings": settings, "seed": cell.seed, **of_corpus, **matched, **averaged}
 
     def sources(self, job: Job) -> list[Path]:
         corpus, sets = job.corpus, job.corpus.sets_of(job.cell.seed)
@@ -80,13 +81,14 @@ class PretrainStage(Stage):
         """Under a limit of the disk the checkpoint that a stop writes counts in the shortest pretraining too."""
         trial, ids = self.trial, vocabulary_size(self.trial)
         least = CHECKPOINT_BYTES * trial.pretrain.parameters(ids) if trial.disk_limit_gb else 0
-        return max(trial.pretrain.checkpoint_bytes(ids), least)
+        return max(trial.pretrain.checkpoint_bytes(ids, trial.evaluate.checkpoints), least)
 
 
 def kept_bytes(trial: Trial) -> int:
-    """Disk of the weights that stay, of every so many steps."""
+    """Disk of the weights that stay beside the last: of every so many steps, and those to be averaged over."""
     every = trial.pretrain.checkpoint.keep_every
-    return trial.pretrain.steps // every * weights_bytes(trial) if every else 0
+    kept = trial.pretrain.steps // every if every else 0
+    return (kept + trial.evaluate.checkpoints - 1) * weights_bytes(trial)
 
 
 def train_rank(job: Job) -> None:
@@ -102,7 +104,8 @@ def train_rank(job: Job) -> None:
     probe = TableProbe(trial, corpus.vocabulary, job.arm, cell.seed)
     with stoppable() as stop, process_group(settings) as ranks:
         start = start_folder(trial) if trial.pretrain.from_checkpoint else None
-        pretrain(job.folder, stream, settings, probe, job.progress, job.checkpoints, ranks, stop, start, job.save)
+        places = job.folder, stream, settings, probe, job.progress, job.checkpoints
+        pretrain(*places, ranks, stop, start, job.save, trial.evaluate.checkpoints)
 
 
 def build(trial: Trial) -> list[Stage]:

@@ -146,11 +146,17 @@ class Pretrain(Settings):
         matrices = 12 * self.n_layer * self.n_embd**2 + vocabulary * self.n_embd
         return 6.0 * matrices + 12.0 * self.n_layer * self.n_embd * self.context
 
-    def checkpoint_bytes(self, vocabulary: int) -> int:
-        """Disk of one cell's checkpoints: those that are kept, and the new one before the old one goes."""
-        if self.steps <= self.checkpoint.interval:
+    def last_steps(self, number: int) -> list[int]:
+        """So many step counts, evenly spaced over the last tenth of the steps, the end being the last one."""
+        gap = max(1, self.steps // (10 * number))
+        return [self.steps - gap * before for before in reversed(range(number))]
+
+    def checkpoint_bytes(self, vocabulary: int, averaged: int = 1) -> int:
+        """Disk of one cell's checkpoints: those that are kept, of `averaged` ones all but the last, and the new one
+        before the old one goes."""
+        if self.steps <= self.checkpoint.interval and averaged == 1:
             return 0
-        copies = self.checkpoint.keep_last + 1
+        copies = self.checkpoint.keep_last + averaged
         if self.checkpoint.keep_every:
             copies += self.steps // self.checkpoint.keep_every
         return copies * CHECKPOINT_BYTES * self.parameters(vocabulary)
@@ -161,3 +167,8 @@ class Pretrain(Settings):
         if self.compile == "auto":
             return device == "cuda" and self.tokens * self.flops_per_token(vocabulary) > _LONG
         return self.compile == "on"
+
+
+def weights_name(steps: int) -> str:
+    """File of the weights after so many steps, numbered as in the reference: from 0."""
+    return f"model_{steps - 1:05d}.safetensors"

@@ -261,6 +261,9 @@ class Evaluate(Settings):
     """prompts at a time"""
     heldout_bytes: Count = 100_000
     """bytes of original held-out text, and as many of held-out drills"""
+    checkpoints: Annotated[int, Field(ge=1, le=100)] = 1
+    """checkpoints over which each outcome after pretraining is averaged, evenly spaced over the last tenth of the steps
+    and ending with the final model; 1: the final model alone"""
 
 
 class Compared(Settings):

@@ -120,6 +120,12 @@ class Trial(Settings):
                 "verdict.looks is blinded, expected four or more seeds and a smallest_effect of the primary outcome, "
                 "which says how many of them are needed"
             )
+        averaged, steps = self.evaluate.checkpoints, self.pretrain.steps
+        if averaged > max(1, steps // 10):
+            raise ValueError(
+                f"evaluate.checkpoints is {averaged}, expected at most a tenth of pretrain.steps, {steps}: they are "
+                "of the last tenth; give fewer, or more steps"
+            )
         if self.ladder and looks is not None:
             raise ValueError("verdict.looks and ladder: a trend needs the same seeds at every size; leave one out")
         if self.ladder and self.pretrain.from_checkpoint:
@@ -157,6 +163,8 @@ class Trial(Settings):
         if "corpus" in settings:
             settings["corpus"]["source"] = without_way(settings["corpus"]["source"])
         if "evaluate" in settings:
+            if self.evaluate.checkpoints == 1:
+                del settings["evaluate"]["checkpoints"]  # what was declared before there was the setting stands
             settings["evaluate"]["tasks"] = [without_way(task) for task in settings["evaluate"]["tasks"]]
         for source in [s for part in (settings.get("sft") or {}).get("stages", ()) for s in part["sources"]]:
             source["source"] = without_way(source["source"])
