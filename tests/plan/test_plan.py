@@ -282,9 +282,15 @@ def test_a_budget_buys_as_many_seeds_as_it_holds_and_no_more(device):
     assert rows[6]["dollars_a_seed"] + rows[6]["dollars_corpus"] == pytest.approx(own, rel=0.02)
 
 
-def test_a_budget_pays_for_what_the_plan_prices_variants_and_idle_workers_included():
+@pytest.mark.parametrize(
+    "family",
+    [
+        ["sweep={pretrain.n_layer: [6, 12]}", "robustness_reruns=[budget.match=bytes]"],
+        ["tune={grid: {pretrain.lr: [0.0003, 0.0006]}, seeds: [101, 102]}"],  # of seeds of its own, once
+    ],
+)
+def test_a_budget_pays_for_what_the_plan_prices_variants_and_idle_workers_included(family):
     """Three workers take four cells in two turns."""
-    family = ["sweep={pretrain.n_layer: [6, 12]}", "robustness_reruns=[budget.match=bytes]"]
     where = group("A40", {})
     where = where._replace(device=where.device._replace(workers=3))
 

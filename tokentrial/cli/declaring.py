@@ -71,7 +71,7 @@ def extend(
     trial = open_run(out)
     if seeds is None and trial.verdict.looks is None:
         raise SettingsError(f"{out}: its trial declares no looks; say how many seeds to add, such as 6")
-    more = [max(trial.seeds) + 1 + number for number in range(seeds or 0)]
+    more = [trial.unused_seed + number for number in range(seeds or 0)]
     # looks are of the declared seeds: those added lie beyond the last one
     trial = trial.model_copy(update={"seeds": [*trial.seeds, *more]})
     if report := runs.run(trial):

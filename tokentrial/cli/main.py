@@ -82,13 +82,13 @@ def run(
     """
     from tokentrial.run import run as runs
     from tokentrial.run.selection import select
-    from tokentrial.trial.load import load
+    from tokentrial.trial.load import load, parse
 
     limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
     loaded = load(trial, [*(overrides or ()), *limits])
-    loaded = loaded.model_copy(
-        update={"robustness_reruns": list(dict.fromkeys([*loaded.robustness_reruns, *(also or ())]))}
-    )
+    if also:
+        reruns = list(dict.fromkeys([*loaded.robustness_reruns, *also]))
+        loaded = parse(loaded.model_dump(mode="json") | {"robustness_reruns": reruns}, "--also")
     if placebo:
         from tokentrial.run.placebo import print_placebo, run_placebo
 

@@ -44,8 +44,8 @@ def affordable(parts: Sequence[Part], budget: float) -> tuple[list[list[int]], f
 
 
 def in_order(trial: Trial) -> list[tuple[str, Trial]]:
-    """The trial and its variants, by name, in the order in which a budget is spent on them: the trial, then its
-    variants as they are declared; of a ladder all sizes first, the least compute first."""
+    """The trial and its variants, by name, in the order in which a budget is spent on them: its tuning, the trial, then
+    its variants as they are declared; of a ladder all sizes first, the least compute first."""
 
     def flops(size: tuple[str, Trial]) -> float:
         settings = size[1].pretrain
@@ -54,8 +54,11 @@ def in_order(trial: Trial) -> list[tuple[str, Trial]]:
     variants = to_run(trial)
     sizes = [(f"ladder {each.name}", each.trial) for each in variants if each.kind == "ladder"]
     own = f"ladder {size_name(trial.pretrain)}" if trial.ladder else trial.name
-    others = [(f"{each.kind} {each.name}", each.trial) for each in variants if each.kind != "ladder"]
-    return [*sorted([(own, trial), *sizes], key=flops), *others]
+    tuning, others = (
+        [(f"{each.kind} {each.name}", each.trial) for each in variants if each.kind in kinds]
+        for kinds in (("tune",), ("sweep", "also"))
+    )
+    return [*tuning, *sorted([(own, trial), *sizes], key=flops), *others]
 
 
 class Share(NamedTuple):

@@ -180,7 +180,7 @@ def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) 
             raise SettingsError(f"--budget: {where.name} has no price; give --device A40 or --price '{where.name}=0.5'")
         for size, of_arms in _sizes(trial):
             for then, family in of_arms:
-                spend = _Spending(family, where)
+                spend = _Spending(then, family, where)
                 count = bisect_right(range(1, _MOST_SEEDS + 1), dollars, key=spend.dollars)
                 effect = None if sd is None else mde(sd, count, trial.verdict.alpha)
                 found.append(
@@ -226,18 +226,23 @@ def with_arms(trial: Trial) -> list[Trial]:
 
 
 class _Spending:
-    """Hours and dollars of trials by their number of seeds."""
+    """Hours and dollars of a trial and its variants by the number of seeds; its tuning has seeds of its own."""
 
-    def __init__(self, trials: Sequence[Trial], where: Group) -> None:
+    def __init__(self, trial: Trial, family: Sequence[Trial], where: Group) -> None:
+        tuning = [of for of in family if trial.tune and of.seeds == trial.tune.seeds]
         self.parts = [
-            (len(trial.arms), sum(hours(trial, work(trial), where).values()), corpus.hours(trial)) for trial in trials
+            (len(of.arms), sum(hours(of, work(of), where).values()), corpus.hours(of))
+            for of in family
+            if of not in tuning
         ]
+        self.tuning = sum([_brief(of, where)["hours"] for of in tuning], 0.0)
         self.workers, self.rate = where.device.workers, where.number * (where.device.price or 0)
         self.a_seed = self.rate * sum(arms * cell for arms, cell, _ in self.parts) / self.workers
-        self.once = self.rate * sum(once for _, _, once in self.parts)
+        self.once = self.rate * (self.tuning + sum(once for _, _, once in self.parts))
 
     def hours(self, seeds: int) -> float:
-        return sum(once + _waves(arms * seeds, self.workers) * cell for arms, cell, once in self.parts)
+        of_seeds = [once + _waves(arms * seeds, self.workers) * cell for arms, cell, once in self.parts]
+        return sum(of_seeds, self.tuning)
 
     def dollars(self, seeds: int) -> float:
         return self.rate * self.hours(seeds)

@@ -81,7 +81,7 @@ def print_budget(plan: Mapping[str, Any], dollars: float, console: Console) -> N
     _table(
         console,
         f"What ${dollars:,.10g} buys: seeds of each size, and the effect they find with a chance of 80 %",
-        ("device", "size", "arms", "seeds", "effect", "$ a seed", "$ corpus", "h"),
+        ("device", "size", "arms", "seeds", "effect", "$ a seed", "$ once", "h"),
         [
             (
                 row["device"],

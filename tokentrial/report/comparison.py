@@ -20,6 +20,7 @@ from tokentrial.report.results import (
     read_evaluation,
     untouched_documents,
 )
+from tokentrial.report.tuning import tuning
 from tokentrial.report.variants import VariantReport, reruns, swept, variant_reports
 from tokentrial.store.files import fingerprint, read_json, sealed, write_bytes, write_json
 from tokentrial.store.folders import read_manifest
@@ -27,7 +28,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 11
+VERSION = 12  # 11 said nothing of tuning
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -59,6 +60,7 @@ def build(
         arms=trial.arms,
         seeds=trial.seeds,
         grpo=_grpo(trial),
+        tuning=tuning(trial),
         variants=[[variant.kind, variant.name, report and report["fingerprint"]] for variant, report in reports],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
@@ -123,6 +125,7 @@ def _report(
         "contrasts": analysis.contrasts,
         "budgets": analysis.budgets,
         "outcomes": analysis.outcomes,
+        "tuning": tuning(trial),
         "sweep": swept(trial, reports, analysis),
         "curves": run_summary.learning_curves(trained),
         "consumed": run_summary.consumed(trial, exposure, evaluations, trained),

@@ -25,6 +25,7 @@ from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows
 from tokentrial.report.outcomes import outcome_label
 from tokentrial.report.plot_style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
 from tokentrial.report.sweep_curves import sweep, sweep_alt, swept_outcomes
+from tokentrial.report.tuning_curves import tuned, tuned_alt
 from tokentrial.statistics.paired import paired_t
 
 
@@ -242,6 +243,7 @@ def _dose_alt(report: Report) -> str:
 _FIGURES: dict[str, tuple[Callable[[Report], Figure], Callable[[Report], str]]] = {
     "forest": (forest, forest_alt),
     "stages": (_stages, _stages_alt),
+    "tuned": (tuned, tuned_alt),
     "trends": (trends, trends_alt),
     "multipliers": (multipliers, multipliers_alt),
     "heatmap": (_heatmap, _heatmap_alt),

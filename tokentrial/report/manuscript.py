@@ -6,7 +6,7 @@ from typing import Any
 
 from tokentrial.report.contrast_table import HEADS, Report, Row, declared_rows
 from tokentrial.report.formats import one_line
-from tokentrial.report.narrative import averaged, declaration, error_rates, gate, looks, verdict_sentence
+from tokentrial.report.narrative import averaged, declaration, error_rates, gate, looks, tuning, verdict_sentence
 from tokentrial.report.outcomes import outcome_label
 
 _ESCAPES = {
@@ -77,6 +77,7 @@ def methods(report: Report) -> str:
         f"{declared['alpha']:g}{matters}.",
         *error_rates(report),
         *looks(report),
+        *tuning(report),
         gate(report),
         *declaration(report),
         f"Result: {verdict_sentence(report)}",

@@ -14,9 +14,10 @@ from tokentrial.report.contrast_table import (
     row,
     verdict_words,
 )
-from tokentrial.report.formats import format_interval, format_level, format_number, one_line
+from tokentrial.report.formats import format_estimate, format_interval, format_level, format_number, one_line
 from tokentrial.report.outcomes import METRICS, STAGE_LABELS, outcome_label
 from tokentrial.statistics.decision import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
+from tokentrial.trial.sweep import said
 
 _SPENDING = {"obrien_fleming": "O'Brien-Fleming", "pocock": "Pocock"}
 
@@ -75,7 +76,14 @@ def remarks(report: Report) -> list[str]:
     """The rules that the verdict came by, and what else bears on it."""
     primary, grpo = report["contrasts"][0], report["grpo"]
     sentences = [f"Primary: {primary['note']}."] if primary["note"] else []
-    sentences += [*looks(report), *averaged(report), *_budgets(report), gate(report), *error_rates(report)]
+    sentences += [
+        *looks(report),
+        *averaged(report),
+        *_budgets(report),
+        *tuning(report),
+        gate(report),
+        *error_rates(report),
+    ]
     if grpo and not grpo["go_on"]:
         sentences.append("GRPO skipped: pass@k is zero in every cell, there is nothing to learn from.")
     if grpo and grpo["fact_token_bonus"]:
@@ -130,6 +138,41 @@ def _budgets(report: Report) -> list[str]:
         f"The primary difference less that with {both['rerun']}, seed by seed: {both['difference']:+.3f}, "
         f"{format_level(both['alpha'])} interval {format_interval(both['interval'])}, p {format_number(both['p'])}."
     ]
+
+
+def tuning(report: Report) -> list[str]:
+    """What each arm was tuned to and by what, where its best may lie beyond what was tried, and what the trial's own
+    values would have said."""
+    if (tuned := report.get("tuning")) is None:  # an earlier release's report knows none
+        return []
+    seeds = f"seed{'s' if len(tuned['seeds']) > 1 else ''} {', '.join(map(str, tuned['seeds']))}"
+    if not tuned["chosen"]:
+        return [f"Not tuned yet, on {seeds}: no cell of the verdict is trained before."]
+    chosen = "; ".join(f"{arm} {said(values)}" for arm, values in tuned["chosen"].items())
+    sentences = [
+        f"Each arm is trained with its own best, by {outcome_label(tuned['outcome'])} on {seeds}, on which no verdict "
+        f"rests: {chosen}."
+    ]
+    treatment, control = tuned["primary"]["contrast"].split(" - ")
+    if tuned["chosen"][treatment] != tuned["chosen"][control]:
+        sentences.append(
+            "The verdict is of arms with these values. Where chance chose them, equal arms are told apart more often "
+            "than at alpha: the fewer the tuning seeds, the more (docs/science.md, Fair tuning)."
+        )
+    for arm, names in tuned["at_edge"].items():
+        values = {name: tuned["chosen"][arm][name] for name in names}
+        sentences.append(
+            f"The best of {arm}, {said(values)}, is at the edge of what was tried: a better may lie beyond."
+        )
+    if tuned["untuned"]:
+        primary = tuned["primary"]
+        untuned, tuned_too = (format_estimate(tuned[key], "+") for key in ("untuned", "each_at_its_best"))
+        sentences.append(
+            f"On the tuning seeds {primary['contrast']}, {outcome_label(primary['outcome'])}, is {untuned} with the "
+            f"trial's own {said(tuned['own'])} in both arms, and {tuned_too} with each arm's best. That is no verdict: "
+            "the values were chosen by these seeds."
+        )
+    return sentences
 
 
 def gate(report: Report) -> str:

@@ -65,7 +65,8 @@ def _fresh_seeds(report: Report, folder: Path) -> list[dict[str, str]]:
     sd = planning_sd(stdev(differences), len(differences))
     if not (needed := seeds_needed(effect, sd, report["declared"]["alpha"], most=_MOST_SEEDS)):
         return []
-    fresh = ",".join(str(max(seeds) + 1 + number) for number in range(needed))
+    tuning = report["tuning"]["seeds"] if report["tuning"] else []
+    fresh = ",".join(str(max([*seeds, *tuning]) + 1 + number) for number in range(needed))
     looks = ["verdict.looks=null"] if report["settings"]["verdict"]["looks"] else []  # they end with other seeds
     why = f"{'confirm' if found else 'decide'} on {needed} fresh seeds, which find a difference of {effect:.2g} four "
     overrides = [f"seeds=[{fresh}]", *looks, *_elsewhere(report, folder, "fresh")]
@@ -73,7 +74,10 @@ def _fresh_seeds(report: Report, folder: Path) -> list[dict[str, str]]:
 
 
 def _cost(report: Report, seeds: int) -> str:
-    """Time of the devices for so many seeds of every arm, from the seconds that the cells of this run took."""
+    """Time of the devices for so many seeds of every arm, from the seconds that the cells of this run took; another
+    run tunes its arms again."""
+    if tuning := report["tuning"]:
+        seeds += len(tuning["seeds"]) * len(tuning.get("points", ()))
     seconds = [v for arm in report["consumed"].values() for key, v in arm.items() if key.endswith("seconds")]
     ran: Mapping[str, Any] = {row["setting"]: row["ran"] for row in report["ran"]}
     ranks = max((int(n.replace(",", "")) for n in ran["processes a cell"].split(", ") if n[:1].isdigit()), default=1)

@@ -15,6 +15,7 @@ from tokentrial.report.formats import one_line
 from tokentrial.tasks.arithmetic import PROBES, TABLE_SUBSETS, is_table_row
 from tokentrial.tasks.task import Row
 from tokentrial.tasks.training_examples import task_name
+from tokentrial.trial.settings import Compared
 from tokentrial.trial.trial import Trial
 
 GROUPS = ("asked", "never_asked")  # subsets of the table: a fact is in one of them, by seed
@@ -91,22 +92,40 @@ def known_outcomes(trial: Trial, measured: Iterable[str]) -> list[str]:
     return [f"{stage}/{name}" for stage in measured for name in names]
 
 
+def after_pretraining(compared: Compared) -> Compared:
+    """A comparison as it is measured after pretraining."""
+    return compared.model_copy(update={"outcome": f"pretrain/{compared.outcome.partition('/')[2]}"})
+
+
+def tuning_outcome(trial: Trial) -> str:
+    """What arms are tuned by where the trial does not say it: the primary outcome after pretraining; of an accuracy
+    the probability of the right answer to the same questions, which knows no floor and has less noise (2508.13144)."""
+    if trial.tune and trial.tune.outcome:
+        return trial.tune.outcome
+    primary, known = after_pretraining(trial.verdict.primary).outcome, known_outcomes(trial, ["pretrain"])
+    items, _, metric = primary.rpartition("/")
+    smooth = [f"{items}/{name}" for name in ("choice_logprob", "gold_nats_per_byte") if metric.startswith("accuracy")]
+    return next((name for name in smooth if name in known), primary)
+
+
 def check_outcomes(trial: Trial, measured: Sequence[str]) -> None:
     """Refuse a declared outcome that the trial does not measure, with the nearest that it does."""
     known = known_outcomes(trial, measured)
-    for compared in trial.compared:
-        _, task, subset, _ = compared.outcome.split("/")
-        dropping = [arm for arm in compared.arms if not get_arm(arm).keeps_content]
+    wanted: list[tuple[str, str, Sequence[str]]] = [("verdict", each.outcome, each.arms) for each in trial.compared]
+    wanted += [("tune", tuning_outcome(trial), trial.arms)] if trial.tune else []
+    for setting, outcome, of_arms in wanted:
+        _, task, subset, _ = outcome.split("/")
+        dropping = [arm for arm in of_arms if not get_arm(arm).keeps_content]
         if task == "heldout_text" and subset != "untouched" and dropping:
             raise SettingsError(
-                f"verdict: outcome {compared.outcome!r} of {compared.contrast}: {dropping[0]} drops content, and is "
-                "measured on untouched text alone"
+                f"{setting}: outcome {outcome!r} of {', '.join(of_arms)}: {dropping[0]} drops content, and is measured "
+                "on untouched text alone"
             )
-        if compared.outcome not in known:
-            [*nearest] = difflib.get_close_matches(compared.outcome, known, n=1, cutoff=0.5)
+        if outcome not in known:
+            [*nearest] = difflib.get_close_matches(outcome, known, n=1, cutoff=0.5)
             hint = f"did you mean {nearest[0]}?" if nearest else f"its stages are {', '.join(measured)};"
             raise SettingsError(
-                f"verdict: outcome {compared.outcome!r}: the trial {trial.name} does not measure it; {hint} "
+                f"{setting}: outcome {outcome!r}: the trial {trial.name} does not measure it; {hint} "
                 f"`tokentrial outcomes` lists what may be declared"
             )
 

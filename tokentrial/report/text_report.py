@@ -37,6 +37,10 @@ MULTIPLIER_NOTE = (
     "Geometric mean over seeds with a 95 % interval, interpolated seed by seed between neighbouring sizes on log\n"
     "scales, never beyond them; of steps to 60 %, the ratio of steps at one size."
 )
+TUNING_NOTE = (
+    "What each arm came to at each point of the grid: means over the tuning seeds, on which no verdict rests, with\n"
+    "95 % t intervals."
+)
 _SWEEP_NOTE = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
 
 
@@ -71,6 +75,7 @@ def markdown(report: Report) -> str:
     sections = [
         _section("Declared before the run", "", (HEADS, declared_rows(report))),
         _section("All contrasts", _ALL_NOTE, (HEADS, [row(record) for record in report["contrasts"]])),
+        _section("Tuning", TUNING_NOTE, tuning_table(report)) if (report["tuning"] or {}).get("chosen") else [],
         _section("What was swept", _SWEEP_NOTE, sweep_table(report)) if report["sweep"]["points"] else [],
         *(_ladder_sections(report) if report["ladder"] else []),
         _section("Stage by stage", _STAGES_NOTE, stages(report)),
@@ -145,6 +150,17 @@ def sweep_table(report: Report) -> Table:
             values = [one_line(str(point["settings"][key])) for key in keys]
             rows.append([one_line(name), *values, *means, "; ".join(contrasts)])
     return ["outcome", *keys, *report["arms"], "difference [95 %]"], rows
+
+
+def tuning_table(report: Report) -> Table:
+    """A row a point of the grid, once the tuning has come to its end."""
+    tuned, rows = report["tuning"], []
+    for point in tuned["points"]:
+        is_best = {arm: tuned["chosen"][arm] == point["settings"] for arm in tuned["chosen"]}
+        means = {arm: format_estimate(estimate, "") for arm, estimate in point["arms"].items()}
+        cells = [means.get(arm, "-") + (", its best" if is_best.get(arm) else "") for arm in report["arms"]]
+        rows.append([*(f"{value:g}" for value in point["settings"].values()), *cells])
+    return [*tuned["grid"], *report["arms"]], rows
 
 
 def _ladder_sections(report: Report) -> list[list[str]]:

@@ -72,7 +72,7 @@ def swept(trial: Trial, reports: Sequence[VariantReport], own: "Analysis") -> di
                 point = outcomes.setdefault(c["outcome"], _point(outcome, counts))
                 point["contrasts"][f"{c['treatment']} - {c['control']}"] = {
                     "mean": c["difference"],
-                    "ci95": _mean(c["differences"])["ci95"],
+                    "ci95": mean_with_interval(c["differences"])["ci95"],
                     "n": len(c["seeds"]),
                 }
             points.append({"settings": variant.settings, "outcomes": outcomes})
@@ -82,11 +82,12 @@ def swept(trial: Trial, reports: Sequence[VariantReport], own: "Analysis") -> di
 def _point(outcome: Mapping[str, Any], counts: Sequence[bool]) -> dict[str, Any]:
     per_seed = outcome["per_seed"]
     values = {arm: [v for v in compress(per_seed[arm], counts) if v is not None] for arm in per_seed}
-    arms = {arm: _mean(measured) for arm, measured in values.items() if measured}
+    arms = {arm: mean_with_interval(measured) for arm, measured in values.items() if measured}
     return {"floor": outcome["floor"], "arms": arms, "contrasts": {}}
 
 
-def _mean(values: Sequence[float]) -> dict[str, Any]:
+def mean_with_interval(values: Sequence[float]) -> dict[str, Any]:
+    """The mean over seeds and its 95 % t interval."""
     from tokentrial.statistics.paired import paired_t
 
     t = paired_t(values)

@@ -13,6 +13,7 @@ from tokentrial.steps.stage import Job, stage_of, stages
 from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
 from tokentrial.store.folders import is_done, is_weights, lock, prune, read_manifest, require_intact, step
 from tokentrial.store.storage import Storage
+from tokentrial.store.tuned import arm_trial
 from tokentrial.trial.pretraining import weights_name
 from tokentrial.trial.trial import Trial
 
@@ -33,7 +34,7 @@ def run_cell(trial: Trial, cell: Cell, wanted: Sequence[str], declared: str | No
     # a cell has one writer: a worker on a node that Ray gave up may still be ending, and its lock ends with it
     with translate_os_errors(trial.folder), lock(trial.folder / cell.arm, lock_name, _PATIENCE_S):
         storage.state.fetch()
-        corpus = CorpusPlan(trial)
+        corpus = CorpusPlan(arm_trial(trial, cell.arm))
         sync_storage(corpus, [cell], storage)
         todo = [stage for stage in cell.pending(corpus) if stage in wanted]
         for number, stage in enumerate(todo):

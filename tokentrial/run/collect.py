@@ -11,6 +11,7 @@ from tokentrial.run.run_folder import open_run
 from tokentrial.steps.grpo import DECISION
 from tokentrial.store.files import read_json, sealed, write_bytes, write_json
 from tokentrial.store.folders import MANIFEST, is_whole, link_folder, lock, read_manifest
+from tokentrial.store.tuned import TUNED
 from tokentrial.trial.declaration import DECLARED, differences
 from tokentrial.trial.sweep import to_run
 
@@ -21,7 +22,7 @@ def collect(sources: Sequence[Path], into: Path) -> list[str]:
     """Join the cells of run folders in `into`, a new folder or one of them; returns the names of the steps that came.
 
     Raises TrialError where a folder is of another declaration, was made from another corpus or start, or decided
-    otherwise on GRPO.
+    otherwise on GRPO or the tuning.
     """
     if (into / "trial.yaml").exists() and not (into / DECLARED).exists():
         raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one that is joined")
@@ -46,6 +47,7 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
         _same_files([folder / name for folder in folders if (folder / name / MANIFEST).exists()])
     if not (corpora := [folder for folder in folders if (folder / _SHARED[0] / MANIFEST).exists()]):
         raise TrialError(f"{first}: no corpus there, nor in the other folders; give one that has it")
+    _same_choice([folder / TUNED for folder in folders if (folder / TUNED).exists()])
     decision = _decision([folder / DECISION for folder in folders if (folder / DECISION).exists()])
     came, finished = [], {folder: _finished(folder) for folder in folders}
     for cell in dict.fromkeys(cell for of in finished.values() for cell in of):
@@ -60,7 +62,7 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
         holder = next((folder for folder in (*corpora, *folders) if (folder / name / MANIFEST).exists()), None)
         if holder and not (into / name / MANIFEST).exists():
             link_folder(holder / name, into / name)
-    for name in ("trial.yaml", "sources.json", "inputs.json"):
+    for name in ("trial.yaml", "sources.json", "inputs.json", TUNED):
         holder = next((folder for folder in folders if (folder / name).exists()), None)
         if holder and not (into / name).exists():
             write_bytes(into / name, (holder / name).read_bytes())
@@ -103,6 +105,14 @@ def _decision(paths: Sequence[Path]) -> dict[str, Any] | None:
             raise TrialError(f"{path}: decided otherwise on GRPO than {paths[0]}; their cells are not of one trial")
     pass_at_k = {cell: share for decision in decisions for cell, share in decision["pass_at_k"].items()}
     return decisions[0] | {"pass_at_k": pass_at_k} if decisions else None
+
+
+def _same_choice(paths: Sequence[Path]) -> None:
+    """One choice of what each arm is trained with."""
+    chosen = [read_json(path, "chosen")["chosen"] for path in paths]
+    for path, choice in zip(paths, chosen, strict=True):
+        if choice != chosen[0]:
+            raise TrialError(f"{path}: chose otherwise than {paths[0]}; tune on one machine, and copy its folder first")
 
 
 def _finished(folder: Path) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.start import start_content
+from tokentrial.report.outcomes import tuning_outcome
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.stage import stage_names, stages
 from tokentrial.store.files import read_json, write_json
@@ -64,8 +65,9 @@ def _settings(trial: Trial) -> dict[str, Any]:
         "sweep": trial.sweep,
         "robustness_reruns": trial.robustness_reruns,
         "settings": trial.experiment(*_PARTS),
-        # without a ladder no word of it: the hash of such a trial stays what it was
+        # without a ladder or tuning no word of it: the hash of such a trial stays what it was
         **({"ladder": trial.ladder.model_dump(mode="json")} if trial.ladder else {}),
+        **({"tune": trial.tune.model_dump(mode="json") | {"outcome": tuning_outcome(trial)}} if trial.tune else {}),
     }
 
 
@@ -89,7 +91,7 @@ def settle(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell], overwrite: 
     if doomed and not overwrite:
         listed = [f"  {name} ({seconds:,.0f} s)" for name, seconds in list(doomed.items())[:_MOST]]
         more = [f"  and {len(doomed) - _MOST} more"] if len(doomed) > _MOST else []
-        changed = [f"  {path}: {change}" for path, change in _changes(trial)]
+        changed = [f"  {path}: {change}" for path, change in changes(trial)]
         lines = [
             f"{trial.folder}: these settings would replace {len(doomed)} finished results, which took "
             f"{sum(doomed.values()) / 3600:.2g} hours:",
@@ -269,7 +271,8 @@ def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterato
                 yield name, float(manifest.get("seconds") or 0)
 
 
-def _changes(trial: Trial) -> list[tuple[str, str]]:
+def changes(trial: Trial) -> list[tuple[str, str]]:
+    """What differs from what the folder's trial declared: name, and how."""
     before = _read(trial.folder)
     if before is None or "declaration" not in before:
         return []

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import SettingsError
 from tokentrial.report.formats import format_interval, format_number
 from tokentrial.report.outcomes import METRICS, outcome_label
 from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
@@ -30,6 +31,8 @@ SHIFT = 1000  # of the seeds
 def run_placebo(trial: Trial) -> list[Contrast]:
     """Run the control on the trial's seeds and on others, and compare the two on each declared outcome, pair by pair.
     Every seed is one of its arm's draws: a difference that is significant is a false alarm."""
+    if trial.tune:
+        raise SettingsError("tune: a placebo is the control against itself with the same values; give tune=null")
     check(trial)
     update: dict[str, Any] = ALONE | {"seeds": [seed + SHIFT for seed in trial.seeds]}
     pair = trial, trial.model_copy(update=update | places_below(trial, "placebo"))

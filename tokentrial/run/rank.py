@@ -19,6 +19,7 @@ from tokentrial.steps.stage import Job
 from tokentrial.store.disk import translate_os_errors
 from tokentrial.store.folders import partial
 from tokentrial.store.storage import Storage
+from tokentrial.store.tuned import arm_trial
 
 
 def main(out: str, arm: str, seed: str) -> None:
@@ -28,7 +29,7 @@ def main(out: str, arm: str, seed: str) -> None:
     for number in worker.STOP_SIGNALS:
         signal.signal(number, worker.told_to_stop)
     try:
-        corpus, cell = CorpusPlan(open_run(Path(out))), Cell(arm, int(seed))
+        corpus, cell = CorpusPlan(arm_trial(open_run(Path(out)), arm)), Cell(arm, int(seed))
         folder = partial(cell.folder(corpus.trial, "pretrain"))
         checkpoints = cell.checkpoints(corpus.trial, "pretrain", cell.fingerprints(corpus)["pretrain"])
         save = Storage(corpus.trial).send_checkpoint

@@ -34,6 +34,7 @@ from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_st
 from tokentrial.run.check import check, check_inputs, check_machine
 from tokentrial.run.declaration import declare, hash_in_force, refuse_taking_over, settle, standing
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
+from tokentrial.run.tuning import tune
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, stages
@@ -55,17 +56,23 @@ def run(
     overwrite: bool = False,
     budget_minutes: float | None = None,
 ) -> dict[str, Any] | None:
-    """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; after a whole
-    run build the report and return it. Finished results of other settings are replaced with `overwrite` alone. With
-    `budget_minutes` what fits is run, of which the corpora come first, and the rest stays pending."""
+    """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; where it tunes
+    its arms, they are tuned before. After a whole run build the report and return it. Finished results of other
+    settings are replaced with `overwrite` alone. With `budget_minutes` what fits is run, of which the corpora come
+    first, and the rest stays pending."""
     check(trial)
     check_machine(trial)
     affordable = None
     if budget_minutes is not None:
         if chosen is not None:
             raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
+        if trial.tune:
+            raise SettingsError("--budget-minutes and tune: no seed is run before the tuning is whole; leave one out")
         affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
-    report, earlier, others = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial], to_run(trial)
+    if trial.tune and (wanted is None or {*wanted} - {"corpus"}):
+        tune(trial, trial.tune, run_one, overwrite)
+    others = [] if trial.tune else to_run(trial)
+    report, earlier = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial]
     for number, variant in enumerate(others, 1):
         its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
         if affordable is None or affordable[variant.trial.folder]:
@@ -306,7 +313,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
     trial = open_run(folder)
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
-    for variant in to_run(trial):  # cells that were collected have no report of their variant yet
+    for variant in [] if trial.tune else to_run(trial):  # cells that were collected have no report of their variant yet
         if (variant.trial.folder / "trial.yaml").exists() and any(variant.trial.folder.glob("*/seed*/*/manifest.json")):
             rebuild(variant.trial.folder)
     corpus = CorpusPlan(trial)

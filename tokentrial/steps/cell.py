@@ -7,6 +7,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.steps.stage import stage_of, stages
 from tokentrial.store.files import fingerprint
 from tokentrial.store.folders import is_done
+from tokentrial.store.tuned import arm_trial
 from tokentrial.trial.trial import Trial
 
 
@@ -32,7 +33,7 @@ class Cell:
     def fingerprints(self, corpus: CorpusPlan) -> dict[str, str]:
         """Name of each stage's result: its version, its inputs, and those of the stage whose model it reads."""
         found: dict[str, str] = {}
-        for stage in stages(corpus.trial):
+        for stage in stages(arm_trial(corpus.trial, self.arm)):
             of = {"of": found[stage.reads]} if stage.reads else {}
             found[stage.name] = fingerprint(stage.name, stage.version, **of, **stage.inputs(corpus, self))
         return found

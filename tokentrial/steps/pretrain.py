@@ -5,6 +5,7 @@ from typing import Any
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
+from tokentrial.errors import TrialError
 from tokentrial.executors.worker import stoppable
 from tokentrial.pretrain.device import ranks_of, resolve_dtype
 from tokentrial.pretrain.launch import launch
@@ -22,6 +23,7 @@ from tokentrial.steps.costs import (
 )
 from tokentrial.steps.stage import Job, Stage
 from tokentrial.store.files import read_json
+from tokentrial.store.tuned import TUNED, read_tuned
 from tokentrial.trial.pretraining import CHECKPOINT_BYTES
 from tokentrial.trial.trial import Trial
 
@@ -98,6 +100,8 @@ def train_rank(job: Job) -> None:
     from tokentrial.pretrain.train import pretrain
 
     corpus, cell, trial = job.corpus, job.cell, job.corpus.trial
+    if trial.tune and read_tuned(trial) is None:
+        raise TrialError(f"{trial.folder / TUNED}: not there; `tokentrial run` tunes the arms before it trains them")
     stream = Stream.of(trial, corpus.folder, corpus.vocabulary, cell.arm, cell.seed)
     served = read_json(corpus.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})

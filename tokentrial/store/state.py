@@ -19,7 +19,7 @@ from tokentrial.store.objects import Objects
 
 STATE = "state.json"
 _HISTORY = ".storage.json"
-_DECISIONS = ("declared.json", "grpo_decision.json")
+_DECISIONS = ("declared.json", "grpo_decision.json", "tuned.json")
 _FILES = (
     *_DECISIONS,
     "sources.json",

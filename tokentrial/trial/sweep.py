@@ -1,13 +1,15 @@
-"""The variants of a trial: the grid of its `sweep`, its primary contrast again with `robustness_reruns`, and the
-sizes of its `ladder`. Each is a full trial with a run folder of its own.
+"""The variants of a trial: the grid of its `sweep`, its primary contrast again with `robustness_reruns`, the sizes of
+its `ladder`, and the grid of its `tune`. Each is a full trial with a run folder of its own.
 
     OUT/sweep/corpus.drills.share=0.1,pretrain.n_layer=2/    every arm and seed
     OUT/also/budget.match=bytes/                             the two arms of the primary contrast
     OUT/ladder/2x64/                                         every arm, at that size
+    OUT/tune/pretrain.lr=0.003/                              every arm on the tuning seeds, pretraining alone
 """
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from tokentrial.trial.trial import Trial
 
 _PARTS = ("tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate")
 # of a trial without variants
-ALONE: dict[str, Any] = {"sweep": {}, "robustness_reruns": [], "ladder": None}
+ALONE: dict[str, Any] = {"sweep": {}, "robustness_reruns": [], "ladder": None, "tune": None}
 _STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder
 # what the size fills in where it is not given; a trial that was read once has everything given
 _OF_SIZE = ("n_layer", "n_head", "n_embd")
@@ -27,7 +29,7 @@ _NAME_BYTES = 255  # of a file system, for one folder
 
 
 class Variant(NamedTuple):
-    """A trial with other settings. `kind` is sweep, also or ladder."""
+    """A trial with other settings. `kind` is sweep, also, ladder or tune."""
 
     kind: str
     name: str
@@ -36,15 +38,15 @@ class Variant(NamedTuple):
     is_itself: bool  # a point of the grid where the trial itself stands: its folder is the trial's
 
 
-def said(settings: dict[str, Any]) -> str:
+def said(settings: Mapping[Any, Any]) -> str:
     """Settings in words: `corpus.drills.share=0.1,pretrain.n_layer=2`."""
     return ",".join(f"{key}={value}" for key, value in settings.items())
 
 
 def variants(trial: Trial) -> list[Variant]:
-    """All of them, in the order they are run. A point of the grid that is the trial itself is not run again."""
-    grid = [dict(zip(trial.sweep, values, strict=True)) for values in product(*trial.sweep.values())]
-    found = [_variant(trial, "sweep", settings, {}) for settings in (grid if trial.sweep else [])]
+    """All of them, in the order they are run; those of `tune` before the trial. A point of the grid that is the trial
+    itself is not run again."""
+    found = [_variant(trial, "sweep", settings, {}) for settings in _points(trial.sweep)]
     pair = trial.verdict.primary.arms
     secondary = [each for each in trial.verdict.secondary if set(each.arms) <= set(pair)]
     narrowed = {
@@ -55,10 +57,24 @@ def variants(trial: Trial) -> list[Variant]:
     found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.robustness_reruns]
     if trial.ladder:
         found += [_rung(trial, trial.ladder, rung) for rung in trial.ladder.sizes]
+    if trial.tune:
+        alone: dict[str, Any] = {
+            "seeds": trial.tune.seeds,
+            "sft": None,
+            "grpo": None,
+            "stages": {},
+        }  # pretraining is what is tuned
+        alone |= {"verdict": trial.verdict.model_copy(update={"looks": None}).model_dump(mode="json")}
+        found += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
     folders = [each.trial.folder for each in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-        raise SettingsError(f"sweep, robustness_reruns: {twice} stands for two variants; give each value once")
+        raise SettingsError(f"sweep, robustness_reruns, tune: {twice} stands for two variants; give each value once")
     return found
+
+
+def _points(grid: Mapping[Any, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of a grid's values."""
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
 
 
 def to_run(trial: Trial) -> list[Variant]:
@@ -115,7 +131,8 @@ def refuse_without_effect(trial: Trial) -> None:
         if variant.is_itself and variant.kind == "sweep":
             continue
         found = str(_read(variant.trial))
-        same = seen.get((variant.kind, found), seen.get(("", found)))
+        own = None if variant.kind == "tune" else seen.get(("", found))  # the trial's own values are tried as well
+        same = seen.get((variant.kind, found), own)
         if same:
             setting = {"also": "robustness_reruns"}.get(variant.kind, variant.kind)
             raise SettingsError(

@@ -28,6 +28,7 @@ from tokentrial.trial.settings import (
     Tokenizer,
     Verdict,
 )
+from tokentrial.trial.tuning import Tuning
 
 MOST_REWRITTEN = 500  # facts of which an exported tokenizer writes the tokens by itself: it is built in 2 s
 
@@ -62,6 +63,8 @@ class Trial(Settings):
     """the primary contrast again with each of these settings, such as budget.match=bytes"""
     ladder: Ladder | None = None
     """the same arms and seeds at other sizes of the model; the trial itself is one of them"""
+    tune: Tuning | None = None
+    """each arm's own best values, found before the trial on other seeds; the trial is run with them"""
     executor: Literal["local", "ray"] = "local"
     """where corpus and cells are made: processes of this machine, or a Ray cluster"""
     ray: Ray = Ray()
@@ -134,6 +137,30 @@ class Trial(Settings):
             raise ValueError(f"ladder.sizes holds {size_name(self.pretrain)}, the trial's own size; leave it out there")
         return self
 
+    @model_validator(mode="after")
+    def tunes_fairly(self) -> "Trial":
+        if self.tune is None:
+            return self
+        if shared := sorted({*self.seeds} & {*self.tune.seeds}):
+            raise ValueError(
+                f"seeds and tune.seeds both hold {shared}, expected none in common: values look better than they are "
+                "on the seeds that they were chosen by"
+            )
+        if len(set(self.tune.seeds)) != len(self.tune.seeds):
+            raise ValueError(f"tune.seeds is {self.tune.seeds}, expected no value twice")
+        if others := [name for name in ("sweep", "robustness_reruns", "ladder") if getattr(self, name)]:
+            raise ValueError(
+                f"tune and {others[0]}: each trial of {others[0]} would need a tuning of its own; leave one of them out"
+            )
+        for name, values in self.tune.grid.items():
+            own = getattr(self.pretrain, name.removeprefix("pretrain."))
+            if own not in values:
+                raise ValueError(
+                    f"tune.grid.{name} is {values}, expected {own:g} among them, the trial's own: it is what every arm "
+                    "would have untuned"
+                )
+        return self
+
     @property
     def compared(self) -> list[Compared]:
         return [self.verdict.primary, *self.verdict.secondary]
@@ -144,6 +171,12 @@ class Trial(Settings):
         looks = self.verdict.looks
         first = len(self.seeds) if looks is None else -(-len(self.seeds) // 2) if looks == "blinded" else looks[0]
         return self.seeds[: int(first)]
+
+    @property
+    def unused_seed(self) -> int:
+        """The first seed beyond all that the trial names."""
+        tuning = self.tune.seeds if self.tune else []
+        return 1 + max(*self.seeds, *tuning, 0)
 
     @property
     def folder(self) -> Path:

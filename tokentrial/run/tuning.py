@@ -1,0 +1,106 @@
+"""The tuning of a trial, before any of its own cells is trained: every arm at every point of the grid, on seeds that no
+verdict rests on, and what each arm did best with, in `tuned.json`. It is chosen once: what depends on it stands.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.errors import TrialError
+from tokentrial.report.outcomes import METRICS, after_pretraining, tuning_outcome
+from tokentrial.report.results import CellResults, mean_of, read_evaluation, untouched_documents
+from tokentrial.report.tuning import best
+from tokentrial.run.declaration import changes, declare
+from tokentrial.run.run_folder import evaluated
+from tokentrial.steps.stage import stage_names
+from tokentrial.store.files import sealed, write_json
+from tokentrial.store.folders import MANIFEST, lock
+from tokentrial.store.storage import Storage
+from tokentrial.store.tuned import TUNED, read_tuned
+from tokentrial.trial.declaration import differences
+from tokentrial.trial.sweep import Variant, said, to_run
+from tokentrial.trial.trial import Trial
+from tokentrial.trial.tuning import Point, Tuned, Tuning
+
+_ADVICE = "give output=OTHER_FOLDER, or --overwrite: what is then made is exploratory"
+
+
+def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite: bool) -> None:
+    """Bring a trial's tuning up to date, with `run_one` of `run/run.py`, and write down what it chose. Raises
+    TrialError where something else was chosen before, unless `overwrite`."""
+    _refuse_another(trial, tuning, overwrite)
+    run_one(trial, ("corpus",), (), (), overwrite)
+    _refuse_another(trial, tuning, overwrite)  # than what came from the storage
+    if (before := read_tuned(trial)) is None:  # declared before anything of it can be seen
+        with lock(trial.folder):
+            storage = Storage(trial)
+            declare(trial, (), storage)
+            storage.state.send()
+    points, earlier = to_run(trial), [trial]
+    for number, point in enumerate(points, 1):
+        print(f"tune {number} of {len(points)}: {point.name}", file=sys.stderr)
+        run_one(point.trial, ("corpus", *stage_names(point.trial)), None, earlier, overwrite)
+        earlier.append(point.trial)
+    now = _tuned(trial, tuning, points)
+    kept = before.chosen if before and not overwrite else {}
+    for arm, values in kept.items():
+        if (found := now.chosen.get(arm, values)) != values:
+            raise TrialError(
+                f"{trial.folder / TUNED}: {said(values)} for {arm}, and by the cells of the tuning {said(found)}; put "
+                f"back the file, or the cells, or {_ADVICE}"
+            )
+    if now.chosen.keys() - kept.keys():
+        with lock(trial.folder):
+            write_json(trial.folder / TUNED, sealed(now.model_dump(mode="json")))
+            Storage(trial).state.send()
+
+
+def _refuse_another(trial: Trial, tuning: Tuning, overwrite: bool) -> None:
+    """Refuse another tuning than that by which the arms' values were chosen, or after the cells of the verdict one that
+    was not declared before them."""
+    path, before = trial.folder / TUNED, read_tuned(trial)
+    if overwrite:
+        return
+    if before is None:
+        has_cells = any(trial.folder.glob(f"*/seed*/*/{MANIFEST}"))
+        if has_cells and any(name.split(".")[0] == "tune" for name, _ in changes(trial)):
+            raise TrialError(f"{trial.folder}: its cells were trained without this tuning; {_ADVICE}")
+        return
+    was = before.tune.model_dump() | {"outcome": before.outcome}
+    for name, change in differences(was, tuning.model_dump() | {"outcome": tuning_outcome(trial)}):
+        raise TrialError(f"{path}: the arms are tuned, and tune.{name} is now {change}; {_ADVICE}")
+
+
+def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:
+    """What the finished cells of a tuning come to."""
+    by, primary = tuning_outcome(trial), after_pretraining(trial.verdict.primary)
+    folders = [
+        {cell: stages["pretrain"] for cell, stages in evaluated(CorpusPlan(point.trial)).items()} for point in points
+    ]
+    untouched = untouched_documents([folder for of_point in folders for folder in of_point.values()])
+    found = []
+    for point, of_point in zip(points, folders, strict=True):
+        values = {cell: _values(folder, untouched) for cell, folder in of_point.items()}
+        if lacking := next((folder for cell, folder in of_point.items() if by not in values[cell]), None):
+            raise TrialError(f"tune.outcome: {by} is not measured in {lacking}; give another")
+        by_outcome = {
+            name: {arm: [values[arm, seed][name] for seed in tuning.seeds] for arm in trial.arms}
+            for name in dict.fromkeys((by, primary.outcome))
+            if all(name in of_cell for of_cell in values.values())
+        }
+        found.append(Point.model_validate({"settings": point.settings, "by_outcome": by_outcome}))
+    own = {name: getattr(trial.pretrain, name.removeprefix("pretrain.")) for name in tuning.grid}
+    higher = METRICS[by.rsplit("/", 1)[1]].higher_is_better
+    chosen = {}
+    for arm in trial.arms:
+        means = [mean_of(point.by_outcome[by][arm]) for point in found]
+        place = [point.settings for point in found].index(own)
+        chosen[arm] = found[best(means, place, higher)].settings
+    return Tuned(tune=tuning, own=own, outcome=by, primary=primary, points=found, chosen=chosen)
+
+
+def _values(folder: Path, untouched: set[str]) -> dict[str, float]:
+    results = CellResults()
+    read_evaluation(results, "pretrain", folder, untouched, None)
+    return results.values
