@@ -138,13 +138,15 @@ def test_a_tuning_that_is_none_or_that_is_not_fair_is_refused(tiny, tmp_path, ov
     assert not (tmp_path / "run").exists()
 
 
-def test_neither_a_rerun_nor_a_placebo_goes_with_it(tiny, tmp_path, tokentrial, monkeypatch):
+def test_no_rerun_placebo_or_budget_of_minutes_goes_with_it(tiny, tmp_path, tokentrial, monkeypatch):
     trial = tiny(tmp_path / "run", TUNE)
     monkeypatch.setattr("tokentrial.trial.load.load", lambda *given: trial)
     code, _, err = tokentrial("run", "smoke", "--also", "budget.match=bytes")
     assert (code, "tune and robustness_reruns" in err) == (2, True)
     with pytest.raises(SettingsError, match="tune"):
         run_placebo(trial)
+    with pytest.raises(SettingsError, match="--budget-minutes and tune"):
+        run(trial, budget_minutes=5)
 
 
 def test_a_tuning_is_of_every_arm_pretrained_on_its_own_seeds_alone(ladder, tmp_path):
