@@ -96,20 +96,12 @@ def write_cell(trial, arm, seed, known, completion=" 54.", stages=("pretrain",))
 
 
 def mechanism(arm, seed):
-    """What a cell's mechanism.json would hold: of 45 tokens the first was never served and looks hardly trained."""
+    """What a cell's mechanism.json would hold."""
     probe = {
         target: {"r2": r2 + seed / 100, "shuffled_r2": 0.1}
         for target, r2 in {"a": 0.5, "b": 0.4, "product": 0.8, "log_product": 0.7, "beyond": -3.0}.items()
     }
-    tokens = {
-        fact.token: {"seen": 10.0 * i, "length": 0.5, "to_unused": 0.2 if i else 0.99, "hardly_trained": i == 0}
-        for i, fact in enumerate(TIMES_TABLE if arm != "baseline" else ())
-    }
-    return {
-        "probes": {"tokens": probe if tokens else None, "state": probe},
-        "lens": {"asked": [-9.0, -4.0, -seed / 10], "never_asked": [-9.0, -5.0, -1 - seed / 10]},
-        "rows": {"unused_rows": 15, "hardly_from": 0.89, "tokens": tokens},
-    }
+    return {"probes": {"tokens": probe if arm != "baseline" else None, "state": probe}}
 
 
 def write_exposure(trial):

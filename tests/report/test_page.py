@@ -12,17 +12,17 @@ import pytest
 from tokentrial.report import figures, narrative, text_report
 from tokentrial.report.figures import draw
 from tokentrial.report.forest import forest
-from tokentrial.report.mechanism import lens_alt, probes_alt, rows_alt
 from tokentrial.report.narrative import findings, headline, limits, remarks
 from tokentrial.report.page import page
 from tokentrial.report.plot_style import arm_style
+from tokentrial.report.probes import probes_alt
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
 SECTIONS = [
     *("meaning", "outcomes", "stages", "table", "curves", "dose", "inside", "consumed", "checks", "floors", "declared"),
     *("provenance", "completions", "limits"),
 ]
-FIGURES, FORMATS = {"forest", "stages", "heatmap", "curves", "dose", "probes", "lens", "rows"}, ("svg", "png")
+FIGURES, FORMATS = {"forest", "stages", "heatmap", "curves", "dose", "probes"}, ("svg", "png")
 
 
 @pytest.fixture(scope="session")
@@ -197,26 +197,19 @@ def test_a_page_of_nothing_renders(report):
 # inside the models
 
 
-def test_what_stands_inside_is_put_in_sentences_without_a_verdict(html, report):
-    """Seeds 1 to 6 of the synthetic cells: 0.8 + 0.035 of the product, 0.1 mean of the last layer's s/10."""
+def test_what_stands_inside_is_put_in_a_sentence_without_a_verdict(html, report):
+    """Seeds 1 to 6 of the synthetic cells: 0.8 + 0.035 of the product."""
     found = section(html, "inside")
     assert found.startswith("Inside the models Exploratory:")
     assert "end baseline 0.84 and -2.96, mul_tokens 0.84 and -2.96, mul_append 0.84 and -2.96." in probes_alt(report)
-    assert "on never-asked facts baseline -9.00 to -1.35" in lens_alt(report)
-    assert "mul_tokens's 45 were served 0 to 440 times, are 0.50 long, and 1 look hardly trained;" in rows_alt(report)
-    assert all(alt(report) in found for alt in (probes_alt, lens_alt, rows_alt))
+    assert probes_alt(report) in found
 
 
 def test_what_a_model_lacks_inside_is_not_drawn(report, only):
-    """Arms without tokens have a state alone, and a seed may have no never-asked facts."""
+    """Arms without tokens have a state alone."""
     report["mechanism"] = {"baseline": report["mechanism"]["baseline"]}
-    for cell in report["mechanism"]["baseline"]:
-        del cell["lens"]["never_asked"]
-    only("probes", "lens", "rows")
-    drawn = draw(report)
-    assert {*drawn} == {"probes", "lens"}
-    assert "from the fact token" not in drawn["probes"].svg
-    assert "never-asked" not in drawn["lens"].svg
+    only("probes")
+    assert "from the fact token" not in draw(report)["probes"].svg
 
 
 # figures

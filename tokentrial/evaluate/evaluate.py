@@ -4,7 +4,7 @@ model in a folder, so that peers are scored by the same code, or by EleutherAI's
 eval_<stage>/arithmetic_results.json   the original report's fields
 eval_<stage>/samples.jsonl             every item with its completion
 eval_<stage>/heldout_text.json         bits and bytes of every held-out document
-eval_pretrain/mechanism.json           probes, logit lens and rows of the fact tokens
+eval_pretrain/mechanism.json           linear probes of the fact tokens and of the model's state
 """
 
 import difflib
@@ -23,13 +23,13 @@ from tokentrial.corpus.stream import drills_name, heldout_documents
 from tokentrial.devices import has_gpu
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
-from tokentrial.evaluate.mechanism import mechanism
+from tokentrial.evaluate.probe import probe_model
 from tokentrial.evaluate.score import choice_logprobs, document_bits
 from tokentrial.evaluate.solve import gold_nats, scored_row, solve, summary
 from tokentrial.facts.facts import Fact
 from tokentrial.pretrain.export import copy_weights, to_hf
 from tokentrial.pretrain.gpt import GPT
-from tokentrial.store.files import read_json, write_bytes, write_json
+from tokentrial.store.files import write_bytes, write_json
 from tokentrial.tasks.arithmetic import Arithmetic, mean_over_facts, table_subsets, was_asked
 from tokentrial.tasks.gsm8k import SolutionTask
 from tokentrial.tasks.task import Example, Row
@@ -109,12 +109,10 @@ def evaluate(
     write_json(folder / "heldout_text.json", {"keeps_content": arm.keeps_content, "documents": documents})
 
 
-def write_mechanism(folder: Path, trial: Trial, corpus: Path, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:
-    """Probes, logit lens and rows of the fact tokens, into `mechanism.json`."""
-    never = arm.facts.never_asked(seed, trial.corpus.drills.holdout_folds)
-    served = read_json(corpus / "exposure.json")["served"][arm.name][str(seed)]
+def write_mechanism(folder: Path, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:
+    """Linear probes of what stands inside the model, into `mechanism.json`."""
     table, rng = Arithmetic(facts=arm.facts).table(), np.random.default_rng(seed)
-    write_json(folder / "mechanism.json", mechanism(model, tokenizer, arm, table, never, served, rng))
+    write_json(folder / "mechanism.json", {"probes": probe_model(model, tokenizer, arm, table, rng)})
 
 
 def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:

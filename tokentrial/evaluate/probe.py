@@ -1,11 +1,19 @@
 """Linear probes: how well a ridge regression reads what a fact is from a vector that stands for it, on facts that the
 regression has not seen, beside the same with facts and vectors shuffled (Alain & Bengio 2016, Hewitt & Liang 2019).
+Exploratory: no verdict rests on them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
+
+from tokentrial.arms.arm import Arm
+from tokentrial.evaluate.generate import encode_prompts
+from tokentrial.tasks.task import Example
 
 LEAST = 10  # facts from which on a probe says something
 _SHUFFLES = 99
@@ -13,6 +21,34 @@ _RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)  # in units of the mean square length of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+def probe_model(
+    model: Any, tokenizer: Any, arm: Arm, table: Sequence[Example], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Probes of a GPT2LMHeadModel: of its fact tokens' embeddings, and of its state where it is about to answer a
+    question of the table. Both None where the facts are no products."""
+    if arm.facts.settings.family != "multiplication":
+        return {"tokens": None, "state": None}
+    content = [token for token in arm.tokens if token in arm.facts.by_token and not arm.is_random]
+    factors = np.array([arm.facts.by_token[token].operands for token in content], np.int64).reshape(-1, 2)
+    embedding = model.get_input_embeddings().weight.detach().double().cpu().numpy()
+    return {
+        "tokens": probe(embedding[tokenizer.convert_tokens_to_ids(content)], factors, rng),
+        "state": probe(end_states(model, tokenizer, table), np.array([e.operands for e in table]), rng),
+    }
+
+
+@torch.no_grad()
+def end_states(model: Any, tokenizer: Any, table: Sequence[Example]) -> Floats:
+    """The last layer's state at each question's end [questions, width]."""
+    prompts = [torch.tensor(ids) for ids in encode_prompts(tokenizer, [example.prompt for example in table])]
+    # (questions, T). The padding stands behind every real id, so a causal model needs no mask; the one given says so.
+    padded = pad_sequence(prompts, batch_first=True, padding_value=tokenizer.eos_token_id).to(model.device)
+    states = model.transformer(padded, attention_mask=torch.ones_like(padded)).last_hidden_state
+    ends = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    found: Floats = states[torch.arange(len(table)), ends].double().cpu().numpy()
+    return found
 
 
 def probe(vectors: Floats, operands: Ints, rng: np.random.Generator) -> dict[str, dict[str, float]] | None:

@@ -21,9 +21,9 @@ from tokentrial.report import plot_style
 from tokentrial.report.contrast_table import Report, declared_records, values_that_count
 from tokentrial.report.forest import forest, forest_alt
 from tokentrial.report.ladder_curves import multipliers, multipliers_alt, trends, trends_alt
-from tokentrial.report.mechanism import lens, lens_alt, probes, probes_alt, rows, rows_alt
 from tokentrial.report.outcomes import outcome_label
 from tokentrial.report.plot_style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
+from tokentrial.report.probes import probes, probes_alt
 from tokentrial.report.sweep_curves import sweep, sweep_alt, swept_outcomes
 from tokentrial.report.tuning_curves import tuned, tuned_alt
 from tokentrial.statistics.paired import paired_t
@@ -250,6 +250,4 @@ _FIGURES: dict[str, tuple[Callable[[Report], Figure], Callable[[Report], str]]] 
     "curves": (_curves, _curves_alt),
     "dose": (_dose, _dose_alt),
     "probes": (probes, probes_alt),
-    "lens": (lens, lens_alt),
-    "rows": (rows, rows_alt),
 }

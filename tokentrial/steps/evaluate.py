@@ -65,7 +65,7 @@ class EvaluateStage(Stage):
             model, tokenizer = load(job.model, device)
             evaluate(job.folder, *how, model, tokenizer)
             if self.measures == "pretrain":  # later stages wipe out the table, and the report looks at this one alone
-                write_mechanism(job.folder, trial, corpus.folder, job.arm, seed, model, tokenizer)
+                write_mechanism(job.folder, job.arm, seed, model, tokenizer)
             if self.grpo:
                 from tokentrial.posttrain.grpo import measure_pass_at_k
 
