@@ -13,7 +13,7 @@ from tokentrial.compare.contrasts import compare_systems
 from tokentrial.compare.read import read_systems
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.publish.bundle import write_bundle
-from tokentrial.report.manuscript import escape_latex, latex_table, methods
+from tokentrial.report.latex import escape_latex, latex_table
 from tokentrial.store.files import read_json
 
 
@@ -40,7 +40,7 @@ def test_it_holds_results_and_hashes_and_the_weights_stay_behind(finished, bundl
         content = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in names if name != "hashes.json"}
     assert hashes["bundle"] == content
     expected = {"trial.yaml", "declared.json", "comparison_report.json", "report.html", "report.md", "hashes.json"}
-    expected |= {"methods.md", "table.tex", "figures/forest.svg"}
+    expected |= {"table.tex", "figures/forest.svg"}
     for arm in finished.arms:
         expected |= {f"{arm}/seed1/eval_pretrain/{name}" for name in ("samples.jsonl", "heldout_text.json")}
     assert names == sorted(names)
@@ -89,26 +89,7 @@ def test_a_result_that_was_changed_is_refused(finished_copy):
     assert not finished_copy.with_name("run.zip").exists()
 
 
-# the paragraph and the table
-
-
-def test_the_methods_are_the_report_s_own(report):
-    text = methods(report)
-    for part in (
-        "in the trial smoke, on 2 seeds (1, 2)",
-        f"{report['consumed']['baseline']['parameters']:,} parameters (1 layers, width 32, context 64",
-        f"baseline {report['consumed']['baseline']['tokens']:,.0f} tokens",
-        "accuracy on never-asked facts after pretraining, for the contrast mul_tokens - baseline",
-        "1 secondary comparison, Holm-adjusted",
-        "two-sided paired t test at alpha 0.05",
-        "below a mean accuracy of 0.6 on asked and 0.4 on never-asked facts",
-        "Result: mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: control has not learnt",
-        f"sha256 {report['declaration']['sha256']}",
-    ):
-        assert part in text
-    assert "\n" not in text
-    assert "was not measured" in methods(report | {"consumed": {}, "gate": None})
-    assert "No gate was declared" in methods(report | {"declared": report["declared"] | {"gate": None}})
+# the table
 
 
 def test_every_row_of_the_table_has_its_columns(report):

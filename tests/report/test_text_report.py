@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.report.conftest import KNOWS
 from tokentrial.report.contrast_table import HEADS, declared_rows
 from tokentrial.report.formats import format_interval, format_level, format_mean_sd, format_number
-from tokentrial.report.manuscript import latex_table
+from tokentrial.report.latex import latex_table
 from tokentrial.report.narrative import headline, verdict_sentence
 from tokentrial.report.page import page
 from tokentrial.report.text_report import markdown, print_report

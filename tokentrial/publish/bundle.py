@@ -1,4 +1,4 @@
-"""A run's results in one file: trial, report, samples and hashes, a paragraph of methods and a table for a paper.
+"""A run's results in one file: trial, report, samples, hashes and a table for a paper.
 
 The same run folder gives the same bytes. `tokentrial compare` reads it; weights stay where they are, their hashes in
 `hashes.json`.
@@ -15,7 +15,7 @@ import orjson
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
 from tokentrial.report.comparison import PAGE, REPORT
-from tokentrial.report.manuscript import latex_table, methods
+from tokentrial.report.latex import latex_table
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names
@@ -44,7 +44,6 @@ def write_bundle(out: Path, to: Path | None = None) -> Path:
         require_intact(folder)
         paths += [folder / name for name in (MANIFEST, *read_manifest(folder)["files"])]
     files = {path.relative_to(trial.folder).as_posix(): path.read_bytes() for path in paths}
-    files["methods.md"] = f"{methods(report)}\n".encode()
     files["table.tex"] = latex_table(report).encode()
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[HASHES] = orjson.dumps(
