@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from tokentrial.statistics.paired import correlation, crossed_interval, holm, paired_t, sign_flip, tost
+from tokentrial.statistics.paired import crossed_interval, holm, paired_t, sign_flip, tost
 
 BASELINE = np.array([0.74, 0.35, 0.13, 0.04, 0.26])  # never asked, seeds 1-5: FACTS section 3
 APPEND = np.array([0.96, 0.87, 1.00, 0.87, 0.96])
@@ -248,15 +248,3 @@ def test_of_facts_in_folds_the_interval_holds_the_true_mean(sds):
     """94-97 %, widened by three standard errors of 500 trials. Complete matrices: benchmarks/simulations.py."""
     intervals = np.array([crossed_interval(in_folds(crossed(seed, 8, 18, *sds))).interval for seed in range(500)])
     assert 0.91 <= np.mean((intervals[:, 0] < 0.2) & (intervals[:, 1] > 0.2)) <= 0.99
-
-
-# description
-
-
-def test_correlation_of_the_arms_over_seeds():
-    assert correlation(BASELINE, APPEND) == pytest.approx(stats.pearsonr(BASELINE, APPEND).statistic)
-    three = [0.1, 0.2, 0.5], [0.3, 0.9, 0.4]
-    assert correlation(*three) == pytest.approx(stats.pearsonr(*three).statistic)
-    assert correlation([0.1, 0.2], [0.3, 0.9]) is None
-    assert correlation([1.0, 1.0, 1.0], [0.3, 0.9, 0.4]) is None
-    assert correlation([0.3, 0.9, 0.4], [0.0, 0.0, 0.0]) is None

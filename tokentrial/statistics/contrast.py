@@ -9,7 +9,6 @@ from tokentrial.statistics.paired import (
     EXACT_SEEDS,
     Floats,
     Values,
-    correlation,
     crossed_interval,
     paired_differences,
     paired_t,
@@ -53,7 +52,6 @@ class Contrast:
     floor: float | None  # of policies that know nothing
     higher_is_better: bool
     facts_interval: list[float] | None  # over facts like these, seeds and facts both a sample; at 1 - the trial's alpha
-    correlation: float | None  # of the two arms over seeds
     verdict: str | None = None
     note: str = ""
 
@@ -131,7 +129,6 @@ def contrast(
         floor=floor,
         higher_is_better=higher_is_better,
         facts_interval=facts_interval,
-        correlation=correlation(a, b),
         note="; ".join(notes),
     )
 

@@ -194,10 +194,3 @@ def crossed_interval(matrix: Sequence[Sequence[float]] | Floats, level: float = 
         product = (seed_form / n + overlap * fact_form) @ covariance
         df = max(variance**2 / float((product * product.T).sum()), min(n, facts) - 1.0)
     return CrossedInterval(variance, df, t_interval(mean, float(np.sqrt(variance)), df, level), None)
-
-
-def correlation(a: Values, b: Values) -> float | None:
-    """Pearson's r of two arms over their seeds; None under 3 seeds (2 give +-1) or without spread."""
-    if len(a) < 3 or any(np.std(v) <= ROUND_OFF * np.abs(v).max() for v in (a, b)):
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
