@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from tokentrial.executors.progress import clock
@@ -116,7 +113,7 @@ def _stage_progress(partial: Path, stage: str, trial: Trial) -> StageProgress | 
 
 
 def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show a run until it is complete, nothing works on it any more, or Ctrl-C: a table that renews itself in a
+    """Show a run until it is complete, nothing works on it any more, or Ctrl-C: lines that renew themselves in a
     terminal, else a line a change."""
     last, idle = "", 0
     try:
@@ -126,7 +123,7 @@ def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.
                 stages = [f"{cell} {stage}" for cell, running in progress.running.items() for stage in running]
                 line = "; ".join([str(progress), *stages])
                 if live:
-                    live.update(_table(progress), refresh=True)
+                    live.update(Text("\n".join([str(progress), *stages])), refresh=True)
                 elif line != last:
                     print(line, flush=True)
                 last = line
@@ -138,22 +135,3 @@ def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.
         print(f"{folder}: {'complete' if progress.complete else stopped}")
     except KeyboardInterrupt:
         print(f"{folder}: no longer watched; the run goes on", file=sys.stderr)
-
-
-def _table(progress: RunProgress) -> Group:
-    table = Table(box=None, padding=(0, 1))
-    stages = list(dict.fromkeys(stage for done in progress.cells.values() for stage in done))
-    table.add_column("cell", no_wrap=True)  # else 80 columns leave nothing to tell the seeds by
-    for column in (*stages, "now"):
-        table.add_column(column, overflow="fold")
-    for cell, done in progress.cells.items():
-        running = {stage.stage: stage for stage in progress.running.get(cell, ())}
-        marks = [
-            Text("done", "green")
-            if done.get(stage)
-            else Text(f"{running[stage].share:.0%}" if stage in running else "-")
-            for stage in stages
-        ]
-        table.add_row(cell, *marks, Text(", ".join(map(str, running.values()))))
-    bar = Padding(ProgressBar(total=1.0, completed=progress.share, width=60), 0, expand=False)  # alone it ends no line
-    return Group(Text(str(progress), "bold"), bar, table)
