@@ -74,17 +74,6 @@ def test_a_setting_redoes_what_it_bears_on(tiny, finished, overrides, redone):
         assert stale(tiny, finished, override) == redone, override
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_result_is_redone(finished_copy, tiny, damage):
-    plan = CorpusPlan(tiny(finished_copy))
-    [weights] = CELL.folder(plan.trial, "export").glob("*.safetensors")
-    if damage == "cut":
-        weights.write_bytes(weights.read_bytes()[:-1])
-    else:
-        weights.unlink()
-    assert CELL.pending(plan) == ["export"]
-
-
 @pytest.mark.parametrize(
     ("folder", "kind"),
     [(".", "text_train_*.npy"), ("drills/drills1", "*_train_*.npy"), ("patches/mul_tokens/drills1", "*.npz")],

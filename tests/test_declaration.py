@@ -103,14 +103,6 @@ def test_other_settings_do_not_replace_what_is_finished(finished_copy, tiny, no_
     assert contents(finished_copy) == before
 
 
-@pytest.mark.parametrize("stages", [None, ("corpus",), ("pretrain",)])
-def test_another_trial_does_not_take_over_the_folder(finished_copy, tiny, no_workers, stages):
-    before = contents(finished_copy)
-    with pytest.raises(TrialError, match="holds the trial 'smoke', this is 'other'"):
-        run(tiny(finished_copy, "name=other"), stages)
-    assert contents(finished_copy) == before
-
-
 def test_what_is_replaced_when_asked_for_is_exploratory_also_after_the_way_back(finished_copy, tiny, inline, undrawn):
     first = read_json(finished_copy / "declared.json")
     assert None not in verdicts(rebuild(finished_copy))
@@ -136,14 +128,6 @@ def test_a_change_of_a_later_stage_leaves_the_verdicts_before_it(climbed_copy, l
     stands = standing(trial)
     assert list(stands.withheld) == ["grpo"]
     assert len(stands.departures) == 1
-
-
-def test_what_decides_is_what_was_declared_whatever_the_settings_say_now(finished_copy, tiny, no_workers, undrawn):
-    before = verdicts(rebuild(finished_copy))
-    report = run(tiny(finished_copy, "verdict.alpha=0.4", "verdict.secondary=[]", "verdict.smallest_effect=0.9"))
-    assert verdicts(report) == before
-    assert (report["declared"]["alpha"], len(report["declared"]["secondary"])) == (0.05, 1)
-    assert len(report["declaration"]["departures"]) == 3
 
 
 @pytest.mark.parametrize("harm", ["lost", "edited", "exchanged"])
@@ -306,21 +290,6 @@ def test_a_trial_stops_at_the_look_that_decides_and_else_goes_on_after_a_kill_to
     assert len(cells_of(goes_on.folder)) == 6
     assert (report["look"]["number"], report["look"]["seeds"]) == (2, 3)
     assert report["primary"]["verdict"] == "no difference shown"
-
-
-def test_seeds_beyond_a_look_that_decided_never_count(finished_copy, tiny):
-    """Whoever runs them: the look is found again from the results alone."""
-    from tokentrial.report.analysis import look_of
-    from tokentrial.report.results import CellResults
-    from tokentrial.trial.declaration import Declared
-
-    trial = looked_at(tiny, finished_copy, "seeds=[1,2,3,4,5,6]", "verdict.looks=[3,6]")
-    declared = Declared(trial.arms, trial.seeds, trial.control, trial.verdict)
-    values = {1: 0.5, 2: 0.51, 3: 0.52, 4: -0.9, 5: -0.9, 6: -0.9}
-    cells = {("baseline", seed): CellResults({PRIMARY: 0.0}) for seed in values}
-    cells |= {("mul_tokens", seed): CellResults({PRIMARY: value}) for seed, value in values.items()}
-    assert look_of(cells, declared)[:3] == (1, 2, 3)
-    assert look_of(cells, declared).wanted == 3
 
 
 # the table of results

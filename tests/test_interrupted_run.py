@@ -176,16 +176,3 @@ def test_a_stop_leaves_checkpoints_of_the_running_cells_alone(tiny, tmp_path):
     assert {path.parent.name for path in trial.folder.glob("*/*/pretrain.checkpoints")} == {"seed1"}
     assert {path.parent.name for path in trial.folder.glob("*/*/pretrain.partial")} == {"seed1"}
     assert took < 5
-
-
-@pytest.mark.slow
-def test_a_second_writer_is_refused_while_the_first_works(command):
-    trial, words = command
-    process = start(words)
-    until(lambda: any(trial.folder.glob(MOMENTS["text"])), process)
-    second = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
-    assert second.returncode == 1
-    assert "another tokentrial writes here; wait for it, or give output=OTHER_FOLDER" in second.stderr.decode()
-    assert process.poll() is None, "the first ended before the second could try"
-    process.terminate()
-    process.communicate(timeout=PATIENCE_S)

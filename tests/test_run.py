@@ -167,15 +167,6 @@ def test_a_full_disk_is_told_before_anything_is_trained(finished_copy, tiny, no_
         run(tiny(finished_copy))
 
 
-def test_status_tells_what_is_done(finished_copy):
-    shutil.rmtree(finished_copy / "baseline" / "seed2" / "eval_pretrain")
-    state = status(finished_copy)
-    assert (state["corpus"], state["report"]) == (True, True)
-    done = {name: dict.fromkeys(STAGES, True) for name in CELLS}
-    done["baseline/seed2"]["eval_pretrain"] = False
-    assert state["cells"] == done
-
-
 def test_the_seconds_of_each_stage_and_cell_are_in_status_and_report(finished_copy, undrawn, tokentrial):
     """The tiny trial's cells, as if they had taken so long; one as it was made before manifests held seconds."""
     for path in finished_copy.glob("*/seed*/*/manifest.json"):

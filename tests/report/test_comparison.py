@@ -5,15 +5,12 @@ import shutil
 import statistics
 
 import numpy as np
-import pyarrow.csv as pc
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tests.report.conftest import KNOWS
 from tokentrial.errors import TrialError
 from tokentrial.report import comparison
-from tokentrial.report.results import read_outcomes
 from tokentrial.run.run import rebuild
 from tokentrial.statistics.contrast import Contrast
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -165,18 +162,6 @@ def test_seeds_and_arms_left_out_after_a_look_are_named_and_a_seed_takes_the_ver
     departures = report["declaration"]["departures"]
     assert any(line.startswith("seeds: 6 left out") for line in departures)
     assert any(APPEND in line and "left out" in line for line in departures)
-
-
-def test_all_results_are_one_table(published, report):
-    """What the report shows by arm and seed is what a reader of results.parquet gets; results.csv is the same."""
-    outcomes = read_outcomes(published)
-    assert outcomes.keys() == report["outcomes"].keys()
-    for name, by_arm in outcomes.items():
-        for arm, by_seed in by_arm.items():
-            assert [*by_seed.values()] == report["outcomes"][name]["per_seed"][arm]
-    parquet, csv = pq.read_table(published / "results.parquet"), pc.read_csv(published / "results.csv")
-    assert csv.column_names == parquet.column_names
-    assert csv.num_rows == parquet.num_rows
 
 
 # when it is built

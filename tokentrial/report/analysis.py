@@ -19,7 +19,6 @@ from tokentrial.trial.declaration import Declared
 from tokentrial.trial.settings import Compared
 
 Results = Mapping[tuple[str, int], CellResults]  # by arm and seed
-Key = tuple[str, str]  # an outcome's name and a contrast, `treatment - control`
 
 
 class Analysis(NamedTuple):
