@@ -31,10 +31,10 @@ TWO = {"a": [90.0, 10.0], "b": [90.0, 10.0]}  # seconds of pretraining and of an
 @pytest.mark.parametrize(
     ("calls", "reports", "share", "left"),
     [
-        (TWO, [(0, "a", 0.0), (90, "a", 0.5)], "45%", "1:50"),  # 90 of 200 s are done on one worker, 110 are left
-        (TWO, [(0, "a", 0.0), (45, "a", 0.25), (100, "a", 1.0)], "50%", "1:40"),
-        # a cell that only has its evaluation left counts that alone: 10 of 110 s are done in 20
-        ({"a": [90.0, 10.0], "b": [10.0]}, [(20, "b", 1.0)], "9%", "3:20"),
+        (TWO, [(10, "a", 0.05), (90, "a", 0.45)], "40%", "2:13"),  # 72 of 200 s in 80 s leave 119
+        (TWO, [(9, "a", 0.05), (100, "a", 1.0)], "50%", "1:40"),  # an evaluation counts its 10 s, and not half a cell
+        # a cell that only has its evaluation left counts that alone: 5 of 110 s took 10
+        ({"a": [90.0, 10.0], "b": [10.0]}, [(10, "b", 0.5), (20, "b", 1.0)], "9%", "3:20"),
         # 50 of 100 s came from a checkpoint; the 10 s since took 20: 40 are left, which take 80
         ({"a": [100.0]}, [(5, "a", 0.5), (25, "a", 0.6)], "60%", "1:20"),
     ],

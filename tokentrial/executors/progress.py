@@ -12,7 +12,7 @@ from tokentrial.executors.worker import Report
 
 _LINE_EVERY_S = 15.0
 _FEW = 40  # so many calls have a line each
-_TOO_LITTLE = 0.01  # a share of the phase that tells no pace
+_PACE_S = 600.0  # the pace is that of so many last seconds: a step of GRPO may take a minute
 
 
 class Progress:
@@ -23,8 +23,7 @@ class Progress:
         self.live = self.console.is_terminal and not sys.stderr.closed
         self.calls: Mapping[str, Sequence[float]] = {}
         self.done: dict[str, float] = {}  # seconds' worth of work, by call
-        self.before: dict[str, float] = {}  # what of it was there as the call began
-        self.started = self.paced_from = self.printed = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -32,6 +31,8 @@ class Progress:
             TimeElapsedColumn(),
             console=self.console,
             disable=not self.live,
+            speed_estimate_period=_PACE_S,
+            get_time=time.monotonic,
         )
         self.rows: dict[str, TaskID] = {}
 
@@ -45,47 +46,31 @@ class Progress:
     def start(self, name: str, calls: Mapping[str, Sequence[float]]) -> None:
         """Open a phase whose time left is estimated. `calls` has of each call the expected seconds of its parts, which
         are equal steps of the share that it reports."""
-        self.calls, self.done, self.before = calls, {}, {}
-        self.started = self.paced_from = self.printed = time.monotonic()
-        if self.live and calls:
-            self.rows[""] = self.bars.add_task(name, total=1.0, note="")
+        self.calls, self.done = calls, {}
+        self.started = self.printed = time.monotonic()
+        self.rows[""] = self.bars.add_task(name, total=sum(map(sum, calls.values())), note="", visible=bool(calls))
 
     def __call__(self, report: Report) -> None:
         if report.name not in self.calls:
             self.console.print(f"{report.name}: {report.text}", style="dim", highlight=False)
             return
-        share, seconds = self._share_and_seconds_left(report)
-        elapsed = time.monotonic() - self.started
-        left = "" if seconds is None else f"{clock(seconds)} left"
-        if self.live:
-            if report.name not in self.rows:
-                self.rows[report.name] = self.bars.add_task(report.name, total=1.0, note="")
-            self.bars.update(self.rows[report.name], completed=self._share(report.name), note=report.text)
-            if report.share >= 1:
-                self.bars.remove_task(self.rows.pop(report.name))
-            self.bars.update(self.rows[""], completed=share, note=left)
-        elif (report.share >= 1 and len(self.calls) <= _FEW) or time.monotonic() - self.printed > _LINE_EVERY_S:
-            self.printed = time.monotonic()
-            print(f"{share:4.0%}  {clock(elapsed)}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
-
-    def _share_and_seconds_left(self, report: Report) -> tuple[float, float | None]:
-        """The share of the phase that is done, and the seconds left at the pace so far; None before there is one."""
         parts = self.calls[report.name]
         whole, within = divmod(report.share * len(parts), 1)
         self.done[report.name] = sum(parts[: int(whole)]) + (within * parts[int(whole)] if within else 0.0)
-        if report.share and report.name not in self.before:
-            # a first part that goes on from a checkpoint was not done just now: its pace is told from here on
-            if whole == 0 and not self.before:
-                self.paced_from = time.monotonic()
-            self.before[report.name] = self.done[report.name] if whole == 0 else 0.0
-        total, done = sum(map(sum, self.calls.values())), sum(self.done.values())
-        since = done - sum(self.before.values())
-        if since <= _TOO_LITTLE * total:
-            return done / total, None
-        return done / total, (time.monotonic() - self.paced_from) * (total - done) / since
-
-    def _share(self, name: str) -> float:
-        return self.done[name] / sum(self.calls[name])
+        self.bars.update(self.rows[""], completed=sum(self.done.values()))
+        phase = next(task for task in self.bars.tasks if task.id == self.rows[""])
+        left = "" if phase.time_remaining is None else f"{clock(phase.time_remaining)} left"
+        if self.live:
+            if report.name not in self.rows:
+                self.rows[report.name] = self.bars.add_task(report.name, total=sum(parts), note="")
+            self.bars.update(self.rows[report.name], completed=self.done[report.name], note=report.text)
+            if report.share >= 1:
+                self.bars.remove_task(self.rows.pop(report.name))
+            self.bars.update(self.rows[""], note=left)
+        elif (report.share >= 1 and len(self.calls) <= _FEW) or time.monotonic() - self.printed > _LINE_EVERY_S:
+            self.printed = time.monotonic()
+            elapsed = clock(time.monotonic() - self.started)
+            print(f"{phase.percentage:3.0f}%  {elapsed}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
 
 
 def clock(seconds: float) -> str:
