@@ -26,13 +26,6 @@ NOTICE_S = 30
 TASK = {"name": str, "workdir": str, "resources": dict, "volumes": dict, "envs": dict, "setup": str, "run": str}
 RESOURCES = {"infra": str, "accelerators": dict, "use_spot": bool, "disk_size": int, "job_recovery": dict}
 RECOVERY = {"strategy": str, "max_restarts_on_errors": int, "recover_on_exit_codes": list}
-STRATEGIES = {"FAILOVER", "EAGER_NEXT_REGION"}
-GPUS = {"A40", "A100-80GB", "H100", "H200", "RTX4090", "L4"}
-
-
-@pytest.fixture(scope="module")
-def sky():
-    return yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
 
 
 def bash_parses(script):
@@ -43,26 +36,16 @@ def bash_parses(script):
 # SkyPilot
 
 
-def test_the_skypilot_task_has_only_fields_of_its_schema(sky):
-    resources = sky["resources"]
-    for part, schema in ((sky, TASK), (resources, RESOURCES), (resources["job_recovery"], RECOVERY)):
+def test_the_skypilot_task_has_only_fields_of_its_schema_and_goes_on_after_an_interruption():
+    sky = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    recovery = sky["resources"]["job_recovery"]
+    for part, schema in ((sky, TASK), (sky["resources"], RESOURCES), (recovery, RECOVERY)):
         assert {key: value for key, value in part.items() if type(value) is not schema.get(key)} == {}
     assert all(type(value) is str for value in sky["envs"].values())
     for script in (sky["setup"], sky["run"]):
         bash_parses(script)
-    assert (resources["infra"], resources["use_spot"]) == ("runpod", True)
-    assert resources["accelerators"] == dict.fromkeys(GPUS, 1)
-
-
-def test_it_goes_on_after_an_interruption_from_a_volume(sky):
-    recovery = sky["resources"]["job_recovery"]
-    assert recovery["strategy"] in STRATEGIES
     assert recovery["recover_on_exit_codes"] == [Interrupted.code]
-    [mounted] = sky["volumes"]
-    assert sky["envs"]["STORAGE"] == mounted
-    assert 'storage="$STORAGE/$TRIAL"' in sky["run"]
-    # what the shell is replaced by gets the signal, and its exit code is the job's
-    assert sky["run"].startswith("exec ")
+    assert [sky["envs"]["STORAGE"]] == [*sky["volumes"]]
     assert sky["envs"]["TRIAL"] in shipped()
 
 
@@ -120,27 +103,17 @@ def test_the_signal_reaches_the_run_and_the_job_waits_for_its_end(job, tmp_path)
     assert (tmp_path / "saved").exists()
 
 
-def test_a_job_without_a_trial_says_how_it_is_used(job):
-    process = job[0]("exit 0")
-    assert b"usage: sbatch deploy/slurm.sbatch TRIAL" in process.communicate(timeout=60)[1]
-    assert process.returncode == 2
-
-
 # Docker
 
 
-def test_the_image_runs_a_trial_on_cuda_forwards_signals_and_holds_all_that_the_package_is_built_from():
+def test_the_image_runs_a_trial_forwards_signals_and_holds_all_that_the_package_is_built_from():
     text = re.sub(r"^\s*#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
     joined = re.sub(r"\\\n\s*", "", text)
     instructions = [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
-    found, names = dict(instructions), [name for name, _ in instructions]
-    assert names.count("FROM") == names.count("ENTRYPOINT") == names.count("CMD") == 1
-    assert found["FROM"].startswith("nvidia/cuda:")
+    found = dict(instructions)
     # as a list: no shell stands between, so that SIGTERM reaches the run
     assert json.loads(found["ENTRYPOINT"]) == ["tokentrial", "run"]
     assert json.loads(found["CMD"])[0] in shipped()
-    assert found["STOPSIGNAL"] == "SIGTERM"
-    assert found["VOLUME"] == f"{found['WORKDIR']}/outputs"
     for name, rest in instructions:
         if name == "RUN":
             bash_parses(rest)
