@@ -139,19 +139,20 @@ def test_what_is_rewarded_more_is_learnt_and_what_is_logged_of_every_step(reinfo
     assert record["mul_bonus"] == 0.5
     assert [r["step"] for r in record["log"]] == [1, 2, 3]
     size = [len(VOCABULARY.encode_arm(arms.get_arm("mul_tokens"), f" #### {right[p]}")) + 1 for p in right]
-    for logged in (record["first"], record["last"]):
+    first, *_, last = record["log"]
+    for logged in (first, last):
         assert logged["reward"] == pytest.approx(1 + 0.5 * 2 / 3)
         assert logged["fact_tokens"] == pytest.approx(1)  # 0, 1 and 2 of them
-        assert logged["truncated"] == logged["frac_reward_zero_std"] == 0
-        assert min(size) <= logged["length"] - 1 <= max(size)
-    assert record["first"]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
-    assert record["last"]["kl"] > 1e-6
+        assert logged["completions/clipped_ratio"] == logged["frac_reward_zero_std"] == 0
+        assert min(size) <= logged["completions/mean_length"] - 1 <= max(size)
+    assert first["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
+    assert last["kl"] > 1e-6
     assert record["seconds"] > 0
     scripted(lambda prompt, number: f" #### {right[prompt]}")
     folder, record = reinforce(settings(kl_coef=0), name="equal")
     assert weights(folder) == weights(untrained("baseline"))
     assert [r["reward"] for r in record["log"]] == [1.0] * 3
-    assert record["first"]["frac_reward_zero_std"] == 1
+    assert record["log"][0]["frac_reward_zero_std"] == 1
 
 
 # the objective, in plain formulas

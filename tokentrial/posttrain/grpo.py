@@ -40,16 +40,6 @@ from tokentrial.tasks.training_examples import source_examples
 from tokentrial.trial.settings import GRPO
 from tokentrial.trial.trial import Trial
 
-# what the first and the last step are summed up by, and its name in TRL's log
-_SUMMARY = {
-    "reward": "reward",
-    "frac_reward_zero_std": "frac_reward_zero_std",
-    "kl": "kl",
-    "length": "completions/mean_length",
-    "truncated": "completions/clipped_ratio",
-    "fact_tokens": "fact_tokens",
-}
-
 # TRL's defaults that shape a result, written down
 _DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,  # over the prompts
@@ -123,13 +113,10 @@ def grpo(job: PostTraining, settings: GRPO) -> None:
     with trainer_precision(pretrain), narrow_chunks(model.config.vocab_size):
         trainer = _trainer(job, settings, model, tokenizer, local | shaping, examples)
         log = [record for record in train(trainer, job.checkpoints, job, "grpo") if "reward" in record]
-    first, last = ({name: record.get(key) for name, key in _SUMMARY.items()} for record in (log[0], log[-1]))
     record = {
         "prompts": len(examples),
         "steps": trainer.state.max_steps,
         "mul_bonus": settings.fact_token_bonus,
-        "first": first,
-        "last": last,
         "arguments": recorded_arguments(trainer.args, shaping),
         "log": log,
     }
