@@ -261,7 +261,7 @@ def test_without_drills_no_fact_is_missed(copied):
     shutil.rmtree(plan.folder / "drills")
     audits.audit(plan)
     audit = read_json(plan.folder / "audit.json")
-    assert (audit["passed"], audit["drills_made"]) == (True, False)
+    assert audit["passed"]
     assert audit["checks"]  # the report lists them
 
 

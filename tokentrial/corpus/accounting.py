@@ -5,7 +5,6 @@ plain ids and the text that its fact tokens replace must come to the bytes that 
 """
 
 from collections.abc import Mapping
-from itertools import zip_longest
 from typing import Any
 
 from tokentrial.arms.arm import get_arm
@@ -83,7 +82,7 @@ def _total(shards: Mapping[str, Mapping[str, Any]], split: str, keys: tuple[str,
 
 
 def write_meta(plan: CorpusPlan) -> None:
-    """`meta.json`: the original report's fields for each arm, from the written files, and what became of the source."""
+    """`meta.json`: what became of the source, and what each arm wrote and changed."""
     text = read_json(plan.folder / "text.json")
     text.pop("shards_of_task")
     surveyed = read_json(plan.survey_step(TEXT)[0] / "survey.json")["shards"].values()
@@ -91,36 +90,11 @@ def write_meta(plan: CorpusPlan) -> None:
     by_arm: dict[str, Any] = {}
     for arm in plan.trial.arms:
         records = {name: read_json(plan.patch_step(arm, name)[0] / "patch.json") for name in plan.sets}
-        shards = {stem: counts for record in records.values() for stem, counts in record["shards"].items()}
-        train, val = (sum(c["tokens"] for name, c in shards.items() if f"_{split}_" in name) for split in SPLITS)
-        documents, changed, sites = (sum(c[key] for c in shards.values()) for key in ("documents", "changed", "sites"))
-        lengths = map(sum, zip_longest(*(counts["lengths"] for counts in shards.values()), fillvalue=0))
+        shards = [counts for record in records.values() for counts in record["shards"].values()]
         by_arm[arm] = {
-            "condition": arm,
-            "vocab_size": plan.vocabulary.size,
-            "total_tokens": train + val,
-            "train_tokens": train,
-            "val_tokens": val,
-            "num_documents": documents,
-            "changed_documents": changed,
-            "fact_tokens": sites,
-            "fact_token_ratio": sites / (train + val),
-            "bytes": sum(text["bytes"].values()),
-            "num_shards": len(shards),
-            "document_lengths": {f"{2**k}-{2 ** (k + 1) - 1}": number for k, number in enumerate(lengths) if number},
+            "num_documents": sum(counts["documents"] for counts in shards),
+            "changed_documents": sum(counts["changed"] for counts in shards),
+            "fact_tokens": sum(counts["sites"] for counts in shards),
             "sites_in_context": records[TEXT]["sites_in_context"],
         }
-    write_json(
-        plan.folder / "meta.json",
-        sealed(
-            {
-                "source": plan.trial.corpus.source,
-                "seed": plan.trial.corpus.seed,
-                "shard_size": plan.trial.corpus.shard_tokens,
-                "base_vocab_size": plan.vocabulary.base,
-                "eos": plan.vocabulary.eos,
-                "text": text,
-                "arms": by_arm,
-            }
-        ),
-    )
+    write_json(plan.folder / "meta.json", sealed({"text": text, "arms": by_arm}))

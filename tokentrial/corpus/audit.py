@@ -79,7 +79,6 @@ def audit(plan: CorpusPlan) -> None:
                     "every fact token stands beside its digits somewhere",
                     "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
                 ],
-                "drills_made": bool(plan.trial.corpus.drills.share),
                 "questions_that_hold_their_answer": telling_questions(probes),
                 "overlap_of_probes_and_drills": probe_overlap(probes, drilled),
             }

@@ -61,10 +61,9 @@ class SurveyStats(NamedTuple):
 
 
 class PatchStats(NamedTuple):
-    """A shard as an arm reads it, counted. `lengths[k]` documents have 2**k to 2**(k+1) - 1 tokens. Its tokens are an
-    eos a document, those of facts and plain ones; `plain_bytes` are what the plain ones stand for, `replaced_bytes` the
-    text in whose place fact tokens stand. Of `round_trips` changed documents, read back and decoded, `exact` came back
-    to the byte."""
+    """A shard as an arm reads it, counted. Its tokens are an eos a document, those of facts and plain ones;
+    `plain_bytes` are what the plain ones stand for, `replaced_bytes` the text in whose place fact tokens stand. Of
+    `round_trips` changed documents, read back and decoded, `exact` came back to the byte."""
 
     documents: int
     changed: int
@@ -76,7 +75,6 @@ class PatchStats(NamedTuple):
     replaced_bytes: int
     round_trips: int
     exact: int
-    lengths: list[int]
     sample: list[dict[str, str | None]]
 
 
@@ -181,7 +179,7 @@ class PatchWriter:
     def __init__(self, arm: arms.Arm, vocabulary: Vocabulary, shard: Shard, sizes: Counts, path: Path) -> None:
         self.arm, self.vocabulary, self.shard, self.sizes, self.path = arm, vocabulary, shard, sizes, path
         self.token_ids = vocabulary.token_ids(arm)
-        self.lengths, self.plain_bytes = shard.base_lengths.copy(), int(sizes.sum())
+        self.tokens, self.plain_bytes = int(shard.base_lengths.sum()), int(sizes.sum())
         self.sites = self.fact_tokens = self.replaced_bytes = 0
         self.sample: list[dict[str, str | None]] = []
         self.arrays = {name: ArrayFile(path.parent, np.uint16 if name == "ids" else np.int64) for name in Patch._fields}
@@ -204,7 +202,7 @@ class PatchWriter:
             tail = common_prefix(base[head:][::-1], ids[head:][::-1])
             entries.append((document.number, head, tail))
             middles.append(ids[head : len(ids) - tail])
-            self.lengths[document.number] = len(ids)
+            self.tokens += len(ids) - len(base)
         for name, values in zip(
             ("documents", "heads", "tails"), np.array(entries, np.int64).reshape(-1, 3).T, strict=True
         ):
@@ -259,19 +257,18 @@ class PatchWriter:
         if changed:
             write_arrays(self.path, self.arrays)
             round_trips, exact = check_round_trips(self.path, self.shard, self.vocabulary, self.arm)
-        documents, tokens = len(self.shard), int(self.lengths.sum())
+        documents = len(self.shard)
         return PatchStats(
             documents,
             changed,
             self.sites,
-            tokens,
+            self.tokens,
             self.fact_tokens,
-            tokens - documents - self.fact_tokens,
+            self.tokens - documents - self.fact_tokens,
             self.plain_bytes,
             self.replaced_bytes,
             round_trips,
             exact,
-            np.bincount(np.frexp(self.lengths)[1] - 1).tolist(),
             self.sample[:MAX_SHOWN],
         )
 
