@@ -113,7 +113,7 @@ def _results(folder: Path, rng: random.Random, seed: int, skill: float) -> None:
         }
         rows.append(row)
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    text = {"set": "text", "bytes": 800, "rewritten": False, "lossy": False}
+    text = {"set": "text", "bytes": 800, "rewritten": False}
     documents = [text | {"name": f"v:{i}", "bits": 2000 + rng.random()} for i in range(100)]
     write_json(folder / "heldout_text.json", {"keeps_content": True, "documents": documents})
     write_json(folder / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 3.0}})

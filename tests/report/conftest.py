@@ -66,10 +66,10 @@ def write_evaluation(folder, arm, seed, rows):
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in rows))
     rewritten = arm != "baseline"
     documents = [
-        {"set": "text", "name": "v:0", "bytes": 100, "bits": 200.0 + seed, "rewritten": False, "lossy": False},
-        {"set": "text", "name": "v:1", "bytes": 50, "bits": 150.0, "rewritten": rewritten, "lossy": False},
-        {"set": "text", "name": "v:2", "bytes": 300, "bits": 500.0 + rewritten, "rewritten": False, "lossy": False},
-        {"set": "drills", "name": "d:0", "bytes": 40, "bits": 30.0, "rewritten": rewritten, "lossy": rewritten},
+        {"set": "text", "name": "v:0", "bytes": 100, "bits": 200.0 + seed, "rewritten": False},
+        {"set": "text", "name": "v:1", "bytes": 50, "bits": 150.0, "rewritten": rewritten},
+        {"set": "text", "name": "v:2", "bytes": 300, "bits": 500.0 + rewritten, "rewritten": False},
+        {"set": "drills", "name": "d:0", "bytes": 40, "bits": 30.0, "rewritten": rewritten},
     ]
     write_json(folder / "heldout_text.json", {"keeps_content": True, "documents": documents})
     write_json(folder / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 2.5}})

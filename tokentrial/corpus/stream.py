@@ -167,13 +167,12 @@ def _set_order(
 
 
 class HeldoutDocument(NamedTuple):
-    """One held-out document. `lossy`: the arm's `plain` does not give its bytes back."""
+    """One held-out document; `bytes` are those of its original text."""
 
     name: str
     ids: Ids
     bytes: int
     rewritten: bool
-    lossy: bool
 
 
 def heldout_documents(
@@ -184,11 +183,9 @@ def heldout_documents(
     for path in shard_paths(corpus, set_name, "val"):
         shard = open_shard(path, vocabulary.eos, patch_path(corpus, arm.name, path))
         for index in range(len(shard)):
-            text = document_text(shard.base_document(index), vocabulary)
-            size = len(text.encode())
+            size = len(document_text(shard.base_document(index), vocabulary).encode())
             if read + size > limit and read:
                 return
             read += size
             rewritten = bool(shard.patch_index[index] >= 0)
-            lossy = rewritten and arm.untokenize(arm.rewrite(text)) != text
-            yield HeldoutDocument(f"{path.stem}:{index}", shard.document(index), size, rewritten, lossy)
+            yield HeldoutDocument(f"{path.stem}:{index}", shard.document(index), size, rewritten)

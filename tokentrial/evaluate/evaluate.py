@@ -102,7 +102,6 @@ def evaluate(
                 "bytes": document.bytes,
                 "bits": value,
                 "rewritten": document.rewritten,
-                "lossy": document.lossy,
             }
             for document, value in zip(held, bits, strict=True)
         ]
