@@ -101,7 +101,7 @@ def test_text_and_figures_can_be_read(open_page, width, theme):
         " ...[...e.querySelectorAll('text')].map(t => parseFloat(getComputedStyle(t).fontSize)"
         " * t.ownerSVGElement.getBoundingClientRect().width / t.ownerSVGElement.viewBox.baseVal.width)])"
     )
-    assert len(figures) == 8
+    assert len(figures) == 6
     for alt, caption, shown, *letters in figures:
         assert min(alt, caption) > 40
         assert shown <= width
