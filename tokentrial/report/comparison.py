@@ -141,7 +141,7 @@ def _report(
         "arms_left_out": {name: get_arm(name).summary for name in arm_names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
-        "made_by": run_summary.made_by(trial, evaluations),
+        "made_by": run_summary.made_by(evaluations),
         "provenance": provenance(),
         "missing": [
             f"{arm}/seed{seed} {stage}"

@@ -17,13 +17,12 @@ from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.report.results import mean_of
 from tokentrial.store.files import canonical, read_json
-from tokentrial.store.folders import MANIFEST, read_manifest
+from tokentrial.store.folders import read_manifest
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
 Trained = Mapping[tuple[str, int], Mapping[str, Any]]
 LEARNT_AT = 0.6
-_HASHES = 8  # shards whose hash is listed; the others are counted
 _SERVED = ("tokens", "bytes", "documents", "questions", "fact_tokens", "drill_share")
 
 
@@ -158,9 +157,9 @@ def _distinct(values: Iterable[str]) -> str:
     return _listed(sorted(set(values)))
 
 
-def made_by(trial: Trial, evaluations: EvaluationFolders) -> dict[str, Any]:
+def made_by(evaluations: EvaluationFolders) -> dict[str, Any]:
     """Versions and machines that made the cells, with how many evaluations each, seeds whose arms were split over
-    machines, the time from the first to the last, and the hashes of the data."""
+    machines, and the time from the first to the last."""
     makers: Counter[bytes] = Counter()
     times, of_pair = [], defaultdict(set)
     for (_, seed), by_stage in evaluations.items():
@@ -169,21 +168,10 @@ def made_by(trial: Trial, evaluations: EvaluationFolders) -> dict[str, Any]:
             times.append(maker.pop("time"))
             makers[canonical(maker)] += 1
             of_pair[seed, stage].add((maker.get("processor"), maker["machine"]))
-    data: dict[str, Any] = {}
-    for name in ("corpus", "corpus/drills"):
-        if (path := trial.folder / name / MANIFEST).exists():
-            manifest = read_manifest(path.parent)
-            hashes = {file: entry["sha256"] for file, entry in manifest["files"].items()}
-            data[name] = {
-                "fingerprint": manifest["fingerprint"],
-                "files": dict(list(hashes.items())[:_HASHES]),
-                "more_files": max(0, len(hashes) - _HASHES),
-            }
     return {
         "makers": [{"evaluations": count, **orjson.loads(maker)} for maker, count in makers.most_common()],
         # arms of one seed on different machines: the machine is then part of their difference
         "split_pairs": sorted({seed for (seed, _), machines in of_pair.items() if len(machines) > 1}),
         "first": min(times, default=None),
         "last": max(times, default=None),
-        "data": data,
     }
