@@ -26,18 +26,6 @@ _MIN_SHARE = 0.01  # a smaller share of the run shows no pace
 
 
 @dataclass(frozen=True)
-class StageProgress:
-    """A stage under way in a cell: the share of it that is done, and what it logged last."""
-
-    stage: str
-    share: float = 0.0
-    logged: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.stage} {self.share:.0%}, {self.logged}" if self.logged else self.stage
-
-
-@dataclass(frozen=True)
 class RunProgress:
     """A run folder as it is now. `seconds_left` is None while nothing says how long the rest will take."""
 
@@ -45,7 +33,7 @@ class RunProgress:
     corpus_ready: bool
     working: bool  # whether a process is at work on it
     cells: dict[str, dict[str, bool]]  # cell: stage: whether it is done
-    running: dict[str, list[StageProgress]]  # by cell
+    running: list[str]  # each stage under way, with its cell and what it logged last
     share: float
     seconds_left: float | None
 
@@ -74,7 +62,7 @@ def read_progress(folder: Path, now: float) -> RunProgress:
         expected = expected_seconds(of, took) | expected
         folders |= {stage.name: stage.folder for stage in stages(of)}
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
-    running: dict[str, list[StageProgress]] = {}
+    running: list[str] = []
     total = done = done_since_start = 0.0  # expected seconds
     for cell, of_cell in state["cells"].items():
         for stage, is_done in of_cell.items():
@@ -83,9 +71,10 @@ def read_progress(folder: Path, now: float) -> RunProgress:
                 share = 1.0
                 manifest = step / MANIFEST  # a skipped stage has none
                 recent = manifest.exists() and manifest.stat().st_mtime > started
-            elif progress := _stage_progress(step.with_name(f"{step.name}.partial"), stage, trial):
-                running.setdefault(cell, []).append(progress)
-                share, recent = progress.share, True
+            elif (partial := step.with_name(f"{step.name}.partial")).is_dir():
+                share, logged = _last_logged(partial, trial)
+                running.append(f"{cell} {stage}{logged}")
+                recent = True
             total += expected[stage]
             done += share * expected[stage]
             done_since_start += recent * share * expected[stage]
@@ -97,19 +86,19 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     return RunProgress(state["trial"], state["corpus"], at_work, state["cells"], running, done / total, seconds_left)
 
 
-def _stage_progress(partial: Path, stage: str, trial: Trial) -> StageProgress | None:
-    """A stage that is being written, None where it is not."""
-    if not partial.is_dir():
-        return None
+def _last_logged(partial: Path, trial: Trial) -> tuple[float, str]:
+    """The share that is done of a stage that is being written, and its last step and loss; nothing where it logs none,
+    as all but pretraining."""
     try:
         lines = (partial / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:  # another stage than pretraining, or it was renamed just now
+    except FileNotFoundError:  # another stage, or it was renamed just now
         lines = []
     records = [orjson.loads(line) for line in lines if line.endswith(b"\n")]  # the last line may be half written
     if not (logged := [record for record in records if "loss" in record]):
-        return StageProgress(stage)
+        return 0.0, ""
     step, loss = logged[-1]["step"] + 1, logged[-1]["loss"]
-    return StageProgress(stage, min(1.0, step / trial.pretrain.steps), f"step {step}, loss {loss:.3f}")
+    share = min(1.0, step / trial.pretrain.steps)
+    return share, f" {share:.0%}, step {step}, loss {loss:.3f}"
 
 
 def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -120,10 +109,10 @@ def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
                 progress = read_progress(folder, time.time())
-                stages = [f"{cell} {stage}" for cell, running in progress.running.items() for stage in running]
-                line = "; ".join([str(progress), *stages])
+                lines = [str(progress), *progress.running]
+                line = "; ".join(lines)
                 if live:
-                    live.update(Text("\n".join([str(progress), *stages])), refresh=True)
+                    live.update(Text("\n".join(lines)), refresh=True)
                 elif line != last:
                     print(line, flush=True)
                 last = line
