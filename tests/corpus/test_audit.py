@@ -49,17 +49,6 @@ def served_documents(plan, arm, seed):
     return np.split(ids, starts[1 : documents + 1])[:documents]
 
 
-def test_exposure_counts_drills_by_split(plan):
-    drills = read_json(plan.folder / "exposure.json")["drills"]
-    for fold in range(3):
-        for split in ("train", "val"):
-            raw = [np.load(path) for path in plan.shards(f"drills{fold}", split)]
-            assert drills[f"drills{fold}"][split] == {
-                "documents": sum(int((ids == 512).sum()) for ids in raw),
-                "tokens": sum(map(len, raw)),
-            }
-
-
 def test_a_sound_corpus_passes_and_the_overlap_of_probes_and_drills_is_told(plan):
     """Of the table, what is asked in some fold stands in drills word for word; nothing else is drilled."""
     audit = read_json(plan.folder / "audit.json")

@@ -82,11 +82,9 @@ def _total(shards: Mapping[str, Mapping[str, Any]], split: str, keys: tuple[str,
 
 
 def write_meta(plan: CorpusPlan) -> None:
-    """`meta.json`: what became of the source, and what each arm wrote and changed."""
-    text = read_json(plan.folder / "text.json")
-    text.pop("shards_of_task")
+    """`meta.json`: names of tokens that stood literally in the source, and what each arm wrote and changed."""
     surveyed = read_json(plan.survey_step(TEXT)[0] / "survey.json")["shards"].values()
-    text["literal_token_names"] = sum(counts["literal_token_names"] for counts in surveyed)
+    literal_token_names = sum(counts["literal_token_names"] for counts in surveyed)
     by_arm: dict[str, Any] = {}
     for arm in plan.trial.arms:
         records = {name: read_json(plan.patch_step(arm, name)[0] / "patch.json") for name in plan.sets}
@@ -97,4 +95,7 @@ def write_meta(plan: CorpusPlan) -> None:
             "fact_tokens": sum(counts["sites"] for counts in shards),
             "sites_in_context": records[TEXT]["sites_in_context"],
         }
-    write_json(plan.folder / "meta.json", sealed({"text": text, "arms": by_arm}))
+    write_json(
+        plan.folder / "meta.json",
+        sealed({"text": {"literal_token_names": literal_token_names}, "arms": by_arm}),
+    )

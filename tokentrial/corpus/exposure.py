@@ -5,7 +5,6 @@ in the loader's order; and the steps that a budget of bytes gives each arm.
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,12 +39,11 @@ class TrainDocuments(NamedTuple):
 def expose(plan: CorpusPlan) -> dict[str, Any]:
     """What `exposure.json` holds. Raises TrialError where the text does not last for the budget of some arm."""
     documents = _train_documents(plan)
-    seeds, splits = plan.trial.seeds, ("train", "val")
+    seeds = plan.trial.seeds
     by_seed = {str(seed): _expose_seed(plan, seed, documents) for seed in seeds}
     return {
         "forms": list(FORMS),
         "served": {arm: {seed: records[arm] for seed, records in by_seed.items()} for arm in plan.trial.arms},
-        "drills": {name: {split: _drill_count(plan, name, split) for split in splits} for name in plan.folds},
         "after_pretraining": {
             str(seed): {stage: _after_pretraining(plan, stage, seed) for stage in ("sft", "grpo")} for seed in seeds
         },
@@ -58,7 +56,7 @@ def _train_documents(plan: CorpusPlan) -> TrainDocuments:
     rows: list[slice] = []  # of each shard
     lengths, sizes, statements = list[Counts](), list[Counts](), []
     for _, path in paths:
-        survey, start = _survey(plan, path), rows[-1].stop if rows else 0
+        survey, start = Survey.read(plan.survey_path(path)), rows[-1].stop if rows else 0
         rows.append(slice(start, start + len(survey)))
         lengths.append(survey.base_lengths)
         sizes.append(survey.bytes)
@@ -80,10 +78,6 @@ def _train_documents(plan: CorpusPlan) -> TrainDocuments:
         np.concatenate(sizes),
         statements,
     )
-
-
-def _survey(plan: CorpusPlan, shard: Path) -> Survey:
-    return Survey.read(plan.survey_path(shard))
 
 
 def _expose_seed(plan: CorpusPlan, seed: int, documents: TrainDocuments) -> dict[str, dict[str, Any]]:
@@ -147,11 +141,6 @@ def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts)
             for fact, row in zip(plan.facts, table, strict=True)
         },
     }
-
-
-def _drill_count(plan: CorpusPlan, name: str, split: str) -> dict[str, int]:
-    surveys = [_survey(plan, path) for path in plan.shards(name, split)]
-    return {"documents": sum(map(len, surveys)), "tokens": int(sum(survey.base_lengths.sum() for survey in surveys))}
 
 
 def _after_pretraining(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
