@@ -119,8 +119,6 @@ def write_exposure(trial):
     write_json(trial.folder / "corpus" / "meta.json", meta)
     audit = {"passed": True, "checks": ["nothing leaks"], "overlap_of_probes_and_drills": {"mul_table": 1.0}}
     write_json(trial.folder / "corpus" / "audit.json", audit)
-    manifest = {"fingerprint": "of the text", "files": {"text.json": {"bytes": 3, "sha256": "1234"}}}
-    write_json(trial.folder / "corpus" / "manifest.json", manifest)
 
 
 class SyntheticRun:
