@@ -79,7 +79,7 @@ def extend(
 
 
 def verdict(out: FolderArgument, json: JsonOption = False) -> None:
-    """Say the verdict of a run, and end with its exit code.
+    """Print the verdict of a run, and end with its exit code.
 
     0 helps, 10 hurts, 11 no difference shown, 12 equivalent, 13 the control has not learnt, 14 no verdict: not whole
     yet, or not as declared. Errors are 1 and 2.
@@ -104,7 +104,7 @@ def verdict(out: FolderArgument, json: JsonOption = False) -> None:
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="as a page to read instead")] = False,
 ) -> None:
-    """Print the JSON schema of a trial: every setting with its type, bounds, default and meaning.
+    """Print the JSON schema of a trial, with every setting explained.
 
     Editors read it: the shipped trials name it in their first line.
 

@@ -50,7 +50,7 @@ def sample(
     html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how trained models go on with a text, side by side.
+    """Show how trained models continue a text, side by side.
 
     What they find likely stands below: the next tokens, and the answers where the text asks a fact.
 
@@ -89,7 +89,7 @@ def doctor(
     measure: Annotated[bool, typer.Option(help="time some training steps of the pilot, for its minutes")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Say what this machine and installation are, and what is wrong with them. Nothing is sent anywhere.
+    """Check this machine and installation. Nothing is sent anywhere.
 
     Example: tokentrial doctor
     """

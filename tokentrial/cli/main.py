@@ -9,6 +9,7 @@ import typer
 
 from tokentrial import __version__
 from tokentrial.cli import declaring, looking, sharing, stages
+from tokentrial.cli.help import GroupedCommands
 from tokentrial.cli.words import (
     ArmOption,
     FolderArgument,
@@ -29,6 +30,7 @@ from tokentrial.store.disk import translate_os_errors
 
 app = typer.Typer(
     name="tokentrial",
+    cls=GroupedCommands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -118,7 +120,7 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="take 20 training steps on this machine first")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what a trial takes: tokens, hours, dollars, memory, disk.
+    """Show what a trial takes: tokens, hours, dollars, memory, disk.
 
     It writes nothing and asks no network.
 
@@ -157,7 +159,7 @@ def status(
     json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="go on looking until the run is complete")] = False,
 ) -> None:
-    """Say what of a run folder is done, once or until all is.
+    """Show what is done in a run folder, once or until everything is.
 
     Example: tokentrial status outputs/pilot --watch
     """
@@ -221,7 +223,7 @@ def compare(
     outcome: Annotated[list[str] | None, typer.Option(help="only this outcome; may be given again")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare results: what differs, and what may be said of it.
+    """Compare results: what differs, and what may be concluded.
 
     Ours, the original report's and lm-eval's are read.
 
@@ -257,7 +259,7 @@ def power(
     contrast: Annotated[str | None, typer.Option(help="'a - b'; the primary contrast if left out")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Say how many seeds an effect needs, from a pilot's noise.
+    """Show how many seeds an effect needs, from a pilot's noise.
 
     Example: tokentrial power outputs/pilot --effect 0.1
     """

@@ -28,7 +28,7 @@ def collect(
     runs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="run folders of one declaration")],
     to: Annotated[Path, typer.Option(help="where they are joined: a new folder, or one of them")],
 ) -> None:
-    """Join cells that ran on several machines in one run folder, and report on them.
+    """Join cells from several machines in one run folder, and report.
 
     The folders must carry one declaration, by its hash. Run both arms of a seed on one machine.
 
@@ -50,7 +50,7 @@ def push(
         bool, typer.Option("--public", help="create the repository as public instead of private")
     ] = False,
 ) -> None:
-    """Upload a cell's model, tokenizer and model card to the Hugging Face Hub.
+    """Upload a model with its card to the Hugging Face Hub.
 
     A new repository is private unless --public is given.
 
@@ -65,7 +65,7 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a model on the Hub, such as me/pilot-seed1")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder")],
 ) -> None:
-    """Download a model from the Hugging Face Hub into a new folder.
+    """Download a model from the Hugging Face Hub.
 
     `evaluate --model` reads that folder.
 
