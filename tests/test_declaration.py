@@ -11,9 +11,10 @@ from tokentrial.report.outcomes import known_outcomes
 from tokentrial.report.results import read_outcomes
 from tokentrial.run import run as runs
 from tokentrial.run.check import check, measured_stages
-from tokentrial.run.declaration import AGAIN, declaration, standing
+from tokentrial.run.declaration import AGAIN, declaration
 from tokentrial.run.run import rebuild, run
 from tokentrial.run.run_folder import open_run, status
+from tokentrial.run.standing import standing
 from tokentrial.store.files import read_json, write_json
 from tokentrial.trial.declaration import declaration_hash, differences
 

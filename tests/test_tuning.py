@@ -16,10 +16,10 @@ from tokentrial.report.tuning import at_edge, best
 from tokentrial.run import run as runs
 from tokentrial.run.check import check
 from tokentrial.run.collect import collect
-from tokentrial.run.declaration import standing
 from tokentrial.run.placebo import run_placebo
 from tokentrial.run.run import rebuild, run
 from tokentrial.run.run_folder import status
+from tokentrial.run.standing import standing
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json, sealed, write_json
 from tokentrial.trial.sweep import to_run

@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import shared
 from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import build
-from tokentrial.run.declaration import declare, standing
+from tokentrial.run.declaration import declare
+from tokentrial.run.standing import standing
 from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic

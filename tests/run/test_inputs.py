@@ -9,9 +9,10 @@ import pytest
 
 from tests.conftest import run_once
 from tokentrial.errors import SettingsError, TrialError
-from tokentrial.run.declaration import declaration, standing
+from tokentrial.run.declaration import declaration
 from tokentrial.run.run import rebuild, run
 from tokentrial.run.run_folder import open_run, status
+from tokentrial.run.standing import standing
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import is_held
 from tokentrial.trial.declaration import declaration_hash

@@ -32,8 +32,10 @@ from tokentrial.report.items import EvaluationFolders
 from tokentrial.run.budget import affordable_cells
 from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
-from tokentrial.run.declaration import declare, hash_in_force, refuse_taking_over, settle, standing
+from tokentrial.run.declaration import declare, hash_in_force
+from tokentrial.run.replacing import refuse_taking_over, settle
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
+from tokentrial.run.standing import standing
 from tokentrial.run.tuning import tune
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells

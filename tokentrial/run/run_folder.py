@@ -10,7 +10,7 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.analysis import look_of
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
-from tokentrial.run.declaration import standing
+from tokentrial.run.standing import standing
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.grpo import DECISION
