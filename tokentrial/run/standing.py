@@ -1,5 +1,5 @@
-"""How the results of a run folder stand against what was declared: what departs from it, and which stages get no verdict
-for that. What was made otherwise than declared is exploratory for good.
+"""How the results of a run folder stand against what was declared: what departs from it, and which stages get no
+verdict for that. What was made otherwise than declared is exploratory for good.
 """
 
 from collections.abc import Mapping
