@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,25 @@ def test_help_plans_and_the_list_of_arms_answer_without_heavy_imports():
     assert "tokentrial" in light
     assert light & HEAVY == set()
     assert planned & {"torch", "transformers", "datasets", "trl"} == set()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_verbs_and_trials(tokentrial, tmp_path, monkeypatch, shell):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # else the command is `python -m pytest`
+    for name in ("pilot-2.yaml", "p.txt", "other.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("_TOKENTRIAL_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+
+    def completed(line):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
+        return set(re.findall(r'^(?:_arguments .*\(\()?"?([\w.-]+)', tokentrial()[1], re.MULTILINE))
+
+    assert completed("tokentrial re") == {"report", "results"}
+    assert completed("tokentrial run p") == {"pilot", "pilot-2.yaml"}
 
 
 # for a machine

@@ -2,7 +2,11 @@
 asked for and says which licences these and all that they bring have."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -70,6 +74,18 @@ def test_the_lock_holds_one_version_of_all_that_is_asked_for_and_names_no_host()
     assert len(locked) == len(lock.splitlines())
     for each in map(Requirement, wanted):
         assert locked[canonicalize_name(each.name)] in each.specifier, each
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path):
+    pytest.importorskip("setuptools", minversion="77", reason="builds the wheel, as pyproject.toml asks")
+    source = shutil.copytree(ROOT / "tokentrial", tmp_path / "tokentrial", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, tmp_path)
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / built.stdout.split()[-1]) as wheel:
+        inside = {name for name in wheel.namelist() if name.startswith("tokentrial/")}
+    assert inside == {path.relative_to(tmp_path).as_posix() for path in source.rglob("*") if path.is_file()}
 
 
 def test_every_file_tells_the_same_version():

@@ -88,7 +88,7 @@ def test_a_new_release_changes_no_default_that_was_not_looked_at(tiny, tmp_path,
             default = field.default_factory() if field.default is dataclasses.MISSING else field.default
             left.add(f"{field.name}={default!r}")
     judged = {entry for reason in (JUDGED | own).values() for entry in reason.split()}
-    assert left == judged
+    assert left <= judged  # an older release has not all of them
 
 
 # where it runs

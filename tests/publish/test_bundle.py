@@ -40,7 +40,7 @@ def test_it_holds_results_and_hashes_and_the_weights_stay_behind(finished, bundl
         content = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in names if name != "hashes.json"}
     assert hashes["bundle"] == content
     expected = {"trial.yaml", "declared.json", "comparison_report.json", "report.html", "report.md", "hashes.json"}
-    expected |= {"table.tex", "figures/forest.svg"}
+    expected |= {"table.tex", "figures/forest.svg", "README.md", "results.parquet"}
     for arm in finished.arms:
         expected |= {f"{arm}/seed1/eval_pretrain/{name}" for name in ("samples.jsonl", "heldout_text.json")}
     assert names == sorted(names)

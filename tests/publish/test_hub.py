@@ -6,16 +6,19 @@ import json
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from urllib.parse import unquote
 
 import pytest
 import torch
 import yaml
+from pyarrow import parquet
 
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.start import prepare_start, start_fingerprint
 from tokentrial.publish import hub
 from tokentrial.publish.hub import pull, push
+from tokentrial.report.narrative import verdict_sentence
 from tokentrial.steps.cell import Cell
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -28,7 +31,7 @@ class Hub:
     with the handler and the bytes it would send instead of sending them, for addresses that hold `where`."""
 
     def __init__(self):
-        self.files, self.created, self.asked, self.status = {}, [], [], 200
+        self.files, self.data_set, self.created, self.asked, self.status = {}, {}, [], [], 200
         self.fault, self.where = None, ""
         self.url = ""
 
@@ -69,19 +72,21 @@ def handler(state):
                 self.answer({"error": "no"}, state.status)
             elif path == "/api/repos/create":
                 state.created.append(json.loads(data))
-                self.answer({"url": f"{state.url}/{NAME}", "name": NAME, "id": "1"})
+                name = f"datasets/{NAME}-results" if state.created[-1].get("type") == "dataset" else NAME
+                self.answer({"url": f"{state.url}/{name}", "name": name, "id": "1"})
             elif path == "/api/validate-yaml":
                 self.answer({"warnings": [], "errors": []})
-            elif path == f"/api/models/{NAME}/preupload/main":
+            elif path in (f"/api/models/{NAME}/preupload/main", f"/api/datasets/{NAME}-results/preupload/main"):
                 files = [file["path"] for file in json.loads(data)["files"]]
                 modes = [{"path": file, "uploadMode": "regular", "shouldIgnore": False} for file in files]
                 self.answer({"files": modes})
-            elif path == f"/api/models/{NAME}/commit/main":
+            elif path in (f"/api/models/{NAME}/commit/main", f"/api/datasets/{NAME}-results/commit/main"):
+                files = state.files if path.startswith("/api/models") else state.data_set
                 for line in data.splitlines():
                     operation = json.loads(line)
                     if operation["key"] == "file":
                         content = base64.b64decode(operation["value"]["content"])
-                        state.files[operation["value"]["path"]] = content
+                        files[operation["value"]["path"]] = content
                 self.answer({"commitUrl": f"{state.url}/{NAME}/commit/{COMMIT}", "commitOid": COMMIT})
             else:
                 self.answer({"error": path}, 404)
@@ -143,7 +148,7 @@ def cell(finished):
 def test_what_is_pulled_is_what_was_pushed_and_loads_as_any_model(stub, cell, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    assert push(cell, NAME) == f"{stub.url}/{NAME}"
+    assert push(cell, NAME) == [f"{stub.url}/{NAME}", f"{stub.url}/datasets/{NAME}-results"]
     names = pull(NAME, tmp_path / "pulled")
     assert set(names) == set(stub.files) == {path.name for path in (tmp_path / "pulled").iterdir()}
     assert set(names) == {
@@ -166,7 +171,7 @@ def test_only_the_model_of_the_stage_goes_out(stub, cell, tmp_path, monkeypatch)
     files = set(stub.files)
     push(cell, NAME, stage="sft", public=True)
     assert set(stub.files) == files
-    assert [repository["visibility"] for repository in stub.created] == ["private", "public"]
+    assert [repository["visibility"] for repository in stub.created] == ["private"] * 2 + ["public"] * 2
     assert {token for _, token in stub.asked} == {"Bearer hf_stub"}
     assert "weights after sft" in stub.files["README.md"].decode()
 
@@ -191,6 +196,25 @@ def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(
     elsewhere = finished.model_copy(update={"output": str(finished.folder / "elsewhere")})
     card = hub.model_card(elsewhere, Cell("baseline", 1), "pretrain", "# a model")
     assert "No verdict: the trial was not finished." in card
+
+
+def test_the_results_go_beside_the_model_as_a_data_set_with_a_card(stub, cell, finished, tmp_path):
+    push(cell, NAME)
+    head, body = stub.data_set["README.md"].decode().removeprefix("---\n").split("\n---\n", 1)
+    (config,) = yaml.safe_load(head)["configs"]
+    assert stub.data_set.keys() == {"README.md", config["data_files"]}
+    table = parquet.read_table(BytesIO(stub.data_set[config["data_files"]]))
+    assert table.equals(parquet.read_table(finished.folder / "results.parquet"))
+    assert all(f"`{column}`" in body for column in table.column_names)
+    report = json.loads((finished.folder / "comparison_report.json").read_bytes())
+    assert f"**{verdict_sentence(report)}**" in body
+    assert report["declaration"]["sha256"] in body
+
+
+def test_a_trial_without_a_report_sends_its_model_alone(stub, finished_copy):
+    (finished_copy / "comparison_report.json").unlink()
+    assert push(finished_copy / "baseline" / "seed1", NAME) == [f"{stub.url}/{NAME}"]
+    assert stub.data_set == {}
 
 
 def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell, tiny, tmp_path):

@@ -32,7 +32,6 @@ app = typer.Typer(
     name="tokentrial",
     cls=GroupedCommands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

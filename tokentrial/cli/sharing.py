@@ -14,7 +14,7 @@ def bundle(
 ) -> None:
     """Pack a run's results into one file, which `compare` reads.
 
-    It holds the trial, the report, all samples, file hashes and a LaTeX table.
+    It holds the trial, the report, all samples, the table of results, file hashes and a LaTeX table.
 
     Example: tokentrial bundle outputs/pilot
     """
@@ -52,13 +52,14 @@ def push(
 ) -> None:
     """Upload a model with its card to the Hugging Face Hub.
 
-    A new repository is private unless --public is given.
+    A finished trial's results go to the data set NAME-results. A new repository is private unless --public is given.
 
     Example: tokentrial push outputs/pilot/baseline/seed1 me/pilot-seed1
     """
     from tokentrial.publish.hub import push as upload
 
-    print(f"Model: {upload(cell, name, stage, public)}")
+    for what, address in zip(("Model", "Results"), upload(cell, name, stage, public), strict=False):
+        print(f"{what}: {address}")
 
 
 def pull(

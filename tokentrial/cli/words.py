@@ -2,6 +2,7 @@
 
 import re
 import sys
+from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,18 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot")]
+
+def _trials(incomplete: str) -> list[str]:
+    """Shipped trials and trial files that begin so, for a shell's completion."""
+    from tokentrial.trial.load import shipped
+
+    return [*(name for name in shipped() if name.startswith(incomplete)), *sorted(glob(f"{escape(incomplete)}*.yaml"))]
+
+
+TrialArgument = Annotated[
+    str,
+    typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot", autocompletion=_trials),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings on top, such as pretrain.steps=200")
 ]

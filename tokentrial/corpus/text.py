@@ -122,7 +122,7 @@ def _check_round_trip(vocabulary: Vocabulary, ids: Ids, lengths: NDArray[np.int6
     if texts and vocabulary.decode_bytes(ids[: lengths[0]]) != texts[0]:
         raise TrialError(
             f"corpus: the ids of {texts[0][:60].decode(errors='replace')!r} do not decode to the document; this is an "
-            "error of the tokenizer: reinstall gigatoken and tiktoken as pyproject.toml pins them"
+            "error of the tokenizer: reinstall gigatoken and tiktoken of the versions in constraints.txt"
         )
 
 

@@ -1,4 +1,5 @@
-"""A run's results in one file: trial, report, samples, hashes and a table for a paper.
+"""A run's results in one file: trial, report, samples, hashes, the table of results with the card of a data set, and a
+table for a paper.
 
 The same run folder gives the same bytes. `tokentrial compare` reads it; weights stay where they are, their hashes in
 `hashes.json`.
@@ -14,8 +15,10 @@ import orjson
 
 from tokentrial.compare.bundles import HASHES
 from tokentrial.errors import TrialError
+from tokentrial.publish.dataset import CARD, dataset_card
 from tokentrial.report.comparison import PAGE, REPORT
 from tokentrial.report.latex import latex_table
+from tokentrial.report.results import RESULTS
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import cells
 from tokentrial.steps.stage import stage_names
@@ -25,7 +28,7 @@ from tokentrial.trial.declaration import DECLARED
 from tokentrial.trial.trial import Trial
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: no file's own time is in the bundle
-_REQUIRED = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md")
+_REQUIRED = ("trial.yaml", DECLARED, REPORT, PAGE, "report.md", RESULTS)
 
 
 def write_bundle(out: Path, to: Path | None = None) -> Path:
@@ -44,6 +47,7 @@ def write_bundle(out: Path, to: Path | None = None) -> Path:
         require_intact(folder)
         paths += [folder / name for name in (MANIFEST, *read_manifest(folder)["files"])]
     files = {path.relative_to(trial.folder).as_posix(): path.read_bytes() for path in paths}
+    files[CARD] = dataset_card(report)
     files["table.tex"] = latex_table(report).encode()
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files[HASHES] = orjson.dumps(

@@ -1,4 +1,5 @@
-"""Models to and from the Hugging Face Hub: `push` a cell's model with a card that says what was found, `pull` one.
+"""Models to and from the Hugging Face Hub: `push` a cell's model with a card that says what was found and, where the
+trial is finished, its results as a data set beside it; `pull` a model.
 
 The token is the Hub's own: HF_TOKEN, or `hf auth login`. Only weights in safetensors, JSON and text go either way.
 """
@@ -11,9 +12,11 @@ from typing import Any
 import yaml
 
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.publish.dataset import CARD, dataset_card
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.formats import one_line
 from tokentrial.report.narrative import verdict_sentence
+from tokentrial.report.results import RESULTS
 from tokentrial.run.run_folder import model_folder, open_cell
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json
@@ -21,17 +24,17 @@ from tokentrial.store.folders import partial, place, require_intact
 from tokentrial.store.network import hub_api
 from tokentrial.trial.trial import Trial
 
-CARD = "README.md"
 # of a model; nothing that would have to be unpickled, and no folder
 _MODEL_FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
 _RESULT_FILES = re.compile(r".*_results\.json|manifest\.json|README\.md")
 _LOCAL_SOURCE = re.compile(r"^(jsonl|parquet|path):(?:.*[/\\])?([^/\\]+)[/\\]?$")
 
 
-def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = False) -> str:
-    """Upload the model of OUT/ARM/seedK after a stage as one commit; returns its address.
+def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = False) -> list[str]:
+    """Upload the model of OUT/ARM/seedK after a stage and, where the trial has its report, its results to the data set
+    NAME-results, one commit each; returns their addresses.
 
-    The repository is made if it is not there, private unless `public`: what was public once stays so.
+    A repository is made if it is not there, private unless `public`: what was public once stays so.
     """
     trial, cell = open_cell(cell_folder)
     folder = model_folder(trial, cell, stage)
@@ -43,14 +46,22 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
         raise TrialError(f"{exported_card}: not found; export this cell again with `tokentrial export`")
     description = exported_card.read_text(encoding="utf-8").split("\n---\n", 1)[-1].strip()  # without its head
     card = model_card(trial, cell, stage, description)
-    with hub_api(name, "push") as api:
-        from huggingface_hub import CommitOperationAdd
+    contents: dict[str, Path | bytes] = {file: folder / file for file in files}
+    uploads = [("model", name, contents | {CARD: card.encode()})]
+    report, results = trial.folder / REPORT, trial.folder / RESULTS
+    if report.is_file() and results.is_file():
+        uploads.append(("dataset", f"{name}-results", {CARD: dataset_card(read_json(report)), RESULTS: results}))
+    addresses = []
+    for kind, repository, contents in uploads:
+        with hub_api(repository, "push") as api:
+            from huggingface_hub import CommitOperationAdd
 
-        repository = api.create_repo(name, private=not public, exist_ok=True).repo_id
-        additions = [CommitOperationAdd(file, folder / file) for file in files]
-        additions.append(CommitOperationAdd(CARD, card.encode()))
-        api.create_commit(repository, additions, commit_message=f"{trial.name}: {cell.name} after {stage}")
-        return f"{api.endpoint}/{repository}"
+            address = api.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
+            additions = [CommitOperationAdd(path, content) for path, content in contents.items()]
+            message = f"{trial.name}: {cell.name} after {stage}"
+            api.create_commit(address.repo_id, additions, commit_message=message, repo_type=kind)
+            addresses.append(str(address))
+    return addresses
 
 
 def pull(name: str, folder: Path) -> list[str]:
