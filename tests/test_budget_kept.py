@@ -3,18 +3,18 @@
 import pytest
 
 from tests.test_ladder import LADDER
-from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.plan.work import expected_seconds
 from tokentrial.run import budget
 from tokentrial.run.budget import affordable_cells
 from tokentrial.run.declaration import declare
-from tokentrial.run.run import _undecided_left_out, phases, run
+from tokentrial.run.run import run
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.cell import Cell, cells
-from tokentrial.steps.stage import stage_names
+from tokentrial.steps.stage import phases, stage_names
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.storage import Storage
+from tokentrial.trial.sweep import to_run
 
 MINUTES = 10  # of a seed: two arms of three stages, one worker
 
@@ -79,19 +79,36 @@ def test_finished_cells_correct_the_estimate_of_all_that_is_pending(finished_cop
     for left, seeds in ((83, [1, 2]), (85, [1, 2, 3]), (169, [1, 2, 3, 4])):
         found = affordable_cells(trial, None, climbing + left, lambda trial, cells: 1)
         assert found == {
-            rung.folder: cells(rung),
-            trial.folder: [Cell(arm, seed) for seed in seeds for arm in trial.arms],
+            rung.folder: [cells(rung)],
+            trial.folder: [[Cell(arm, seed) for seed in seeds for arm in trial.arms]],
         }
 
 
-def test_what_is_decided_once_for_all_cells_waits_until_all_have_come_so_far(climbed, ladder):
-    asked = stage_names(climbed)
-    one_more = ladder(climbed.folder, "seeds=[1,2,3]")
-    before = phases(climbed, asked)[0][1]
-    assert "grpo" not in before
-    for trial, seeds, expected in ((climbed, [1], asked), (one_more, [1, 2, 3], asked), (one_more, [1, 2], before)):
-        within = [Cell(arm, seed) for seed in seeds for arm in trial.arms]
-        assert _undecided_left_out(CorpusPlan(trial), within, asked) == expected
+def test_what_is_decided_once_for_all_cells_is_bought_when_all_have_come_so_far(climbed, ladder):
+    """Two seeds are done but for GRPO of the second, and a third has not begun: first it must come so far."""
+    trial = ladder(climbed.folder, "seeds=[1,2,3]")
+    hour = expected_seconds(trial, {})
+    before, after = (sum(hour[stage] for stage in names) for _, names in phases(trial, stage_names(trial)))
+    for left, of_third in ((2.1 * before, [[3], []]), (2.1 * (before + after), [[3], [3]])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(budget, "seconds", lambda trial: {})
+            first, second = affordable_cells(trial, None, left, lambda trial, cells: 1)[trial.folder]
+        done = [Cell(arm, seed) for seed in (1, 2) for arm in trial.arms]
+        assert [[cell for cell in phase if cell not in done] for phase in (first, second)] == [
+            [Cell(arm, seed) for seed in seeds for arm in trial.arms] for seeds in of_third
+        ]
+
+
+def test_a_trial_whose_looks_are_decided_pays_for_no_further_seeds(finished, tiny, monkeypatch):
+    """Its two seeds are the first of two looks; were they enough, a variant's seeds would be next."""
+    trial = tiny(finished.folder, "seeds=[1,2,3,4]", "verdict.looks=[2,4]", "sweep={pretrain.lr: [0.004]}")
+    [variant] = [v.trial for v in to_run(trial)]
+    least = 2.1 * sum(expected_seconds(variant, {}).values())
+    monkeypatch.setattr(budget, "seconds", lambda trial: {})
+    for needed, seeds in (([1, 2], [1]), ([1, 2, 3, 4], [])):
+        monkeypatch.setattr(budget, "wanted_seeds", lambda corpus, now=needed: now if corpus.trial == trial else [1, 2])
+        [cells_of_variant] = affordable_cells(trial, None, least, lambda trial, cells: 1)[variant.folder]
+        assert cells_of_variant == [Cell(arm, seed) for seed in seeds for arm in trial.arms]
 
 
 @pytest.mark.parametrize(

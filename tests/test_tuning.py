@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.conftest import Inline, draw_only
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.report import tuning_curves
 from tokentrial.report.outcomes import tuning_outcome
 from tokentrial.report.text_report import markdown
 from tokentrial.report.tuning import at_edge, best
@@ -279,6 +280,27 @@ def test_a_tuning_that_is_changed_after_a_look_is_exploratory(copy, tiny, stoppe
     assert stands.departures[0].startswith(f"tune.outcome: {TEXT_BITS} for {BY}, since 2")
 
 
+@pytest.mark.parametrize("gone", [["declared.json"], ["declared.json", "tuned.json"]])
+def test_a_tuning_that_was_seen_is_not_declared_anew(copy, tiny, stopped, gone):
+    """No cell of the verdict is there yet, and the tuning's own carry the hash of their own point."""
+    for cell in ("baseline", "mul_tokens"):
+        shutil.rmtree(copy / cell)
+    for name in gone:
+        (copy / name).unlink()
+    other = tiny(copy, TUNE, f"verdict.primary.outcome={BY}")
+    with pytest.raises(TrialError, match=r"declared\.json is gone"):
+        run(other)
+    with pytest.raises(Interrupted):
+        run(other, overwrite=True)
+    assert "pretrain" in standing(other).withheld
+
+
+def test_an_arm_that_is_left_out_after_the_tuning_is_left_out_of_its_figure(tuned):
+    report = read_json(tuned.folder / "comparison_report.json")
+    whole, part = (tuning_curves.tuned(report | {"arms": arms}) for arms in (report["arms"], ["baseline"]))
+    assert len(part.axes[0].containers) == len(whole.axes[0].containers) - 1
+
+
 def test_a_choice_that_the_tuning_cells_do_not_bear_out_is_refused(copy, tiny, no_workers):
     record = read_json(copy / "tuned.json")
     record["chosen"]["baseline"]["pretrain.lr"] = 0.058 - record["chosen"]["baseline"]["pretrain.lr"]
@@ -288,9 +310,10 @@ def test_a_choice_that_the_tuning_cells_do_not_bear_out_is_refused(copy, tiny, n
     write_json(copy / "tuned.json", sealed(record))
     with pytest.raises(TrialError, match=r"tuned\.json: .* for baseline, and by the cells"):
         run(tiny(copy, TUNE))
-    (copy / "tuned.json").write_text('{"chosen": {"baseline": 3}}')
-    with pytest.raises(SettingsError, match=r"tuned\.json"):
-        run(tiny(copy, TUNE))
+    for content in ({"chosen": {"baseline": 3}}, sealed({"chosen": {"baseline": 3}})):
+        write_json(copy / "tuned.json", content)
+        with pytest.raises(TrialError, match=r"tuned\.json"):
+            run(tiny(copy, TUNE))
 
 
 def test_a_fresh_machine_has_the_choice_and_what_it_rests_on_from_the_storage(copy, tiny, tmp_path, no_workers):

@@ -17,9 +17,11 @@ from pyarrow import parquet
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.start import prepare_start, start_fingerprint
 from tokentrial.publish import hub
+from tokentrial.publish.dataset import dataset_card
 from tokentrial.publish.hub import pull, push
 from tokentrial.report.narrative import verdict_sentence
 from tokentrial.steps.cell import Cell
+from tokentrial.store.files import SEAL
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"
@@ -215,6 +217,23 @@ def test_a_trial_without_a_report_sends_its_model_alone(stub, finished_copy):
     (finished_copy / "comparison_report.json").unlink()
     assert push(finished_copy / "baseline" / "seed1", NAME) == [f"{stub.url}/{NAME}"]
     assert stub.data_set == {}
+
+
+def test_results_that_are_not_whole_are_not_published(stub, finished_copy):
+    path = finished_copy / "comparison_report.json"
+    report = json.loads(path.read_bytes())
+    path.write_text(json.dumps({key: value for key, value in report.items() if key != SEAL} | {"missing": ["x"]}))
+    assert push(finished_copy / "baseline" / "seed1", NAME) == [f"{stub.url}/{NAME}"]
+
+
+def test_a_card_names_no_folder_of_this_machine(finished):
+    report = json.loads((finished.folder / "comparison_report.json").read_bytes())
+    report["declaration"] |= {
+        "departures": ["/home/me/secret/run/declared.json is gone, and results were made under it"]
+    }
+    card = dataset_card(report).decode()
+    assert "secret" not in card
+    assert "declared.json is gone" in card
 
 
 def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell, tiny, tmp_path):

@@ -55,10 +55,18 @@ def test_a_reader_with_a_minute_gets_what_was_compared_how_sure_it_is_and_what_e
     """baseline knows 5, 6, 7, 5, 6 and 8 facts and mul_tokens 1, 0, 2, 1, 1 and 0: below it in every seed."""
     compared, sure, others = narrative.summary(report)
     assert "<MUL_6_9_54>" in compared
-    assert "mul_tokens is above baseline in 0 of 6 seeds" in sure
-    assert "0.034 % of such trials" in sure
+    assert "mul_tokens is better than baseline in 0 of 6 seeds" in sure
+    # t of -4/12, -6/12, -5/12, -4/12, -5/12, -8/12 is -8.68 with 5 degrees of freedom
+    assert "0.0336 % of such trials" in sure
     assert "2 secondary contrasts" in others
-    report["contrasts"][0]["p"] = None
+    report["contrasts"][0]["p"] = 1.0  # two arms at one floor
+    assert "100 % of such trials" in narrative.summary(report)[1]
+    report["contrasts"][0] |= {"outcome": "pretrain/heldout_text/untouched/bits_per_byte"}  # less is better
+    assert "better than baseline in 6 of 6 seeds" in narrative.summary(report)[1]
+    report["tuning"] = {"chosen": {"mul_tokens": {"pretrain.lr": 0.1}, "baseline": {"pretrain.lr": 0.2}}}
+    assert "but for the values that each was tuned to" in narrative.summary(report)[0]
+    assert "such trials" not in narrative.summary(report)[1]
+    report["tuning"], report["contrasts"][0]["p"] = None, None
     assert "such trials" not in narrative.summary(report)[1]
     report["contrasts"][0] |= {"difference": None, "differences": []}
     assert len(narrative.summary(report)) == 2
@@ -72,6 +80,9 @@ def test_the_questions_whose_answers_arms_differ_in_most_come_first_by_group(rep
     # 81 questions are asked in some seed; the 64 of factors from 2 are never asked in others
     assert Counter(line.group for line in lines) == {"asked": 81, "never_asked": 64}
     assert all(line.shares == ["1.00"] * 3 for line in lines if line.group == "asked")
+    del report["tables"]["pretrain"]["mul_tokens"]  # not evaluated yet
+    place = report["arms"].index("mul_tokens")
+    assert {line.shares[place] for line in text_report.questions(report, "pretrain")} == {"-"}
 
 
 def test_the_heading_s_p_is_of_the_test_that_decides(html, report):

@@ -1,5 +1,7 @@
 """The card of a run's table of results, as a data set of the Hugging Face Hub has it."""
 
+import re
+
 import yaml
 
 from tokentrial.report.contrast_table import Report
@@ -25,9 +27,14 @@ def dataset_card(report: Report) -> bytes:
 
 **{verdict_sentence(report)}**
 
-{" ".join(declaration(report))}
+{" ".join(_without_folders(sentence) for sentence in declaration(report))}
 
 `{RESULTS}` has one row a figure: `value` of `metric`, for an `arm` and a `seed` (the unit of replication) after a
 `stage`, on a `subset` of a `task`. Rows without `item` and `fact` are the outcomes that a verdict may be declared of;
 those with a `fact` alone are means over the fact's orders, those with an `item` single answers.
 """.encode()
+
+
+def _without_folders(sentence: str) -> str:
+    """A sentence that may name a file of this machine, with the file's name alone."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/]+/)+", "", sentence)

@@ -22,6 +22,7 @@ from tokentrial.steps.cell import Cell
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import partial, place, require_intact
 from tokentrial.store.network import hub_api
+from tokentrial.store.tuned import arm_trial
 from tokentrial.trial.trial import Trial
 
 # of a model; nothing that would have to be unpickled, and no folder
@@ -31,7 +32,7 @@ _LOCAL_SOURCE = re.compile(r"^(jsonl|parquet|path):(?:.*[/\\])?([^/\\]+)[/\\]?$"
 
 
 def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = False) -> list[str]:
-    """Upload the model of OUT/ARM/seedK after a stage and, where the trial has its report, its results to the data set
+    """Upload the model of OUT/ARM/seedK after a stage and, where the trial is whole, its results to the data set
     NAME-results, one commit each; returns their addresses.
 
     A repository is made if it is not there, private unless `public`: what was public once stays so.
@@ -49,8 +50,8 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
     contents: dict[str, Path | bytes] = {file: folder / file for file in files}
     uploads = [("model", name, contents | {CARD: card.encode()})]
     report, results = trial.folder / REPORT, trial.folder / RESULTS
-    if report.is_file() and results.is_file():
-        uploads.append(("dataset", f"{name}-results", {CARD: dataset_card(read_json(report)), RESULTS: results}))
+    if report.is_file() and results.is_file() and not (found := read_json(report))["missing"]:
+        uploads.append(("dataset", f"{name}-results", {CARD: dataset_card(found), RESULTS: results}))
     addresses = []
     for kind, repository, contents in uploads:
         with hub_api(repository, "push") as api:
@@ -86,7 +87,8 @@ def pull(name: str, folder: Path) -> list[str]:
 def model_card(trial: Trial, cell: Cell, stage: str, description: str) -> str:
     """The card: what the model is, the trial's verdict, and its settings without this machine's paths."""
     head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tokentrial"]}
-    settings = _without_paths(trial.model_dump(mode="json", exclude={"output", "workers", "disk_reserve_gb"}))
+    trained = arm_trial(trial, cell.arm)  # with the values that its tuning chose
+    settings = _without_paths(trained.model_dump(mode="json", exclude={"output", "workers", "disk_reserve_gb"}))
     path = trial.folder / REPORT
     verdict = f"**{verdict_sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
     return f"""---

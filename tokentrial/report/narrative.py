@@ -41,24 +41,27 @@ def headline(report: Report) -> str:
 
 def summary(report: Report) -> list[str]:
     """For a reader with one minute: what was compared, how sure the primary difference is, what else was found."""
-    primary, declared = report["contrasts"][0], declared_records(report)
+    primary, chosen = report["contrasts"][0], (report["tuning"] or {}).get("chosen", {})
     treatment, control = primary["treatment"], primary["control"]
+    is_tuned_apart = chosen.get(treatment) != chosen.get(control)
+    rest = "but for the values that each was tuned to, all else" if is_tuned_apart else "all else"
     sentences = [
-        f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); all else "
+        f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); {rest} "
         "is the same."
     ]
     if is_measured(primary):
-        above = sum(difference > 0 for difference in primary["differences"])
-        seeds = len(primary["differences"])
+        sign = 1 if METRICS[primary["outcome"].rsplit("/", 1)[1]].higher_is_better else -1
+        better = sum(sign * difference > 0 for difference in primary["differences"])
         floor = "" if primary["floor"] is None else f"; knowing nothing gives {primary['floor']:.3f}"
-        rarity = (
-            ""
-            if primary["p"] is None
-            else " If the two were equal, a mean difference at least so large would come up in "
-            f"{100 * primary['p']:.2g} % of such trials."
-        )
-        sentences.append(f"{treatment} is above {control} in {above} of {seeds} seeds{floor}.{rarity}")
-    found = Counter(verdict_words(record) for record in declared if record["role"] == "secondary")
+        sentence = f"{treatment} is better than {control} in {better} of {len(primary['differences'])} seeds{floor}."
+        # at a look, and of arms that were tuned apart, p says something else
+        if primary["p"] is not None and report["declared"]["looks"] is None and not is_tuned_apart:
+            sentence += (
+                " If the two were equal, a mean difference at least so large would come up in "
+                f"{format_number(100 * primary['p'])} % of such trials."
+            )
+        sentences.append(sentence)
+    found = Counter(verdict_words(record) for record in declared_records(report) if record["role"] == "secondary")
     if found:
         counts = ", ".join(f"{count} {words}" for words, count in found.items())
         sentences.append(f"Of the {found.total()} secondary contrasts, by verdict: {counts}.")

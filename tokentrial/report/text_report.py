@@ -1,7 +1,6 @@
 """The report as tables: for the terminal and as `report.md`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -244,11 +243,18 @@ class QuestionLine(NamedTuple):
 
 def questions(report: Report, stage: str) -> list[QuestionLine]:
     """The table question by question, where arms lie furthest apart first."""
-    by_arm, lines = report["tables"][stage], []
+    lines = []
     for question, (across, down) in report["facts"]["questions"].items():
         for group in GROUPS:
-            shares = [by_arm[arm]["accuracy"][group][across][down] for arm in report["arms"] if arm in by_arm]
-            if None not in shares and not any(map(isnan, shares)):
-                apart = max(shares) - min(shares)
-                lines.append((apart, QuestionLine(question, group, [f"{share:.2f}" for share in shares], apart >= 0.5)))
+            shares = [_share_right(report, stage, arm, group, across, down) for arm in report["arms"]]
+            if measured := [share for share in shares if share is not None]:
+                apart = max(measured) - min(measured)
+                words = ["-" if share is None else f"{share:.2f}" for share in shares]
+                lines.append((apart, QuestionLine(question, group, words, apart >= 0.5)))
     return [line for _, line in sorted(lines, key=lambda item: -item[0])]
+
+
+def _share_right(report: Report, stage: str, arm: str, group: str, across: int, down: int) -> float | None:
+    """Of the seeds of a group those that answer right; None where there are none, or the arm was not evaluated."""
+    share = report["tables"][stage].get(arm, {}).get("accuracy", {}).get(group)
+    return None if share is None else share[across][down]

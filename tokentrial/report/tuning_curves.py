@@ -16,7 +16,7 @@ def tuned(report: Report) -> Figure:
     content = report["tuning"]
     figure, axes = new_figure(2.9, ncols=len(content["grid"]), sharey=True)
     for axis, (name, values) in zip(axes.flat, content["grid"].items(), strict=True):
-        for arm in content["chosen"]:
+        for arm in (arm for arm in report["arms"] if arm in content["chosen"]):  # one may have been left out since
             colour, marker = arm_style(report, arm)
             line = _line(content, name, arm)
             means = np.array([estimate["mean"] for _, estimate in line])

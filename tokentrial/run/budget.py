@@ -8,17 +8,19 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.plan.budget import Part, affordable, in_order, shares
 from tokentrial.plan.work import expected_seconds
-from tokentrial.run.run_folder import seconds
+from tokentrial.run.run_folder import seconds, wanted_seeds
 from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.stage import phases, stage_names
 from tokentrial.trial.trial import Trial
 
 
 def affordable_cells(
     trial: Trial, wanted: Collection[str] | None, seconds_left: float, workers: Callable[[Trial, int], int]
-) -> dict[Path, list[Cell]]:
+) -> dict[Path, list[list[Cell]]]:
     """The cells whose wanted stages fit into so many seconds, whole seeds of all arms, by the run folder of the trial
-    or variant. Corpora are made already. The estimate is the plan's, corrected by what finished cells took; it is
-    printed, with what is run and what is left. Raises SettingsError where not even the first seed fits."""
+    or variant and by the phases of its stages. Corpora are made already. The estimate is the plan's, corrected by what
+    finished cells took; it is printed, with what is run and what is left. Raises SettingsError where not even the first
+    seed fits."""
     family = in_order(trial)
     planned = {of.folder: expected_seconds(of, {}) for _, of in family}
     known: dict[Path, dict[str, float]] = {}
@@ -28,10 +30,21 @@ def affordable_cells(
             known[of.folder] = expected_seconds(of, took)
     # of what has not been run anywhere: as much longer than planned as what has
     pace = sum(map(_total, known.values())) / sum(_total(planned[folder]) for folder in known) if known else 1.0
-    parts = []
-    for name, of in family:
-        expected = known.get(of.folder) or {stage: pace * took for stage, took in planned[of.folder].items()}
-        parts.append(Part(name, _costs(of, wanted, expected), workers(of, len(cells(of)))))
+    parts: list[Part] = []
+    bought: dict[Path, list[list[Cell]]] = {}
+    places: list[tuple[Trial, list[Cell]]] = []  # by part: whose it is, and where the cells that it buys go
+    for name, variant in family:
+        expected = known.get(variant.folder) or {stage: pace * s for stage, s in planned[variant.folder].items()}
+        asked = [stage for stage in stage_names(variant) if wanted is None or stage in wanted]
+        # what is decided once for all cells comes when all have come so far
+        in_turn = phases(variant, asked)
+        bought[variant.folder] = [[] for _ in in_turn]
+        for words, seeds in _seeds_in_turn(variant):
+            for (gate, stages), cells_of_phase in zip(in_turn, bought[variant.folder], strict=True):
+                part = f"{name}{words}{f', {gate.name}' if gate else ''}"
+                costs = _costs(variant, seeds, stages, expected)
+                parts.append(Part(part, costs, workers(variant, len(cells(variant)))))
+                places.append((variant, cells_of_phase))
     least = next((cost for part in parts for seed in part.seeds if (cost := part.cost([seed]))), 0.0)
     if least > seconds_left:
         raise SettingsError(
@@ -41,23 +54,32 @@ def affordable_cells(
     found, spent = affordable(parts, seconds_left)
     source = "by what finished cells took" if known else "as planned for this machine"
     print(f"budget: {spent / 60:.3g} of {seconds_left / 60:.3g} minutes, {source}", file=sys.stderr)
-    for part, bought, left in shares(parts, found):
-        words = [f"seeds {seeds} {when}" for seeds, when in ((bought, "now"), (left, "later")) if seeds]
-        print(f"  {part}: {', '.join(words) or 'done'}", file=sys.stderr)
-    return {
-        of.folder: [Cell(arm, seed) for seed in seeds for arm in of.arms]
-        for (_, of), seeds in zip(family, found, strict=True)
-    }
+    for share in shares(parts, found):
+        lines = [f"seeds {seeds} {when}" for seeds, when in ((share.bought, "now"), (share.left, "later")) if seeds]
+        print(f"  {share.part}: {', '.join(lines) or 'done'}", file=sys.stderr)
+    for (variant, cells_of_phase), seeds in zip(places, found, strict=True):
+        cells_of_phase += [Cell(arm, seed) for seed in seeds for arm in variant.arms]
+    return bought
 
 
-def _costs(trial: Trial, wanted: Collection[str] | None, expected: Mapping[str, float]) -> dict[int, list[float]]:
-    """Expected seconds of each seed's pending cells, arm by arm."""
+def _seeds_in_turn(trial: Trial) -> list[tuple[str, list[int]]]:
+    """The seeds that the trial needs now; then, while it is not decided, those that a further look would add."""
+    corpus, needed = CorpusPlan(trial), wanted_seeds(CorpusPlan(trial))
+    is_open = any(Cell(arm, seed).pending(corpus) for seed in needed for arm in trial.arms)
+    further = [seed for seed in trial.seeds if seed not in needed]
+    return [("", needed), *([(", if its looks go on", further)] if is_open and further else [])]
+
+
+def _costs(
+    trial: Trial, seeds: Collection[int], stages: Collection[str], expected: Mapping[str, float]
+) -> dict[int, list[float]]:
+    """Expected seconds of the pending cells of each seed, arm by arm."""
     corpus = CorpusPlan(trial)
 
     def cost(cell: Cell) -> float:
-        return sum(expected[stage] for stage in cell.pending(corpus) if wanted is None or stage in wanted)
+        return sum(expected[stage] for stage in cell.pending(corpus) if stage in stages)
 
-    return {seed: [cost(Cell(arm, seed)) for arm in trial.arms] for seed in trial.seeds}
+    return {seed: [cost(Cell(arm, seed)) for arm in trial.arms] for seed in seeds}
 
 
 def _total(expected: Mapping[str, float]) -> float:

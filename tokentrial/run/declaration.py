@@ -109,8 +109,8 @@ def why_broken(trial: Trial) -> str | None:
     """Why the declaration is not the one that the results were made under; None where it is."""
     before, path = read_declared(trial.folder), trial.folder / DECLARED
     made_under = [read_json(manifest, "fingerprint", "files").get("declaration") for manifest in manifests(trial)]
-    if before is None:
-        return f"{path} is gone, and results were made under it" if made_under else None
+    if before is None:  # of a tuning or a variant, too: whoever has seen it may not declare anew
+        return f"{path} is gone, and training has begun under it" if made_under or _begun(trial) else None
     known = {None}  # results of 0.1 name no declaration
     if "declaration" in before:
         if declaration_hash(before["declaration"]) != before["sha256"]:

@@ -17,11 +17,11 @@ from tokentrial.report.outcomes import METRICS, outcome_label
 from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
 from tokentrial.report.text_report import terminal_table
 from tokentrial.run.check import check
-from tokentrial.run.run import phases, run_one
+from tokentrial.run.run import run_one
 from tokentrial.run.run_folder import evaluated
 from tokentrial.statistics.contrast import Contrast, contrast
 from tokentrial.steps.cell import Cell
-from tokentrial.steps.stage import stage_names
+from tokentrial.steps.stage import phases, stage_names
 from tokentrial.trial.sweep import ALONE, places_below
 from tokentrial.trial.trial import Trial
 

@@ -8,6 +8,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.run.declaration import AGAIN, changes, is_of_old_form, manifests, why_broken
 from tokentrial.steps.cell import Cell
+from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.store.storage import Storage
@@ -49,7 +50,9 @@ def settle(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell], overwrite: 
         ]
         raise TrialError("\n".join(lines))
     replaced = dict.fromkeys(name.rsplit(": ", 1)[-1] for name in doomed)
-    return [*replaced, *(_stages_made(trial) if why_broken(trial) or is_of_old_form(trial) else [])]
+    if why_broken(trial):
+        return stage_names(trial)
+    return [*replaced, *(_stages_made(trial) if is_of_old_form(trial) else [])]
 
 
 def _other_trial(trial: Trial) -> str | None:

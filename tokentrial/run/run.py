@@ -39,7 +39,7 @@ from tokentrial.run.standing import standing
 from tokentrial.run.tuning import tune
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
-from tokentrial.steps.stage import Stage, stages
+from tokentrial.steps.stage import Stage, phases, stages
 from tokentrial.store.disk import need_disk, translate_os_errors
 from tokentrial.store.files import remove_stale_partials, write_bytes
 from tokentrial.store.folders import MANIFEST, is_done, is_whole, link_folder, lock
@@ -77,7 +77,7 @@ def run(
     report, earlier = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial]
     for number, variant in enumerate(others, 1):
         its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
-        if affordable is None or affordable[variant.trial.folder]:
+        if affordable is None or any(affordable[variant.trial.folder]):
             print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
             run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
         earlier.append(variant.trial)
@@ -86,7 +86,7 @@ def run(
 
 def _within_budget(
     trial: Trial, wanted: Sequence[str] | None, overwrite: bool, minutes: float
-) -> dict[Path, list[Cell]]:
+) -> dict[Path, list[list[Cell]]]:
     """What fits the budget, less the time that the corpora take now."""
     if not minutes > 0:
         raise SettingsError(f"--budget-minutes {minutes:g}: expected more than 0")
@@ -103,10 +103,10 @@ def run_one(
     chosen: Sequence[Cell] | None,
     earlier: Sequence[Trial],
     overwrite: bool,
-    affordable: Mapping[Path, Sequence[Cell]] | None = None,
+    affordable: Mapping[Path, Sequence[Sequence[Cell]]] | None = None,
 ) -> dict[str, Any] | None:
     """One trial by itself. What earlier ones have made of the same text is not made again. Where a budget is to be kept
-    only `affordable` cells are run, by run folder."""
+    only `affordable` cells are run, by run folder and phase."""
     if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
         raise TrialError(beyond)
     storage = Storage(trial)
@@ -119,7 +119,8 @@ def run_one(
             _share_sources(trial, earlier[0])
         corpus = CorpusPlan(trial)
         prepare_start(trial, corpus.vocabulary)  # what it holds enters the fingerprints
-        within = [cell for cell in cells(trial) if affordable is None or cell in affordable[trial.folder]]
+        by_phase = affordable[trial.folder] if affordable is not None else None
+        within = cells(trial) if by_phase is None else list(by_phase[0])
 
         def needed() -> list[Cell]:
             now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
@@ -130,8 +131,6 @@ def run_one(
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
-        if len(within) < len(cells(trial)):
-            asked = _undecided_left_out(corpus, within, asked)
         check_inputs(corpus, these, asked, storage)
         corpus.source.remember()
         contents.remember(trial)
@@ -144,7 +143,7 @@ def run_one(
             raise TrialError(f"{corpus.folder}: not ready; run `tokentrial corpus` with the same trial first")
         for cell in these:
             prune_weights(corpus, cell, storage, [])
-        _walk(corpus, these, asked, make_corpus, storage, replaced)
+        _walk(corpus, these, asked, make_corpus, storage, replaced, by_phase)
         if not within:  # its variants' cells begin now, and nothing may be declared after a look at them
             declare(trial, replaced, storage)
         # one look after another, until the declared plan needs no further seeds
@@ -152,21 +151,13 @@ def run_one(
             these = more
             replaced = settle(corpus, storage, these, overwrite)
             check_inputs(corpus, these, asked, storage)
-            _walk(corpus, these, asked, False, storage, replaced)
+            _walk(corpus, these, asked, False, storage, replaced, by_phase)
         report = None
         if chosen is None and wanted is None and within:
             report = _report(trial, evaluated(corpus))
         storage.state.send()
         storage.send_report()
     return report
-
-
-def _undecided_left_out(corpus: CorpusPlan, within: Sequence[Cell], asked: Sequence[str]) -> list[str]:
-    """The asked stages, without those that are decided once for all cells as long as a cell that is not run now has not
-    come so far."""
-    trial, before = corpus.trial, phases(corpus.trial, asked)[0][1]
-    absent = [cell for cell in cells(trial) if cell.seed in trial.first_look and cell not in within]
-    return before if any({*before} & {*cell.pending(corpus)} for cell in absent) else list(asked)
 
 
 def _walk(
@@ -176,11 +167,15 @@ def _walk(
     make_corpus: bool,
     storage: Storage,
     replaced: Sequence[str],
+    by_phase: Sequence[Sequence[Cell]] | None,
 ) -> None:
-    """The corpus where it is to be made, then phase after phase what is pending of the asked stages; before the first
-    of them the declaration."""
-    trial = corpus.trial
-    ahead = [(gate, todo) for gate, names in phases(trial, asked) if (todo := _todo(corpus, these, names))]
+    """The corpus where it is to be made, then phase after phase what is pending of the asked stages, of the cells that
+    a budget allows in that phase; before the first of them the declaration."""
+    trial, ahead = corpus.trial, []
+    for number, (gate, names) in enumerate(phases(trial, asked)):
+        allowed = these if by_phase is None else [cell for cell in these if cell in by_phase[number]]
+        if todo := _todo(corpus, allowed, names):
+            ahead.append((gate, todo))
     _order_holds([cell for _, todo in ahead for cell in todo], corpus, asked)
 
     def goes_on(gate: Stage | None) -> bool:
@@ -204,14 +199,6 @@ def _walk(
         for number, (gate, todo) in enumerate(ahead):
             if executor and ((number == 0 and not make_corpus) or goes_on(gate)):
                 _run_cells(corpus, gate.name if gate else "cells", todo, executor, progress, storage)
-
-
-def phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
-    """The asked stages, those apart that follow from a stage which is decided once for all cells, with that stage."""
-    gates: dict[str | None, Stage | None] = {}
-    for stage in stages(trial):
-        gates[stage.name] = stage if stage.decided_once else gates.get(stage.reads)
-    return [(gate, [name for name in asked if gates[name] is gate]) for gate in dict.fromkeys(gates.values())]
 
 
 def _todo(corpus: CorpusPlan, these: Sequence[Cell], names: Sequence[str]) -> Todo:

@@ -11,8 +11,9 @@ from tokentrial.errors import TrialError
 from tokentrial.report.outcomes import METRICS, after_pretraining, tuning_outcome
 from tokentrial.report.results import CellResults, mean_of, read_evaluation, untouched_documents
 from tokentrial.report.tuning import best
-from tokentrial.run.declaration import changes, declare
+from tokentrial.run.declaration import changes, declare, why_broken
 from tokentrial.run.run_folder import evaluated
+from tokentrial.run.standing import standing
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import sealed, write_json
 from tokentrial.store.folders import MANIFEST, lock
@@ -35,7 +36,7 @@ def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite
     if (before := read_tuned(trial)) is None:  # declared before anything of it can be seen
         with lock(trial.folder):
             storage = Storage(trial)
-            declare(trial, (), storage)
+            declare(trial, stage_names(trial) if why_broken(trial) else (), storage)
             storage.state.send()
     points, earlier = to_run(trial), [trial]
     for number, point in enumerate(points, 1):
@@ -45,7 +46,8 @@ def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite
     now = _tuned(trial, tuning, points)
     kept = before.chosen if before and not overwrite else {}
     for arm, values in kept.items():
-        if (found := now.chosen.get(arm, values)) != values:
+        found = now.chosen.get(arm, values)
+        if found != values or (before and _figures(before, arm) != _figures(now, arm)):
             raise TrialError(
                 f"{trial.folder / TUNED}: {said(values)} for {arm}, and by the cells of the tuning {said(found)}; put "
                 f"back the file, or the cells, or {_ADVICE}"
@@ -78,7 +80,8 @@ def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:
     folders = [
         {cell: stages["pretrain"] for cell, stages in evaluated(CorpusPlan(point.trial)).items()} for point in points
     ]
-    untouched = untouched_documents([folder for of_point in folders for folder in of_point.values()])
+    declared = standing(trial).declared.arms  # an arm that is added later changes no figure of theirs
+    untouched = untouched_documents([f for of_point in folders for (arm, _), f in of_point.items() if arm in declared])
     found = []
     for point, of_point in zip(points, folders, strict=True):
         values = {cell: _values(folder, untouched) for cell, folder in of_point.items()}
@@ -98,6 +101,11 @@ def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:
         place = [point.settings for point in found].index(own)
         chosen[arm] = found[best(means, place, higher)].settings
     return Tuned(tune=tuning, own=own, outcome=by, primary=primary, points=found, chosen=chosen)
+
+
+def _figures(tuned: Tuned, arm: str) -> list[dict[str, list[float]]]:
+    """What an arm came to at each point."""
+    return [{name: by_arm[arm] for name, by_arm in point.by_outcome.items() if arm in by_arm} for point in tuned.points]
 
 
 def _values(folder: Path, untouched: set[str]) -> dict[str, float]:

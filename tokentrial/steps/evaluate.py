@@ -31,7 +31,7 @@ def measured_before_grpo(trial: Trial) -> str:
 class EvaluateStage(Stage):
     """The model after the stage `measured`; before GRPO, pass@k as well."""
 
-    version = 3
+    version = 4
     leaves_model = False
     imports = ("tokentrial.evaluate.evaluate", "transformers.models.gpt2.modeling_gpt2")
 

@@ -6,7 +6,7 @@ memory and the storage ask it. docs/extending.md adds one.
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,3 +154,11 @@ def _file(name: str) -> Any:
     raise SettingsError(
         f"stages: {name}: no stage in tokentrial/steps/{name}.py, a file with `build`; {hint}see docs/extending.md"
     )
+
+
+def phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
+    """The asked stages, those apart that follow from a stage which is decided once for all cells, with that stage."""
+    gates: dict[str | None, Stage | None] = {}
+    for stage in stages(trial):
+        gates[stage.name] = stage if stage.decided_once else gates.get(stage.reads)
+    return [(gate, [name for name in asked if gates[name] is gate]) for gate in dict.fromkeys(gates.values())]

@@ -14,7 +14,7 @@ def read_tuned(trial: Trial) -> Tuned | None:
     path = trial.folder / TUNED
     if trial.tune is None or not path.exists():
         return None
-    record = read_json(path, "chosen")
+    record = read_json(path, "chosen", SEAL)
     return validated(Tuned, {name: value for name, value in record.items() if name != SEAL}, str(path))
 
 
