@@ -18,7 +18,8 @@ import orjson
 
 from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import PAGE, build
-from tokentrial.run.declaration import declare, standing
+from tokentrial.run.declaration import declare
+from tokentrial.run.standing import standing
 from tokentrial.store.files import write_bytes, write_json
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic
