@@ -29,8 +29,8 @@ class Tuning(Settings):
     seeds: Annotated[list[CellSeed], Field(min_length=1)]
     """random seeds of the tuning alone"""
     outcome: Annotated[str, Field(pattern="^pretrain/[^/]+/[^/]+/[^/]+$")] | None = None
-    """what the best is by, after pretraining; null: the primary outcome, an accuracy by the probability of the right
-    answer"""
+    """outcome after pretraining that picks the best value; null: the primary outcome, or the probability of the right
+    answer if that is an accuracy"""
 
 
 class Point(Settings):
