@@ -73,7 +73,7 @@ def test_finished_cells_correct_the_estimate_of_all_that_is_pending(finished_cop
         seconds = {"pretrain": 30.0, "hf": 2.0, "eval_pretrain": 10.0}[path.parent.name]
         write_json(path, read_json(path) | {"seconds": seconds})
     trial = tiny(finished_copy, "seeds=[1,2,3,4]", LADDER)
-    [rung] = [of for name, of in budget.in_order(trial) if name == "ladder 1x16"]
+    [rung] = [of for name, of in budget.budget_order(trial) if name == "ladder 1x16"]
     pace = 42 / sum(expected_seconds(trial, {}).values())
     climbing = 4 * 2 * pace * sum(expected_seconds(rung, {}).values())  # its four seeds in two arms
     for left, seeds in ((83, [1, 2]), (85, [1, 2, 3]), (169, [1, 2, 3, 4])):

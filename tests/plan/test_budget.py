@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokentrial.devices import group
 from tokentrial.plan import plan as plans
-from tokentrial.plan.budget import Part, affordable, in_order, shares
+from tokentrial.plan.budget import Part, affordable, budget_order, shares
 from tokentrial.plan.plan import costs
 from tokentrial.plan.power import ASSUMED
 from tokentrial.trial.load import load
@@ -62,9 +62,9 @@ def test_equal_cells_take_as_many_turns_as_workers_leave(seeds, arms, workers, c
 
 def test_a_ladder_is_climbed_from_its_least_compute_and_other_variants_come_after():
     trial = load("ladder", ["robustness_reruns=[budget.match=bytes]"])
-    names = [name for name, _ in in_order(trial)]
+    names = [name for name, _ in budget_order(trial)]
     assert names == [*(f"ladder {size}" for size in ("2x64", "2x128", "4x192", "6x256")), "also budget.match=bytes"]
-    assert [name for name, _ in in_order(load("pilot", ["sweep={pretrain.n_layer: [1, 3]}"]))] == [
+    assert [name for name, _ in budget_order(load("pilot", ["sweep={pretrain.n_layer: [1, 3]}"]))] == [
         "pilot",
         "sweep pretrain.n_layer=1",
         "sweep pretrain.n_layer=3",
@@ -73,7 +73,7 @@ def test_a_ladder_is_climbed_from_its_least_compute_and_other_variants_come_afte
 
 def test_the_plan_of_a_ladder_says_which_sizes_and_seeds_the_money_buys():
     trial, where = load("ladder"), group("H100", {})
-    prices = [costs(of, where)["dollars"] for _, of in in_order(trial)]
+    prices = [costs(of, where)["dollars"] for _, of in budget_order(trial)]
     assert prices == sorted(prices)
     enough = plans.bought(trial, 300, [where])
     assert [(row["bought"], row["left"]) for row in enough] == [(trial.seeds, [])] * 4

@@ -61,10 +61,10 @@ def sample(
 
     if option := next((str(cell) for cell in cells if str(cell).startswith("-")), None):
         raise SettingsError(f"sample: found {option} among the cells, expected OUT/ARM/seedK; there is no such option")
-    said = {
+    answers = {
         str(cell): ask(cell, _typed(prompt), stage, new_tokens, temperature, seed, top) for cell in dict.fromkeys(cells)
     }
-    _tell([*said.values()], {cell: sample_column(of) for cell, of in said.items()}, html, json)
+    _tell([*answers.values()], {cell: sample_column(answer) for cell, answer in answers.items()}, html, json)
 
 
 def _typed(text: str) -> str:

@@ -139,7 +139,7 @@ def plan(
         groups = plans.measured(loaded, groups)
     made = plans.plan(loaded, groups, assumed)
     if budget is not None:
-        priced = [each for each in groups if device or each.device.price]
+        priced = [group for group in groups if device or group.device.price]
         made |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
         made |= {"bought": plans.bought(loaded, budget, priced)}
     if json:
@@ -330,6 +330,6 @@ def main() -> None:
             app()
     except TrialError as error:
         # names come from files of others: no control character of theirs reaches the terminal
-        said = "".join(c if c.isprintable() or c == "\n" else " " for c in str(error))
-        print(f"tokentrial: {said}", file=sys.stderr)
+        text = "".join(c if c.isprintable() or c == "\n" else " " for c in str(error))
+        print(f"tokentrial: {text}", file=sys.stderr)
         sys.exit(error.code)

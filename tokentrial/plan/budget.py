@@ -43,7 +43,7 @@ def affordable(parts: Sequence[Part], budget: float) -> tuple[list[list[int]], f
     return found, spent
 
 
-def in_order(trial: Trial) -> list[tuple[str, Trial]]:
+def budget_order(trial: Trial) -> list[tuple[str, Trial]]:
     """The trial and its variants, by name, in the order in which a budget is spent on them: its tuning, the trial, then
     its variants as they are declared; of a ladder all sizes first, the least compute first."""
 
@@ -52,10 +52,10 @@ def in_order(trial: Trial) -> list[tuple[str, Trial]]:
         return settings.tokens * settings.flops_per_token(vocabulary_size(size[1]))
 
     variants = to_run(trial)
-    sizes = [(f"ladder {each.name}", each.trial) for each in variants if each.kind == "ladder"]
+    sizes = [(f"ladder {variant.name}", variant.trial) for variant in variants if variant.kind == "ladder"]
     own = f"ladder {size_name(trial.pretrain)}" if trial.ladder else trial.name
     tuning, others = (
-        [(f"{each.kind} {each.name}", each.trial) for each in variants if each.kind in kinds]
+        [(f"{variant.kind} {variant.name}", variant.trial) for variant in variants if variant.kind in kinds]
         for kinds in (("tune",), ("sweep", "also"))
     )
     return [*tuning, *sorted([(own, trial), *sizes], key=flops), *others]

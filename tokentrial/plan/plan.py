@@ -11,7 +11,7 @@ from typing import Any
 from tokentrial.arms import arm as arms
 from tokentrial.devices import DECODE_SECONDS, HERE, SHOWN, TRAINER_SHARE, Group, group
 from tokentrial.errors import SettingsError
-from tokentrial.plan.budget import Part, affordable, in_order, shares
+from tokentrial.plan.budget import Part, affordable, budget_order, shares
 from tokentrial.plan.disk import beyond_limit, peak_gb
 from tokentrial.plan.power import Noise, seeds
 from tokentrial.plan.work import cells_at_a_time, computing, gpu_gb, host_gb, hours, work
@@ -50,10 +50,10 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         "parameters": trial.pretrain.parameters(vocabulary_size(trial)),
         "tokens": encoded + cells * sum(part.tokens for part in made.values()),
         "flops": cells * sum(part.flops for part in made.values()),
-        "disk_peak_gb": max(disk_gb(trial, each.device.workers) for each in groups),
+        "disk_peak_gb": max(disk_gb(trial, machine.device.workers) for machine in groups),
         "corpus": {"tokens": encoded, "gb": corpus.disk_bytes(trial) / 1e9, "hours": corpus.hours(trial)},
         "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in made.items()},
-        "devices": {each.name: costs(trial, each) for each in groups},
+        "devices": {machine.name: costs(trial, machine) for machine in groups},
         "seeds_needed": planned_seeds,
         "variants": variants(trial, groups),
         "assumptions": assumptions(groups),
@@ -71,12 +71,12 @@ def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]
     machine."""
     if not devices:
         shown = [group(name, prices) for name in (*SHOWN, HERE)]
-        return [_shared(trial, each) for each in shown if _divides(trial, each)]
+        return [_shared(trial, machine) for machine in shown if _divides(trial, machine)]
     found = [_shared(trial, group(name, prices)) for name in devices]
-    for each in found:
-        if not _divides(trial, each):
+    for machine in found:
+        if not _divides(trial, machine):
             raise SettingsError(
-                f"--device {each.name}: its GPUs do not share the {_rows(trial)} rows of a step "
+                f"--device {machine.name}: its GPUs do not share the {_rows(trial)} rows of a step "
                 "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
             )
     return found
@@ -93,13 +93,13 @@ def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:
     """The groups, this machine among them with the speed that the trial's own training steps have on it."""
     from tokentrial.pretrain.measure import measure
 
-    here = next((each for each in groups if each.device.name == HERE), None) or group(HERE, {})
+    here = next((machine for machine in groups if machine.device.name == HERE), None) or group(HERE, {})
     seen = measure(trial.pretrain, vocabulary_size(trial))
     flops = trial.pretrain.flops_per_token(vocabulary_size(trial))
     mfu = seen.tokens_per_s * flops / (here.device.tflops * 1e12)
     source = f"measured in {seen.steps} steps: {seen.tokens_per_s:,.0f} tokens/s a worker"
     device = here.device._replace(mfu=mfu, source=source)
-    return [*(each for each in groups if each is not here), here._replace(device=device)]
+    return [*(machine for machine in groups if machine is not here), here._replace(device=device)]
 
 
 def costs(trial: Trial, where: Group) -> dict[str, Any]:
@@ -132,8 +132,8 @@ def variants(trial: Trial, groups: Sequence[Group]) -> list[dict[str, Any]]:
         {
             "name": f"{variant.kind} {variant.name}",
             "cells": len(variant.trial.arms) * len(variant.trial.seeds),
-            "disk_gb": max(disk_gb(variant.trial, each.device.workers) for each in groups),
-            "devices": {each.name: _brief(variant.trial, each) for each in groups},
+            "disk_gb": max(disk_gb(variant.trial, machine.device.workers) for machine in groups),
+            "devices": {machine.name: _brief(variant.trial, machine) for machine in groups},
         }
         for variant in to_run(trial)
     ]
@@ -160,7 +160,7 @@ def bought(trial: Trial, dollars: float, groups: Sequence[Group]) -> list[dict[s
     found = []
     for where in groups:
         rate, parts = where.number * (where.device.price or 0.0), []
-        for name, of in in_order(trial):
+        for name, of in budget_order(trial):
             cell = rate * sum(hours(of, work(of), where).values())
             seeds_of = {seed: [cell] * len(of.arms) for seed in of.seeds}
             parts.append(Part(name, seeds_of, where.device.workers, rate * corpus.hours(of)))
@@ -216,7 +216,7 @@ def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
 def with_arms(trial: Trial) -> list[Trial]:
     """The trial with all its arms, and with those of the primary contrast alone."""
     pair = trial.verdict.primary.arms
-    secondary = [each for each in trial.verdict.secondary if set(each.arms) <= set(pair)]
+    secondary = [compared for compared in trial.verdict.secondary if set(compared.arms) <= set(pair)]
     update = {
         "arms": [arm for arm in trial.arms if arm in pair],
         "control": trial.control if trial.control in pair else pair[1],
@@ -255,16 +255,19 @@ def _waves(cells: int, workers: int) -> int:
 
 def assumptions(groups: Sequence[Group]) -> list[str]:
     """What the hours rest on, one line each."""
-    speeds = {each.device.name: f"{each.device.name} {each.device.mfu:.0%} ({each.device.source})" for each in groups}
+    speeds = {
+        machine.device.name: f"{machine.device.name} {machine.device.mfu:.0%} ({machine.device.source})"
+        for machine in groups
+    }
     prices = {
-        each.device.name: f"{each.device.name} {each.device.price:g} ({each.device.priced})"
-        for each in groups
-        if each.device.price is not None
+        machine.device.name: f"{machine.device.name} {machine.device.price:g} ({machine.device.priced})"
+        for machine in groups
+        if machine.device.price is not None
     }
     others = {
-        each.device.name: f", {each.device.name} {each.device.trainer:.2f}"
-        for each in groups
-        if each.device.cuda and each.device.trainer != TRAINER_SHARE
+        machine.device.name: f", {machine.device.name} {machine.device.trainer:.2f}"
+        for machine in groups
+        if machine.device.cuda and machine.device.trainer != TRAINER_SHARE
     }
     return [
         f"MFU of pretraining: {'; '.join(speeds.values())}.",
@@ -300,9 +303,9 @@ def notes(trial: Trial, groups: Sequence[Group], planned_seeds: Mapping[str, Any
         found.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
     if trial.budget.match == "bytes":
         found.append("budget.match is bytes: arms with shorter text take fewer steps than the control's, planned here.")
-    beyond = {each.device.workers: beyond_limit(trial, each.device.workers) for each in groups}
+    beyond = {machine.device.workers: beyond_limit(trial, machine.device.workers) for machine in groups}
     found += [f"With {workers} at work: {why}." for workers, why in beyond.items() if why]
-    small = [each.name for each in groups if not costs(trial, each)["fits"]]
+    small = [machine.name for machine in groups if not costs(trial, machine)["fits"]]
     if small:
         found.append(f"Too little memory: {', '.join(small)}; lower pretrain.micro_batch, sft.batch or grpo.batch.")
     return found

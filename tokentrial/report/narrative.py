@@ -17,7 +17,7 @@ from tokentrial.report.contrast_table import (
 from tokentrial.report.formats import format_estimate, format_interval, format_level, format_number, one_line
 from tokentrial.report.outcomes import METRICS, STAGE_LABELS, outcome_label
 from tokentrial.statistics.decision import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
-from tokentrial.trial.sweep import said
+from tokentrial.trial.sweep import settings_text
 
 _SPENDING = {"obrien_fleming": "O'Brien-Fleming", "pocock": "Pocock"}
 
@@ -151,7 +151,7 @@ def tuning(report: Report) -> list[str]:
     seeds = f"seed{'s' if len(tuned['seeds']) > 1 else ''} {', '.join(map(str, tuned['seeds']))}"
     if not tuned["chosen"]:
         return [f"Not tuned yet, on {seeds}: no cell of the verdict is trained before."]
-    chosen = "; ".join(f"{arm} {said(values)}" for arm, values in tuned["chosen"].items())
+    chosen = "; ".join(f"{arm} {settings_text(values)}" for arm, values in tuned["chosen"].items())
     sentences = [
         f"Each arm is trained with its own best, by {outcome_label(tuned['outcome'])} on {seeds}, on which no verdict "
         f"rests: {chosen}."
@@ -165,15 +165,15 @@ def tuning(report: Report) -> list[str]:
     for arm, names in tuned["at_edge"].items():
         values = {name: tuned["chosen"][arm][name] for name in names}
         sentences.append(
-            f"The best of {arm}, {said(values)}, is at the edge of what was tried: a better may lie beyond."
+            f"The best of {arm}, {settings_text(values)}, is at the edge of what was tried: a better may lie beyond."
         )
     if tuned["untuned"]:
         primary = tuned["primary"]
         untuned, tuned_too = (format_estimate(tuned[key], "+") for key in ("untuned", "each_at_its_best"))
         sentences.append(
             f"On the tuning seeds {primary['contrast']}, {outcome_label(primary['outcome'])}, is {untuned} with the "
-            f"trial's own {said(tuned['own'])} in both arms, and {tuned_too} with each arm's best. That is no verdict: "
-            "the values were chosen by these seeds."
+            f"trial's own {settings_text(tuned['own'])} in both arms, and {tuned_too} with each arm's best. That is no "
+            "verdict: the values were chosen by these seeds."
         )
     return sentences
 

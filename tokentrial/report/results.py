@@ -47,14 +47,14 @@ def read_evaluation(
     found = CellResults()
     rows = _read_folder(found, stage, folder, untouched, drill_answer)
     if before_end := sorted(folder.glob("step_*")):
-        each = [found, *(CellResults() for _ in before_end)]
-        for of, checkpoint in zip(each[1:], before_end, strict=True):
-            _read_folder(of, stage, checkpoint, untouched, drill_answer)
+        read = [found, *(CellResults() for _ in before_end)]
+        for earlier, checkpoint in zip(read[1:], before_end, strict=True):
+            _read_folder(earlier, stage, checkpoint, untouched, drill_answer)
         found = replace(
             found,
-            values={name: mean_of([of.values[name] for of in each]) for name in found.values},
+            values={name: mean_of([one.values[name] for one in read]) for name in found.values},
             facts={
-                name: {fact: mean_of([of.facts[name][fact] for of in each]) for fact in by_fact}
+                name: {fact: mean_of([one.facts[name][fact] for one in read]) for fact in by_fact}
                 for name, by_fact in found.facts.items()
             },
         )

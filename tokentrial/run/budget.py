@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
-from tokentrial.plan.budget import Part, affordable, in_order, shares
+from tokentrial.plan.budget import Part, affordable, budget_order, shares
 from tokentrial.plan.work import expected_seconds
 from tokentrial.run.run_folder import seconds, wanted_seeds
 from tokentrial.steps.cell import Cell, cells
@@ -21,7 +21,7 @@ def affordable_cells(
     or variant and by the phases of its stages. Corpora are made already. The estimate is the plan's, corrected by what
     finished cells took; it is printed, with what is run and what is left. Raises SettingsError where not even the first
     seed fits."""
-    family = in_order(trial)
+    family = budget_order(trial)
     planned = {of.folder: expected_seconds(of, {}) for _, of in family}
     known: dict[Path, dict[str, float]] = {}
     for _, of in family:

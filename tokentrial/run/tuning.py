@@ -20,7 +20,7 @@ from tokentrial.store.folders import MANIFEST, lock
 from tokentrial.store.storage import Storage
 from tokentrial.store.tuned import TUNED, read_tuned
 from tokentrial.trial.declaration import differences
-from tokentrial.trial.sweep import Variant, said, to_run
+from tokentrial.trial.sweep import Variant, settings_text, to_run
 from tokentrial.trial.trial import Trial
 from tokentrial.trial.tuning import Point, Tuned, Tuning
 
@@ -49,8 +49,8 @@ def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite
         found = now.chosen.get(arm, values)
         if found != values or (before and _figures(before, arm) != _figures(now, arm)):
             raise TrialError(
-                f"{trial.folder / TUNED}: {said(values)} for {arm}, and by the cells of the tuning {said(found)}; put "
-                f"back the file, or the cells, or {_ADVICE}"
+                f"{trial.folder / TUNED}: {settings_text(values)} for {arm}, and by the cells of the tuning "
+                f"{settings_text(found)}; put back the file, or the cells, or {_ADVICE}"
             )
     if now.chosen.keys() - kept.keys():
         with lock(trial.folder):

@@ -38,7 +38,7 @@ class Variant(NamedTuple):
     is_itself: bool  # a point of the grid where the trial itself stands: its folder is the trial's
 
 
-def said(settings: Mapping[Any, Any]) -> str:
+def settings_text(settings: Mapping[Any, Any]) -> str:
     """Settings in words: `corpus.drills.share=0.1,pretrain.n_layer=2`."""
     return ",".join(f"{key}={value}" for key, value in settings.items())
 
@@ -83,7 +83,7 @@ def to_run(trial: Trial) -> list[Variant]:
 
 
 def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[str, Any]) -> Variant:
-    name = said(settings)
+    name = settings_text(settings)
     changed = trial.model_dump(mode="json") | ALONE | narrowed
     for key, value in settings.items():
         part, _, last = key.partition(".")
