@@ -203,10 +203,10 @@ def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
     """The sizes that money may buy, by name; of each, with all arms and with two, the trial and all that is run."""
     if trial.ladder is None:
         return [
-            (size, [(then, [of for _, of in in_order(then)]) for then in with_arms(sized(trial, tokens))])
+            (size, [(then, [of for _, of in budget_order(then)]) for then in with_arms(sized(trial, tokens))])
             for size, tokens in SIZES.items()
         ]
-    families = [(then, in_order(then)) for then in with_arms(trial)]
+    families = [(then, budget_order(then)) for then in with_arms(trial)]
     return [
         (f"to {size_name(of.pretrain)}", [(then, [t for _, t in family[: number + 1]]) for then, family in families])
         for number, (_, of) in enumerate(families[0][1])
