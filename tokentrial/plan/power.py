@@ -128,7 +128,9 @@ def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> _R
 def _signal(outcome: str, pair: str, differences: Sequence[float], verdict: Verdict) -> Signal:
     difference, sd, n = mean(differences), stdev(differences), len(differences)
     declared = (
-        each for each in (verdict.primary, *verdict.secondary) if (each.outcome, each.contrast) == (outcome, pair)
+        compared
+        for compared in (verdict.primary, *verdict.secondary)
+        if (compared.outcome, compared.contrast) == (outcome, pair)
     )
     least = verdict.margin(next(declared, Compared(outcome=outcome, contrast=pair)))
     seeds = seeds_needed(least, planning_sd(sd, n), verdict.alpha) if least else None

@@ -13,6 +13,8 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import phases, stage_names
 from tokentrial.trial.trial import Trial
 
+Pending = Mapping[Cell, Collection[str]]  # the stages that a cell still lacks
+
 
 def affordable_cells(
     trial: Trial, wanted: Collection[str] | None, seconds_left: float, workers: Callable[[Trial, int], int]
@@ -39,10 +41,12 @@ def affordable_cells(
         # what is decided once for all cells comes when all have come so far
         in_turn = phases(variant, asked)
         bought[variant.folder] = [[] for _ in in_turn]
-        for words, seeds in _seeds_in_turn(variant):
+        corpus = CorpusPlan(variant)
+        pending = {cell: cell.pending(corpus) for cell in cells(variant)}
+        for words, seeds in _seeds_in_turn(corpus, pending):
             for (gate, stages), cells_of_phase in zip(in_turn, bought[variant.folder], strict=True):
                 part = f"{name}{words}{f', {gate.name}' if gate else ''}"
-                costs = _costs(variant, seeds, stages, expected)
+                costs = _costs(variant, seeds, stages, expected, pending)
                 parts.append(Part(part, costs, workers(variant, len(cells(variant)))))
                 places.append((variant, cells_of_phase))
     least = next((cost for part in parts for seed in part.seeds if (cost := part.cost([seed]))), 0.0)
@@ -62,22 +66,21 @@ def affordable_cells(
     return bought
 
 
-def _seeds_in_turn(trial: Trial) -> list[tuple[str, list[int]]]:
+def _seeds_in_turn(corpus: CorpusPlan, pending: Pending) -> list[tuple[str, list[int]]]:
     """The seeds that the trial needs now; then, while it is not decided, those that a further look would add."""
-    corpus, needed = CorpusPlan(trial), wanted_seeds(CorpusPlan(trial))
-    is_open = any(Cell(arm, seed).pending(corpus) for seed in needed for arm in trial.arms)
-    further = [seed for seed in trial.seeds if seed not in needed]
+    needed = wanted_seeds(corpus)
+    is_open = any(left for cell, left in pending.items() if cell.seed in needed)
+    further = [seed for seed in corpus.trial.seeds if seed not in needed]
     return [("", needed), *([(", if its looks go on", further)] if is_open and further else [])]
 
 
 def _costs(
-    trial: Trial, seeds: Collection[int], stages: Collection[str], expected: Mapping[str, float]
+    trial: Trial, seeds: Collection[int], stages: Collection[str], expected: Mapping[str, float], pending: Pending
 ) -> dict[int, list[float]]:
     """Expected seconds of the pending cells of each seed, arm by arm."""
-    corpus = CorpusPlan(trial)
 
     def cost(cell: Cell) -> float:
-        return sum(expected[stage] for stage in cell.pending(corpus) if stage in stages)
+        return sum(expected[stage] for stage in pending[cell] if stage in stages)
 
     return {seed: [cost(Cell(arm, seed)) for arm in trial.arms] for seed in seeds}
 
