@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
 from tokentrial.store import objects
 from tokentrial.store.disk import NO_ROOM
-from tokentrial.store.files import read_json, write_bytes
+from tokentrial.store.files import read_json, write_bytes, write_json
 from tokentrial.store.folders import is_done, prune, step
 from tokentrial.store.objects import Objects
 from tokentrial.store.state import State
@@ -111,11 +110,13 @@ def test_weights_that_were_pruned_here_and_in_the_storage_are_made_again(kept, f
 
 def damage(path, how):
     data = path.read_bytes()
-    path.write_bytes({"cut": data[:-1], "flipped": bytes([data[0] ^ 1]) + data[1:], "empty": b""}[how])
+    longer = data.replace(b'"seconds": ', b'"seconds": 1')  # JSON still
+    path.write_bytes({"cut": data[:-1], "flipped": bytes([data[0] ^ 1]) + data[1:], "empty": b"", "10s": longer}[how])
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("metrics.jsonl", "flipped"), ("metrics.jsonl", "empty"), ("manifest.json", "cut")]
+    ("name", "how"),
+    [("metrics.jsonl", "flipped"), ("metrics.jsonl", "empty"), ("manifest.json", "cut"), ("manifest.json", "10s")],
 )
 def test_a_damaged_step_is_named_and_counts_as_absent(kept, tiny, tmp_path, storage_path, capsys, name, how):
     damage(storage_path / CELL.name / "pretrain" / name, how)
@@ -153,7 +154,7 @@ def test_a_manifest_names_no_file_outside(kept, tiny, tmp_path, storage_path):
     manifest = read_json(path)
     for name in ("../../escaped.json", "/tmp/escaped.json", "..\\escaped.json", ""):
         files = manifest["files"] | {name: manifest["files"]["metrics.jsonl"]}
-        path.write_text(json.dumps(manifest | {"files": files}))
+        write_json(path, manifest | {"files": files})
         with pytest.raises(TrialError, match="outside of its folder"):
             run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
     assert not [*tmp_path.rglob("escaped*")]
@@ -273,7 +274,7 @@ def test_of_two_trials_that_come_at_once_one_has_the_storage(tiny, tmp_path, sto
 def test_what_another_machine_made_otherwise_is_replaced_only_when_asked_for(kept, storage_path, chosen):
     """Its step is whole there, as this one's is here; of cells that are not asked for, nothing is replaced at all."""
     path = storage_path / CELL.name / "pretrain" / "manifest.json"
-    path.write_text(json.dumps(read_json(path) | {"fingerprint": "of other settings"}))
+    write_json(path, read_json(path) | {"fingerprint": "of other settings"})
     before = contents(storage_path / CELL.name)
     with nullcontext() if chosen else pytest.raises(TrialError, match="would replace 1 finished results"):
         run(kept, chosen=chosen)

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.executors import worker
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.worker import GRACE_S, STOP_SIGNALS, Call, Report, report, stoppable
+from tokentrial.run.run import interruptible
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHED += ("TORCHELASTIC_RUN_ID", "PET_NNODES", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_SIZE")
@@ -151,6 +154,32 @@ def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tm
 def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(executor, number):
     with pytest.raises(Interrupted, match=r"^baseline/seed1: "):
         run(executor, Call("baseline/seed1", signal.raise_signal, (number,)))
+
+
+@pytest.mark.parametrize("imports", [(), ("json",)])
+@pytest.mark.parametrize("number", [signal.SIGINT, *STOP_SIGNALS])
+def test_a_signal_in_the_middle_of_a_start_waits_for_its_end(number, imports, monkeypatch, tmp_path, capfd):
+    """Between the worker's process and what it is told to do: the worker is started, known, and ended."""
+    start, begun, over = multiprocessing.util.spawnv_passfds, [], threading.Event()
+
+    def interrupted(*given):
+        pid = start(*given)
+        if "spawn_main" in str(given):  # not Python's own helper, which the first start starts as well
+            begun.append(pid)
+            os.kill(os.getpid(), number)
+        return pid
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", interrupted)
+    other = threading.Thread(target=over.wait)  # which receives what the main thread does not
+    other.start()
+    with pytest.raises(Interrupted, match=number.name), interruptible(tmp_path), LocalExecutor(1, 1, imports) as each:
+        each.run([Call("a", stay, (tmp_path / "begun",))], print)
+    over.set()
+    other.join()
+    with suppress(ChildProcessError):  # it was waited for, as it should be
+        os.waitpid(begun[0], 0)
+    assert multiprocessing.active_children() == []
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ ALL = ("pretrain", "hf", "eval_pretrain")
 # what is damaged, and what is to be made from it
 DAMAGED = [
     pytest.param("corpus/text_train_000000.npy", ALL, marks=pytest.mark.slow),
-    pytest.param("corpus/drills/drills1_train_000000.npy", ALL, marks=pytest.mark.slow),
+    pytest.param("corpus/drills/drills1/drills1_train_000000.npy", ALL, marks=pytest.mark.slow),
     pytest.param(f"{CELL}/pretrain/model_00019.safetensors", ALL[1:], marks=pytest.mark.slow),
     (f"{CELL}/hf/model.safetensors", ALL[2:]),
     pytest.param(f"{CELL}/hf/tokenizer.json", ALL[2:], marks=pytest.mark.slow),
@@ -97,6 +97,7 @@ def test_a_broken_record_is_named(finished_copy, finished, tiny, written, refuse
 
 
 RECORDS = [*(f"corpus/{name}.json" for name in ("audit", "bytes", "exposure", "meta")), "comparison_report.json"]
+RECORDS += ["corpus/manifest.json", f"{CELL}/pretrain/manifest.json"]
 
 
 @pytest.mark.parametrize("name", RECORDS)

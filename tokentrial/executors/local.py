@@ -51,8 +51,12 @@ class LocalExecutor:
         self._at_work: dict[Connection, int] = {}  # the pipe of a worker -> number of its call
 
     def __enter__(self) -> "LocalExecutor":
-        for _ in range(self.workers if self._imports else 0):
-            self._start()
+        try:
+            for _ in range(self.workers if self._imports else 0):
+                self._start()
+        except BaseException:
+            self.__exit__(*sys.exc_info())  # nobody else ends those that were started
+            raise
         return self
 
     def __exit__(
@@ -107,12 +111,12 @@ class LocalExecutor:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's and OpenMP's state, which breaks them
         resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
-        with _inherited(worker_environment(self._threads)), _without_main():
+        with _signals_held(), _inherited(worker_environment(self._threads)), _without_main():
             parent_end, worker_end = context.Pipe()
             process = context.Process(target=_serve, args=(worker_end, os.getpid(), self._imports))
             process.start()
-        worker_end.close()
-        self._processes[parent_end] = process
+            worker_end.close()
+            self._processes[parent_end] = process
         return parent_end
 
     def _died(self, connection: Connection, call: Call) -> TrialError:
@@ -153,6 +157,25 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come within the block are delivered after it. Their handler raises: in the middle of a start that
+    would leave a worker that nobody knows, or one that reads what it was to do from a pipe that has gone."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, *STOP_SIGNALS)
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in came:
+            signal.raise_signal(caught)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
 
         for number in STOP_SIGNALS:
             signal.signal(number, terminate_group)
+        if stop():  # it came before the handlers were there
+            group.terminate()
         output: list[str] = []
         try:
             assert group.stdout is not None

@@ -64,7 +64,9 @@ def remove_stale_partials(*folders: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinity become null."""
+    """Write indented JSON atomically; NaN and infinity become null. A record that was sealed is sealed again."""
+    if isinstance(value, dict) and SEAL in value:
+        value = sealed(value)
     write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
 
 
@@ -72,6 +74,11 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record with the sha256 of its content, by which `read_json` knows whether it is damaged."""
     content = {key: value for key, value in record.items() if key != SEAL}
     return content | {SEAL: hashlib.sha256(canonical(content)).hexdigest()}
+
+
+def is_as_sealed(value: Any) -> bool:
+    """False of a record that is sealed and has other content than it was sealed with."""
+    return not (isinstance(value, dict) and SEAL in value) or value == sealed(value)
 
 
 def read_json(path: Path, *keys: str) -> Any:
@@ -83,7 +90,7 @@ def read_json(path: Path, *keys: str) -> Any:
         raise TrialError(f"{path}: not found") from None
     except orjson.JSONDecodeError as error:
         raise TrialError(f"{path}: not valid JSON ({error}); delete it and run again") from None
-    if isinstance(value, dict) and SEAL in value and value != sealed(value):
+    if not is_as_sealed(value):
         raise TrialError(f"{path}: damaged, its content has another sha256 than it had; delete it and run again")
     if keys and not (isinstance(value, dict) and value.keys() >= {*keys}):
         raise TrialError(f"{path}: expected an object with {', '.join(keys)}; delete it and run again")

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokentrial.errors import TrialError
-from tokentrial.store.files import PARTIAL, file_hash, link, read_json, write_json
+from tokentrial.store.files import PARTIAL, file_hash, is_as_sealed, link, read_json, sealed, write_json
 from tokentrial.store.provenance import provenance
 
 MANIFEST = "manifest.json"
@@ -48,6 +48,8 @@ def checked(manifest: Any, path: str) -> dict[str, Any]:
         is_sound = False
     if not is_sound:
         raise ValueError("its files are not listed as bytes and sha256")
+    if not is_as_sealed(manifest):
+        raise ValueError("its content has another sha256 than it had")
     for name in names:
         if not is_inside(name):
             raise TrialError(f"{path}: names the file {name!r}, outside of its folder; it is not ours")
@@ -114,7 +116,8 @@ def write_manifest(folder: Path, wanted: str, **record: Any) -> None:
             str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
             for path, digest in zip(files, hashes, strict=True)
         }
-    write_json(folder / MANIFEST, {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()})
+    manifest = {"fingerprint": wanted, **record, "files": entries, "provenance": provenance()}
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def place(partial_folder: Path, folder: Path, *accepted: int) -> bool:
