@@ -111,7 +111,11 @@ def test_the_folder_of_another_run_and_folders_without_a_corpus_are_refused(mach
 
 def test_what_departs_on_one_machine_departs_in_the_whole(machines, tmp_path):
     declared = read_json(machines[1] / DECLARED)
-    amendment = {"time": "2026-01-01T00:00:00+00:00", "sha256": "1" * 64, "changes": ["settings.pretrain.lr: 1 for 2"]}
+    amendment = {
+        "time": "2026-01-01T00:00:00+00:00",
+        "sha256": "1" * 64,
+        "changes": ["settings.pretrain.lr: 1, declared 2"],
+    }
     write_json(machines[1] / DECLARED, declared | {"amendments": [amendment | {"replaced": []}]})
     collect(machines, tmp_path / "joined")
     departures = rebuild(tmp_path / "joined")["declaration"]["departures"]

@@ -100,7 +100,7 @@ def test_other_settings_do_not_replace_what_is_finished(finished_copy, tiny, no_
         with pytest.raises(TrialError) as refused:
             run(tiny(finished_copy, "pretrain.lr=0.001", "pretrain.steps=10"), stages)
         assert "mul_tokens/seed2: pretrain" in str(refused.value)
-        assert "settings.pretrain.lr: 0.001 for 0.008" in str(refused.value)
+        assert "settings.pretrain.lr: 0.001, declared 0.008" in str(refused.value)
     assert contents(finished_copy) == before
 
 
@@ -109,7 +109,9 @@ def test_what_is_replaced_when_asked_for_is_exploratory_also_after_the_way_back(
     assert None not in verdicts(rebuild(finished_copy))
     report = run(tiny(finished_copy, "pretrain.lr=0.001"), overwrite=True)
     assert verdicts(report) == [None, None]
-    assert any("settings.pretrain.lr: 0.001 for 0.008, since 2" in line for line in report["declaration"]["departures"])
+    assert any(
+        "settings.pretrain.lr: 0.001, declared 0.008, since 2" in line for line in report["declaration"]["departures"]
+    )
     declared = read_json(finished_copy / "declared.json")
     assert {key: declared[key] for key in ("sha256", "declaration")} == {k: first[k] for k in ("sha256", "declaration")}
     assert declared["amendments"][0]["replaced"] == ["pretrain", "export", "eval_pretrain"]
@@ -174,6 +176,11 @@ def test_seeds_and_arms_that_are_added_do_not_enter_the_verdict(finished_copy, t
     old, new = ([c for c in each["contrasts"] if c["role"] == "primary"] for each in (before, report))
     assert new == old
     assert report["declaration"]["departures"][0].startswith("seeds: 3 added, since 2")
+    over_all, values = report["added"][0], report["outcomes"][PRIMARY]["per_seed"]
+    assert (over_all["seeds"], over_all["role"], over_all["verdict"]) == ([1, 2, 3], "exploratory", None)
+    differences = [a - b for a, b in zip(values[old[0]["treatment"]], values[old[0]["control"]], strict=True)]
+    assert over_all["difference"] == pytest.approx(sum(differences) / 3)
+    assert "With the added seeds, exploratory: " in (finished_copy / "report.md").read_text()
 
 
 # names that exist
@@ -357,7 +364,7 @@ def test_a_change_that_was_taken_back_is_remembered(climbed_copy, ladder, inline
     for path in climbed_copy.glob("*/seed*/sft"):
         shutil.rmtree(path)
     report = run(ladder(climbed_copy))
-    assert any("settings.sft.weight_decay: 0.1 for 0.0" in line for line in report["declaration"]["departures"])
+    assert any("settings.sft.weight_decay: 0.1, declared 0.0" in line for line in report["declaration"]["departures"])
     assert list(standing(open_run(climbed_copy)).withheld) == ["sft", "grpo"]
 
 

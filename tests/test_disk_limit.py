@@ -118,7 +118,7 @@ def test_a_limit_that_cannot_hold_is_refused_before_anything_is_written(ladder, 
     short = trial.model_copy(update={"disk_limit_gb": 0.95 * planned_gb(trial)})
     with pytest.raises(TrialError, match=r"the run folder would hold .* GB at its peak; it fits with storage=PATH"):
         run(short)
-    with pytest.raises(TrialError, match=r"GB at the least, with storage=PATH; give more, or fewer arms and seeds"):
+    with pytest.raises(TrialError, match=r"GB at the least, with storage=PATH; give more, or use fewer arms and seeds"):
         run(trial.model_copy(update={"disk_limit_gb": 1e-6}))
     assert not (tmp_path / "run").exists()
 

@@ -143,7 +143,7 @@ def test_a_signal_at_other_moments(tiny, tmp_path, undisturbed, inline, moment, 
     trial, words = written(tiny(tmp_path / "run", "seeds=[1]", "workers=1"), tmp_path)
     code, message = stop_at(words, trial.folder, moment, number)
     assert code == 75, message
-    assert f"stopped by {number.name}; the same command goes on from here" in message
+    assert f"stopped by {number.name}; the same command resumes from here" in message
     assert "Traceback" not in message
     nothing_is_half_there(trial)
     assert not (trial.folder / "comparison_report.json").exists()

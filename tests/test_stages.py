@@ -189,7 +189,7 @@ def test_a_skipped_grpo_leaves_no_folder_and_is_done(before_grpo, ladder, no_wor
     assert not [*before_grpo.glob("*/seed*/grpo*"), *before_grpo.glob("*/seed*/eval_grpo*")]
     assert (report["stages"], report["missing"]) == (["pretrain", "sft"], [])
     assert report["grpo"]["go_on"] is False
-    note = "GRPO skipped: pass@k is zero in every cell, there is nothing to learn from."
+    note = "GRPO skipped: pass@k is zero in every cell; there is nothing to learn from."
     assert note in (before_grpo / "report.md").read_text()
     assert run(trial) == report
 

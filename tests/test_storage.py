@@ -140,7 +140,7 @@ def test_a_storage_that_is_damaged_ends_the_run(kept, tiny, tmp_path, storage_pa
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        *(("{}/" + place, "lie in each other; give another folder") for place in ("run", "run/storage", ".")),
+        *(("{}/" + place, "overlap; give another folder") for place in ("run", "run/storage", ".")),
         ("nowhere://bucket", "storage: nowhere://bucket: Protocol not known"),
     ],
 )
@@ -247,7 +247,7 @@ def test_the_storage_of_an_interrupted_trial_is_not_taken_by_another(
     with patch.object(Storage, "send", side_effect=Interrupted("before the first step")), pytest.raises(Interrupted):
         run(tiny(finished_copy, f"storage={storage_path}"))
     before = contents(storage_path)
-    with pytest.raises(TrialError, match="is of the trial 'smoke', this is 'other'; give another"):
+    with pytest.raises(TrialError, match="holds the trial 'smoke', this is 'other'; give another"):
         run(tiny(tmp_path / "fresh", f"storage={storage_path}", "name=other"))
     assert contents(storage_path) == before
     assert [path.name for path in (tmp_path / "fresh").iterdir()] == [".lock"]
@@ -295,7 +295,9 @@ def test_training_that_left_only_checkpoints_was_declared(tiny, tmp_path, storag
     declare(fresh, [], Storage(fresh))
     declared = read_json(fresh.folder / "declared.json")
     assert declared["sha256"] == read_json(first.folder / "declared.json")["sha256"]
-    assert [amendment["changes"] for amendment in declared["amendments"]] == [["settings.pretrain.lr: 0.001 for 0.008"]]
+    assert [amendment["changes"] for amendment in declared["amendments"]] == [
+        ["settings.pretrain.lr: 0.001, declared 0.008"]
+    ]
 
 
 class Machines(RuleBasedStateMachine):

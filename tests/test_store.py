@@ -301,7 +301,7 @@ def second_writer(folder):
 
 def test_a_second_writer_is_refused_until_the_first_is_done_or_fails(tmp_path):
     with suppress(ZeroDivisionError), folders.lock(tmp_path):
-        refusal = f"{tmp_path}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
+        refusal = f"{tmp_path}: in use by another tokentrial; wait for it, or give output=OTHER_FOLDER"
         assert second_writer(tmp_path) == refusal
         raise ZeroDivisionError
     assert second_writer(tmp_path) == "locked"

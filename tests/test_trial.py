@@ -64,7 +64,7 @@ def test_a_shipped_trial_is_whole_and_reads_back_as_itself_when_resolved(name, t
 
 
 def test_an_unknown_trial_is_refused_with_the_shipped_ones(tmp_path):
-    with pytest.raises(SettingsError, match=r"pilto: no such file, and no shipped trial of that name: .*smoke"):
+    with pytest.raises(SettingsError, match=r"pilto: no such file or shipped trial; shipped are .*smoke"):
         load("pilto")
     with pytest.raises(SettingsError, match="no such file"):
         load(str(tmp_path))
@@ -149,7 +149,7 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("steps=200", "steps: unknown setting; did you mean `pretrain.steps`?"),
         ("sft={lr: 1, stages: []}", "sft.lr: unknown setting; did you mean `sft.stages.0.lr`?"),
         ("corpus.share=0.1", "corpus.share: unknown setting; did you mean `corpus.drills.share`?"),
-        ("grpo={steps: 3}", "grpo.steps: unknown setting; there are task, prompts"),
+        ("grpo={steps: 3}", "grpo.steps: unknown setting; expected one of task, prompts"),
         # of a union: one complaint, of the setting
         ("corpus.tokens=some", "\n  corpus.tokens: found 'some', expected a whole number (at least 1, below 2^63), or "
                                "'all' or 'budget'"),
@@ -157,7 +157,7 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("verdict.looks=[1]", "\n  verdict.looks: found [1], expected a list of 1 or more, each a whole number "
                               "(at least 2), 'blinded', or null"),
         ("verdict.gate=5", "\n  verdict.gate: found 5, expected settings below it, such as asked, or null"),
-        ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; there are merges, path"),
+        ("tokenizer.qqq=1", "tokenizer.qqq: unknown setting; expected one of merges, path"),
         # wrong types and values
         ("pretrain.steps=many", "\n  pretrain.steps: found 'many'"),
         ("pretrain.steps='200'", "\n  pretrain.steps: found '200'"),
@@ -196,7 +196,7 @@ def test_an_exponent_makes_a_float_and_only_a_float(small):
         ("verdict.primary.outcome=accuracy", "outcome is 'accuracy', expected stage/task/subset/metric"),
         ("verdict.primary.contrast=mul_tokens -  baseline", "contrast is 'mul_tokens -  baseline', expected"),
         ("verdict.primary.contrast=baseline - baseline", "contrast is 'baseline - baseline', expected 'arm - arm'"),
-        ("grpo={task: word_problems, vllm: true}", "grpo: vllm is True; there is no such setting any more"),
+        ("grpo={task: word_problems, vllm: true}", "grpo: vllm is True; this setting was removed"),
         # rows without answers, refused before anything is trained
         ("grpo={task: 'path:SVAMP.json'}", "grpo: task is 'path:SVAMP.json', expected gsm8k or word_problems"),
         ("grpo={task: 'jsonl:rows.jsonl'}", "grpo: task is 'jsonl:rows.jsonl', expected gsm8k or word_problems"),
@@ -402,9 +402,7 @@ def test_the_names_of_0_1_are_read_and_noted(tmp_path, capsys):
     "setting", ["corpus.executor=ray", "corpus.cluster={partition: large}", "corpus.cluster.time=1"]
 )
 def test_a_setting_that_is_no_more_is_refused_with_what_stands_in_its_place(small, setting):
-    with pytest.raises(
-        SettingsError, match=r"corpus\.(executor|cluster): there is no such setting any more; .*scaling\.md"
-    ):
+    with pytest.raises(SettingsError, match=r"corpus\.(executor|cluster): this setting was removed; .*scaling\.md"):
         small(setting)
 
 

@@ -277,7 +277,7 @@ def test_a_tuning_that_is_changed_after_a_look_is_exploratory(copy, tiny, stoppe
     assert read_json(copy / "tuned.json")["outcome"] == TEXT_BITS
     stands = standing(trial)
     assert list(stands.withheld) == ["pretrain"]
-    assert stands.departures[0].startswith(f"tune.outcome: {TEXT_BITS} for {BY}, since 2")
+    assert stands.departures[0].startswith(f"tune.outcome: {TEXT_BITS}, declared {BY}, since 2")
 
 
 @pytest.mark.parametrize("gone", [["declared.json"], ["declared.json", "tuned.json"]])

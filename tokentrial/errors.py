@@ -14,6 +14,6 @@ class SettingsError(TrialError):
 
 
 class Interrupted(TrialError):
-    """Stopped by a signal; the run folder is whole and the same command goes on from there."""
+    """Stopped by a signal; the run folder is whole and the same command resumes from there."""
 
     code = 75

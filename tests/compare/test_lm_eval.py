@@ -80,7 +80,7 @@ def test_results_alone_are_totals_and_what_is_no_count_is_left_out_by_name(tmp_p
     assert contrast["test"] == "fisher_exact"
     assert contrast["p"] == pytest.approx(stats.fisher_exact([[7, 3], [1, 9]]).pvalue)
     _, notes = read_lm_eval([*folders[0].iterdir()], [])
-    assert any("wikitext word_perplexity,none: left out, 23.4 is no count" in note for note in notes)
+    assert any("wikitext word_perplexity,none: left out, 23.4 is not a count" in note for note in notes)
 
 
 def test_lm_eval_pairs_with_published_solutions_by_the_question(tmp_path, compared):

@@ -139,7 +139,7 @@ def test_a_document_above_the_limit_is_an_error_or_a_skip_and_one_at_the_limit_i
     place = {"jsonl": "line 2", "parquet": "row group 0, row 1"}[kind]
     where, why = f"{source / f'b.{kind}'}, {place}", "10,002 bytes, more than corpus.max_document_bytes, 10,000"
     message = refused(f"{kind}:{source}", "corpus.max_document_bytes=10000")
-    assert message == f"{where}: {why}; mend it, or give corpus.on_bad=skip"
+    assert message == f"{where}: {why}; correct it, or give corpus.on_bad=skip"
     plan = prepared(f"{kind}:{source}", "corpus.max_document_bytes=10000", "corpus.on_bad=skip")
     skipped(plan, good, [*good[1], "x" * 10_000], [(where, why)])
 
@@ -295,9 +295,9 @@ def test_a_truncated_parquet_file_is_an_error_or_a_skip_of_the_file(folder, good
     (source / "b.parquet").write_bytes(damaged(bytearray((source / "b.parquet").read_bytes()), part))
     setting = f"parquet:{source}", f"corpus.task_bytes={task_bytes}"
     message = refused(*setting)
-    assert f"{source / 'b.parquet'}: not a whole parquet file" in message
+    assert f"{source / 'b.parquet'}: not a valid parquet file" in message
     assert "corpus.on_bad=skip" in message
-    skipped(prepared(*setting, "corpus.on_bad=skip"), good, [], [("b.parquet", "not a whole parquet file")])
+    skipped(prepared(*setting, "corpus.on_bad=skip"), good, [], [("b.parquet", "not a valid parquet file")])
 
 
 @pytest.mark.parametrize(("compression", "task_bytes"), [("snappy", 1), ("zstd", 10**9), ("none", 1)])

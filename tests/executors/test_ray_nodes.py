@@ -182,7 +182,7 @@ def test_a_run_that_is_told_to_stop_saves_and_is_resumable(tiny, tmp_path):
     trial, words = written(tiny(tmp_path / "run", *settings), tmp_path)
     code, printed = stop_at(words, trial.folder, "pretrain", signal.SIGTERM)
     assert code == 75, printed
-    assert "stopped by SIGTERM; the same command goes on from here" in printed
+    assert "stopped by SIGTERM; the same command resumes from here" in printed
     assert "Traceback" not in printed
     saved = [steps for cell in trial.folder.glob("*/seed1") for steps in steps_saved(cell)]
     assert saved  # a checkpoint that no interval asked for

@@ -260,12 +260,12 @@ def test_a_question_with_a_number_in_it_is_read_past_it():
         ([("3", "+", "4 + 5", "12"), ("3 + 4", "+", "5", "12")], (1, 2), "both become '3 + 4 + 5'"),
         ([("6", "×", "7", "42"), ("6 times 7", "42")], (1, 2), "both become '6 times 7'"),
         ([("France", "Paris"), ("that France", "Paris")], (1, 2), "'Remember that France=Paris, so Paris.'"),
-        ([("grass", "no"), ("grass is green", "yes")], (1, 2), "'grass is green=yes' does not state the first alone"),
+        ([("grass", "no"), ("grass is green", "yes")], (1, 2), "'grass is green=yes' does not state only the first"),
         ([("Y", "c"), ("?", "a")], (2,), "asks nothing"),
     ],
 )
 def test_rows_that_no_text_could_tell_apart_are_refused_by_both(of, both, why):
-    with pytest.raises(ValueError, match="word one of them otherwise") as error:
+    with pytest.raises(ValueError, match="reword one of them") as error:
         rows(*of)
     assert why in str(error.value)
     assert all(f"fact {number}, {list(of[number - 1])}" in str(error.value) for number in both)
@@ -284,7 +284,7 @@ def test_files_as_spreadsheets_write_them_are_read(shared_data, name):
     ("text", "expected"),
     [
         ("", "expected left, operator, right, result or question, answer"),
-        ("question,answer\n", "expected rows for 'csv' alone"),
+        ("question,answer\n", "expected rows with 'csv' only"),
         ("question,answer\nWhat?,\n", "none empty"),
         ("question,answer\nx=y,a\n", "none of =, <, User:"),
         ("question,answer\nWhat\u202e?,a\n", "none of =, <, User:"),

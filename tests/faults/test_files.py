@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     path = checkpoints[-1] / "model.safetensors"
     flip(path) if damage == "flipped" else path.write_bytes(path.read_bytes()[:-5])
     run(trial, ("pretrain", "export"), [Cell("baseline", 1)])
-    assert ("damaged; going on from the checkpoint before" in capsys.readouterr().err) == (damage == "flipped")
+    assert ("damaged; resuming from the checkpoint before" in capsys.readouterr().err) == (damage == "flipped")
     for weights in (f"{CELL}/pretrain/model_00019.safetensors", f"{CELL}/hf/model.safetensors"):
         assert (finished_copy / weights).read_bytes() == (finished.folder / weights).read_bytes()
 

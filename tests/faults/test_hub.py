@@ -46,7 +46,7 @@ def babbles(handler, body):
 
 FAULTS = {
     "500": (refuses(500), "the Hub answered 500; run the same command again later"),
-    "429": (refuses(429), "the Hub asks to come back later (429); run the same command again in some minutes"),
+    "429": (refuses(429), "the Hub's rate limit is reached (429); run the same command again in a few minutes"),
     "hangs": (hangs, "the Hub cannot be reached"),
     "truncates": (truncates, "the Hub cannot be reached"),
     "babbles": (babbles, "what answers is not the Hub"),

@@ -94,7 +94,7 @@ def test_two_writers_at_once_and_one_is_refused(tiny, undisturbed, tmp_path):
     assert sorted(process.returncode for process in both) == [0, 1], printed
     refusal = printed[0] if both[0].returncode else printed[1]
     assert refusal.count("\n") == 1
-    assert "another tokentrial writes here; wait for it, or give output=OTHER_FOLDER" in refusal
+    assert "in use by another tokentrial; wait for it, or give output=OTHER_FOLDER" in refusal
     assert outcomes(trial.folder) == undisturbed
 
 

@@ -119,7 +119,7 @@ def test_what_is_out_of_reach_or_without_noise_says_so(power):
         (("--sd", "inf", "--effect", "0.1"), "found inf"),
         (("--sd", "0.2", "--effect", "nan"), "found [nan]"),
         (("--sd", "0.2", "--effect", "0"), "found [0.0]"),
-        (("--sd", "0.2", "--outcome", "x"), "are of a run folder"),
+        (("--sd", "0.2", "--outcome", "x"), "need a run folder"),
     ],
 )
 def test_bad_usage(power, words, found):

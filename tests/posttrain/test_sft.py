@@ -285,7 +285,7 @@ def test_rows_of_which_no_completion_is_left_are_left_out_and_counted(fine_tune,
     [stage] = record["stages"]
     assert (stage["rows"], stage["left_out"], stage["steps"], stage["truncated"]) == (5, 4, 5, 0)
     assert all(parameter.isfinite().all() for parameter in load(folder)[0].parameters())
-    with pytest.raises(TrialError, match=r"sft\.max_length: 8 tokens hold no row's prompt; give more"):
+    with pytest.raises(TrialError, match=r"sft\.max_length: 8 tokens cut off every row's answer; give more"):
         fine_tune(settings(source, max_length=8))
 
 

@@ -34,7 +34,7 @@ def cell(train, tmp_path):
 
 
 def interrupted(cell, *given, **changed):
-    with pytest.raises(Interrupted, match=r"stopped after step \d+, the last checkpoint is of step \d+"):
+    with pytest.raises(Interrupted, match=r"stopped after step \d+, the last checkpoint is at step \d+"):
         cell(*given, **changed)
 
 

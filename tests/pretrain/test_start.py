@@ -209,7 +209,7 @@ def test_a_word_or_a_folder_that_names_no_model_is_refused(tiny, tmp_path):
         tiny(tmp_path, "pretrain.init=zero_projection")
     with pytest.raises(SettingsError, match=r"from_checkpoint is 'gpt3', expected a folder such as \./gpt3"):
         tiny(tmp_path, "pretrain.from_checkpoint=gpt3")
-    with pytest.raises(SettingsError, match="no such folder, and no OWNER/NAME on the Hub"):
+    with pytest.raises(SettingsError, match="neither a folder nor an OWNER/NAME on the Hub"):
         prepare_start(tiny(tmp_path, f"pretrain.from_checkpoint={tmp_path}/gpt3"), VOCABULARY)
 
 

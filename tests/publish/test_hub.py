@@ -186,7 +186,7 @@ def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(
     for part in (
         "# smoke: mul_tokens, seed 1",
         "**mul_tokens - baseline on pretrain/mul_table/never_asked/accuracy: ",
-        "not on this model, which is one seed of them",
+        "not on this model, which was trained with one of them",
         "weights after pretrain",
     ):
         assert part in body
@@ -274,7 +274,7 @@ def test_a_damaged_model_stays_here(stub, finished_copy):
     ("cell", "stage", "message"),
     [
         ("baseline", "pretrain", "expected a cell of a run, OUT/ARM/seedK"),
-        ("baseline/seed9", "pretrain", r"arms of its trial are baseline, mul_tokens, seeds are \[1, 2\]"),
+        ("baseline/seed9", "pretrain", r"not a cell; arms are baseline, mul_tokens, seeds are \[1, 2\]"),
         ("baseline/seed1", "sft", "--stage sft: the trial smoke has pretrain"),
     ],
 )

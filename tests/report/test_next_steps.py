@@ -29,7 +29,7 @@ def test_the_seeds_are_those_that_power_asks_for_with_their_cost(report):
     assert confirm["cost"] == f"about {needed * 3 * 100 / 60:.0f} CPU worker minutes"
     assert shlex.split(budget["command"])[3:] == ["budget.match=bytes", "output=outputs/smoke-bytes"]
     ran = {row["setting"]: row for row in report["ran"]}
-    ran["device"]["ran"], ran["processes a cell"]["ran"] = "cuda", "16"
+    ran["device"]["ran"], ran["processes per cell"]["ran"] = "cuda", "16"
     assert next_steps(report, OUT)[1]["cost"] == f"about {16 * 6 * 3 * 100 / 3600:.1f} GPU hours"
 
 

@@ -1,1 +1,1 @@
-"""Arms: one small file a treatment of the text."""
+"""Arms: one small file per treatment of the text."""

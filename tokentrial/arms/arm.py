@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 
 
 class Arm:
-    """One treatment of the text; as it stands here, none. Laws: `rewrite` is idempotent; `untokenize(rewrite(x))` has
+    """One treatment of the text; this one is the identity. Laws: `rewrite` is idempotent; `untokenize(rewrite(x))` has
     the meaning of `x`, and its very bytes where facts are written canonically; both hold without the content where
     `keeps_content` is False."""
 

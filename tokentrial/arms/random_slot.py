@@ -8,7 +8,7 @@ from tokentrial.facts.facts import Site
 
 
 class RandomSlot(SiteArm):
-    summary = "6*9=54 becomes any of the tokens, drawn anew at every site: the ids without the content"
+    summary = "6*9=54 becomes a random token, drawn anew at every site: the ids without the content"
     keeps_content = False
     is_random = True
 

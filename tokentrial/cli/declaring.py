@@ -57,9 +57,9 @@ def outcomes(trial: TrialArgument, overrides: Overrides = None, json: JsonOption
 
 def extend(
     out: FolderArgument,
-    seeds: Annotated[int | None, typer.Argument(min=1, help="so many more than those of the trial")] = None,
+    seeds: Annotated[int | None, typer.Argument(min=1, help="how many seeds to add")] = None,
 ) -> None:
-    """Go on to the next declared look, or with more seeds.
+    """Continue to the next declared look, or add seeds.
 
     Seeds that were not declared do not enter the verdict: they are exploratory.
 
@@ -79,7 +79,7 @@ def extend(
 
 
 def verdict(out: FolderArgument, json: JsonOption = False) -> None:
-    """Print the verdict of a run, and end with its exit code.
+    """Print the verdict of a run, and exit with its code.
 
     0 helps, 10 hurts, 11 no difference shown, 12 equivalent, 13 the control has not learnt, 14 no verdict: not whole
     yet, or not as declared. Errors are 1 and 2.
@@ -102,7 +102,7 @@ def verdict(out: FolderArgument, json: JsonOption = False) -> None:
 
 
 def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="as a page to read instead")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown instead")] = False,
 ) -> None:
     """Print the JSON schema of a trial, with every setting explained.
 
@@ -123,7 +123,7 @@ def schema(
 
 def results(
     out: FolderArgument,
-    items: Annotated[bool, typer.Option("--items", help="every fact and every answer, too")] = False,
+    items: Annotated[bool, typer.Option("--items", help="include every fact and every answer")] = False,
     to: Annotated[Path | None, typer.Option("--to", help="write a .parquet or .csv file instead of printing")] = None,
 ) -> None:
     """Print or export the table of all results.

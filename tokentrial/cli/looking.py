@@ -13,14 +13,14 @@ from tokentrial.errors import SettingsError
 if TYPE_CHECKING:
     from tokentrial.inspection.side_by_side import Column
 
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="write it as a page, too")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="also write an HTML page")]
 
 
 def inspect(
     text: Annotated[str, typer.Argument(help="a text; \\n stands for a newline")],
-    arm: Annotated[list[str], typer.Option("--arm", help="the arm to look through; several times for several")],
+    arm: Annotated[list[str], typer.Option("--arm", help="the arm to show; repeatable")],
     trial: Annotated[
-        str | None, typer.Option("--trial", help="whose vocabulary; GPT-2's whole one if left out")
+        str | None, typer.Option("--trial", help="trial whose vocabulary to use; GPT-2's if left out")
     ] = None,
     html: HtmlOption = None,
     json: JsonOption = False,
@@ -38,21 +38,19 @@ def inspect(
 
 
 def sample(
-    cells: Annotated[
-        list[Path], typer.Argument(metavar="OUT/ARM/seedK...", help="cells of runs, to stand side by side")
-    ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="a text to go on with; \\n stands for a newline")],
+    cells: Annotated[list[Path], typer.Argument(metavar="OUT/ARM/seedK...", help="cells of runs, shown side by side")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="the text to continue; \\n stands for a newline")],
     stage: Annotated[str, typer.Option(help="the model after this stage: pretrain, sft or grpo")] = "pretrain",
     new_tokens: Annotated[int, typer.Option(min=1, help="at most so many")] = 40,
-    temperature: Annotated[float | None, typer.Option(min=0.01, help="sample at it; greedy if left out")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="for sampling; greedy if left out")] = None,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
-    top: Annotated[int, typer.Option(min=1, help="so many of the likeliest next tokens and answers")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="how many likely next tokens and answers to show")] = 5,
     html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show how trained models continue a text, side by side.
 
-    What they find likely stands below: the next tokens, and the answers where the text asks a fact.
+    Below it: the likely next tokens, and likely answers if the text asks about a fact.
 
     Example: tokentrial sample outputs/pilot/baseline/seed1 'User: What is 6 times 9?\\nAssistant: The answer is'
     """
@@ -60,7 +58,7 @@ def sample(
     from tokentrial.inspection.sample import sample_column
 
     if option := next((str(cell) for cell in cells if str(cell).startswith("-")), None):
-        raise SettingsError(f"sample: found {option} among the cells, expected OUT/ARM/seedK; there is no such option")
+        raise SettingsError(f"sample: there is no option {option}; expected cells such as OUT/ARM/seedK")
     answers = {
         str(cell): ask(cell, _typed(prompt), stage, new_tokens, temperature, seed, top) for cell in dict.fromkeys(cells)
     }
@@ -86,7 +84,7 @@ def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", h
 
 
 def doctor(
-    measure: Annotated[bool, typer.Option(help="time some training steps of the pilot, for its minutes")] = True,
+    measure: Annotated[bool, typer.Option(help="time training steps, to estimate the pilot's duration")] = True,
     json: JsonOption = False,
 ) -> None:
     """Check this machine and installation. Nothing is sent anywhere.

@@ -57,27 +57,27 @@ def tokentrial(
 def run(
     trial: TrialArgument,
     overrides: Overrides = None,
-    stages: Annotated[str | None, typer.Option(help="only these stages now, by commas")] = None,
+    stages: Annotated[str | None, typer.Option(help="only these stages now, as A,B")] = None,
     arm: ArmOption = None,
     seed: SeedOption = None,
     also: Annotated[
-        list[str] | None, typer.Option(help="the primary contrast again with KEY=VALUE, such as budget.match=bytes")
+        list[str] | None, typer.Option(help="rerun the primary contrast with KEY=VALUE, such as budget.match=bytes")
     ] = None,
     disk_limit: Annotated[
-        str | None, typer.Option(help="such as 20GB: the run folder never holds more (disk_limit_gb)")
+        str | None, typer.Option(help="largest size of the run folder, such as 20GB (disk_limit_gb)")
     ] = None,
     budget_minutes: Annotated[
-        float | None, typer.Option(help="run what fits, whole seeds of all arms; the rest stays pending")
+        float | None, typer.Option(help="run the whole seeds of all arms that fit; the rest stays pending")
     ] = None,
     overwrite: OverwriteOption = False,
     placebo: Annotated[
         bool,
-        typer.Option("--placebo", help="instead, the control against itself on seeds + 1000: what noise looks like"),
+        typer.Option("--placebo", help="instead, the control against itself on seeds + 1000, to show the noise"),
     ] = False,
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.
 
-    --stages, --arm and --seed choose what of it is run now; the trial stays the same one.
+    --stages, --arm and --seed choose which part is run now; the trial stays the same.
 
     Example: tokentrial run pilot pretrain.steps=200 'seeds=[1,2]'
     """
@@ -100,9 +100,9 @@ def run(
     if report:
         show_report(report, loaded.folder)
     elif budget_minutes is not None:
-        print(f"{loaded.folder}: what fits the budget is done; the same command goes on with the rest")
+        print(f"{loaded.folder}: what fits the budget is done; run the same command for the rest")
     else:
-        print(f"{loaded.folder}: {chosen.words} done; the same command without a choice does the rest and reports")
+        print(f"{loaded.folder}: {chosen.words} done; without --stages, --arm and --seed it runs the rest")
 
 
 @app.command()
@@ -110,18 +110,18 @@ def plan(
     trial: TrialArgument,
     overrides: Overrides = None,
     device: Annotated[
-        list[str] | None, typer.Option(help="only these: A40, 2xA40, ..., 'this machine'; several times")
+        list[str] | None, typer.Option(help="only this one: A40, 2xA40, ..., 'this machine'; repeatable")
     ] = None,
-    price: Annotated[list[str] | None, typer.Option(help="dollars an hour, such as A40=0.35; several times")] = None,
-    budget: Annotated[float | None, typer.Option(help="dollars: which sizes and how many seeds they buy")] = None,
+    price: Annotated[list[str] | None, typer.Option(help="dollars per hour, such as A40=0.35; repeatable")] = None,
+    budget: Annotated[float | None, typer.Option(help="dollars: shows which sizes and how many seeds they buy")] = None,
     noise: Annotated[float | None, typer.Option(help="sd over seeds of the paired difference")] = None,
     pilot: Annotated[Path | None, typer.Option(help="a run folder to take the noise from")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="take 20 training steps on this machine first")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="first time 20 training steps on this machine")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a trial takes: tokens, hours, dollars, memory, disk.
 
-    It writes nothing and asks no network.
+    It writes nothing and uses no network.
 
     Example: tokentrial plan gpt2_50m --device A40 --budget 300
     """
@@ -156,15 +156,15 @@ def plan(
 def status(
     out: FolderArgument,
     json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="go on looking until the run is complete")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="keep watching until the run is complete")] = False,
 ) -> None:
-    """Show what is done in a run folder, once or until everything is.
+    """Show what is done in a run folder, once or until all is done.
 
     Example: tokentrial status outputs/pilot --watch
     """
     if watch:
         if json:
-            raise SettingsError("status: give --watch, which is for a person, or --json, not both")
+            raise SettingsError("status: found --watch and --json, expected at most one of them")
         from rich.console import Console
 
         from tokentrial.inspection.watch import watch as go_on
@@ -196,7 +196,7 @@ def status(
 
 @app.command()
 def report(out: FolderArgument, json: JsonOption = False) -> None:
-    """Build the report from what is there and print it.
+    """Build the report from the results so far and print it.
 
     Example: tokentrial report outputs/pilot
     """
@@ -218,13 +218,13 @@ def compare(
     counts: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="bare counts instead, such as 5/81 0/81")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="what the counts are of; mul_table has known floors")] = None,
-    outcome: Annotated[list[str] | None, typer.Option(help="only this outcome; may be given again")] = None,
+    task: Annotated[str | None, typer.Option(help="task of the counts; mul_table has known floors")] = None,
+    outcome: Annotated[list[str] | None, typer.Option(help="only this outcome; repeatable")] = None,
     json: JsonOption = False,
 ) -> None:
     """Compare results: what differs, and what may be concluded.
 
-    Ours, the original report's and lm-eval's are read.
+    Reads ours, the original report's and lm-eval's.
 
     Example: tokentrial compare --counts 5/81 0/81 --task mul_table
     """
@@ -233,9 +233,9 @@ def compare(
     from tokentrial.compare import bundles, contrasts, read
 
     if bool(paths) == bool(counts):
-        raise SettingsError("compare: give paths of results, or --counts 5/81 0/81")
+        raise SettingsError("compare: expected either paths of results or --counts 5/81 0/81")
     if task and not counts:
-        raise SettingsError(f"--task {task}: names what --counts are of; results name their own")
+        raise SettingsError(f"--task {task}: is for --counts only; results name their own task")
     with bundles.unpacked(paths or ()) as folders:
         groups = read.parse_counts(counts, task) if counts else read.read_systems(folders)
         comparison = contrasts.compare_systems(groups, outcome or ())
@@ -250,10 +250,10 @@ def compare(
 @app.command()
 def power(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="OUT EFFECT", help="a run folder, and effects as --effect")
+        list[str] | None, typer.Argument(metavar="OUT EFFECT", help="a run folder, and effects to plan for")
     ] = None,
     sd: Annotated[float | None, typer.Option(help="instead of OUT: sd of the paired differences over seeds")] = None,
-    effect: Annotated[list[float] | None, typer.Option(help="an effect to plan for; may be given again")] = None,
+    effect: Annotated[list[float] | None, typer.Option(help="an effect to plan for; repeatable")] = None,
     outcome: Annotated[str | None, typer.Option(help="the primary outcome if left out")] = None,
     contrast: Annotated[str | None, typer.Option(help="'a - b'; the primary contrast if left out")] = None,
     json: JsonOption = False,
@@ -273,7 +273,7 @@ def power(
     if sd is None:
         planned = planning.from_run(Path(folders[0]), outcome, contrast, effects)
     elif outcome or contrast:
-        raise SettingsError("power: --outcome and --contrast are of a run folder, not of --sd")
+        raise SettingsError("power: --outcome and --contrast need a run folder, not --sd")
     else:
         planned = planning.plan_seeds("as given", sd, effects)
     if json:
@@ -294,7 +294,7 @@ def _is_number(word: str) -> bool:
 
 @app.command()
 def arms(json: JsonOption = False) -> None:
-    """List the arms there are.
+    """List the available arms.
 
     Example: tokentrial arms
     """
@@ -320,10 +320,10 @@ for look in looking.VERBS:
 
 
 def main() -> None:
-    """Entry point: errors a user can mend are one message and an exit code, never a traceback."""
+    """Entry point: errors a user can fix are one message and an exit code, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # of what the terminal's encoding does not have
+            stream.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
     leave_group()
     try:
         with translate_os_errors(Path.cwd()):

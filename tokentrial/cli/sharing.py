@@ -25,12 +25,12 @@ def bundle(
 
 
 def collect(
-    runs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="run folders of one declaration")],
-    to: Annotated[Path, typer.Option(help="where they are joined: a new folder, or one of them")],
+    runs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="run folders of the same trial")],
+    to: Annotated[Path, typer.Option(help="where to join them: a new folder, or one of OUT")],
 ) -> None:
     """Join cells from several machines in one run folder, and report.
 
-    The folders must carry one declaration, by its hash. Run both arms of a seed on one machine.
+    The folders must have the same declaration hash. Run both arms of a seed on one machine.
 
     Example: tokentrial collect laptop/pilot server/pilot --to outputs/joined
     """

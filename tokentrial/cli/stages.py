@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def corpus(
     trial: TrialArgument,
     overrides: Overrides = None,
-    materialize: Annotated[str | None, typer.Option(help="write this arm's mixed stream in full shards")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the stream; the trial's first if left out")] = None,
+    materialize: Annotated[str | None, typer.Option(help="write this arm's training stream as shards")] = None,
+    seed: Annotated[int | None, typer.Option(help="the stream's seed; the trial's first if left out")] = None,
     target_tokens: Annotated[
         int | None, typer.Option(help="tokens to materialize; the trial's budget if left out")
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="tokens a materialized shard")] = 100_000_000,
-    out_dir: Annotated[Path | None, typer.Option(help="where to; OUT/materialized/ARM/seedK if left out")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="derive sampled documents again and compare")] = False,
+    shard_size: Annotated[int, typer.Option(help="tokens per shard")] = 100_000_000,
+    out_dir: Annotated[Path | None, typer.Option(help="folder; OUT/materialized/ARM/seedK if left out")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="encode sampled documents again and compare")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="accept a source that ends early")] = False,
     overwrite: OverwriteOption = False,
@@ -86,9 +86,9 @@ def evaluate(
         str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
     ] = "arithmetic",
     gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
-    limit: Annotated[int | None, typer.Option(min=1, help="with --model: at most so many items of each task")] = None,
-    harness: Annotated[str | None, typer.Option(help="with --model: tasks of lm-eval instead, by commas")] = None,
-    out: Annotated[Path | None, typer.Option(help="with --model: where to; MODEL/evaluation if left out")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="with --model: at most this many items per task")] = None,
+    harness: Annotated[str | None, typer.Option(help="with --model: lm-eval tasks instead, as A,B")] = None,
+    out: Annotated[Path | None, typer.Option(help="with --model: folder; MODEL/evaluation if left out")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Evaluate a trial's cells after each stage, or any causal model.
@@ -122,7 +122,7 @@ def _do(wanted: Sequence[str], trial: "Trial", cells: "Sequence[Cell]", overwrit
     from tokentrial.steps.stage import stage_names
 
     if not set(wanted) <= set(stage_names(trial)):
-        raise SettingsError(f"{trial.name}: it has no {wanted[0]}; its stages are {', '.join(stage_names(trial))}")
+        raise SettingsError(f"{trial.name}: no stage {wanted[0]}; its stages are {', '.join(stage_names(trial))}")
     run(trial, wanted, cells, overwrite)
     for cell in cells:
         print(f"{cell.name}: {', '.join(str(cell.folder(trial, stage)) for stage in wanted)}")

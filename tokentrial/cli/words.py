@@ -28,13 +28,13 @@ TrialArgument = Annotated[
     typer.Argument(metavar="TRIAL", help="a trial file, or a shipped trial such as pilot", autocompletion=_trials),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings on top, such as pretrain.steps=200")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="overrides, such as pretrain.steps=200")
 ]
-ArmOption = Annotated[str | None, typer.Option("--arm", "--arms", help="only these arms, by commas")]
-SeedOption = Annotated[str | None, typer.Option("--seed", "--seeds", help="only these seeds, by commas")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for a machine")]
+ArmOption = Annotated[str | None, typer.Option("--arm", "--arms", help="only these arms, as A,B")]
+SeedOption = Annotated[str | None, typer.Option("--seed", "--seeds", help="only these seeds, as 1,2")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="replace finished results of other settings; they are then exploratory")
+    bool, typer.Option("--overwrite", help="replace results made with other settings; the new ones are exploratory")
 ]
 FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folder, such as outputs/pilot")]
 

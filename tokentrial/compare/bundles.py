@@ -94,5 +94,5 @@ def _hashes(path: Path, bundle: ZipFile) -> dict[str, str]:
     try:
         content = orjson.loads(_read(bundle, bundle.getinfo(HASHES)))["bundle"]
     except (KeyError, TypeError, orjson.JSONDecodeError):
-        raise file_error(path, f"no {HASHES} that can be read; {_EXPECTED}") from None
+        raise file_error(path, f"no readable {HASHES}; {_EXPECTED}") from None
     return validate(path, dict[str, str], content, f"{HASHES}: ")

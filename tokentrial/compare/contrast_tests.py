@@ -66,7 +66,7 @@ def _compare_paired(outcome: str, a: System, b: System, shared: Sequence[int]) -
     if unshared := sorted(a.models.keys() ^ b.models.keys()):
         notes.append(f"seeds {unshared} of one side only are left out")
     if any({*model.asked(outcome)} != {*other.asked(outcome)} for model, other in models):
-        notes.append("the two sides were asked other items")
+        notes.append("the two sides were asked different items")
     measured = {name: getattr(found, name) for name in ("difference", "interval", "p", "test", "detectable")}
     return _with(_untested(outcome, a, b, x, y), EXPLORATORY, found.note, *notes, **measured)
 
@@ -92,7 +92,7 @@ def compare_models(outcome: str, a: System, b: System) -> SystemContrast:
         row = _with(row, "interval and test disagree about 0 here: the test decides")
     if items_a and items_b and items_a.total == items_b.total and (row.value_a, row.value_b) == values:
         row = _with_floors(row, items_a.floors or items_b.floors)
-    return _with(row, "of two models and not of their arms, p unadjusted", finding=row.finding or _finding(p))
+    return _with(row, "about two models, not about their arms, p unadjusted", finding=row.finding or _finding(p))
 
 
 def _finding(p: float) -> str:
@@ -130,7 +130,7 @@ def _compare_items(row: SystemContrast, a: ItemResults, b: ItemResults) -> Syste
         by_fact[a.facts.get(item) or b.facts.get(item, item)] += a.by_item[item] - b.by_item[item]
     if len(by_fact) == len(shared):
         return row
-    row = _with(row, f"the {len(shared)} items ask {len(by_fact)} facts, and items of one fact go together")
+    row = _with(row, f"the {len(shared)} items ask {len(by_fact)} facts, and items of one fact are treated as one")
     # scaled so that their mean is the difference of the two accuracies over items
     return _flip_facts(row, [d * len(by_fact) / len(shared) for d in by_fact.values()])
 
@@ -152,7 +152,7 @@ def _compare_totals(row: SystemContrast, a: ItemResults, b: ItemResults) -> Syst
     if same_items and {0, a.total} & {a.correct, b.correct}:
         only_a, only_b = max(a.correct - b.correct, 0), max(b.correct - a.correct, 0)
         row = _mcnemar(row, a.correct - only_a, only_a, only_b, a.total - max(a.correct, b.correct))
-        row = _with(row, "the same items, of which one side has none or all: the totals tell the pairing")
+        row = _with(row, "one side has all or none of these items right, so the totals give the pairing")
         worst = mcnemar_exact(ceil(only_a / orders), ceil(only_b / orders))
     else:
         tested = {"p": fisher_exact(*counts), "interval": newcombe_independent(*counts), "test": "fisher_exact"}
@@ -165,7 +165,7 @@ def _compare_totals(row: SystemContrast, a: ItemResults, b: ItemResults) -> Syst
         row = _with(row, f"{a.total} items against {b.total}: if one set holds the other, they are not independent")
     if orders == 1 or row.p is None:
         return row
-    clusters = f"p takes items as independent: with those of one fact together it is {worst:.2g}, which decides"
+    clusters = f"p treats items as independent: clustered by fact it is {worst:.2g}, which decides"
     return _with(row, clusters, finding=_finding(max(row.p, worst)))
 
 

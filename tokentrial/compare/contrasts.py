@@ -44,7 +44,7 @@ def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = 
     if not contrasts:
         known = sorted({name for pair in pairs for system in pair for name in system.outcomes})
         option = f"--outcome {', '.join(wanted)}: " if wanted else "compare: "
-        raise SettingsError(f"{option}no outcome that both sides have; there are {', '.join(known)}")
+        raise SettingsError(f"{option}the two sides share no outcome; there are {', '.join(known)}")
     return Comparison(contrasts, notes)
 
 

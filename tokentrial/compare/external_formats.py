@@ -154,9 +154,9 @@ def _lm_eval_totals(path: Path, notes: list[str]) -> dict[str, ItemResults]:
             if 0 <= value <= 1 and abs(value * total - round(value * total)) <= 1e-6 * total:
                 found[_outcome(task, key)] = ItemResults(round(value * total), total)
             else:
-                notes.append(f"{task} {key}: left out, {value:g} is no count out of {total}")
+                notes.append(f"{task} {key}: left out, {value:g} is not a count out of {total}")
     if not found:
-        problem = "no metric of `results` is a count out of `n-samples`; give a task that is right or wrong"
+        problem = "no metric of `results` is a count out of `n-samples`; give a task that is scored right or wrong"
         raise file_error(path, problem)
     return found
 

@@ -44,9 +44,7 @@ def parse_counts(words: Sequence[str], task: str | None) -> list[list[System]]:
         counts = _COUNT.fullmatch(word)
         correct, total = map(int, counts.groups()) if counts else (0, 0)
         if not correct <= total or total == 0:
-            raise SettingsError(
-                f"--counts {word!r}: expected right answers of all, such as 5/81, with at most 99999999 items"
-            )
+            raise SettingsError(f"--counts {word!r}: expected RIGHT/TOTAL, such as 5/81, with at most 99999999 items")
         items = ItemResults(correct, total) if task != external.TABLE else external.table_items(correct, total)
         if items is None:
             raise SettingsError(f"--counts {word!r} --task {task}: expected 81 items, or 64 without those of 1")

@@ -31,7 +31,7 @@ def read_report(run: Path) -> Reported:
             if c["difference"] is not None and not c["role"].startswith("again with")
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise file_error(path, f"not a report ({error!r}); make it anew with `tokentrial report {run}`") from None
+        raise file_error(path, f"not a report ({error!r}); make it again with `tokentrial report {run}`") from None
     contrasts = [validate(path, SystemContrast, c, f"contrast on {c['outcome']}: ") for c in cited]
     return {(c.outcome, frozenset((c.a, c.b))): c for c in contrasts}
 

@@ -116,7 +116,7 @@ def _load_model(stages: dict[str, Path], untouched: set[str], texts: frozenset[t
     for name, value in results.values.items():
         if not abs(value) < _LARGEST:
             folder = stages[name.partition("/")[0]]
-            raise file_error(folder, f"{name}: found {value:g}, expected a figure below {_LARGEST:g}")
+            raise file_error(folder, f"{name}: found {value:g}, expected a number below {_LARGEST:g}")
     # one stage alone is called "": its outcomes have no stage in their names, as those of others' files
     values = {name.removeprefix("/"): value for name, value in results.values.items()}
     by_fact = {name.removeprefix("/"): table for name, table in results.facts.items()}

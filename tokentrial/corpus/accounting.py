@@ -70,8 +70,8 @@ def _unbalanced(account: Mapping[str, Any], source: Mapping[str, int]) -> list[s
     ids = account["eos"] + account["fact_tokens"] + account["plain_tokens"]
     compared = (
         ("documents", account["documents"], source["documents"]),
-        ("bytes, those that tokens replace with them,", account["bytes"], source["bytes"]),
-        ("tokens: eos, facts and plain ones", ids, account["tokens"]),
+        ("bytes, with those that tokens replace", account["bytes"], source["bytes"]),
+        ("tokens (eos, fact and plain)", ids, account["tokens"]),
     )
     return [f"{found:,} {what}, expected {expected:,}" for what, found, expected in compared if found != expected]
 

@@ -235,7 +235,7 @@ class PatchWriter:
         if plain + replaced != size:
             raise TrialError(
                 f"{self.path.stem}:{document.number}: {self.arm.name} keeps {plain} bytes and replaces {replaced} of "
-                f"{size}; the segments of an arm must cover the text: mend tokentrial/arms/{self.arm.name}.py"
+                f"{size}; the segments of an arm must cover the text: correct tokentrial/arms/{self.arm.name}.py"
             )
         self.plain_bytes += plain - size
         self.replaced_bytes += replaced

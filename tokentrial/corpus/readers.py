@@ -49,7 +49,7 @@ def read_batches(source: InputSplit, text_column: str, skip_bad: bool, max_bytes
         for batch in readers[source.kind](path, text_column, source.row_groups, max_bytes):
             for document in batch if not skip_bad else ():
                 if isinstance(document, BadDocument):
-                    raise TrialError(f"{document.where}: {document.why}; mend it, or give corpus.on_bad=skip")
+                    raise TrialError(f"{document.where}: {document.why}; correct it, or give corpus.on_bad=skip")
             yield batch
 
 
@@ -77,7 +77,7 @@ def _open(path: str) -> Any:
     if path.endswith(".zst"):
         import pyarrow
 
-        # zstandard's own reader passes over a last frame that is cut off in silence
+        # zstandard's own reader silently passes over a last frame that is cut off
         return io.BufferedReader(pyarrow.CompressedInputStream(system.open(name, "rb"), "zstd"), 1 << 20)
     return system.open(name, "rb", compression="infer")
 
@@ -272,7 +272,7 @@ def _parsed(line: bytes, column: str, where: str, max_bytes: int) -> bytes | Bad
     try:
         row = parse_json(line)
     except UnicodeDecodeError:
-        return BadDocument(where, f"{expected}, found no UTF-8")
+        return BadDocument(where, f"{expected}, found invalid UTF-8")
     except ValueError as error:
         return BadDocument(where, f"{expected}: {error!r}")
     if not isinstance(row, dict):

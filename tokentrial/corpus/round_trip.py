@@ -33,7 +33,7 @@ def check_round_trips(path: Path, shard: Shard, vocabulary: Vocabulary, arm: Arm
         if written != arm.rewrite(text) or not (back == text or _may_differ(text, back, arm)):
             raise TrialError(
                 f"{path.stem}:{index}: the ids of {arm.name} decode to {written[:80]!r}, which is not the document "
-                f"{text[:80]!r}; mend tokentrial/arms/{arm.name}.py, or delete {path.parent} and run again"
+                f"{text[:80]!r}; correct tokentrial/arms/{arm.name}.py, or delete {path.parent} and run again"
             )
     return len(sampled), exact
 

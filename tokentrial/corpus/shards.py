@@ -141,7 +141,10 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
         raise TrialError(f"{path}: not a whole shard: {error}; delete the corpus folder and run again") from error
     starts = np.flatnonzero(ids == eos).astype(np.int64)
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:
-        raise TrialError(f"{path}: expected uint16 ids that begin with eos, {eos}; it is from another tokenizer")
+        raise TrialError(
+            f"{path}: expected uint16 ids that begin with eos, {eos}: it is from another tokenizer; delete the corpus "
+            "folder and run again"
+        )
     patch_index, changes = np.full(len(starts), -1), read_patch(patch) if patch else None
     if changes is not None:
         patch_index[changes.documents] = np.arange(len(changes.documents))

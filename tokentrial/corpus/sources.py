@@ -95,7 +95,7 @@ class Source:
         return {key: known.get(key) or computed[key] for key in files}
 
     def remember(self) -> None:
-        """Write the memory; for a run to do, as whoever only looks, or is refused, is to leave it as it is."""
+        """Write the memory. Only a run does: commands that only look, or are refused, must not change it."""
         listed = [[*file] for file in self.files]
         found = {"setting": self.setting, "path": self.path, "files": listed, "hashes": self._hashes}
         if self.memory is not None and self._remembered() != found:
@@ -105,8 +105,8 @@ class Source:
         """Raises TrialError where a file is gone, before anything is made from it."""
         if self.lost:
             raise TrialError(
-                f"corpus.source: {self.lost[0]} is gone, and the text is to be made from it; put it back, or delete "
-                f"{self.memory} to begin with the files there are"
+                f"corpus.source: {self.lost[0]} is gone, but needed to make the text; put it back, or delete "
+                f"{self.memory} to use the files that are there"
             )
 
     def input_splits(self, task_bytes: int | None, in_one: bool = False) -> list[InputSplit]:

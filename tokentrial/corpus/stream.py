@@ -24,8 +24,8 @@ from tokentrial.trial.trial import Trial
 T = TypeVar("T")  # a shard
 
 MORE_TEXT = (
-    "give more of it (corpus.documents=null where that holds it back), fewer pretrain.steps, "
-    "or let it be read more often with corpus.epochs"
+    "give more text (corpus.documents=null if that limits it), fewer pretrain.steps, "
+    "or raise corpus.epochs to read it again"
 )
 
 # drill tokens made for each that the budget takes: arms with shorter text read more of them

@@ -72,7 +72,7 @@ def ask(
     settings: Evaluate,
     never: frozenset[Fact],
 ) -> list[dict[str, Any]]:
-    """Complete every probe's prompt and score it after `plain`."""
+    """Complete every probe's prompt and score its plain text."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], settings.max_new_tokens, settings.batch)
     return [
         scored_row(task, arm, example, completion)
@@ -134,7 +134,7 @@ def load(source: Path, device: str = "cpu") -> tuple[Any, Any]:
     if loading["missing_keys"]:
         raise TrialError(f"{source}: its weights lack {', '.join(sorted(loading['missing_keys']))}; give a whole model")
     if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
-        raise TrialError(f"{source}: {broken[0]} holds weights that are no numbers; train it again")
+        raise TrialError(f"{source}: {broken[0]} holds weights that are not finite; train it again")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if ARM_KEY in tokenizer.init_kwargs:
@@ -243,7 +243,7 @@ def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: i
     if strange := [task for task in tasks if task not in known.all_tasks]:
         near = difflib.get_close_matches(strange[0], known.all_tasks, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; `lm-eval ls tasks` lists them"
-        raise SettingsError(f"--harness {strange[0]}: no task of lm-eval{hint}")
+        raise SettingsError(f"--harness {strange[0]}: no lm-eval task{hint}")
     model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
     try:

@@ -84,7 +84,7 @@ def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
 
     A number ends where no digit follows. One that stands alone is open, too, before an operator and before blanks,
     after which an operator may come: `6*9=54` begins as the answer 6 does. Words end where no letter, digit or `_`
-    follows, and neither `=` nor blanks. What follows a number's token is set off from it by `plain`.
+    follows, and neither `=` nor blanks. `untokenize` sets off what follows a number's token.
     """
     if arm.facts.numeric:
         operators = (*"*×x", *arm.facts.operators)
@@ -109,7 +109,7 @@ def _id_texts(tokenizer: Any, arm: Arm, size: int) -> list[str | None]:
     for token in tokenizer.convert_ids_to_tokens(list(range(size))):
         if token is None:
             texts.append(None)
-        elif token in own:  # which `plain` sets off from a digit
+        elif token in own:  # which `untokenize` sets off from a digit
             texts.append(arm.untokenize(f"{before}{token}")[1:])
         elif all(character in stand_ins for character in token):
             texts.append(bytes(stand_ins[character] for character in token).decode(errors="replace"))

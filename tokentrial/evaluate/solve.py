@@ -32,7 +32,7 @@ def scored_row(task: Task, arm: Arm, example: Example, completion: Completion) -
 def solve(
     model: Any, tokenizer: Any, arm: Arm, task: SolutionTask, examples: Sequence[Example], new_tokens: int, batch: int
 ) -> list[dict[str, Any]]:
-    """One row an example, scored after `plain`: strict is the number after the marker, flexible the last number."""
+    """One row an example, scored as plain text: strict is the number after the marker, flexible the last number."""
     completions = complete(model, tokenizer, [e.prompt for e in examples], new_tokens, batch, line=False)
     rows = []
     for example, completion in zip(examples, completions, strict=True):

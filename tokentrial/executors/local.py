@@ -37,7 +37,7 @@ from tokentrial.executors.worker import (
     worker_environment,
 )
 
-_STOPPED = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}  # exit codes of a worker so ended
+_STOPPED = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}  # exit codes of such a worker
 
 
 class LocalExecutor:
@@ -124,7 +124,7 @@ class LocalExecutor:
         process = self._processes[connection]
         process.join(POLL_S)
         if process.exitcode in _STOPPED:  # a machine that goes away tells all processes, in any order
-            return Interrupted(f"{call.name}: its worker was told to stop; the same command goes on from here")
+            return Interrupted(f"{call.name}: its worker was told to stop; the same command resumes from here")
         return TrialError(
             f"{call.name}: a worker process died (killed, or out of memory); what is finished is kept: run the same "
             "command again, with fewer workers=N if memory is short"

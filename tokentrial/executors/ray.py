@@ -49,7 +49,7 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
             "--address=HOST:6379` on the others, and run tokentrial on one of them"
         ) from None
     except SystemExit:
-        raise Interrupted("stopped by SIGTERM as Ray started; the same command goes on from here") from None
+        raise Interrupted("stopped by SIGTERM as Ray started; the same command resumes from here") from None
     finally:
         signal.signal(signal.SIGTERM, handler)  # ray has set its own, which exits
     try:

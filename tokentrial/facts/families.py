@@ -1,6 +1,6 @@
 """Families of facts: what the tokens, sites, drills and probes of a trial are about, from its settings.
 
-A new family of two numbers is a line of `_OPERATIONS`; anything else is a CSV file, and no code.
+A new family of two numbers is a line of `_OPERATIONS`; anything else needs a CSV file, not code.
 """
 
 import copyreg
@@ -154,12 +154,12 @@ def check_told_apart(facts: Facts) -> None:
             stated, asked = [site.fact for site in facts.sites(line)], facts.asked_in(line)
             if stated != ([] if asks else [fact]) or asked != ({fact} if asks else set()):
                 other = next((found for found in (*stated, *asked) if found != fact), fact)
-                raise ValueError(_alike(facts, fact, other, f"{line!r} does not state the first alone"))
+                raise ValueError(_alike(facts, fact, other, f"{line!r} does not state only the first"))
 
 
 def _alike(facts: Facts, fact: Fact, other: Fact, problem: str) -> str:
     rows = [f"{facts.index_of[one] + 1}, {list(facts.settings.rows[facts.index_of[one]])}" for one in (fact, other)]
-    return f"rows: fact {' and fact '.join(dict.fromkeys(rows))}: {problem}; word one of them otherwise"
+    return f"rows: fact {' and fact '.join(dict.fromkeys(rows))}: {problem}; reword one of them"
 
 
 TIMES_TABLE = build_facts(FactSettings())  # the 45 products of 1 to 9: what a trial is about unless it says otherwise

@@ -22,11 +22,11 @@ class FactSettings(BaseModel):
     family: Literal["multiplication", "addition", "squares", "units", "csv"] = "multiplication"
     """what the facts are: products, sums, squares, units, or the rows of a CSV file"""
     range: tuple[Annotated[int, Field(ge=0, le=100)], Annotated[int, Field(ge=0, le=100)]] = (1, 9)
-    """lowest and highest of the numbers in the facts"""
+    """lowest and highest number in the facts"""
     csv: str | None = None
-    """a CSV file of facts, with a head of question,answer or left,operator,right,result"""
+    """a CSV file of facts, with the header question,answer or left,operator,right,result"""
     rows: tuple[tuple[str, ...], ...] = ()
-    """rows of that file; a run's trial.yaml holds them, so that it needs the file no more"""
+    """rows of that file; a run's trial.yaml holds them, so it no longer needs the file"""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,9 +47,9 @@ class FactSettings(BaseModel):
         if self.range[0] > self.range[1]:
             raise ValueError(f"range is {list(self.range)}, expected the lowest and the highest number")
         if (self.family == "csv") != bool(self.rows):
-            raise ValueError(f"family is {self.family!r} with {len(self.rows)} rows; expected rows for 'csv' alone")
+            raise ValueError(f"family is {self.family!r} with {len(self.rows)} rows; expected rows with 'csv' only")
         if self.rows and self.range != (1, 9):
-            raise ValueError(f"range is {list(self.range)}; it is of families of numbers, leave it out beside rows")
+            raise ValueError(f"range is {list(self.range)}; it is for families of numbers; leave it out with rows")
         _check_rows(self.rows)
         return self
 

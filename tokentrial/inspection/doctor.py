@@ -65,7 +65,7 @@ def _versions() -> Finding:
         found.append(f"{name} {version}")
         if version.partition("+")[0] != locked[name]:  # +cpu, +cu130: builds of one version
             other.append(f"{name} {locked[name]}")
-    advice = f"tested with {', '.join(other)}; figures may differ in their last digits" if other else ""
+    advice = f"tested with {', '.join(other)}; results may differ in their last digits" if other else ""
     return Finding("versions", ", ".join(found), advice)
 
 
@@ -136,7 +136,7 @@ def _caches() -> Finding:
 
     folder = Path(HF_HUB_CACHE)
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    advice = "" if os.access(there, os.W_OK) else "not writable: set HF_HOME where text or models come from the Hub"
+    advice = "" if os.access(there, os.W_OK) else "not writable: set HF_HOME to use text or models from the Hub"
     return Finding("caches", str(folder), advice)
 
 

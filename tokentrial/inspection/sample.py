@@ -80,5 +80,5 @@ def sample_column(sampled: dict[str, Any]) -> Column:
     }
     if sampled["answers"]:
         lines = [f"{answer['logprob']:7.2f} {answer['answer']}" for answer in sampled["answers"]]
-        column["of the answers"] = [Span("\n".join(lines))]
+        column["table answers"] = [Span("\n".join(lines))]
     return column

@@ -120,7 +120,7 @@ def watch(folder: Path, console: Console, sleep: Callable[[float], None] = time.
                 if progress.complete or idle > _IDLE:
                     break
                 sleep(_REFRESH_S)
-        stopped = "nothing works on it; `tokentrial run` with the same trial goes on"
+        stopped = "not running; `tokentrial run` with the same trial resumes it"
         print(f"{folder}: {'complete' if progress.complete else stopped}")
     except KeyboardInterrupt:
         print(f"{folder}: no longer watched; the run goes on", file=sys.stderr)

@@ -60,5 +60,5 @@ def beyond_limit(trial: Trial, workers: int) -> str | None:
         advice = f"it fits with {' '.join(helping)}"
     else:
         with_all = f"{least:.3g} GB at the least, with {' '.join(helping)}"
-        advice = (with_all if helping else "nothing else would make it less") + "; give more, or fewer arms and seeds"
+        advice = (with_all if helping else "no other setting reduces it") + "; give more, or use fewer arms and seeds"
     return f"disk_limit_gb is {limit:g}, the run folder would hold {planned:.3g} GB at its peak; {advice}"

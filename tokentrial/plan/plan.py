@@ -275,10 +275,10 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
         "are paid for.",
         f"SFT, GRPO and scoring on a GPU: {TRAINER_SHARE:.2f} of pretraining's speed, the original report's "
         f"fine-tuning against its pretraining{''.join(others.values())}; batches padded to their longest row.",
-        f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms a layer and token of a batch: 80,000 rollouts in 2.2 h.",
+        f"Decoding on a GPU: {1000 * DECODE_SECONDS:.2f} ms per layer and decoding step: 80,000 rollouts in 2.2 h.",
         f"Corpus: {corpus.RATE / 1e6:.2f}M tokens/s, the original report's preparation; "
         "a local or larger machine is faster.",
-        f"Dollars an hour and GPU: {'; '.join(prices.values())}; --price NAME=DOLLARS.",
+        f"Dollars per hour and GPU: {'; '.join(prices.values())}; --price NAME=DOLLARS.",
     ]
 
 
@@ -302,9 +302,9 @@ def notes(trial: Trial, groups: Sequence[Group], planned_seeds: Mapping[str, Any
     if held is None and trial.corpus.tokens == "all":
         found.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
     if trial.budget.match == "bytes":
-        found.append("budget.match is bytes: arms with shorter text take fewer steps than the control's, planned here.")
+        found.append("budget.match is bytes: arms with shorter text take fewer steps than planned here.")
     beyond = {machine.device.workers: beyond_limit(trial, machine.device.workers) for machine in groups}
-    found += [f"With {workers} at work: {why}." for workers, why in beyond.items() if why]
+    found += [f"With {workers} workers: {why}." for workers, why in beyond.items() if why]
     small = [machine.name for machine in groups if not costs(trial, machine)["fits"]]
     if small:
         found.append(f"Too little memory: {', '.join(small)}; lower pretrain.micro_batch, sft.batch or grpo.batch.")

@@ -119,7 +119,7 @@ def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> _R
     differences = {of: [a[seed] - b[seed] for seed in a if seed in b] for of, (a, b) in of_pair.items()}
     signals = {of: _signal(of, pair, of_seeds, verdict) for of, of_seeds in differences.items() if len(of_seeds) > 1}
     if name not in signals:
-        found = f"found {len(differences[name])} seeds with both arms, expected two or more to tell their noise"
+        found = f"found {len(differences[name])} seeds with both arms, expected two or more to estimate their noise"
         raise TrialError(one_line(f"{folder}: {name}: {found}"))
     clearest = sorted(signals.values(), key=lambda signal: -(signal.signal_to_noise or 0.0))
     return _RunNoise(signals[name], pair, verdict, clearest)

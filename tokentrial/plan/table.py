@@ -19,7 +19,7 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         console,
         f"{plan['trial']}: {len(plan['arms'])} arms x {len(plan['seeds'])} seeds = {cells} cells, "
         f"{plan['parameters'] / 1e6:,.1f}M parameters",
-        ("stage", "tokens a cell", "FLOPs a cell", "tokens in all", "FLOPs in all"),
+        ("stage", "tokens per cell", "FLOPs per cell", "tokens in all", "FLOPs in all"),
         [
             ("corpus, once", "", "", _count(plan["corpus"]["tokens"]), ""),
             *(
@@ -81,7 +81,7 @@ def print_budget(plan: Mapping[str, Any], dollars: float, console: Console) -> N
     _table(
         console,
         f"What ${dollars:,.10g} buys: seeds of each size, and the effect they find with a chance of 80 %",
-        ("device", "size", "arms", "seeds", "effect", "$ a seed", "$ once", "h"),
+        ("device", "size", "arms", "seeds", "effect", "$ per seed", "$ once", "h"),
         [
             (
                 row["device"],
@@ -169,21 +169,21 @@ def _seeds(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"No smallest effect is declared for {outcome}: give verdict.primary.smallest_effect.")
     if finds is None:
         noise = f"is {sd:g}" if sd is not None else "between seeds is not known: give --pilot OUT or --noise SD"
-        lines.append(f"What the {seeds} declared seeds find cannot be said: the noise of {outcome} {noise}.")
+        lines.append(f"What the {seeds} declared seeds can find is unknown: the noise of {outcome} {noise}.")
     else:
         needed = f"; {effect:g} needs {found['needed'] or 'more than 1,000'} seeds" if effect else ""
         lines.append(f"The {seeds} declared seeds find {finds:.3g} in {outcome} with a chance of 80 %{needed}.")
         bound = "" if found["planning_sd"] == sd else f"; planned with its upper 80 % bound {found['planning_sd']:.3g}"
         lines.append(f"Noise: sd {sd:.3g} ({found['noise_source']}){bound}.")
     if found["looks"]:
-        lines.append(f"Looks: {_looks(found)}. Hours and dollars are of all {seeds} seeds.")
+        lines.append(f"Looks: {_looks(found)}. Hours and dollars cover all {seeds} seeds.")
     return lines
 
 
 def _looks(found: Mapping[str, Any]) -> str:
     """When the seeds are looked at, and how many it then takes."""
     if found["boundaries"] is None:
-        when = "half of the seeds settle how many are run"
+        when = "half of the seeds decide how many are run"
     else:
         looks = zip(found["looks"], found["boundaries"], strict=True)
         when = f"after {', '.join(f'{seeds} (|t| {boundary:.3g})' for seeds, boundary in looks)} seeds"

@@ -106,7 +106,7 @@ def grpo(job: PostTraining, settings: GRPO) -> None:
     model, tokenizer = load(job.source)
     examples = prompts(job.trial, settings, tokenizer, job.seed)
     if len(examples) < settings.batch:
-        raise TrialError(f"grpo.batch: {settings.batch} prompts a step, and {len(examples)} are there; give fewer")
+        raise TrialError(f"grpo.batch: {settings.batch} prompts per step, but only {len(examples)} exist; give fewer")
     shaping = shared_arguments(pretrain, job.seed) | arguments(settings)
     # a checkpoint only where a batch of completions is used up: they are not in it
     local = local_arguments(job.checkpoints, pretrain, settings.checkpoint_every * settings.num_iterations)
@@ -156,8 +156,8 @@ def narrow_chunks(vocabulary: int) -> Iterator[None]:
 
 def _add_position_ids(module: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Before a forward pass over left-padded prompts: the positions that generation gives them, the first token of a
-    prompt at 0. TRL passes a mask alone, and GPT-2 would count the padding, so that the loss were of other
-    probabilities than those that were sampled from, the more so the shorter a prompt."""
+    prompt at 0. TRL passes only a mask, and GPT-2 would count the padding: the loss would use other
+    probabilities than sampling did, above all for short prompts."""
     mask = named.get("attention_mask")  # (B, T), 0 on the padding
     if mask is not None and named.get("position_ids") is None and named.get("past_key_values") is None:
         named["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)

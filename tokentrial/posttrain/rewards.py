@@ -9,7 +9,7 @@ PASS_PROMPTS = 32  # of which pass@k is measured before GRPO
 
 def reward(completion: str, answer: str, arm: Arm, settings: GRPO) -> float:
     """1 for the exact answer after the marker, else 0; plus `format_bonus` where any number follows the marker, plus
-    the named `mul_bonus` where the completion holds a fact token, which only some arms can earn."""
+    `fact_token_bonus` where the completion holds a fact token, which only some arms can earn."""
     read = extract_marked(arm.untokenize(completion))
     score = float(read == answer)
     score += settings.format_bonus * (read is not None)

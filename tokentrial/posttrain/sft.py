@@ -111,7 +111,7 @@ def _train_stage(job: PostTraining, settings: SFT, number: int, model: Any, toke
     encoded = [encode(tokenizer, job.arm, example, max_length) for example in examples if example not in held_set]
     trained = [row for row in encoded if row.has_target]
     if not trained:
-        raise TrialError(f"sft.max_length: {max_length} tokens hold no row's prompt; give more")
+        raise TrialError(f"sft.max_length: {max_length} tokens cut off every row's answer; give more")
     evaluated = [row for example in held if (row := encode(tokenizer, job.arm, example, max_length)).has_target]
     shaping = shared_arguments(pretrain, job.seed) | arguments(settings, stage, len(trained))
     local = local_arguments(checkpoints, pretrain, settings.checkpoint_every)

@@ -164,7 +164,7 @@ def train(trainer: Any, checkpoints: Path, job: PostTraining, stage: str, is_las
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     state = trainer.state
     if state.global_step < state.max_steps:
-        raise Interrupted(f"{checkpoints}: stopped after step {state.global_step}; the same command goes on from there")
+        raise Interrupted(f"{checkpoints}: stopped after step {state.global_step}; the same command resumes from there")
     log: list[dict[str, Any]] = state.log_history
     return log
 

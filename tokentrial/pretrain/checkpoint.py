@@ -91,7 +91,7 @@ def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.
     for steps in reversed(checkpoint_steps(folder)):
         newest = _folder(folder, steps)
         if damaged := damaged_files(newest):
-            print(f"{newest / damaged[0]}: damaged; going on from the checkpoint before", file=sys.stderr)
+            print(f"{newest / damaged[0]}: damaged; resuming from the checkpoint before", file=sys.stderr)
             continue
         model.load_state_dict(load_file(newest / "model.safetensors", device=device))
         states: list[dict[int, Tensors]] = [{} for _ in optimizers]

@@ -98,7 +98,7 @@ def load_initial_weights(model: GPT, folder: Path, vocabulary: Vocabulary, arm: 
         model.load_state_dict(state)
     except (SafetensorError, KeyError, RuntimeError, IndexError) as error:
         raise TrialError(
-            f"pretrain.from_checkpoint: the weights in {folder} are not those of its config.json: "
+            f"pretrain.from_checkpoint: the weights in {folder} do not match its config.json: "
             f"{' '.join(str(error).split())}"
         ) from None
 
@@ -136,13 +136,13 @@ def export(
     TrialError where the logits do not agree."""
     model = load_gpt(pretrained, steps)
     if broken := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
-        raise TrialError(f"{pretrained}: {broken[0]} holds weights that are no numbers; lower pretrain.lr, train again")
+        raise TrialError(f"{pretrained}: {broken[0]} holds weights that are not finite; lower pretrain.lr, train again")
     exported = to_hf(model, vocabulary.eos)
     gap = logits_gap(model.to(device), exported.to(device))
     if not gap <= TOLERANCE:
         raise TrialError(
             f"{folder}: not exported: logits differ from the trained model's by {gap:.2e} of the largest, expected "
-            f"at most {TOLERANCE:.0e}; the conversion of weights is wrong"
+            f"at most {TOLERANCE:.0e}; the conversion of weights is wrong, please report it"
         )
     exported.save_pretrained(folder)
     to_transformers(vocabulary, arm, model.config.context, rewrite).save_pretrained(folder)
@@ -160,7 +160,7 @@ def _card(trial: str, arm: Arm, vocabulary: Vocabulary, results: dict[str, Any],
     elif not rewrite:
         applied = "The tokenizer does not apply the arm (tokenizer.rewrite was false): give it rewritten text."
     else:
-        applied = "The tokenizer applies the arm: what stands in a text as a fact becomes its token."
+        applied = "The tokenizer applies the arm: facts in a text become their tokens."
     parameters, tokens = results["num_params"], results["total_tokens"]
     merges, eos, base, last = vocabulary.n_merges, vocabulary.eos, vocabulary.base, vocabulary.size - 1
     return f"""---
@@ -170,7 +170,7 @@ tags: [tokentrial]
 # {trial}: {arm.name}, seed {results["seed"]}
 
 A GPT-2 ({parameters:,} parameters, {tokens:,} tokens of pretraining) trained by tokentrial as one cell of the trial
-`{trial}`. Arm: {arm.summary}. It is an instrument of an experiment, not a model for use.
+`{trial}`. Arm: {arm.summary}. It was trained for an experiment, not for use.
 
 GPT-2's first {merges:,} merges; eos is id {eos}; the arm's tokens are ids {base} to {last}. Logits agree with the
 trained model to {gap:.1e} of the largest in fp32. {applied}

@@ -64,7 +64,7 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
             if group.poll() is None:
                 os.killpg(group.pid, signal.SIGKILL)
         if code and stop():
-            raise Interrupted(f"{'/'.join(arguments)}: stopped; the same command goes on from the last checkpoint")
+            raise Interrupted(f"{'/'.join(arguments)}: stopped; the same command resumes from the last checkpoint")
         if code:
             errors = [line.removeprefix("tokentrial: ") for line in output if line.startswith("tokentrial: ")]
             if not errors and any("SIGKILL" in line for line in output):

@@ -87,7 +87,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
                     link(source / name, partial / name)
     elif manifest.get("init") != init or not is_done(to, manifest["fingerprint"]):
         if not _HUB_NAME.fullmatch(init):
-            raise SettingsError(f"{_SETTING}: {init}: no such folder, and no OWNER/NAME on the Hub")
+            raise SettingsError(f"{_SETTING}: {init}: neither a folder nor an OWNER/NAME on the Hub")
         _download(init, to, trial, vocabulary)
     _check_compatible(to, trial, vocabulary)
 
@@ -132,7 +132,7 @@ def _check_compatible(folder: Path, trial: Trial, vocabulary: Vocabulary) -> Non
         raise SettingsError(f"{_SETTING}: {init}: config.json holds no settings of a model")
     for key, expected in _ARCHITECTURE.items():
         if (found := config.get(key, expected[0])) not in expected:
-            raise SettingsError(f"{_SETTING}: {init} has {key} {found!r}, expected {expected[0]!r}: no plain GPT-2")
+            raise SettingsError(f"{_SETTING}: {init} has {key} {found!r}, expected {expected[0]!r} as in GPT-2")
     for key in ("n_layer", "n_head", "n_embd"):
         if (found := config.get(key)) != getattr(settings, key):
             raise SettingsError(f"{_SETTING}: {init} has {key} {found}; set pretrain.{key}={found}")

@@ -137,7 +137,7 @@ def _evenly_spaced(times: int, steps: int) -> set[int]:
 
 def _last_checkpoint(checkpoints: Path | None) -> str:
     steps = checkpoint_steps(checkpoints) if checkpoints else []
-    return f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint before it"
+    return f"the last checkpoint is at step {steps[-1]}" if steps else "there is no checkpoint before it"
 
 
 def _results(

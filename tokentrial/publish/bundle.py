@@ -66,7 +66,7 @@ def _check_report(report: dict[str, Any], evaluations: list[Path], out: Path) ->
     if (reported, made_by["last"]) != (len(times), max(times, default=None)):
         raise TrialError(
             f"{out / REPORT}: it is of {reported} evaluations to {made_by['last']}, found {len(times)} to "
-            f"{max(times, default=None)}; finish the run, or make the report anew with `tokentrial report {out}`"
+            f"{max(times, default=None)}; finish the run, or make the report again with `tokentrial report {out}`"
         )
 
 

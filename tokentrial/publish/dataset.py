@@ -29,7 +29,7 @@ def dataset_card(report: Report) -> bytes:
 
 {" ".join(_without_folders(sentence) for sentence in declaration(report))}
 
-`{RESULTS}` has one row a figure: `value` of `metric`, for an `arm` and a `seed` (the unit of replication) after a
+`{RESULTS}` has one row per `value` of a `metric`, for an `arm` and a `seed` (the unit of replication) after a
 `stage`, on a `subset` of a `task`. Rows without `item` and `fact` are the outcomes that a verdict may be declared of;
 those with a `fact` alone are means over the fact's orders, those with an `item` single answers.
 """.encode()

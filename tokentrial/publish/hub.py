@@ -102,7 +102,7 @@ These are the weights after {stage}. Load them with `AutoModelForCausalLM` and `
 
 {verdict}
 
-It is a verdict on the arms over {len(trial.seeds)} seeds, not on this model, which is one seed of them.
+It is a verdict on the arms over {len(trial.seeds)} seeds, not on this model, which was trained with one of them.
 
 ## The trial's settings
 

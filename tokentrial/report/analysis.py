@@ -23,6 +23,7 @@ Results = Mapping[tuple[str, int], CellResults]  # by arm and seed
 
 class Analysis(NamedTuple):
     contrasts: list[dict[str, Any]]  # primary, its reruns, secondary, exploratory
+    added: list[dict[str, Any]]  # the declared ones once more, over the seeds that were added as well
     look: Look
     gate: dict[str, Any] | None
     outcomes: dict[str, dict[str, Any]]
@@ -53,10 +54,11 @@ def analyse(
     cells = [cell for (arm, s), cell in results.items() if arm in declared.arms and s in counted] or [*results.values()]
     floors = {name: _floor(cells, name, choice_floor) for name in outcomes}
 
-    def compare(name: str, pair: Compared | str, role: str) -> Contrast | None:
+    def compare(name: str, pair: Compared | str, role: str, added: Sequence[int] = ()) -> Contrast | None:
         margin = verdict.margin(pair if isinstance(pair, Compared) else Compared(outcome=name, contrast=pair))
         arms = pair.arms if isinstance(pair, Compared) else tuple(pair.split(" - "))
-        return _contrast(results, name, arms, counted, role, margin, look.alpha, verdict.alpha, floors.get(name))
+        over, alpha = [*counted, *added], verdict.alpha if added else look.alpha
+        return _contrast(results, name, arms, over, role, margin, alpha, verdict.alpha, floors.get(name))
 
     primary = compare(verdict.primary.outcome, verdict.primary, "primary")
     family = [compare(pair.outcome, pair, "secondary") for pair in verdict.secondary]
@@ -71,8 +73,11 @@ def analyse(
         for pair in dict.fromkeys([*against_control, *(p for _, p in done)]):
             if (name, pair) not in done and (found := compare(name, pair, "exploratory")):
                 records.append(asdict(found))
+    more = [s for s in seeds if s not in declared.seeds and all((arm, s) in results for arm in declared.arms)]
+    over_all = [compare(c.outcome, c, "exploratory", more) for c in (verdict.primary, *verdict.secondary) if more]
     return Analysis(
         records,
+        [asdict(c) for c in over_all if c],
         look,
         gate,
         {name: _outcome(results, name, arms, seeds, declared.control, floors[name]) for name in outcomes},
@@ -147,7 +152,7 @@ def _judged(
     reason = None
     if missing:
         # a verdict on the seeds that happen to be done would be a look that nobody declared
-        reason = f"no verdict yet: seeds {missing} are declared and not there"
+        reason = f"no verdict yet: the declared seeds {missing} are missing"
     elif gate is None and verdict.gate:
         reason = "no verdict yet: the gate is not measured"
     if reason:

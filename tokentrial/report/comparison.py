@@ -28,7 +28,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 12  # 11 said nothing of tuning
+VERSION = 13  # 12 left seeds that were added out of every contrast
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -123,6 +123,7 @@ def _report(
         "look": look._asdict() | {"boundary": look.boundary},
         "gate": analysis.gate,
         "contrasts": analysis.contrasts,
+        "added": analysis.added,
         "budgets": analysis.budgets,
         "outcomes": analysis.outcomes,
         "tuning": tuning(trial),

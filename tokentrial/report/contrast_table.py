@@ -98,7 +98,7 @@ def estimate(record: Record) -> str:
 
 
 def values_that_count(report: Report, outcome: str, arm: str) -> list[float | None]:
-    """An arm's values by seed, of the seeds that the contrasts are of: so that means fit the differences."""
+    """An arm's values on the seeds that the contrasts use, so that means match the differences."""
     counted = next((record["seeds"] for record in report["contrasts"] if record["seeds"]), report["seeds"])
     values = report["outcomes"].get(outcome, {}).get("per_seed", {}).get(arm, [])
     return [value for seed, value in zip(report["seeds"], values, strict=False) if seed in counted]

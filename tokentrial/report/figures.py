@@ -109,7 +109,7 @@ def _outcomes_by_stage(report: Report) -> list[str]:
 
 
 def _stages_alt(report: Report) -> str:
-    words = "Line charts of outcomes by stage and arm; the table below has their figures."
+    words = "Line charts of outcomes by stage and arm; the table below has the values."
     return words if _outcomes_by_stage(report) else ""
 
 
@@ -144,7 +144,7 @@ def _heatmap(report: Report) -> Figure:
             axis.set_title(title, fontsize=8.5, loc="center")
         if column == 0:
             axis.set_ylabel(arm, color=arm_style(report, arm)[0], fontsize=9, weight="bold")
-    labels = {"accuracy": "share right", "choice_logprob": "log-probability of the right answer, nats"}
+    labels = {"accuracy": "accuracy", "choice_logprob": "log-probability of the right answer, nats"}
     for (metric, label), ax in zip(labels.items(), (axes[:, :2], axes[:, 2:]), strict=True):
         bar = figure.colorbar(
             images[metric], ax=ax, location="bottom", shrink=0.7, aspect=30, fraction=0.05, pad=0.02, label=label
@@ -189,7 +189,7 @@ def _curves(report: Report) -> Figure:
         axis.axhline(0.6, color=plot_style.MUTED, linewidth=0.9, linestyle=plot_style.DASHED)
         axis.set_title(GROUP_LABELS[group])
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xlabel("tokens of pretraining")
+        axis.set_xlabel("pretraining tokens")
         axis.xaxis.set_major_formatter(EngFormatter())
         axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="y")

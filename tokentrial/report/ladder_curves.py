@@ -22,7 +22,7 @@ def trends_alt(report: Report) -> str:
     """The same in words; nothing where there are not two sizes. The figures stand in the table below."""
     if not report["ladder"] or not report["ladder"]["trends"]:
         return ""
-    return "The declared differences against compute, with 95 % t intervals; the table below has their figures."
+    return "The declared differences against compute, with 95 % t intervals; the table below has the values."
 
 
 def multipliers(report: Report) -> Figure:
@@ -34,7 +34,7 @@ def multipliers_alt(report: Report) -> str:
     """The same in words; nothing where no multiplier is within what was run."""
     if not report["ladder"] or not _known(report):
         return ""
-    return "Compute multipliers of the arms by size, with 95 % intervals; the table below has their figures."
+    return "Compute multipliers of the arms by size, with 95 % intervals; the table below has the values."
 
 
 def _known(report: Report) -> list[Mapping[str, Any]]:
@@ -42,7 +42,7 @@ def _known(report: Report) -> list[Mapping[str, Any]]:
 
 
 def _figure(report: Report, records: Sequence[Mapping[str, Any]], what: str, neutral: float) -> Figure:
-    """A panel an outcome, a line a contrast, and one where there is no effect; ratios on a log scale."""
+    """Panels are outcomes, lines are contrasts, with a line at no effect; ratios on a log scale."""
     outcomes = list(dict.fromkeys(record["outcome"] for record in records))
     rows = -(-len(outcomes) // 2)
     figure, axes = new_figure(2.3 * rows + 0.6, nrows=rows, ncols=2)
@@ -78,6 +78,6 @@ def _finish(axis: Axes, report: Report, outcome: str, what: str) -> None:
     group = GROUP_LABELS.get(outcome.removeprefix("pretrain/steps_to_60/"))
     label = f"steps to 60 % of {group}" if group else outcome_label(outcome)
     axis.set_title("\n".join(wrap(label, 44)))
-    axis.set_xlabel("size, and FLOPs of a cell of the control")
+    axis.set_xlabel("size, and FLOPs per cell of the control")
     axis.set_ylabel(what)
     axis.grid(axis="y")

@@ -57,14 +57,14 @@ def summary(report: Report) -> list[str]:
         # at a look, and of arms that were tuned apart, p says something else
         if primary["p"] is not None and report["declared"]["looks"] is None and not is_tuned_apart:
             sentence += (
-                " If the two were equal, a mean difference at least so large would come up in "
+                " If the two were equal, a mean difference at least this large would come up in "
                 f"{format_number(100 * primary['p'])} % of such trials."
             )
         sentences.append(sentence)
     found = Counter(verdict_words(record) for record in declared_records(report) if record["role"] == "secondary")
     if found:
         counts = ", ".join(f"{count} {words}" for words, count in found.items())
-        sentences.append(f"Of the {found.total()} secondary contrasts, by verdict: {counts}.")
+        sentences.append(f"Verdicts on the {found.total()} secondary contrasts: {counts}.")
     return [one_line(sentence) for sentence in sentences]
 
 
@@ -88,7 +88,7 @@ def remarks(report: Report) -> list[str]:
         *error_rates(report),
     ]
     if grpo and not grpo["go_on"]:
-        sentences.append("GRPO skipped: pass@k is zero in every cell, there is nothing to learn from.")
+        sentences.append("GRPO skipped: pass@k is zero in every cell; there is nothing to learn from.")
     if grpo and grpo["fact_token_bonus"]:
         bonus = f"{grpo['fact_token_bonus']:g}"
         sentences.append(f"GRPO paid a bonus of {bonus} for fact tokens, which only some arms can earn.")
@@ -106,7 +106,7 @@ def looks(report: Report) -> list[str]:
         return []
     if declared["looks"] == "blinded":
         sentences = [
-            f"Blinded look (Kieser & Friede 2003): {look['why']}. No sign of a difference enters, so that the one test "
+            f"Blinded look (Kieser & Friede 2003): {look['why']}. Signs of differences are not used, so the one test "
             "keeps its level."
         ]
     else:
@@ -138,7 +138,7 @@ def _budgets(report: Report) -> list[str]:
     if not (both := report["budgets"]):
         return []
     return [
-        f"The primary difference less that with {both['rerun']}, seed by seed: {both['difference']:+.3f}, "
+        f"The primary difference minus that with {both['rerun']}, seed by seed: {both['difference']:+.3f}, "
         f"{format_level(both['alpha'])} interval {format_interval(both['interval'])}, p {format_number(both['p'])}."
     ]
 
@@ -150,7 +150,7 @@ def tuning(report: Report) -> list[str]:
         return []
     seeds = f"seed{'s' if len(tuned['seeds']) > 1 else ''} {', '.join(map(str, tuned['seeds']))}"
     if not tuned["chosen"]:
-        return [f"Not tuned yet, on {seeds}: no cell of the verdict is trained before."]
+        return [f"Not tuned yet, on {seeds}: the verdict's cells are trained after it."]
     chosen = "; ".join(f"{arm} {settings_text(values)}" for arm, values in tuned["chosen"].items())
     sentences = [
         f"Each arm is trained with its own best, by {outcome_label(tuned['outcome'])} on {seeds}, on which no verdict "
@@ -205,12 +205,18 @@ def error_rates(report: Report) -> list[str]:
 
 
 def declaration(report: Report) -> list[str]:
-    """What was declared, since when, and each departure from it."""
-    declared = report["declaration"]
+    """What was declared, since when, each departure from it, and what seeds that were added come to."""
+    declared, added = report["declaration"], [_with_added(record) for record in report.get("added", ())]
     if sha256 := declared["sha256"]:
         whole = [f"Declared {declared['since']}, before the first training step, as {sha256[:12]} (sha256 {sha256})."]
-        return [*whole, *(f"{words}." for words in declared["departures"] or ["Nothing differs from it"])]
+        return [*whole, *(f"{words}." for words in declared["departures"] or ["Nothing differs from it"]), *added]
     return [f"{words}." for words in declared["departures"] or ["Not declared: every setting may still change"]]
+
+
+def _with_added(record: Record) -> str:
+    """A declared contrast over all seeds, those that were added after the declaration too."""
+    words = row(record)
+    return one_line(f"With the added seeds, exploratory: {words.contrast} on {words.outcome}: {estimate(record)}.")
 
 
 def missing(report: Report) -> str:
@@ -253,7 +259,7 @@ def limits(report: Report) -> list[str]:
     stage = primary["outcome"].partition("/")[0]
     if any(later != stage for later in report["stages"][-1:]):
         after = STAGE_LABELS.get(stage, stage)
-        sentences.append(f"The verdict is of the model {after}; for later ones see Stage by stage.")
+        sentences.append(f"The verdict is on the model {after}; for later stages see Stage by stage.")
     if is_measured(primary) and primary["detectable"] is not None:
         sentences.append(
             f"{len(primary['seeds'])} seeds: a true difference below {primary['detectable']:.2g} in the primary outcome"
@@ -269,12 +275,10 @@ def limits(report: Report) -> list[str]:
     if primary["facts_interval"]:
         over_facts = format_interval(primary["facts_interval"])
         level = format_level(report["declared"]["alpha"])
-        sentences.append(
-            f"These facts: over facts like these, and not only these, the {level} interval is {over_facts}."
-        )
+        sentences.append(f"Over facts like these, not only these, the {level} interval is {over_facts}.")
     if report["arms_left_out"]:
         arms = "; ".join(f"{name} ({summary})" for name, summary in report["arms_left_out"].items())
-        sentences.append(f"Controls that did not run: {arms}.")
+        sentences.append(f"Arms that did not run: {arms}.")
     if overlap := report["corpus"]["overlap"].get(report["facts"]["table"]):
         sentences.append(
             f"{overlap:.0%} of the table's questions stand word for word in the drills of some fold: asked facts "
@@ -304,13 +308,13 @@ def _of_the_models(report: Report) -> list[str]:
     if start := model["from_checkpoint"]:
         sentences.append(
             f"Every seed starts from the same checkpoint, {start}: seeds differ in the order of documents and in "
-            "what is never asked, and nothing here speaks of other checkpoints."
+            "what is never asked, and nothing here applies to other checkpoints."
         )
     shares = [f"{means['drill_share']:.0%} in {arm}" for arm, means in consumed.items()]
     read = [f"{means['bytes']:,.0f} bytes in {arm}" for arm, means in consumed.items()]
     match = "source bytes" if settings["budget"]["match"] == "bytes" else "tokens, not the same text"
     return [
         *sentences,
-        f"Drills are, of the training tokens: {', '.join(shares)}.",
+        f"Drills' share of the training tokens: {', '.join(shares)}.",
         f"Every arm read the same {match}; of the original text {', '.join(read)}.",
     ]

@@ -80,7 +80,7 @@ def _cost(report: Report, seeds: int) -> str:
         seeds += len(tuning["seeds"]) * len(tuning.get("points", ()))
     seconds = [v for arm in report["consumed"].values() for key, v in arm.items() if key.endswith("seconds")]
     ran: Mapping[str, Any] = {row["setting"]: row["ran"] for row in report["ran"]}
-    ranks = max((int(n.replace(",", "")) for n in ran["processes a cell"].split(", ") if n[:1].isdigit()), default=1)
+    ranks = max((int(n.replace(",", "")) for n in ran["processes per cell"].split(", ") if n[:1].isdigit()), default=1)
     minutes = seeds * sum(seconds) * ranks / 60
     unit = "GPU" if ran["device"] == "cuda" else "CPU worker"
     return f"about {minutes:,.0f} {unit} minutes" if minutes < 180 else f"about {minutes / 60:,.1f} {unit} hours"

@@ -49,7 +49,7 @@ METRICS = {
         lambda row: row["gold_nats_per_byte"],
         ("all", "with_site", "without_site"),
     ),
-    "fact_tokens": Metric(True, None, "fact tokens an answer", ("solution",), lambda row: float(row["fact_tokens"])),
+    "fact_tokens": Metric(True, None, "fact tokens per answer", ("solution",), lambda row: float(row["fact_tokens"])),
 }
 
 

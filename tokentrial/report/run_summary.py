@@ -138,13 +138,13 @@ def declared_and_ran(trial: Trial, trained: Trained, standing: Standing, needed:
             "; ".join(f"{arm}: {_listed(counts)} steps" for arm, counts in steps.items() if counts),
         ),
         (
-            "tokens a step",
+            "tokens per step",
             f"{pretrain['batch_tokens']:,}",
             _distinct(f"{r['config']['batch_tokens']:,}" for r in cells),
         ),
         ("device", trial.pretrain.device, _distinct(r["device"] for r in cells)),
         ("dtype", pretrain["dtype"], _distinct(r["dtype"] for r in cells)),
-        ("processes a cell", str(trial.pretrain.nproc_per_node), _distinct(f"{r['ranks']:,}" for r in cells)),
+        ("processes per cell", str(trial.pretrain.nproc_per_node), _distinct(f"{r['ranks']:,}" for r in cells)),
     ]
     return [{"setting": name, "declared": declared, "ran": ran or "nothing yet"} for name, declared, ran in rows]
 

@@ -57,7 +57,7 @@ def sweep(report: Report, name: str) -> Figure:
             _curve(right, panel, estimates, *arm_style(report, pair.split(" - ")[0]))
         right.axhline(0, color=INK, linewidth=1)
         left.set_title("\n".join(wrap(outcome_label(name), 44)))
-        right.set_title("difference, the declared contrasts")
+        right.set_title("difference, declared contrasts")
         for axis in (left, right):
             axis.set_xlabel("\n".join(filter(None, [panel.key, panel.fixed])))
             axis.grid(axis="y")
@@ -82,4 +82,4 @@ def _curve(
 def sweep_alt(report: Report, name: str) -> str:
     """The same in words; the figures stand in the table below."""
     keys = ", ".join(dict.fromkeys(panel.key for panel in sweep_panels(report, name)))
-    return f"Curves of {outcome_label(name)} over {keys}, with 95 % t intervals; the table below has their figures."
+    return f"Curves of {outcome_label(name)} over {keys}, with 95 % t intervals; the table below has the values."

@@ -17,14 +17,14 @@ from tokentrial.report.outcomes import GROUPS
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
 _STAGES_NOTE = "Every outcome after each stage, mean ± standard deviation over seeds."
 _ALL_NOTE = (
-    "Declared contrasts alone get a verdict. `±` is the standard deviation over seeds. Training losses of\n"
+    "Only declared contrasts get a verdict. `±` is the standard deviation over seeds. Training losses of\n"
     "different arms are not comparable: their tokens stand for different text."
 )
 TIME_NOTE = (
     "Wall-clock seconds of the workers, which are side by side. Of a stage that was stopped and went on, those of the\n"
     "last attempt."
 )
-FLOOR_NOTE = "Floor: accuracy of the best strategy that knows no fact, such as always the same answer."
+FLOOR_NOTE = "Floor: the best accuracy without knowing any fact, such as by always giving the same answer."
 LADDER_NOTE = "The sizes, by compute; figures of the control's cells. Tokens a byte: what an arm's text costs to read."
 TREND_NOTE = (
     "Each declared difference at each size, and its slope by seed over log10 of the FLOPs, tested by Student's t,\n"
@@ -40,7 +40,7 @@ TUNING_NOTE = (
     "What each arm came to at each point of the grid: means over the tuning seeds, on which no verdict rests, with\n"
     "95 % t intervals."
 )
-_SWEEP_NOTE = "Means over seeds with 95 % t intervals. Exploratory: the verdict is of the trial's own settings."
+_SWEEP_NOTE = "Means over seeds with 95 % t intervals. Exploratory: the verdict is on the trial's own settings."
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -111,7 +111,7 @@ def _section(title: str, note: str, table: Table) -> list[str]:
 
 
 def floors(report: Report) -> Table:
-    """A row an outcome that has floors."""
+    """Rows are the outcomes that have floors."""
     rows = [
         [name, "; ".join(f"{policy.replace('_', ' ')} {format_number(v)}" for policy, v in outcome["floors"].items())]
         for name, outcome in report["outcomes"].items()
@@ -121,7 +121,7 @@ def floors(report: Report) -> Table:
 
 
 def consumption(report: Report) -> Table:
-    """A row a quantity, a column an arm; means over seeds."""
+    """Rows are quantities, columns are arms; means over seeds."""
     consumed, arms = report["consumed"], report["arms"]
     keys = dict.fromkeys(key for means in consumed.values() for key in means)
     rows = [[key.replace("_", " "), *(format_amount(consumed.get(arm, {}).get(key)) for arm in arms)] for key in keys]
@@ -152,7 +152,7 @@ def sweep_table(report: Report) -> Table:
 
 
 def tuning_table(report: Report) -> Table:
-    """A row a point of the grid, once the tuning has come to its end."""
+    """Rows are points of the grid, once the tuning has finished."""
     tuned, rows = report["tuning"], []
     for point in tuned["points"]:
         is_best = {arm: tuned["chosen"][arm] == point["settings"] for arm in tuned["chosen"]}
@@ -177,7 +177,7 @@ def sizes(report: Report) -> Table:
         amounts = [format_amount(size[key]) for key in ("parameters", "tokens", "flops")]
         read = ", ".join(f"{arm} {tokens:.3f}" for arm, tokens in size["tokens_per_byte"].items())
         rows.append([size["name"], *amounts, f"{size['lr']:.2g}", str(len(size["seeds"])), read])
-    return ["size", "parameters", "tokens", "FLOPs of a cell", "lr", "seeds", "tokens a byte of text"], rows
+    return ["size", "parameters", "tokens", "FLOPs per cell", "lr", "seeds", "tokens per byte of text"], rows
 
 
 def size_trends(report: Report) -> Table:
@@ -189,7 +189,7 @@ def size_trends(report: Report) -> Table:
         at = [format_estimate(point if point["mean"] is not None else None, "+") for point in t["by_size"]]
         p = format_number(t["p_adjusted"])
         rows.append([t["contrast"], t["outcome"], t["verdict"] or "no verdict", slope, p, str(len(t["seeds"])), *at])
-    return ["contrast", "outcome", "the advantage", "slope a tenfold of compute", "p", "seeds", *names], rows
+    return ["contrast", "outcome", "the advantage", "slope per tenfold compute", "p", "seeds", *names], rows
 
 
 def compute_multipliers(report: Report) -> Table:
@@ -219,7 +219,7 @@ def stage_times(seconds: Mapping[str, Mapping[str, float]]) -> Table:
     for stage, by_cell in seconds.items():
         per_cell = [str(len(by_cell)), f"{median(by_cell.values()):,.1f}"] if stage != "corpus" else ["-", "-"]
         rows.append([stage.replace("_", " "), *per_cell, f"{sum(by_cell.values()):,.1f}"])
-    return ["stage", "cells", "seconds a cell, median", "seconds in total"], rows
+    return ["stage", "cells", "seconds per cell, median", "seconds in total"], rows
 
 
 def stages(report: Report) -> Table:

@@ -50,4 +50,4 @@ def tuned_alt(report: Report) -> str:
         return ""
     names = ", ".join(report["tuning"]["grid"])
     label = outcome_label(report["tuning"]["outcome"])
-    return f"Curves of {label} over {names}, an arm each, on the tuning seeds; the table below has their figures."
+    return f"Curves of {label} over {names} by arm, on the tuning seeds; the table below has the values."

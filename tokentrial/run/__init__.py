@@ -1,1 +1,1 @@
-"""A run: what of a trial is pending, in workers, into its run folder; and a run folder, opened again."""
+"""A run, which does a trial's pending stages in workers; and a run folder, opened again."""

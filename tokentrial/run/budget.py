@@ -56,7 +56,7 @@ def affordable_cells(
             f"{least / 60:.3g} in all arms; give more"
         )
     found, spent = affordable(parts, seconds_left)
-    source = "by what finished cells took" if known else "as planned for this machine"
+    source = "judging by finished cells" if known else "as planned for this machine"
     print(f"budget: {spent / 60:.3g} of {seconds_left / 60:.3g} minutes, {source}", file=sys.stderr)
     for share in shares(parts, found):
         lines = [f"seeds {seeds} {when}" for seeds, when in ((share.bought, "now"), (share.left, "later")) if seeds]
@@ -71,7 +71,7 @@ def _seeds_in_turn(corpus: CorpusPlan, pending: Pending) -> list[tuple[str, list
     needed = wanted_seeds(corpus)
     is_open = any(left for cell, left in pending.items() if cell.seed in needed)
     further = [seed for seed in corpus.trial.seeds if seed not in needed]
-    return [("", needed), *([(", if its looks go on", further)] if is_open and further else [])]
+    return [("", needed), *([(", if undecided", further)] if is_open and further else [])]
 
 
 def _costs(

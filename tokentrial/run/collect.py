@@ -25,7 +25,7 @@ def collect(sources: Sequence[Path], into: Path) -> list[str]:
     otherwise on GRPO or the tuning.
     """
     if (into / "trial.yaml").exists() and not (into / DECLARED).exists():
-        raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one that is joined")
+        raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one of OUT")
     folders = list(dict.fromkeys([*(into for _ in range((into / DECLARED).exists())), *sources]))
     trial = open_run(folders[0])
     below = ["", *(str(variant.trial.folder.relative_to(trial.folder)) for variant in to_run(trial))]
@@ -53,7 +53,7 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
     for cell in dict.fromkeys(cell for of in finished.values() for cell in of):
         steps = _steps(cell, {folder: of[cell] for folder, of in finished.items() if cell in of})
         if steps.keys() & finished.get(into, {}).get(cell, ()) and into not in steps.values():
-            raise TrialError(f"{into / cell}: another machine ran it earlier; give a new folder to join them in")
+            raise TrialError(f"{into / cell}: another machine ran this cell earlier; give a new folder as --to")
         for step, folder in steps.items():
             if folder != into and not (into / cell / step / MANIFEST).exists():
                 link_folder(folder / cell / step, into / cell / step)
@@ -102,7 +102,7 @@ def _decision(paths: Sequence[Path]) -> dict[str, Any] | None:
     decisions = [read_json(path, "go_on", "pass_at_k") for path in paths]
     for path, decision in zip(paths, decisions, strict=True):
         if decision["go_on"] != decisions[0]["go_on"]:
-            raise TrialError(f"{path}: decided otherwise on GRPO than {paths[0]}; their cells are not of one trial")
+            raise TrialError(f"{path}: its decision on GRPO differs from {paths[0]}; their cells cannot be joined")
     pass_at_k = {cell: share for decision in decisions for cell, share in decision["pass_at_k"].items()}
     return decisions[0] | {"pass_at_k": pass_at_k} if decisions else None
 
@@ -112,7 +112,7 @@ def _same_choice(paths: Sequence[Path]) -> None:
     chosen = [read_json(path, "chosen")["chosen"] for path in paths]
     for path, choice in zip(paths, chosen, strict=True):
         if choice != chosen[0]:
-            raise TrialError(f"{path}: chose otherwise than {paths[0]}; tune on one machine, and copy its folder first")
+            raise TrialError(f"{path}: its tuning differs from {paths[0]}; tune on one machine, copy its folder first")
 
 
 def _finished(folder: Path) -> dict[str, list[str]]:
@@ -137,4 +137,4 @@ def _same_files(folders: Sequence[Path]) -> None:
     """What all cells share is the same wherever it is there."""
     for folder in folders[1:]:
         if read_manifest(folder)["files"] != read_manifest(folders[0])["files"]:
-            raise TrialError(f"{folder}: not what {folders[0]} holds; cells of the two were made from different ones")
+            raise TrialError(f"{folder}: differs from {folders[0]}; their cells were made from different files")

@@ -48,7 +48,7 @@ def declaration(trial: Trial) -> dict[str, Any]:
 
 
 def settings_of(trial: Trial) -> dict[str, Any]:
-    """What of a declaration needs no file to be there."""
+    """The part of a declaration that needs no file."""
     return {
         "trial": trial.name,
         "arms": trial.arms,
@@ -114,10 +114,10 @@ def why_broken(trial: Trial) -> str | None:
     known = {None}  # results of 0.1 name no declaration
     if "declaration" in before:
         if declaration_hash(before["declaration"]) != before["sha256"]:
-            return f"{path} was changed: its sha256 is not that of its declaration"
+            return f"{path} was edited: its declaration does not match its sha256"
         known |= {before["sha256"], *(amendment["sha256"] for amendment in before["amendments"])}
     if strange := {*made_under} - known:
-        return f"{path} is not what results were made under: they carry {min(strange)[:12]}"
+        return f"{path} does not match the results: they carry {min(strange)[:12]}"
     return None
 
 
@@ -134,7 +134,7 @@ def _begun(trial: Trial) -> bool:
 
 
 def manifests(trial: Trial) -> list[Path]:
-    """Of every finished result in the folder, of whatever arms and seeds."""
+    """Manifests of all finished results in the folder, of any arm and seed."""
     return sorted(trial.folder.glob(f"*/seed*/*/{MANIFEST}"))
 
 

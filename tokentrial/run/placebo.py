@@ -71,7 +71,7 @@ def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: in
 
 
 def print_placebo(found: list[Contrast], console: Console) -> None:
-    """A row an outcome, with what it would have been called."""
+    """One row per outcome, and whether it is a false alarm."""
     rows = [
         [
             outcome_label(c.outcome),

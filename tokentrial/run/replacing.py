@@ -45,7 +45,7 @@ def settle(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell], overwrite: 
             *listed,
             *more,
             *(["what differs from what was declared:", *changed] if changed else []),
-            "give output=OTHER_FOLDER to keep them, or --overwrite to replace them; what is then made is exploratory, "
+            "give output=OTHER_FOLDER to keep them, or --overwrite to replace them; new results are then exploratory, "
             f"{AGAIN}",
         ]
         raise TrialError("\n".join(lines))

@@ -69,7 +69,7 @@ def run(
         if chosen is not None:
             raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
         if trial.tune:
-            raise SettingsError("--budget-minutes and tune: no seed is run before the tuning is whole; leave one out")
+            raise SettingsError("--budget-minutes and tune: no seed is run before tuning is finished; leave one out")
         affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
     if trial.tune and (wanted is None or {*wanted} - {"corpus"}):
         tune(trial, trial.tune, run_one, overwrite)
@@ -286,7 +286,7 @@ def interruptible(folder: Path) -> Iterator[None]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 end the work as Interrupted: the folder stays resumable."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"{folder}: stopped by {signal.Signals(number).name}; the same command goes on from here")
+        raise Interrupted(f"{folder}: stopped by {signal.Signals(number).name}; the same command resumes from here")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, *STOP_SIGNALS)}
     try:
@@ -321,10 +321,10 @@ def rebuild(folder: Path) -> dict[str, Any]:
     if left_out and changed:
         raise TrialError(
             f"{folder}: {len(left_out)} results, such as {left_out[0]}, were made from other contents of "
-            f"{', '.join(changed)}; put them back, or run the trial again: the report stays as it is"
+            f"{', '.join(changed)}; put them back, or run the trial again; the report is unchanged"
         )
     if left_out:
-        print(f"{folder}: left out, as it is of other settings: {', '.join(left_out)}", file=sys.stderr)
+        print(f"{folder}: left out, made with other settings: {', '.join(left_out)}", file=sys.stderr)
     return _report(trial, found)
 
 

@@ -56,7 +56,7 @@ def open_cell(folder: Path) -> tuple[Trial, Cell]:
         raise SettingsError(f"{folder}: expected a cell of a run, OUT/ARM/seedK, such as outputs/pilot/baseline/seed1")
     trial, cell = open_run(out), Cell(whole.parent.name, int(seed[1]))
     if cell.arm not in trial.arms or cell.seed not in trial.seeds:
-        raise SettingsError(f"{folder}: arms of its trial are {', '.join(trial.arms)}, seeds are {trial.seeds}")
+        raise SettingsError(f"{folder}: not a cell; arms are {', '.join(trial.arms)}, seeds are {trial.seeds}")
     return trial, cell
 
 

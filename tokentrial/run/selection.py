@@ -18,7 +18,7 @@ class Selection(NamedTuple):
 
 
 def select(trial: Trial, chosen_stages: str | None, arms: str | None, seeds: str | None) -> Selection:
-    """Read names given by commas. A name that the trial has not is refused with those it has."""
+    """Read names given by commas. An unknown name is refused, with the known ones."""
     every_stage = ["corpus", *stage_names(trial)]
     wanted, cells = _named("stage", chosen_stages, every_stage), select_cells(trial, arms, seeds)
     whole = len(cells) == len(trial.arms) * len(trial.seeds)

@@ -32,11 +32,11 @@ def standing(trial: Trial) -> Standing:
     ]
     if before["tokentrial"] != __version__:  # reading what another release made changes nothing in it
         changes = [(c, since) for c, since in changes if _is_known(c.split(": ")[0], before["declaration"])]
-    # also one that was taken back: what it made may have been looked at
-    of_amendments = [(c, amendment["time"]) for amendment in before["amendments"] for c in amendment["changes"]]
+    # also one that was taken back: its results may have been seen
+    of_amendments = [(c, f"since {after['time']}") for after in before["amendments"] for c in after["changes"]]
     for change, since in {**dict(changes), **dict(reversed(of_amendments))}.items():
         name = change.split(": ")[0]
-        words = f"{change}, since {since}"
+        words = f"{change}, {since}"
         departures.append(f"{words}; " + ("what was declared counts" if _of_analysis(name) else "exploratory"))
         for stage, chain in measured.items():
             if not _of_analysis(name) and _stage_of(trial, name) in (*chain, None):
@@ -44,7 +44,7 @@ def standing(trial: Trial) -> Standing:
     for amendment in before["amendments"]:
         for stage, chain in measured.items():
             if again := [name for name in amendment["replaced"] if name in chain]:
-                words = f"{AGAIN}, since {amendment['time']}: {', '.join(again)} made anew"
+                words = f"{AGAIN}, since {amendment['time']}: {', '.join(again)} made again"
                 departures.append(f"{stage}: {words}")
                 withheld.setdefault(stage, words)
     frozen = before["declaration"]

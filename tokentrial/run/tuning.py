@@ -24,7 +24,7 @@ from tokentrial.trial.sweep import Variant, settings_text, to_run
 from tokentrial.trial.trial import Trial
 from tokentrial.trial.tuning import Point, Tuned, Tuning
 
-_ADVICE = "give output=OTHER_FOLDER, or --overwrite: what is then made is exploratory"
+_ADVICE = "give output=OTHER_FOLDER, or --overwrite: new results are then exploratory"
 
 
 def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite: bool) -> None:
@@ -71,7 +71,7 @@ def _refuse_another(trial: Trial, tuning: Tuning, overwrite: bool) -> None:
         return
     was = before.tune.model_dump() | {"outcome": before.outcome}
     for name, change in differences(was, tuning.model_dump() | {"outcome": tuning_outcome(trial)}):
-        raise TrialError(f"{path}: the arms are tuned, and tune.{name} is now {change}; {_ADVICE}")
+        raise TrialError(f"{path}: the arms are tuned, but tune.{name} is now {change}; {_ADVICE}")
 
 
 def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:

@@ -1,1 +1,1 @@
-"""Pure functions from paired scores to a verdict: `paired` tests, `power` plans, `verdict` decides."""
+"""Pure functions from paired scores to a verdict: `paired` tests, `power` plans, `decision` judges."""

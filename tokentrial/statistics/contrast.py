@@ -92,7 +92,7 @@ def contrast(
     level = alpha if equivalence_alpha is None else equivalence_alpha
     notes, p_equivalence, facts_interval = [], None, None
     if t.n == 1:
-        notes.append("one seed an arm: two models are compared, not two treatments")
+        notes.append("one seed per arm: this compares two models, not two treatments")
     elif t.sd == 0:
         notes.append("every seed differs by the same amount: the sign-flip test decides")
     if margin is not None:
@@ -144,7 +144,7 @@ def _equivalence(d: Floats, margin: float, alpha: float, at_bound: bool) -> tupl
         return None, ["equivalence not tested: both arms lie at the floor or ceiling"]
     if margin >= in_reach or p < alpha:
         return p, []
-    return p, [f"equivalence within {margin:g} is out of reach: at 80 % power these seeds show {in_reach:.2g}"]
+    return p, [f"equivalence within {margin:g} is out of reach: with 80 % power these seeds show {in_reach:.2g}"]
 
 
 def _over_facts(

@@ -72,7 +72,7 @@ def current_look(
     if isinstance(looks, str):
         half = -(-most // 2)
         if n < half:
-            return Look(1, 1, half, alpha, True, half, "before the number of seeds is settled")
+            return Look(1, 1, half, alpha, True, half, "the number of seeds is still open")
         spread = float(np.sqrt(np.mean(np.square(differences[:half]))))
         assert margin is not None  # held when the trial is read
         needed = seeds_needed(margin, spread, alpha, most=most) if spread else half

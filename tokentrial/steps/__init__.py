@@ -1,1 +1,1 @@
-"""What a trial is made of: the corpus, and the stages of every cell, each with all that the house knows of it."""
+"""What a trial is made of: the corpus, and the stages of every cell, each described in one file of its own."""

@@ -87,7 +87,7 @@ class Stage(ABC):
         return []
 
     def sources(self, job: Job) -> list[Path]:
-        """The folders whose every byte is held against its manifest before `make`."""
+        """The folders whose files are checked against their manifests before `make`."""
         return [job.model]
 
     def goes_on(self, corpus: CorpusPlan) -> bool:

@@ -77,5 +77,5 @@ def need_within(folder: Path, needed: int, what: str, limit_gb: float | None) ->
     if limit_gb is not None and (held := held_bytes(folder)) + needed > limit_gb * 1e9:
         raise TrialError(
             f"{folder}: {what} needs {needed / 1e9:.2f} GB, {held / 1e9:.2f} GB are held, and disk_limit_gb is "
-            f"{limit_gb:g}; give more, fewer workers, or storage=PATH; what is done is kept"
+            f"{limit_gb:g}; give more, use fewer workers, or give storage=PATH; what is done is kept"
         )

@@ -91,7 +91,7 @@ def read_json(path: Path, *keys: str) -> Any:
     except orjson.JSONDecodeError as error:
         raise TrialError(f"{path}: not valid JSON ({error}); delete it and run again") from None
     if not is_as_sealed(value):
-        raise TrialError(f"{path}: damaged, its content has another sha256 than it had; delete it and run again")
+        raise TrialError(f"{path}: damaged, its content does not match its sha256; delete it and run again")
     if keys and not (isinstance(value, dict) and value.keys() >= {*keys}):
         raise TrialError(f"{path}: expected an object with {', '.join(keys)}; delete it and run again")
     return value

@@ -27,7 +27,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a step. Raises TrialError where it is none, or names a file outside of its folder."""
+    """The manifest of a step. Raises TrialError if it is invalid, or names a file outside of its folder."""
     path = folder / MANIFEST
     try:
         return checked(read_json(path, "fingerprint", "files"), str(path))
@@ -49,10 +49,10 @@ def checked(manifest: Any, path: str) -> dict[str, Any]:
     if not is_sound:
         raise ValueError("its files are not listed as bytes and sha256")
     if not is_as_sealed(manifest):
-        raise ValueError("its content has another sha256 than it had")
+        raise ValueError("its content does not match its sha256")
     for name in names:
         if not is_inside(name):
-            raise TrialError(f"{path}: names the file {name!r}, outside of its folder; it is not ours")
+            raise TrialError(f"{path}: names the file {name!r}, outside of its folder; not written by tokentrial")
     return dict(manifest)
 
 
@@ -208,7 +208,7 @@ def lock(folder: Path, name: str = ".lock", patience_s: float = 2 * _LOCK_POLL_S
             except BlockingIOError:
                 if time.monotonic() >= end:
                     raise TrialError(
-                        f"{folder}: another tokentrial writes here; wait for it, or give output=OTHER_FOLDER"
+                        f"{folder}: in use by another tokentrial; wait for it, or give output=OTHER_FOLDER"
                     ) from None
                 time.sleep(_LOCK_POLL_S)
             except OSError as error:

@@ -28,7 +28,7 @@ def with_retries(
     as_they_are: Collection[int] = (),
 ) -> T:
     """The result of `work` on a path, tried again after each of these waits while disk or network fail; by default at
-    once on a local path. What is not there, not allowed or full is no matter for patience. Raises TrialError that says
+    once on a local path. A missing file, a refusal or a full disk is not retried. Raises TrialError that says
     `what` happened and gives `advice`; errors of the numbers `as_they_are`, and what is no matter of disk or network,
     are raised as they are."""
     is_remote = "://" in path
@@ -101,14 +101,14 @@ def hub_api(name: str, verb: str) -> "Iterator[HfApi]":
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise SettingsError(f"{name!r}: no name on the Hub; expected OWNER/MODEL, such as me/pilot-seed1") from None
+        raise SettingsError(f"{name!r}: not a name on the Hub; expected OWNER/MODEL, such as me/pilot-seed1") from None
     api = hub_client()
     if verb == "push" and get_token() is None:
         raise TrialError(f"{name}: no token for the Hub; set HF_TOKEN, or log in with `hf auth login`")
     try:
         yield api
     except (KeyError, TypeError, ValueError):
-        raise TrialError(f"{name}: not {verb}ed: what answers is not the Hub; check the network's proxy") from None
+        raise TrialError(f"{name}: not {verb}ed: the reply is not the Hub's; check the network's proxy") from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         # a download that fails says so as a file that is not found, with the Hub's answer as its cause
         cause: BaseException = error
@@ -124,7 +124,7 @@ _ADVICE: dict[int | None, str] = {
     401: "the Hub refused the token (401); set HF_TOKEN to a token that may write, or check the name",
     403: "the Hub refuses this token here (403); give it the right to write, or choose a name of your own",
     404: "the Hub knows no such model (404), or it is private; check the name and HF_TOKEN",
-    429: "the Hub asks to come back later (429); run the same command again in some minutes",
+    429: "the Hub's rate limit is reached (429); run the same command again in a few minutes",
 }
 
 

@@ -113,9 +113,7 @@ class Objects:
                 return work()
             except FileNotFoundError as error:
                 if is_sent:
-                    raise TrialError(
-                        f"storage: {self.url}: {error}; expected a bucket, or a disk, that is there"
-                    ) from None
+                    raise TrialError(f"storage: {self.url}: {error}; expected an existing bucket or disk") from None
                 return None
 
         return with_retries(tried, self.url, f"storage: {self.url}", self.advice, _WAITS_S, as_they_are)

@@ -51,7 +51,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         row = Row(where, value)
         yield row
     if row is None:
-        raise TrialError(f"{path}: it holds no row; give a file with rows")
+        raise TrialError(f"{path}: found no rows; give a file with rows")
 
 
 def read_json_file(path: Path) -> Any:
@@ -96,7 +96,7 @@ def _parsed(path: Path, data: bytes, line: int = 1) -> Any:
     except json.JSONDecodeError as error:
         at, problem = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
     except UnicodeDecodeError as error:
-        at, problem = line + data.count(b"\n", 0, error.start), f"no UTF-8: {error.reason}"
+        at, problem = line + data.count(b"\n", 0, error.start), f"not UTF-8: {error.reason}"
     except ValueError as error:
         at, problem = line, str(error)
     raise TrialError(f"{path}, line {at}: not valid JSON ({problem}); give a whole file in UTF-8")
@@ -127,4 +127,4 @@ def _parquet(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:
     try:
         yield from _listed(path, parquet.read_table(BufferReader(data)).to_pylist())
     except (ArrowException, OSError, ValueError, OverflowError) as error:
-        raise TrialError(f"{path}: not a whole parquet file: {error}") from None
+        raise TrialError(f"{path}: not a valid parquet file: {error}") from None

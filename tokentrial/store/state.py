@@ -30,7 +30,7 @@ _FILES = (
 
 class State:
     """The small files of a run folder, here and in its storage. Raises TrialError where the storage is another trial's,
-    and where folder and storage decided otherwise."""
+    and where the decisions of folder and storage differ."""
 
     def __init__(self, objects: Objects, folder: Path, trial: str) -> None:
         self.objects, self.folder, self.trial = objects, folder, trial
@@ -88,7 +88,7 @@ class State:
         if not is_sound:
             raise TrialError(f"storage: {url}/{STATE} is damaged; put back a copy of it, or give another storage")
         if trial != self.trial:
-            raise TrialError(f"storage: {url} is of the trial {trial!r}, this is {self.trial!r}; give another")
+            raise TrialError(f"storage: {url} holds the trial {trial!r}, this is {self.trial!r}; give another")
         return {name: text for name, text in files.items() if name in _FILES}
 
     def _packed(self, files: dict[str, str]) -> bytes:

@@ -38,9 +38,7 @@ class Storage:
         self.state = State(self.objects, self.folder, trial.name)
         folder, there = self.folder.resolve(), self.objects.folder
         if there and (folder.is_relative_to(there) or there.is_relative_to(folder)):
-            raise SettingsError(
-                f"storage: {trial.storage} and output, {self.folder}, lie in each other; give another folder"
-            )
+            raise SettingsError(f"storage: {trial.storage} and output, {self.folder}, overlap; give another folder")
 
     def sync(self, folder: Path, wanted: str) -> None:
         """Bring a step that is finished on one side alone to the other; weights stay there until they are needed."""
@@ -151,7 +149,7 @@ class Storage:
         return [name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(f"/{MANIFEST}")]
 
     def _print_damaged(self, name: str) -> None:
-        print(f"storage: {self.objects.url}/{name} is damaged: its step counts as absent, done again", file=sys.stderr)
+        print(f"storage: {self.objects.url}/{name} is damaged: its step is made again", file=sys.stderr)
 
     def _get(self, name: str, to: Path, entry: dict[str, Any]) -> bool:
         """Whether a file came as its manifest says."""

@@ -56,7 +56,7 @@ def require(trial: Trial, names: Iterable[str], wanted: str) -> None:
     for name in names:
         for file in lost(trial, name):
             raise TrialError(
-                f"{_place(trial, name)}: {file} is gone, and {wanted} is to be made from it; put it back, or give "
+                f"{_place(trial, name)}: {file} is gone, but {wanted} is to be made from it; put it back, or give "
                 "output=OTHER_FOLDER with what is there now"
             )
 

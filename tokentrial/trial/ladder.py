@@ -21,11 +21,11 @@ class Rung(Settings):
     n_layer: Count
     """layers"""
     n_head: Count
-    """heads of attention"""
+    """attention heads"""
     n_embd: Count
     """width"""
     tokens: Count | None = None
-    """tokens of pretraining; null: by the ladder's rule"""
+    """pretraining tokens; null: by the ladder's rule"""
     lr: Annotated[float, Field(gt=0)] | None = None
     """AdamW's learning rate; null: by the ladder's rule"""
     seeds: Annotated[int, Field(ge=2)] | None = None
@@ -40,12 +40,12 @@ class Ladder(Settings):
     """Sizes beside the trial's own, each a whole trial in a folder of its own, and the rules that they share."""
 
     sizes: Annotated[list[Rung], Field(min_length=1)]
-    """sizes beside the trial's own"""
+    """further sizes, besides the trial's own"""
     tokens_per_parameter: Annotated[float, Field(gt=0)] | None = None
     """tokens of pretraining for each parameter of the layers, without embeddings, which dominate a tiny model
     (20: Hoffmann et al. 2022); this rule or tokens_exponent"""
     tokens_exponent: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """tokens grow as this power of compute, from the trial's own (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
+    """tokens grow from the trial's own by this power of compute (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
     """
     lr: Literal["constant", "inverse_width"] = "constant"
     """AdamW's learning rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al.

@@ -60,7 +60,7 @@ def load(trial: str, overrides: Sequence[str] | Mapping[str, Any] = (), output: 
     elif trial in shipped():
         text = (resources.files("tokentrial") / "trials" / f"{trial}.yaml").read_text(encoding="utf-8")
     else:
-        raise SettingsError(f"{trial}: no such file, and no shipped trial of that name: {', '.join(shipped())}")
+        raise SettingsError(f"{trial}: no such file or shipped trial; shipped are {', '.join(shipped())}")
     settings = read_yaml(text, trial)
     if not isinstance(settings, dict):
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
@@ -84,7 +84,7 @@ def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
     """Set a dotted setting; of a list a place counts as a name: `sft.stages.0.lr`."""
     gone = next((name for name in _GONE if key == name or key.startswith(f"{name}.")), None)
     if gone:
-        raise SettingsError(f"{gone}: there is no such setting any more; {_GONE[gone]}")
+        raise SettingsError(f"{gone}: this setting was removed; {_GONE[gone]}")
     if key in _OLD_NAMES:
         old, key = key, _new_name(key)
         print(f"{source}: {old} is now {key}", file=sys.stderr)
@@ -106,7 +106,7 @@ def _place(items: Sequence[Any], name: str, source: str) -> int:
 
 
 def parse(settings: dict[str, Any], source: str) -> Trial:
-    """Settings to a Trial; every complaint names the setting, what was found and what was expected."""
+    """Parse settings into a Trial; every complaint names the setting, what was found and what was expected."""
     return validated(Trial, _with_new_names(settings, source), source)
 
 

@@ -18,7 +18,7 @@ def at_home(path: str) -> str:
     no entry of the user."""
     expanded = os.path.expanduser(path)
     if path.startswith("~") and expanded == path:
-        raise ValueError(f"found {path!r}, expected a path without ~, or ./~: there is no such home folder here")
+        raise ValueError(f"found {path!r}, but this machine has no such home folder; give a path without ~, or ./~")
     return expanded
 
 

@@ -25,9 +25,9 @@ class Checkpoint(Settings):
     interval: Count = 500
     """steps between checkpoints"""
     keep_last: Count = 1
-    """checkpoints kept, the newest ones"""
+    """how many of the newest checkpoints are kept"""
     keep_every: Count | None = None
-    """steps; the checkpoint of every multiple of it is kept for good, to study training later"""
+    """steps; the checkpoint at every multiple is kept for good, to study training later"""
 
 
 class Pretrain(Settings):
@@ -65,7 +65,7 @@ class Pretrain(Settings):
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """largest norm of the gradient; a longer one is scaled down to it"""
     init: Literal["normal", "zero_projections"] = "normal"
-    """how the first weights are drawn"""
+    """how initial weights are drawn"""
     from_checkpoint: CheckpointPlace | None = None
     """a GPT-2 to continue from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub"""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -85,7 +85,7 @@ class Pretrain(Settings):
     nproc_per_node: Count | Literal["auto"] = "auto"
     """processes of one cell per machine; auto: one per GPU"""
     nnodes: Count = 1
-    """machines of one cell; the others join by hand, see docs/scaling.md"""
+    """machines per cell; start the others by hand, see docs/scaling.md"""
     rdzv_endpoint: Annotated[str, Field(pattern=r"^[^:/]+:\d{1,5}$")] | None = None
     """HOST:PORT of the first of several nodes"""
     log_every: Count = 10
@@ -115,7 +115,7 @@ class Pretrain(Settings):
     @model_validator(mode="after")
     def fits(self) -> "Pretrain":
         if self.nnodes > 1 and self.rdzv_endpoint is None:
-            raise ValueError(f"nnodes is {self.nnodes}, expected an rdzv_endpoint with it: HOST:PORT of the first one")
+            raise ValueError(f"nnodes is {self.nnodes}, expected rdzv_endpoint too: HOST:PORT of the first machine")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}, expected a multiple of n_head, {self.n_head}")
         if self.batch_tokens % self.context:

@@ -46,7 +46,7 @@ class Tokenizer(Settings):
     merges: Annotated[int, Field(ge=0, le=50_000)] = 50_000
     """how many of GPT-2's 50,000 merges to use, from the first"""
     path: Place | None = None
-    """folder with vocab.bpe or merges.txt; null: that of the package that ships them"""
+    """folder with vocab.bpe or merges.txt; null: the installed package's copy"""
     rewrite: bool = True
     """whether the exported tokenizer applies the arm to a text by itself"""
 
@@ -85,7 +85,7 @@ class Drills(Settings):
     """lines per drill document"""
     mix: Mix = Mix()
     holdout_folds: Annotated[int, Field(ge=0, le=12)] = 0
-    """number of folds of facts, of which each seed never asks one; 0: every fact is asked"""
+    """number of folds of facts; each seed never asks one fold; 0: every fact is asked"""
 
 
 class Corpus(Settings):
@@ -101,19 +101,19 @@ class Corpus(Settings):
     tokens: Count | Literal["all", "budget"] = "all"
     """training tokens of text to collect; budget: as many as the steps use"""
     allow_short: bool = False
-    """accept a source that ends before it has given the tokens wanted"""
+    """accept a source with fewer tokens than wanted"""
     documents: Count | None = None
-    """documents of the source, at most"""
+    """maximum number of documents to read"""
     piece_characters: Annotated[int, Field(ge=100, lt=2**63)] | None = None
     """characters; longer documents are cut at white space"""
     max_document_bytes: Count = 50_000_000
     """bytes; a longer document is treated as `on_bad` says"""
     on_bad: Literal["error", "skip"] = "error"
-    """what cannot be read ends the run, or is skipped, counted and recorded"""
+    """error: unreadable input ends the run; skip: it is counted and recorded"""
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """share of the documents that are held out"""
     shard_tokens: Annotated[int, Field(ge=1000, lt=2**63)] = 100_000_000
-    """tokens per shard, at most, unless one document is longer"""
+    """maximum tokens per shard, unless one document is longer"""
     task_bytes: Count | None = None
     """bytes of the source that one task reads into shards of its own; null: a 64th of it, 16 to 200 MB"""
     epochs: Count = 1
@@ -174,7 +174,7 @@ class SFT(Settings):
     weight_decay: Decay = 0.0
     """AdamW's weight decay; per step a weight loses this share times the learning rate"""
     held: Count = 64
-    """rows left out of training, on which loss and accuracy are followed"""
+    """rows held out of training, on which loss and accuracy are tracked"""
     checkpoint_every: Count = 500
     """steps between checkpoints"""
 
@@ -183,7 +183,7 @@ class GRPO(Settings):
     """Reinforcement learning on a task's training prompts. Defaults: the original report's, TRL's for the loss."""
 
     task: str = "gsm8k"
-    """gsm8k or word_problems, whose training prompts are asked"""
+    """gsm8k or word_problems; its training prompts are used"""
     prompts: Count = 1000
     """prompts, each asked once"""
     num_generations: Annotated[int, Field(ge=2, lt=2**63)] = 4
@@ -191,7 +191,7 @@ class GRPO(Settings):
     batch: Count = 8
     """prompts per step"""
     max_new_tokens: Count = 256
-    """tokens per completion, at most"""
+    """maximum tokens per completion"""
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.7
     """sampling temperature"""
     lr: Rate = 1e-6
@@ -199,7 +199,7 @@ class GRPO(Settings):
     kl_coef: Annotated[float, Field(ge=0, le=100)] = 0.1
     """weight of the divergence from the model before GRPO"""
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
-    """how losses of tokens become one. dapo: their mean over the step's tokens, so that a token weighs the same in arms
+    """how token losses are combined. dapo: their mean over the step's tokens, so that a token weighs the same in arms
     that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024); bnpo:
     as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)"""
     scale_rewards: Literal["group", "batch", "none"] = "group"
@@ -225,7 +225,7 @@ class GRPO(Settings):
             return data
         if data["vllm"] is not False:
             raise ValueError(
-                f"vllm is {data['vllm']!r}; there is no such setting any more: vLLM cannot be kept from sampling ids "
+                f"vllm is {data['vllm']!r}; this setting was removed: vLLM cannot be kept from sampling ids "
                 "that stand for nothing. Leave it out"
             )
         return {name: value for name, value in data.items() if name != "vllm"}
@@ -248,15 +248,15 @@ class Evaluate(Settings):
     tasks: list[SourcePlace] = []
     """gsm8k, word_problems, path:FILE.json of SVAMP or MultiArith"""
     limit: Count | None = None
-    """items per task, at most"""
+    """maximum items per task"""
     solution_tokens: Count = 256
-    """tokens per solution, at most"""
+    """maximum tokens per solution"""
     probes_each: Count = 100
     """questions of each arithmetic task other than the table"""
     probe_seed: Seed = 0
     """random seed of these questions"""
     max_new_tokens: Count = 16
-    """tokens per answer to an arithmetic question, at most"""
+    """maximum tokens per answer to an arithmetic question"""
     batch: Count = 128
     """prompts at a time"""
     heldout_bytes: Count = 100_000
@@ -270,7 +270,7 @@ class Compared(Settings):
     """One declared comparison: `outcome` is `stage/task/subset/metric`, `contrast` is `arm - arm`."""
 
     outcome: str
-    """one that `tokentrial outcomes TRIAL` lists"""
+    """listed by `tokentrial outcomes TRIAL`"""
     contrast: str
     """two arms: treatment - control"""
     smallest_effect: Annotated[float, Field(gt=0)] | None = None
@@ -282,10 +282,10 @@ class Compared(Settings):
         if self.outcome.count("/") != 3:
             raise ValueError(f"outcome is {self.outcome!r}, expected stage/task/subset/metric")
         if self.outcome.endswith("/accuracy") and (self.smallest_effect or 0) >= 1:
-            raise ValueError(f"smallest_effect is {self.smallest_effect}, expected a difference below 1 of accuracy")
+            raise ValueError(f"smallest_effect is {self.smallest_effect}, expected less than 1 for an accuracy")
         contrasted = self.contrast.split(" - ")
         if len(contrasted) != 2 or contrasted[0] == contrasted[1] or any(arm != arm.strip() for arm in contrasted):
-            raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm', two different ones")
+            raise ValueError(f"contrast is {self.contrast!r}, expected 'arm - arm' of two different arms")
         return self
 
     @property
@@ -329,7 +329,7 @@ class Verdict(Settings):
 
 
 class Ray(Settings):
-    """Where Ray is, and what one cell takes of it."""
+    """Where Ray runs, and what one cell takes."""
 
     address: Annotated[str, Field(pattern=r"^(auto|[^:/]+:\d{1,5})$")] | None = None
     """HOST:PORT, or auto: the cluster that this machine is in; null: a local one, started for the run"""
@@ -341,7 +341,7 @@ class Ray(Settings):
     @model_validator(mode="after")
     def whole_gpus(self) -> "Ray":
         if self.gpus is not None and self.gpus > 1 and self.gpus % 1:
-            raise ValueError(f"gpus is {self.gpus:g}, expected a share of one, or a whole number of them")
+            raise ValueError(f"gpus is {self.gpus:g}, expected at most 1, or a whole number")
         return self
 
 

@@ -57,16 +57,16 @@ class Trial(Settings):
     """further stages of every cell, with their settings"""
     verdict: Verdict
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """settings with values such as {corpus.drills.share: [0, 0.1]}: every combination of them is run as well, each in a
+    """values to try, such as {corpus.drills.share: [0, 0.1]}: every combination of them is run as well, each in a
     folder of its own"""
     robustness_reruns: list[str] = Field(default_factory=list)
-    """the primary contrast again with each of these settings, such as budget.match=bytes"""
+    """the primary contrast is run again with each of these settings, such as budget.match=bytes"""
     ladder: Ladder | None = None
     """the same arms and seeds at other sizes of the model; the trial itself is one of them"""
     tune: Tuning | None = None
     """each arm's own best values, found before the trial on other seeds; the trial is run with them"""
     executor: Literal["local", "ray"] = "local"
-    """where corpus and cells are made: processes of this machine, or a Ray cluster"""
+    """where corpus and cells are computed: on this machine, or on a Ray cluster"""
     ray: Ray = Ray()
     workers: Count | None = None
     """cells at a time; null: one per core on a CPU, as many as fit on a GPU; on Ray as many as it has room for"""
@@ -75,9 +75,9 @@ class Trial(Settings):
     output: LocalPath | None = None
     """the run folder; null: outputs/<name>"""
     disk_limit_gb: Annotated[float, Field(gt=0)] | None = None
-    """GB; the run folder never holds more"""
+    """maximum GB in the run folder"""
     storage: Place | None = None
-    """the lasting copy of the run folder: a path that fsspec opens, such as s3://bucket/trial"""
+    """a permanent copy of the run folder: a path that fsspec opens, such as s3://bucket/trial"""
 
     @field_validator("facts")
     @classmethod

@@ -27,7 +27,7 @@ class Tuning(Settings):
     """every combination of these values is tried, the trial's own among them, such as {pretrain.lr: [0.001, 0.003]}; of
     pretrain lr, muon_lr, weight_decay, grad_clip, warmup_ratio, decay_ratio and min_lr_ratio may be tuned"""
     seeds: Annotated[list[CellSeed], Field(min_length=1)]
-    """random seeds of the tuning alone"""
+    """random seeds for the tuning only"""
     outcome: Annotated[str, Field(pattern="^pretrain/[^/]+/[^/]+/[^/]+$")] | None = None
     """outcome after pretraining that picks the best value; null: the primary outcome, or the probability of the right
     answer if that is an accuracy"""

@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         assert node is not None
         self.values += self.values_of.get(node, _MOST_VALUES) if alias else 1
         if self.values > _MOST_VALUES:
-            raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, or an alias within what it stands for")
+            raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, or an alias that contains itself")
         self.values_of[node] = self.values - before
         return node
 
