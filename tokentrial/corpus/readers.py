@@ -144,7 +144,7 @@ def _parquet(path: str, column: str, row_groups: tuple[int, int] | None, max_byt
     try:
         file = with_retries(lambda: _parquet_file(path), path)
     except pyarrow.ArrowInvalid as error:
-        yield [BadDocument(path, f"not a whole parquet file: {error}")]
+        yield [BadDocument(path, f"not a valid parquet file: {error}")]
         return
     with file:
         _check_column(file.schema_arrow, column, path)
