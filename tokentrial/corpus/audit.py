@@ -128,8 +128,8 @@ def unserved_facts(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[
                     problems.append(f"absent: {arm}, seed {seed}: {fact.equation} is never served")
                 if asked_in_drills and fact not in never_asked and not any(forms[form] for form in ASKING_FORMS):
                     problems.append(
-                        f"absent: {arm}, seed {seed}: {fact.equation} is in no question of training, and "
-                        "no fold holds it back; raise pretrain.steps or corpus.drills.share"
+                        f"absent: {arm}, seed {seed}: {fact.equation} is in no question of training, "
+                        "though no fold holds it out; raise pretrain.steps or corpus.drills.share"
                     )
                 # in plain text alone: digits in a token's name are none to the model
                 plain = "".join(s.text for s in treatment.segments(fact.equation) if s.token is None)
@@ -137,8 +137,8 @@ def unserved_facts(plan: CorpusPlan, served: dict[str, dict[str, Any]]) -> list[
                 hidden = treatment.keeps_content and not (left in plain and fact.answer in plain)
                 if hidden and not forms["boxes"]:
                     problems.append(
-                        f"unlinked: {arm}, seed {seed}: the token of {fact.equation} never stands beside its "
-                        "digits in a boxes line; a zero would be by construction"
+                        f"unlinked: {arm}, seed {seed}: no boxes line has the token of {fact.equation} "
+                        "beside its digits, so the arm cannot learn it; raise corpus.drills.mix.boxes"
                     )
     return problems
 

@@ -120,7 +120,7 @@ def _model(
     if 16 * parameters > free:
         raise TrialError(
             f"pretrain.n_embd, n_layer: {parameters / 1e6:,.0f}M parameters need {16 * parameters / 1e9:.1f} GB for "
-            f"weights, gradients and moments alone; {free / 1e9:.1f} GB of memory are free"
+            f"weights, gradients and moments alone, but {free / 1e9:.1f} GB of memory are free; give a smaller model"
         )
     if checkpoints and (needed := settings.checkpoint_bytes(config.rows, averaged)):
         need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)

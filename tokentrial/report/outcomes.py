@@ -118,8 +118,8 @@ def check_outcomes(trial: Trial, measured: Sequence[str]) -> None:
         dropping = [arm for arm in of_arms if not get_arm(arm).keeps_content]
         if task == "heldout_text" and subset != "untouched" and dropping:
             raise SettingsError(
-                f"{setting}: outcome {outcome!r} of {', '.join(of_arms)}: {dropping[0]} drops content, and is measured "
-                "on untouched text alone"
+                f"{setting}: outcome {outcome!r} of {', '.join(of_arms)}: {dropping[0]} drops content, so only "
+                "untouched text is measured; declare the subset untouched"
             )
         if outcome not in known:
             [*nearest] = difflib.get_close_matches(outcome, known, n=1, cutoff=0.5)

@@ -52,7 +52,7 @@ def affordable_cells(
     least = next((cost for part in parts for seed in part.seeds if (cost := part.cost([seed]))), 0.0)
     if least > seconds_left:
         raise SettingsError(
-            f"--budget-minutes: {seconds_left / 60:.3g} minutes are left, and the first pending seed takes some "
+            f"--budget-minutes: {seconds_left / 60:.3g} minutes are left, but the first pending seed needs about "
             f"{least / 60:.3g} in all arms; give more"
         )
     found, spent = affordable(parts, seconds_left)

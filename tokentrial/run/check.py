@@ -34,8 +34,8 @@ def check(trial: Trial) -> None:
     folds, seeds = trial.corpus.drills.holdout_folds, trial.seeds
     if folds and (taken := len({seed % folds for seed in seeds})) < min(folds, len(seeds)):
         print(
-            f"seeds: {seeds} hold out {taken} of the {folds} folds of facts, those of seed mod {folds}: facts of the "
-            "others are asked in training with every seed; consecutive seeds hold out all in turn",
+            f"seeds: {seeds} hold out only {taken} of the {folds} folds of facts (a seed's fold is seed mod {folds}): "
+            "facts of the others are asked with every seed; give consecutive seeds to hold out all in turn",
             file=sys.stderr,
         )
     refuse_without_effect(trial)
@@ -77,8 +77,8 @@ def _check_context(trial: Trial) -> None:
     needed = max(len(vocabulary.encode(text)) for text in longest) + 1  # a token of the fact behind it
     if needed > trial.pretrain.context:
         raise SettingsError(
-            f"pretrain.context: {trial.pretrain.context}, expected at least {needed}, the tokens of a question of the "
-            f"facts with an answer, such as {longest[-1]!r}; give more context or tokenizer.merges, or shorter facts"
+            f"pretrain.context: {trial.pretrain.context}, expected at least {needed}, the tokens of a fact's "
+            f"question and answer, such as {longest[-1]!r}; give more context or tokenizer.merges, or shorter facts"
         )
 
 
@@ -88,7 +88,7 @@ def check_machine(trial: Trial) -> None:
     if trial.executor == "ray":
         return
     if tracker != "none" and find_spec(tracker) is None:
-        raise SettingsError(f"pretrain.report_to: {tracker} is not installed; pip install {tracker}, or give none")
+        raise SettingsError(f"pretrain.report_to: {tracker} is not installed; install it with pip, or give 'none'")
     if resolve_device(trial.pretrain) == "cuda":
         import torch
 

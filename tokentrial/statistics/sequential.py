@@ -77,7 +77,7 @@ def current_look(
         assert margin is not None  # held when the trial is read
         needed = seeds_needed(margin, spread, alpha, most=most) if spread else half
         final = min(most, max(half, needed or most))
-        words = f"{final} seeds: |difference| of the first {half} spreads by {spread:.3g} about 0"
+        words = f"{final} seeds: the first {half} differences spread by {spread:.3g} about 0"
         return Look(1, 1, final, alpha, False, final, words)
     reached = [level(b, k) for b, k in zip(boundaries(tuple(looks), spending, alpha), looks, strict=True)]
     for number, (seeds, of_look) in enumerate(zip(looks, reached, strict=True), 1):

@@ -68,8 +68,13 @@ def variants(trial: Trial) -> list[Variant]:
         found += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
     folders = [each.trial.folder for each in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-        raise SettingsError(f"sweep, robustness_reruns, tune: {twice} stands for two variants; give each value once")
+        raise SettingsError(f"sweep, robustness_reruns, tune: {twice} is of two variants; give each value once")
     return found
+
+
+def _setting(kind: str) -> str:
+    """The setting that asks for variants of this kind."""
+    return {"also": "robustness_reruns"}.get(kind, kind)
 
 
 def _points(grid: Mapping[Any, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -78,26 +83,26 @@ def _points(grid: Mapping[Any, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def to_run(trial: Trial) -> list[Variant]:
-    """The variants that are trials beside this one."""
+    """The variants that are trials of their own."""
     return [each for each in variants(trial) if not each.is_itself]
 
 
 def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[str, Any]) -> Variant:
-    name = settings_text(settings)
+    name, setting = settings_text(settings), _setting(kind)
     changed = trial.model_dump(mode="json") | ALONE | narrowed
     for key, value in settings.items():
         part, _, last = key.partition(".")
         if part not in _PARTS or last.partition(".")[0] in LOCAL.get(part, ()) or key == "pretrain.recipe":
             raise SettingsError(
-                f"{kind}: found {key}, expected a setting of {', '.join(_PARTS)} that bears on results"
+                f"{setting}: found {key}, expected a setting of {', '.join(_PARTS)} that bears on results"
                 + ("; give what the recipe sets instead" if key == "pretrain.recipe" else "")
             )
         if key == "pretrain.size":
             for given in _OF_SIZE:
                 del changed["pretrain"][given]
-        put(changed, key, value, f"{kind} {name}")
+        put(changed, key, value, f"{setting} {name}")
     same = trial.model_dump(mode="json") | ALONE
-    made = parse(changed, f"{kind} {name}")
+    made = parse(changed, f"{setting} {name}")
     is_itself = made.model_dump(mode="json") == same
     if is_itself:
         return Variant(kind, name, settings, trial.model_copy(update=ALONE), True)
@@ -134,9 +139,9 @@ def refuse_without_effect(trial: Trial) -> None:
         own = None if variant.kind == "tune" else seen.get(("", found))  # the trial's own values are tried as well
         same = seen.get((variant.kind, found), own)
         if same:
-            setting = {"also": "robustness_reruns"}.get(variant.kind, variant.kind)
             raise SettingsError(
-                f"{setting}: {variant.name} is the same experiment as {same}: no stage reads what differs; leave it out"
+                f"{_setting(variant.kind)}: {variant.name} is the same experiment as {same}: no stage reads what "
+                "differs; leave it out"
             )
         seen[variant.kind, found] = variant.name
 

@@ -96,7 +96,7 @@ class Trial(Settings):
         compared += [("a verdict.secondary contrast", arm) for pair in self.verdict.secondary for arm in pair.arms]
         for setting, arm in compared:
             if arm not in self.arms:
-                raise ValueError(f"arms is {self.arms}, expected {arm!r} among them, which {setting} names; change one")
+                raise ValueError(f"{setting} names {arm!r}, expected one of arms, {self.arms}; change one")
         if self.grpo and self.grpo.max_new_tokens >= self.pretrain.context:
             raise ValueError(
                 f"grpo.max_new_tokens is {self.grpo.max_new_tokens}, expected fewer than pretrain.context, "
@@ -106,7 +106,7 @@ class Trial(Settings):
         if folds == 1 or folds > len(facts.hard):
             raise ValueError(
                 f"corpus.drills.holdout_folds is {folds}, expected 0, or from 2 to {min(12, len(facts.hard))}: the "
-                f"{len(facts.hard)} facts are dealt out in as many parts, and a seed never asks those of one part"
+                f"{len(facts.hard)} facts are split into that many folds, and a seed never asks one fold"
             )
         if self.tokenizer.rewrite and len(facts) > MOST_REWRITTEN:
             raise ValueError(
@@ -115,13 +115,11 @@ class Trial(Settings):
             )
         looks = self.verdict.looks
         if isinstance(looks, list) and (looks != sorted(set(looks)) or looks[-1] > len(self.seeds)):
-            raise ValueError(
-                f"verdict.looks is {looks}, expected ascending numbers of seeds, at most the {len(self.seeds)} given"
-            )
+            raise ValueError(f"verdict.looks is {looks}, expected ascending numbers of seeds, up to {len(self.seeds)}")
         if looks == "blinded" and (len(self.seeds) < 4 or self.verdict.margin(self.verdict.primary) is None):
             raise ValueError(
-                "verdict.looks is blinded, expected four or more seeds and a smallest_effect of the primary outcome, "
-                "which says how many of them are needed"
+                "verdict.looks is blinded, expected four or more seeds and verdict.primary.smallest_effect, "
+                "which decides how many of them are needed"
             )
         averaged, steps = self.evaluate.checkpoints, self.pretrain.steps
         if averaged > max(1, steps // 10):
