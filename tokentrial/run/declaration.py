@@ -25,7 +25,7 @@ from tokentrial.trial.places import is_file
 from tokentrial.trial.trial import Trial
 
 _PARTS = ("facts", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate", "stages")
-AGAIN = "declared again after a look"
+AGAIN = "declared again after results existed"
 
 
 def declaration(trial: Trial) -> dict[str, Any]:
