@@ -165,8 +165,9 @@ def train(trainer: Any, checkpoints: Path, job: PostTraining, stage: str, is_las
     state = trainer.state
     if state.global_step < state.max_steps:
         raise Interrupted(f"{checkpoints}: stopped after step {state.global_step}; the same command resumes from there")
-    log: list[dict[str, Any]] = state.log_history
-    return log
+    # what Trainer and TRL sum up counts only what came after a stop: the record at the end, and the number of tokens
+    records = [record for record in state.log_history if "train_runtime" not in record]
+    return [{name: value for name, value in record.items() if name != "num_tokens"} for record in records]
 
 
 def last_checkpoint(folder: Path) -> str | None:
