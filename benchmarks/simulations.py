@@ -346,7 +346,7 @@ def others(trials: int, seeds: int = 6) -> Iterator[tuple[str, str, list[float]]
         yield name, promised, [rate(p < ALPHA)]
     # the same true effect under two budgets, whose differences at a seed correlate by one half
     both = 1.0 + rng.standard_normal((1, trials, seeds)) + rng.standard_normal((2, trials, seeds))
-    name = "an effect that two budgets share told to depend on them"
+    name = "equal effects under two budgets called different"
     yield name, "5 %", [rate(t_test(both[0] - both[1])[0] < ALPHA)]
     cells = [
         rng.standard_normal((seeds, 1)) + rng.standard_normal((1, 12)) + rng.standard_normal((seeds, 12))

@@ -72,7 +72,7 @@ def run(
     overwrite: OverwriteOption = False,
     placebo: Annotated[
         bool,
-        typer.Option("--placebo", help="instead, the control against itself on seeds + 1000, to show the noise"),
+        typer.Option("--placebo", help="instead, the control against itself on other seeds, to show the noise"),
     ] = False,
 ) -> None:
     """Run a whole trial: every arm on every seed, to the verdict. What is done is skipped.

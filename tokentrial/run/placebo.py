@@ -1,7 +1,7 @@
 """A placebo: the control against a copy of itself on other seeds, where the truth is known. What the trial's outcomes
 come to there is noise, weights and documents and all.
 
-    OUT/placebo/    the control's cells on seeds + 1000
+    OUT/placebo/    the control's cells on seeds + 1000, or a little more
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from tokentrial.steps.stage import phases, stage_names
 from tokentrial.trial.sweep import ALONE, places_below
 from tokentrial.trial.trial import Trial
 
-SHIFT = 1000  # of the seeds
+SHIFT = 1000  # of the seeds, at least
 
 
 def run_placebo(trial: Trial) -> list[Contrast]:
@@ -34,7 +34,9 @@ def run_placebo(trial: Trial) -> list[Contrast]:
     if trial.tune:
         raise SettingsError("tune: a placebo is the control against itself with the same values; give tune=null")
     check(trial)
-    update: dict[str, Any] = ALONE | {"seeds": [seed + SHIFT for seed in trial.seeds]}
+    folds = trial.corpus.drills.holdout_folds or 1
+    shift = -(-SHIFT // folds) * folds  # a seed holds out fold seed mod folds: of a pair both hold out the same facts
+    update: dict[str, Any] = ALONE | {"seeds": [seed + shift for seed in trial.seeds]}
     pair = trial, trial.model_copy(update=update | places_below(trial, "placebo"))
     # GRPO is decided for all arms at once, and has none to be decided by here
     before_decisions = ["corpus", *phases(trial, stage_names(trial))[0][1]]
