@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import Inline
 from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.facts.families import build_facts
 from tokentrial.report.outcomes import known_outcomes
 from tokentrial.report.results import read_outcomes
 from tokentrial.run import run as runs
@@ -330,14 +331,18 @@ def test_the_table_holds_every_figure_and_its_items_give_them(climbed, tokentria
 
 
 def test_a_placebo_is_the_control_on_other_seeds(finished_copy, tiny, inline):
-    """Its cells are those of a trial on seeds + 1000; the trial's own control is not run again."""
+    """Its cells are those of a trial on such seeds, of which each leaves out the facts that its own seed does; the
+    trial's own control is not run again."""
     from tokentrial.run.placebo import run_placebo
 
     before = contents(finished_copy / "baseline")
     found = run_placebo(tiny(finished_copy))
     assert contents(finished_copy / "baseline") == before
     other = finished_copy / "placebo" / "baseline"
-    assert sorted(path.name for path in other.glob("seed*")) == ["seed1001", "seed1002"]
+    seeds = sorted(int(path.name.removeprefix("seed")) for path in other.glob("seed*"))
+    never_asked = build_facts(tiny(finished_copy).facts).never_asked
+    assert [never_asked(seed, 3) for seed in seeds] == [never_asked(seed, 3) for seed in (1, 2)]
+    assert min(seeds) > 1000
     own = read_outcomes(finished_copy)
     for c in found:
         assert [c.treatment, c.control, c.seeds] == ["placebo", "baseline", [1, 2]]
@@ -349,8 +354,8 @@ def test_a_placebo_is_the_control_on_other_seeds(finished_copy, tiny, inline):
 
 
 def test_a_list_that_holds_an_item_twice_is_another_list():
-    assert [*differences({"a": [1]}, {"a": [1, 1]})] == [("a", "[1,1] for [1]")]
-    assert [*differences({"a": [1, 2]}, {"a": [2, 1]})] == [("a", "[2,1] for [1,2]")]
+    assert [*differences({"a": [1]}, {"a": [1, 1]})] == [("a", "[1,1], declared [1]")]
+    assert [*differences({"a": [1, 2]}, {"a": [2, 1]})] == [("a", "[2,1], declared [1,2]")]
     assert [*differences({"a": [{"b": 1}]}, {"a": [{"b": 2}]})] == [("a", '{"b":2} added'), ("a", '{"b":1} left out')]
 
 
