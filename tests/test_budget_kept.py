@@ -37,7 +37,7 @@ def cells_of(*seeds, below=""):
 def test_a_ladder_is_run_as_far_as_the_budget_goes_and_a_later_run_goes_on(priced, tiny, tmp_path, finished, capsys):
     trial = tiny(tmp_path / "run", LADDER, "workers=1")
     rung = "ladder/1x16/"
-    with pytest.raises(SettingsError, match=r"the first pending seed takes some 10 in all arms; give more"):
+    with pytest.raises(SettingsError, match=r"the first pending seed needs about 10 in all arms; give more"):
         run(trial, budget_minutes=0.9 * MINUTES)
     assert not list(trial.folder.glob("**/seed*/pretrain"))
     assert run(trial, budget_minutes=1.9 * MINUTES) is None  # of the trial itself there is nothing to report

@@ -123,7 +123,7 @@ def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):
     monkeypatch.setattr("tokentrial.run.cells._PATIENCE_S", 0.0)
     held, free = (Cell("baseline", seed) for seed in finished.seeds)
     with lock(finished.folder / "baseline", f".seed{held.seed}.lock"):
-        with pytest.raises(TrialError, match="another tokentrial writes here"):
+        with pytest.raises(TrialError, match="in use by another tokentrial"):
             run_cell(finished, held, stage_names(finished))
         run_cell(finished, free, stage_names(finished))
     run_cell(finished, held, stage_names(finished))

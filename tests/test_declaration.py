@@ -101,7 +101,7 @@ def test_other_settings_do_not_replace_what_is_finished(finished_copy, tiny, no_
         with pytest.raises(TrialError) as refused:
             run(tiny(finished_copy, "pretrain.lr=0.001", "pretrain.steps=10"), stages)
         assert "mul_tokens/seed2: pretrain" in str(refused.value)
-        assert "settings.pretrain.lr: 0.001, declared 0.008" in str(refused.value)
+        assert "settings.pretrain.lr: 0.001 instead of the declared 0.008" in str(refused.value)
     assert contents(finished_copy) == before
 
 
@@ -111,7 +111,8 @@ def test_what_is_replaced_when_asked_for_is_exploratory_also_after_the_way_back(
     report = run(tiny(finished_copy, "pretrain.lr=0.001"), overwrite=True)
     assert verdicts(report) == [None, None]
     assert any(
-        "settings.pretrain.lr: 0.001, declared 0.008, since 2" in line for line in report["declaration"]["departures"]
+        "settings.pretrain.lr: 0.001 instead of the declared 0.008, since 2" in line
+        for line in report["declaration"]["departures"]
     )
     declared = read_json(finished_copy / "declared.json")
     assert {key: declared[key] for key in ("sha256", "declaration")} == {k: first[k] for k in ("sha256", "declaration")}
@@ -354,8 +355,8 @@ def test_a_placebo_is_the_control_on_other_seeds(finished_copy, tiny, inline):
 
 
 def test_a_list_that_holds_an_item_twice_is_another_list():
-    assert [*differences({"a": [1]}, {"a": [1, 1]})] == [("a", "[1,1], declared [1]")]
-    assert [*differences({"a": [1, 2]}, {"a": [2, 1]})] == [("a", "[2,1], declared [1,2]")]
+    assert [*differences({"a": [1]}, {"a": [1, 1]})] == [("a", "[1,1] instead of the declared [1]")]
+    assert [*differences({"a": [1, 2]}, {"a": [2, 1]})] == [("a", "[2,1] instead of the declared [1,2]")]
     assert [*differences({"a": [{"b": 1}]}, {"a": [{"b": 2}]})] == [("a", '{"b":2} added'), ("a", '{"b":1} left out')]
 
 
@@ -369,7 +370,10 @@ def test_a_change_that_was_taken_back_is_remembered(climbed_copy, ladder, inline
     for path in climbed_copy.glob("*/seed*/sft"):
         shutil.rmtree(path)
     report = run(ladder(climbed_copy))
-    assert any("settings.sft.weight_decay: 0.1, declared 0.0" in line for line in report["declaration"]["departures"])
+    assert any(
+        "settings.sft.weight_decay: 0.1 instead of the declared 0.0" in line
+        for line in report["declaration"]["departures"]
+    )
     assert list(standing(open_run(climbed_copy)).withheld) == ["sft", "grpo"]
 
 

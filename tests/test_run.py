@@ -154,7 +154,7 @@ def test_a_stage_alone_needs_the_ones_before_it(corpus_alone, tiny, tmp_path, no
 
 
 def test_one_writer_a_folder(finished_copy, tiny, no_workers):
-    with lock(finished_copy), pytest.raises(TrialError, match="another tokentrial writes here"):
+    with lock(finished_copy), pytest.raises(TrialError, match="in use by another tokentrial"):
         run(tiny(finished_copy))
     run(tiny(finished_copy))  # the lock is gone with its holder
 
@@ -211,7 +211,7 @@ def test_a_gpu_gives_its_workers_the_cores_that_are_there_and_a_cpu_one_each(tin
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_work_as_resumable_and_the_old_handlers_come_back(tmp_path, number):
-    before, said = signal.getsignal(number), f"stopped by {signal.Signals(number).name}; the same command goes on"
+    before, said = signal.getsignal(number), f"stopped by {signal.Signals(number).name}; the same command resumes"
     with pytest.raises(Interrupted, match=said) as error, interruptible(tmp_path):
         signal.raise_signal(number)
     assert error.value.code == 75

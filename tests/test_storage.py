@@ -296,7 +296,7 @@ def test_training_that_left_only_checkpoints_was_declared(tiny, tmp_path, storag
     declared = read_json(fresh.folder / "declared.json")
     assert declared["sha256"] == read_json(first.folder / "declared.json")["sha256"]
     assert [amendment["changes"] for amendment in declared["amendments"]] == [
-        ["settings.pretrain.lr: 0.001, declared 0.008"]
+        ["settings.pretrain.lr: 0.001 instead of the declared 0.008"]
     ]
 
 

@@ -85,10 +85,10 @@ def test_a_rerun_has_the_two_arms_of_the_primary_contrast(tiny, tmp_path):
         ("sweep={seeds: [[1], [2]]}", "sweep: found seeds, expected a setting of tokenizer, corpus"),
         ("sweep={pretrain.device: [cpu]}", "sweep: found pretrain.device, expected a setting"),
         ("sweep={pretrain.recipe: [fast]}", "give what the recipe sets instead"),
-        ("sweep={pretrain.n_layer: [2, 2]}", "is of two variants; give each value once"),
+        ("sweep={pretrain.n_layer: [2, 2]}", "would hold two variants; give each value once"),
         ("sweep={pretrain.checkpoint.interval: [1, 2]}", "sweep: found pretrain.checkpoint.interval, expected"),
         # what would be trained again: equal after parsing, read by no stage, the trial itself
-        ("sweep={pretrain.n_layer: [2, 0x2]}", "is of two variants"),
+        ("sweep={pretrain.n_layer: [2, 0x2]}", "would hold two variants"),
         ("sweep={corpus.drills.share: [0, 0.0, 0.5]}", "corpus.drills.share=0.0 is the same experiment as "),
         ("sweep={pretrain.decay_ratio: [0.1, 0.2], pretrain.schedule: [cosine]}", "is the same experiment as"),
         ("sweep={pretrain.optimizer: [adamw], pretrain.muon_lr: [0.1, 0.2]}", "is the same experiment as"),

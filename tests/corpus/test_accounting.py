@@ -75,9 +75,14 @@ def test_every_arm_stands_for_the_bytes_of_the_source_counted_by_another_road(ev
     [
         ("text.json", "bytes", 1, r"text, train: the bytes of its shards are"),
         ("drills/drills1/drills.json", "documents", -1, r"drills1, train: the documents of its shards are"),
-        ("patches/mul_tokens/text/patch.json", "plain_bytes", 1, r"mul_tokens, text, train: .* bytes, those"),
-        ("patches/one_slot/drills2/patch.json", "replaced_bytes", -2, r"one_slot, drills2, train: .* bytes, those"),
-        ("patches/mul_append/drills1/patch.json", "fact_tokens", 1, r"mul_append, drills1, train: .* tokens: eos"),
+        ("patches/mul_tokens/text/patch.json", "plain_bytes", 1, r"mul_tokens, text, train: .* bytes, with those"),
+        (
+            "patches/one_slot/drills2/patch.json",
+            "replaced_bytes",
+            -2,
+            r"one_slot, drills2, train: .* bytes, with",
+        ),
+        ("patches/mul_append/drills1/patch.json", "fact_tokens", 1, r"mul_append, drills1, train: .* tokens \(eos"),
         ("patches/baseline/text/patch.json", "documents", 1, r"baseline, text, train: .* documents, expected"),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_never_asked_fact_that_drills_ask_stops_the_trial(copied, asking, text
     [
         (("statement", "question"), "absent: {}, seed 2: {} is in no question of training", 3, 45 - 12),
         # else a zero of the replacing arm is by construction; what appends keeps the digits beside the token
-        (("boxes",), "unlinked: {}, seed 2: the token of {} never stands beside its digits", 1, 45),
+        (("boxes",), "unlinked: {}, seed 2: no boxes line has the token of {} beside its digits", 1, 45),
     ],
 )
 def test_a_fact_that_is_stated_and_not_asked_or_not_beside_its_token_is_missed(plan, unserved, problem, arms, facts):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -156,9 +155,9 @@ def test_a_worker_that_is_stopped_by_another_than_us_leaves_a_run_to_be_resumed(
         run(executor, Call("baseline/seed1", signal.raise_signal, (number,)))
 
 
-@pytest.mark.parametrize("imports", [(), ("json",)])
+@pytest.mark.parametrize(("workers", "imports"), [(1, ()), (2, ("json",))])
 @pytest.mark.parametrize("number", [signal.SIGINT, *STOP_SIGNALS])
-def test_a_signal_in_the_middle_of_a_start_waits_for_its_end(number, imports, monkeypatch, tmp_path, capfd):
+def test_a_signal_in_the_middle_of_a_start_waits_for_its_end(number, workers, imports, monkeypatch, tmp_path, capfd):
     """Between the worker's process and what it is told to do: the worker is started, known, and ended."""
     start, begun, over = multiprocessing.util.spawnv_passfds, [], threading.Event()
 
@@ -166,18 +165,23 @@ def test_a_signal_in_the_middle_of_a_start_waits_for_its_end(number, imports, mo
         pid = start(*given)
         if "spawn_main" in str(given):  # not Python's own helper, which the first start starts as well
             begun.append(pid)
-            os.kill(os.getpid(), number)
+            if len(begun) == workers:
+                os.kill(os.getpid(), number)
         return pid
 
     monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", interrupted)
-    other = threading.Thread(target=over.wait)  # which receives what the main thread does not
+    other = threading.Thread(target=over.wait, daemon=True)  # which receives what the main thread does not
     other.start()
-    with pytest.raises(Interrupted, match=number.name), interruptible(tmp_path), LocalExecutor(1, 1, imports) as each:
+    with (
+        pytest.raises(Interrupted, match=number.name),
+        interruptible(tmp_path),
+        LocalExecutor(workers, 1, imports) as each,
+    ):
         each.run([Call("a", stay, (tmp_path / "begun",))], print)
     over.set()
     other.join()
-    with suppress(ChildProcessError):  # it was waited for, as it should be
-        os.waitpid(begun[0], 0)
+    with pytest.raises(ChildProcessError):  # it was waited for
+        os.waitpid(begun[-1], os.WNOHANG)
     assert multiprocessing.active_children() == []
     assert capfd.readouterr().err == ""
 

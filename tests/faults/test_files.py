@@ -117,7 +117,7 @@ def test_a_record_that_is_json_still_but_not_what_was_written_is_named(
     assert set(json.loads(path.read_text())) == set(json.loads(whole))
 
 
-@pytest.mark.parametrize("damage", ["flipped", pytest.param("truncated", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", ["flipped", "manifest", pytest.param("truncated", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inline, monkeypatch, capsys, damage):
     """Of two checkpoints the newer one is damaged: training goes on from the older one, to the very same weights."""
     trial = tiny(finished_copy, "pretrain.checkpoint={interval: 8, keep_last: 2}")
@@ -129,9 +129,13 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     checkpoints = sorted((finished_copy / CELL / "pretrain.checkpoints").glob("*/step_*"))
     assert [path.name for path in checkpoints] == ["step_000016", "step_000017"]
     path = checkpoints[-1] / "model.safetensors"
-    flip(path) if damage == "flipped" else path.write_bytes(path.read_bytes()[:-5])
+    if damage == "manifest":  # a digit of its seconds: JSON still
+        path = path.with_name("manifest.json")
+        path.write_bytes(path.read_bytes().replace(b'"seconds": ', b'"seconds": 1'))
+    else:
+        flip(path) if damage == "flipped" else path.write_bytes(path.read_bytes()[:-5])
     run(trial, ("pretrain", "export"), [Cell("baseline", 1)])
-    assert ("damaged; resuming from the checkpoint before" in capsys.readouterr().err) == (damage == "flipped")
+    assert ("damaged; resuming from the checkpoint before" in capsys.readouterr().err) == (damage != "truncated")
     for weights in (f"{CELL}/pretrain/model_00019.safetensors", f"{CELL}/hf/model.safetensors"):
         assert (finished_copy / weights).read_bytes() == (finished.folder / weights).read_bytes()
 

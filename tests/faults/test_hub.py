@@ -49,7 +49,7 @@ FAULTS = {
     "429": (refuses(429), "the Hub's rate limit is reached (429); run the same command again in a few minutes"),
     "hangs": (hangs, "the Hub cannot be reached"),
     "truncates": (truncates, "the Hub cannot be reached"),
-    "babbles": (babbles, "what answers is not the Hub"),
+    "babbles": (babbles, "the reply is not the Hub"),
 }
 
 

@@ -61,7 +61,7 @@ BROKEN = {
     "truncated weights": (write("model.safetensors", b"\x10\0\0\0"), "header too small"),
     "weights with an endless header": (write("model.safetensors", b"\xff" * 8 + b"{}"), "header too large"),
     "a layer without weights": (with_a_layer_more, "its weights lack transformer.h.1.attn.c_attn.bias"),
-    "weights that are no numbers": (no_number, "transformer.wte.weight holds weights that are no numbers"),
+    "weights that are no numbers": (no_number, "transformer.wte.weight holds weights that are not finite"),
     "broken config": (write("config.json", b"{"), "not a valid JSON file"),
     "unknown kind": (write("config.json", b'{"model_type": "nope"}'), "nope"),
     "broken tokenizer": (write("tokenizer.json", b"{"), "cannot be loaded"),
@@ -115,7 +115,7 @@ def test_weights_that_are_no_numbers_are_not_exported(finished_copy, finished, t
     weights["wte.weight"][3, 5] = torch.inf
     save_file(weights, path)
     with (
-        pytest.raises(TrialError, match=r"wte\.weight holds weights that are no numbers; lower pretrain\.lr"),
+        pytest.raises(TrialError, match=r"wte\.weight holds weights that are not finite; lower pretrain\.lr"),
         step(tmp_path / "hf", "any") as partial,
     ):
         export(partial, trained, get_arm("baseline"), plan.vocabulary, "any")

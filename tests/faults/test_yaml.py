@@ -14,7 +14,7 @@ HOSTILE = {
     "module": ("name: !!python/module:antigravity", "could not determine a constructor"),
     "billion laughs": (LAUGHS, "more than 100,000 values"),
     "billion laughs by merging": (MERGES, "more than 100,000 values"),
-    "within itself": ("a: &a [*a]", "an alias within what it stands for"),
+    "within itself": ("a: &a [*a]", "an alias that contains itself"),
     "deep": ("seeds: " + "[" * 50_000, "nested too deep"),
     "nul": ("name: a\0b", "special characters are not allowed"),
     "many digits": ("seeds: [" + "9" * 5000 + "]", "4300 digits"),

@@ -113,7 +113,7 @@ def test_too_little_memory_or_disk_is_said_before_the_first_step(train, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr("tokentrial.pretrain.train.psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
         with pytest.raises(
-            TrialError, match=r"parameters need .* GB for weights, gradients and moments alone; 0\.0 GB"
+            TrialError, match=r"parameters need .* GB for weights, gradients and moments alone, but 0\.0 GB"
         ):
             train(tmp_path / "a", n_embd=128)
     monkeypatch.setattr("tokentrial.store.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))

@@ -164,9 +164,9 @@ def test_a_seed_that_nobody_declared_changes_no_record_and_a_withheld_stage_is_e
     after = contrasts(trial, cells(trial) | more, seeds=[*trial.seeds, 7])[0]
     assert after.contrasts == before.contrasts
     assert after.outcomes[NEVER]["per_seed"]["mul_tokens"][6] == 1
-    withheld = contrasts(trial, cells(trial), withheld={"pretrain": "pretrain.lr: 1, declared 2"})[0]
+    withheld = contrasts(trial, cells(trial), withheld={"pretrain": "pretrain.lr: 1 instead of the declared 2"})[0]
     assert {c["verdict"] for c in withheld.contrasts} == {None}
-    assert "pretrain.lr: 1, declared 2" in withheld.contrasts[0]["note"]
+    assert "pretrain.lr: 1 instead of the declared 2" in withheld.contrasts[0]["note"]
 
 
 @pytest.mark.parametrize(("effect", "number", "wanted", "verdict"), [(6, 1, 6, "helps"), (0, 1, 12, None)])

@@ -135,9 +135,9 @@ def test_what_was_declared_is_named_by_its_hash_and_what_differs_is_told(html, r
     declared = section(html, "declared")
     assert f"{sha256[:12]} (sha256 {sha256})" in declared
     assert "Nothing differs from it" in declared
-    report["declaration"]["departures"] = ["pretrain.lr: 0.001, declared 0.003, now; exploratory"]
+    report["declaration"]["departures"] = ["pretrain.lr: 0.001 instead of the declared 0.003, now; exploratory"]
     changed = section(page(report, {}), "declared")
-    assert "pretrain.lr: 0.001, declared 0.003, now; exploratory." in changed
+    assert "pretrain.lr: 0.001 instead of the declared 0.003, now; exploratory." in changed
     assert "Nothing differs" not in changed
     report["declaration"] = {"sha256": None, "since": None, "departures": []}
     assert "Nothing differs" not in section(page(report, {}), "declared")
@@ -155,7 +155,9 @@ def test_the_limits_are_of_this_run(report):
     for part in ("12,345 parameters", "60% in baseline", "6 seeds", "5,000 bytes in mul_tokens", "one_slot"):
         assert part in found
     assert "The verdict is on the model after pretraining" in found
-    assert "mul_append" not in found.partition("Controls that did not run")[2].partition("%")[0]
+    _, _, left_out = found.partition("Arms that did not run: ")
+    assert "one_slot" in left_out
+    assert "mul_append" not in left_out.partition(".")[0]
 
 
 @pytest.mark.parametrize(("detectable", "warns"), [(1.19, True), (0.49, True), (0.48, False)])

@@ -65,7 +65,8 @@ class Round:
 
     def settle(self) -> None:
         """Once no command runs: no process lives on, and what was finished stands as it did."""
-        end = time.monotonic() + 180  # Ray's own processes take their time to notice that theirs was killed
+        # Ray's own processes take their time to notice that theirs was killed
+        end = time.monotonic() + (180 if "executor=ray" in self.local else 60)
         while strays := self.processes():
             assert time.monotonic() < end, f"processes live on: {[*strays.values()]}"
             time.sleep(0.05)
@@ -139,7 +140,7 @@ class Round:
             self.rng.randrange(len(data) or 1),
         )
         seal = data.find(b"sha256_of_content")
-        if seal <= at < seal + len("sha256_of_content"):  # a record without a seal is one of an earlier release, whole
+        if 0 <= seal <= at < seal + len("sha256_of_content"):  # without a seal it is of an earlier release
             at = 0
         flipped = data[:at] + bytes([byte ^ 1 for byte in data[at : at + 1]]) + data[at + 1 :]
         path.write_bytes({"flip": flipped, "cut": data[:at], "longer": data + b"\n"}.get(kind, b""))

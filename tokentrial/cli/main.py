@@ -102,7 +102,7 @@ def run(
     elif budget_minutes is not None:
         print(f"{loaded.folder}: what fits the budget is done; run the same command for the rest")
     else:
-        print(f"{loaded.folder}: {chosen.words} done; without --stages, --arm and --seed it runs the rest")
+        print(f"{loaded.folder}: {chosen.words} done; the same command without --stages, --arm, --seed does the rest")
 
 
 @app.command()

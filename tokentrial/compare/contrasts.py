@@ -42,9 +42,9 @@ def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = 
         own = reports[a.run] if a.run == b.run else {}
         contrasts += [_compare(name, a, b, own) for name in outcomes]
     if not contrasts:
-        known = sorted({name for pair in pairs for system in pair for name in system.outcomes})
-        option = f"--outcome {', '.join(wanted)}: " if wanted else "compare: "
-        raise SettingsError(f"{option}the two sides share no outcome; there are {', '.join(known)}")
+        both = sorted({name for a, b in pairs for name in a.outcomes if name in b.outcomes})
+        option = f"--outcome {', '.join(wanted)}" if wanted else "compare"
+        raise SettingsError(f"{option}: not an outcome of both sides, which share {', '.join(both) or 'none'}")
     return Comparison(contrasts, notes)
 
 

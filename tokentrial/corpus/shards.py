@@ -138,12 +138,12 @@ def open_shard(path: Path, eos: int, patch: Path | None = None) -> Shard:
     try:
         ids = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise TrialError(f"{path}: not a whole shard: {error}; delete the corpus folder and run again") from error
+        raise TrialError(f"{path}: not a whole shard: {error}; delete {path.parent} and run again") from error
     starts = np.flatnonzero(ids == eos).astype(np.int64)
     if ids.dtype != np.uint16 or ids.ndim != 1 or not len(starts) or starts[0] != 0:
         raise TrialError(
-            f"{path}: expected uint16 ids that begin with eos, {eos}: it is from another tokenizer; delete the corpus "
-            "folder and run again"
+            f"{path}: expected uint16 ids that begin with eos, {eos}: it is from another tokenizer; delete "
+            f"{path.parent} and run again"
         )
     patch_index, changes = np.full(len(starts), -1), read_patch(patch) if patch else None
     if changes is not None:

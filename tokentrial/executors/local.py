@@ -15,7 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -167,15 +167,17 @@ def _signals_held() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    numbers = (signal.SIGINT, *STOP_SIGNALS)
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
-    try:
+
+    def deliver() -> None:
+        for number in came:
+            signal.raise_signal(number)
+
+    with ExitStack() as stack:  # whose callbacks all run, even when the handler of one that is restored raises
+        stack.callback(deliver)
+        for number in (signal.SIGINT, *STOP_SIGNALS):
+            stack.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda number, frame: came.append(number))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for caught in came:
-            signal.raise_signal(caught)
 
 
 @contextmanager

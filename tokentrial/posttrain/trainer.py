@@ -16,7 +16,7 @@ from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import stoppable
 from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
 from tokentrial.store.files import write_json
-from tokentrial.store.folders import MANIFEST, damaged_files, is_done, write_manifest
+from tokentrial.store.folders import MANIFEST, is_usable, write_manifest
 from tokentrial.tokenizer.export import copy_tokenizer
 from tokentrial.trial.pretraining import Pretrain
 from tokentrial.trial.trial import Trial
@@ -174,7 +174,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that is as it was written; what was written in part, or damaged since, is deleted."""
     whole = {}
     for path in folder.glob("checkpoint-*"):
-        if is_done(path, path.name) and not damaged_files(path):
+        if is_usable(path, path.name):
             whole[int(path.name.rpartition("-")[2])] = str(path)  # by number: by name 9 comes after 10
         else:
             shutil.rmtree(path)

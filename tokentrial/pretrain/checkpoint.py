@@ -7,7 +7,6 @@ state of a generator to keep; that of fp16's scaler is in the log.
 """
 
 import shutil
-import sys
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tokentrial.errors import TrialError
 from tokentrial.pretrain.gpt import GPT
 from tokentrial.store.files import read_json, write_json
-from tokentrial.store.folders import damaged_files, is_done, step
+from tokentrial.store.folders import is_done, is_usable, step
 from tokentrial.trial.pretraining import Checkpoint, weights_name
 
 Optimizers = list[torch.optim.Optimizer]
@@ -88,10 +87,9 @@ def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.
     """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and the
     records of its log; 0 and none without any."""
     device = str(model.wte.weight.device)
-    for steps in reversed(checkpoint_steps(folder)):
+    for steps in reversed(_numbers(folder)):
         newest = _folder(folder, steps)
-        if damaged := damaged_files(newest):
-            print(f"{newest / damaged[0]}: damaged; resuming from the checkpoint before", file=sys.stderr)
+        if not is_usable(newest, _fingerprint(steps)):
             continue
         model.load_state_dict(load_file(newest / "model.safetensors", device=device))
         states: list[dict[int, Tensors]] = [{} for _ in optimizers]
@@ -113,7 +111,7 @@ def copy_kept(folder: Path, to: Path, settings: Checkpoint, averaged: Collection
     one of those to be averaged over is damaged or gone: the mean of the others would be another outcome."""
     whole = checkpoint_steps(folder)
     for steps in averaged:
-        if steps not in whole or damaged_files(_folder(folder, steps)):
+        if steps not in whole or not is_usable(_folder(folder, steps), _fingerprint(steps)):
             raise TrialError(
                 f"{_folder(folder, steps)}: damaged or gone, and evaluate.checkpoints asks for its weights; delete "
                 f"{folder} and run the same command again"
@@ -129,9 +127,19 @@ def _stays(steps: int, settings: Checkpoint, averaged: Collection[int]) -> bool:
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints that are whole, in order. By number: seven digits would sort before six."""
+    return [number for number in _numbers(folder) if _is_done(_folder(folder, number), number)]
+
+
+def _numbers(folder: Path) -> list[int]:
     numbers = [name.removeprefix("step_") for name in (path.name for path in folder.glob("step_*"))]
-    steps = sorted(int(number) for number in numbers if number.isdigit())  # others are `.partial`
-    return [number for number in steps if is_done(_folder(folder, number), _fingerprint(number))]
+    return sorted(int(number) for number in numbers if number.isdigit())  # others are `.partial`
+
+
+def _is_done(folder: Path, steps: int) -> bool:
+    try:
+        return is_done(folder, _fingerprint(steps))
+    except TrialError:  # its manifest is damaged: `restore` says so, and goes on from the one before
+        return False
 
 
 def cpu_copies(tensors: Mapping[str, torch.Tensor]) -> Tensors:

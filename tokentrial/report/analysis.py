@@ -73,8 +73,11 @@ def analyse(
         for pair in dict.fromkeys([*against_control, *(p for _, p in done)]):
             if (name, pair) not in done and (found := compare(name, pair, "exploratory")):
                 records.append(asdict(found))
-    more = [s for s in seeds if s not in declared.seeds and all((arm, s) in results for arm in declared.arms)]
-    over_all = [compare(c.outcome, c, "exploratory", more) for c in (verdict.primary, *verdict.secondary) if more]
+    over_all, added = list[Contrast | None](), [s for s in seeds if s not in declared.seeds]
+    for declared_pair in (verdict.primary, *verdict.secondary) if len(counted) == look.seeds else ():
+        name = declared_pair.outcome
+        more = [s for s in added if all(name in _values(results, arm, s) for arm in declared_pair.arms)]
+        over_all += [compare(name, declared_pair, "exploratory", more)] if more else []
     return Analysis(
         records,
         [asdict(c) for c in over_all if c],
@@ -83,6 +86,10 @@ def analyse(
         {name: _outcome(results, name, arms, seeds, declared.control, floors[name]) for name in outcomes},
         _budgets(primary, [rerun for rerun in reruns if rerun.is_other_budget]),
     )
+
+
+def _values(results: Results, arm: str, seed: int) -> Mapping[str, float]:
+    return results[arm, seed].values if (arm, seed) in results else {}
 
 
 def look_of(results: Results, declared: Declared) -> Look:

@@ -206,11 +206,13 @@ def error_rates(report: Report) -> list[str]:
 
 def declaration(report: Report) -> list[str]:
     """What was declared, since when, each departure from it, and what seeds that were added come to."""
-    declared, added = report["declaration"], [_with_added(record) for record in report.get("added", ())]
-    if sha256 := declared["sha256"]:
-        whole = [f"Declared {declared['since']}, before the first training step, as {sha256[:12]} (sha256 {sha256})."]
-        return [*whole, *(f"{words}." for words in declared["departures"] or ["Nothing differs from it"]), *added]
-    return [f"{words}." for words in declared["departures"] or ["Not declared: every setting may still change"]]
+    declared, sha256 = report["declaration"], report["declaration"]["sha256"]
+    none = "Nothing differs from it" if sha256 else "Not declared: every setting may still change"
+    sentences = declared["departures"] or [none]
+    if sha256:
+        whole = f"Declared {declared['since']}, before the first training step, as {sha256[:12]} (sha256 {sha256})"
+        sentences = [whole, *sentences]
+    return [*(f"{words}." for words in sentences), *(_with_added(record) for record in report.get("added", ()))]
 
 
 def _with_added(record: Record) -> str:

@@ -25,7 +25,7 @@ TIME_NOTE = (
     "last attempt."
 )
 FLOOR_NOTE = "Floor: the best accuracy without knowing any fact, such as by always giving the same answer."
-LADDER_NOTE = "The sizes, by compute; figures of the control's cells. Tokens a byte: what an arm's text costs to read."
+LADDER_NOTE = "Sizes by compute; figures of the control's cells. Tokens per byte: what an arm's text costs to read."
 TREND_NOTE = (
     "Each declared difference at each size, and its slope by seed over log10 of the FLOPs, tested by Student's t,\n"
     "with 95 % intervals. The advantage is the difference in the outcome's good direction. The primary trend is\n"

@@ -71,7 +71,7 @@ def _seeds_in_turn(corpus: CorpusPlan, pending: Pending) -> list[tuple[str, list
     needed = wanted_seeds(corpus)
     is_open = any(left for cell, left in pending.items() if cell.seed in needed)
     further = [seed for seed in corpus.trial.seeds if seed not in needed]
-    return [("", needed), *([(", if undecided", further)] if is_open and further else [])]
+    return [("", needed), *([(", if still needed", further)] if is_open and further else [])]
 
 
 def _costs(

@@ -88,7 +88,7 @@ def check_machine(trial: Trial) -> None:
     if trial.executor == "ray":
         return
     if tracker != "none" and find_spec(tracker) is None:
-        raise SettingsError(f"pretrain.report_to: {tracker} is not installed; install it with pip, or give 'none'")
+        raise SettingsError(f"pretrain.report_to: {tracker} is not installed; `pip install {tracker}`, or give 'none'")
     if resolve_device(trial.pretrain) == "cuda":
         import torch
 

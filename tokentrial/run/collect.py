@@ -25,7 +25,7 @@ def collect(sources: Sequence[Path], into: Path) -> list[str]:
     otherwise on GRPO or the tuning.
     """
     if (into / "trial.yaml").exists() and not (into / DECLARED).exists():
-        raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one of OUT")
+        raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one of the folders to join")
     folders = list(dict.fromkeys([*(into for _ in range((into / DECLARED).exists())), *sources]))
     trial = open_run(folders[0])
     below = ["", *(str(variant.trial.folder.relative_to(trial.folder)) for variant in to_run(trial))]
@@ -126,10 +126,10 @@ def _finished(folder: Path) -> dict[str, list[str]]:
 
 def _same_declaration(first: Path, declared: Any, folder: Path, other: Any) -> None:
     if declared["sha256"] != other["sha256"]:
-        name, change = next(differences(declared["declaration"], other["declaration"]), ("it", "edited"))
+        name, _ = next(differences(declared["declaration"], other["declaration"]), ("edited", ""))
         raise TrialError(
-            f"{folder}: its declaration {other['sha256'][:12]} is not {declared['sha256'][:12]} of {first} ({name}: "
-            f"{change}); only cells of one declaration are joined"
+            f"{folder}: its declaration {other['sha256'][:12]} is not {declared['sha256'][:12]} of {first}: they "
+            f"differ in {name}; only cells of one declaration are joined"
         )
 
 

@@ -44,7 +44,7 @@ def standing(trial: Trial) -> Standing:
     for amendment in before["amendments"]:
         for stage, chain in measured.items():
             if again := [name for name in amendment["replaced"] if name in chain]:
-                words = f"{AGAIN}, since {amendment['time']}: {', '.join(again)} made again"
+                words = f"{AGAIN}, on {amendment['time']}: {', '.join(again)} made again"
                 departures.append(f"{stage}: {words}")
                 withheld.setdefault(stage, words)
     frozen = before["declaration"]

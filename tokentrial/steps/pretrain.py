@@ -101,7 +101,7 @@ def train_rank(job: Job) -> None:
 
     corpus, cell, trial = job.corpus, job.cell, job.corpus.trial
     if trial.tune and read_tuned(trial) is None:
-        raise TrialError(f"{trial.folder / TUNED}: not found; give `tokentrial run`, which tunes the arms first")
+        raise TrialError(f"{trial.folder / TUNED}: not found; use `tokentrial run`, which tunes the arms first")
     stream = Stream.of(trial, corpus.folder, corpus.vocabulary, cell.arm, cell.seed)
     served = read_json(corpus.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
     settings = trial.pretrain.model_copy(update={"steps": served["steps"]})

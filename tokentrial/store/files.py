@@ -63,11 +63,16 @@ def remove_stale_partials(*folders: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinity become null. A record that was sealed is sealed again."""
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON; NaN and infinity become null. A record that was sealed is sealed again."""
     if isinstance(value, dict) and SEAL in value:
         value = sealed(value)
-    write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `json_bytes` atomically."""
+    write_bytes(path, json_bytes(value))
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

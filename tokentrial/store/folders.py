@@ -9,6 +9,7 @@ later has them fetched from the trial's storage, or made again (`cell.run_cell`)
 import errno
 import fcntl
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,17 @@ def is_done(folder: Path, wanted: str, *, whole: bool = False) -> bool:
         name in may_lack or ((folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"])
         for name, entry in manifest["files"].items()
     )
+
+
+def is_usable(folder: Path, wanted: str) -> bool:
+    """Whether a checkpoint is as it was written: `is_done`, with every byte. A damaged one is said, and passed over."""
+    try:
+        damaged = damaged_files(folder) if is_done(folder, wanted) else None
+    except TrialError:
+        damaged = [MANIFEST]
+    if damaged:
+        print(f"{folder / damaged[0]}: damaged; resuming from the checkpoint before", file=sys.stderr)
+    return damaged == []
 
 
 def is_whole(folder: Path) -> bool:

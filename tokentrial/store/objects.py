@@ -89,6 +89,9 @@ class Objects:
 
         return bool(self._tried(work, NO_ROOM))
 
+    def size(self, name: str) -> int | None:
+        return self._tried(lambda: int(self.system.info(f"{self.root}/{name}")["size"]))
+
     def find(self, folder: str) -> list[str]:
         """Names of the objects below a folder."""
 

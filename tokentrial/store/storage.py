@@ -18,8 +18,18 @@ import orjson
 
 from tokentrial.errors import SettingsError
 from tokentrial.store.disk import need_within, translate_os_errors
-from tokentrial.store.files import file_hash, write_json
-from tokentrial.store.folders import MANIFEST, checked, is_done, is_weights, lock, partial, read_manifest, replace
+from tokentrial.store.files import file_hash, json_bytes, write_json
+from tokentrial.store.folders import (
+    MANIFEST,
+    checked,
+    is_done,
+    is_usable,
+    is_weights,
+    lock,
+    partial,
+    read_manifest,
+    replace,
+)
 from tokentrial.store.objects import NoObjects, Objects
 from tokentrial.store.state import State
 from tokentrial.trial.trial import Trial
@@ -55,7 +65,7 @@ class Storage:
     def send(self, folder: Path) -> None:
         """Send a finished step, unless it is there. What was pruned here never takes the place of what is whole."""
         local, stored = read_manifest(folder), self.manifest(folder) or {"fingerprint": None, "files": {}}
-        pruned = local.get("pruned", [])
+        pruned, sizes = local.get("pruned", []), {name: entry["bytes"] for name, entry in local["files"].items()}
         is_same = stored["fingerprint"] == local["fingerprint"]
         if is_same and (pruned or (stored["files"] == local["files"] and not stored.get("pruned"))):
             return
@@ -67,7 +77,11 @@ class Storage:
                 self.objects.delete(f"{self._name(folder)}/{name}")
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: self._put(folder / name), names))
-        self.objects.write(f"{self._name(folder)}/{MANIFEST}", (folder / MANIFEST).read_bytes())
+        # of a step whose manifest is damaged there, the weights that were pruned here may be whole still; `fetch` sees
+        lacking = [name for name in pruned if self.objects.size(f"{self._name(folder)}/{name}") != sizes[name]]
+        manifest = {key: value for key, value in local.items() if key != "pruned"}
+        data = json_bytes(manifest | ({"pruned": lacking} if lacking else {}))
+        self.objects.write(f"{self._name(folder)}/{MANIFEST}", data)
 
     def fetch(self, folder: Path, wanted: str, weights: bool = True) -> bool:
         """Bring a step of this fingerprint; without `weights` they are marked as pruned. Returns whether it came."""
@@ -106,7 +120,7 @@ class Storage:
         """Bring the checkpoints below a folder that are not here."""
         for name in self._below(folder):
             stored = self.manifest(self.folder / name)
-            if stored and not is_done(self.folder / name, stored["fingerprint"]):
+            if stored and not is_usable(self.folder / name, stored["fingerprint"]):
                 self.fetch(self.folder / name, stored["fingerprint"])
 
     def drop(self, folder: Path) -> None:
@@ -149,7 +163,7 @@ class Storage:
         return [name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(f"/{MANIFEST}")]
 
     def _print_damaged(self, name: str) -> None:
-        print(f"storage: {self.objects.url}/{name} is damaged: its step is made again", file=sys.stderr)
+        print(f"storage: {self.objects.url}/{name} is damaged and counts as absent", file=sys.stderr)
 
     def _get(self, name: str, to: Path, entry: dict[str, Any]) -> bool:
         """Whether a file came as its manifest says."""

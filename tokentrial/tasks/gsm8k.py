@@ -122,6 +122,6 @@ def _hub_rows(split: str) -> list[Row]:
     except (OSError, ConnectionError, ValueError) as error:
         raise TrialError(
             "gsm8k: the Hugging Face Hub cannot be reached and openai/gsm8k is not in its cache; go online, or give "
-            f"a folder with train.jsonl and test.jsonl: tasks.gsm8k=path:FOLDER ({type(error).__name__})"
+            f"tasks.gsm8k=path:FOLDER (--gsm8k with --model) with train.jsonl and test.jsonl ({type(error).__name__})"
         ) from None
     return [Row(f"openai/gsm8k {split}, row {number}", row) for number, row in enumerate(rows, 1)]

@@ -42,7 +42,7 @@ def declaration_hash(declaration: Mapping[str, Any]) -> str:
 
 
 def differences(declared: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted name of each setting that differs, and how, such as `0.001, declared 0.003`."""
+    """Dotted name of each setting that differs, and how, such as `0.001 instead of the declared 0.003`."""
     if isinstance(declared, dict) and isinstance(now, dict):
         for key in {**declared, **now}:
             yield from differences(declared.get(key), now.get(key), f"{path}.{key}" if path else str(key))
@@ -50,9 +50,15 @@ def differences(declared: Any, now: Any, path: str = "") -> Iterator[tuple[str, 
         found = [(path, f"{_words(item)} added") for item in now if item not in declared]
         found += [(path, f"{_words(item)} left out") for item in declared if item not in now]
         # the same items in another order or number are another list
-        yield from found or ([(path, f"{_words(now)}, declared {_words(declared)}")] if declared != now else [])
+        yield from found or (
+            [(path, f"{_words(now)} instead of the declared {_words(declared)}")] if declared != now else []
+        )
     elif declared != now:
-        yield path, f"{_words(now)}, declared {_words(declared)}"
+        yield path, f"{_words(now)} instead of the declared {_words(declared)}"
+
+
+def _change(declared: Any, now: Any) -> str:
+    return f"{_words(now)} instead of the declared {_words(declared)}"
 
 
 def _words(value: Any) -> str:

@@ -9,8 +9,9 @@ from tokentrial.trial.places import Place, SourcePlace
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]  # JSON's integers end there
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# of a cell: numpy's old generator, which the Trainer seeds, ends at 2^32, and a placebo adds 1000
-CellSeed = Annotated[int, Field(ge=0, lt=2**32 - 1000)]
+# of a cell: numpy's old generator, which the Trainer seeds, ends at 2^32, and a placebo adds 1000 or a
+# little more
+CellSeed = Annotated[int, Field(ge=0, lt=2**32 - 1100)]
 Beta = Annotated[float, Field(ge=0, lt=1)]  # share of the past in AdamW's moments
 Rate = Annotated[float, Field(gt=0, le=1)]  # of learning: a step of more than 1 leaves every weight behind it
 Decay = Annotated[float, Field(ge=0, le=1)]  # of weights, a step: rate * decay; beyond 1 it turns their sign

@@ -68,7 +68,7 @@ def variants(trial: Trial) -> list[Variant]:
         found += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
     folders = [each.trial.folder for each in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-        raise SettingsError(f"sweep, robustness_reruns, tune: {twice} is of two variants; give each value once")
+        raise SettingsError(f"sweep, robustness_reruns, tune: {twice} would hold two variants; give each value once")
     return found
 
 
