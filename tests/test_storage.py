@@ -105,6 +105,17 @@ def test_weights_that_were_pruned_here_and_in_the_storage_are_made_again(kept, f
         assert (copy / "model.safetensors").read_bytes() == whole
 
 
+def test_weights_that_lie_in_the_storage_alone_outlive_a_manifest_that_is_damaged_there(kept, storage_path):
+    folder, stored = kept.folder / CELL.name / "hf", storage_path / CELL.name / "hf"
+    whole, wanted = (folder / "model.safetensors").read_bytes(), read_json(folder / "manifest.json")["fingerprint"]
+    prune(folder, ["model.safetensors"])
+    damage(stored / "manifest.json", "10s")
+    Storage(kept).send(folder)
+    assert Storage(kept).holds(folder, wanted)
+    assert Storage(kept).fetch(folder, wanted)
+    assert (folder / "model.safetensors").read_bytes() == whole
+
+
 # whole or absent
 
 

@@ -42,6 +42,30 @@ def contrasts(trial, results, **given):
     return analysis, {(c["outcome"], f"{c['treatment']} - {c['control']}"): c for c in analysis.contrasts}
 
 
+def test_seeds_that_were_added_count_in_the_declared_contrasts_once_more_outcome_by_outcome(trial_of):
+    trial = trial_of()
+    more = {(arm, s): cell(known) for s, known in ((7, 3), (8, 9)) for arm in trial.arms}
+    more |= {("mul_tokens", s): cell(1) for s in (7, 8)}
+    del more["mul_tokens", 8].values[BITS]
+    seeds = [*trial.seeds, 7, 8]
+    analysis, declared = contrasts(trial, cells(trial) | more, seeds=seeds)
+    assert declared[NEVER, TOKENS]["seeds"] == trial.seeds
+    found = {(c["outcome"], f"{c['treatment']} - {c['control']}"): c for c in analysis.added}
+    assert found.keys() == {(c.outcome, c.contrast) for c in (trial.verdict.primary, *trial.verdict.secondary)}
+    assert {c["verdict"] for c in analysis.added} == {None}
+    a, b = (np.array([*KNOWS[arm], *of]) / 12 for arm, of in (("mul_tokens", (1, 1)), ("baseline", (3, 9))))
+    expected = stats.ttest_rel(a, b)
+    over_all = found[NEVER, TOKENS]
+    assert (over_all["seeds"], over_all["role"]) == (seeds, "exploratory")
+    assert over_all["interval"] == pytest.approx(list(expected.confidence_interval(0.95)))
+    assert {tuple(c["seeds"]) for (name, pair), c in found.items() if name == BITS and pair == TOKENS} <= {
+        (*seeds[:-1],)
+    }
+    whole = cells(trial) | more
+    del whole["baseline", 1]  # while a declared seed is missing they would stand for it
+    assert contrasts(trial, whole, seeds=seeds)[0].added == []
+
+
 @pytest.mark.parametrize("pair", [TOKENS, APPEND])
 def test_the_contrast_is_the_paired_t_of_scipy(trial_of, pair):
     trial = trial_of()
