@@ -226,7 +226,7 @@ def test_what_cannot_be_compared_says_what_there_is(run_folder, two_arms, refuse
     empty = run_folder("empty", {})
     assert str(empty) in refused(empty, empty)
     missing = refused(two_arms, "--outcome", "nothing")
-    assert "--outcome nothing: the two sides share no outcome; there are" in missing
+    assert "--outcome nothing: not an outcome of both sides, which share" in missing
 
 
 def test_solved_problems_are_compared_by_what_they_have(two_arms_copy, by_outcome):

@@ -15,6 +15,7 @@ from tokentrial.errors import Interrupted
 from tokentrial.posttrain.trainer import CheckpointCallback
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
+from tokentrial.steps.grpo import DECISION
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -172,6 +173,15 @@ def test_a_damaged_checkpoint_of_a_trainer_is_not_used(climbed_copy, climbed, la
     weights = f"{CELL}/{stage}/model.safetensors"
     assert (climbed_copy / weights).read_bytes() == (climbed.folder / weights).read_bytes()
     assert outcomes(climbed_copy) == outcomes(climbed.folder)
+
+
+def test_a_decision_that_is_lost_is_taken_once_more(climbed_copy, climbed, ladder, no_workers):
+    """Found by the soak: a storage lost its record, and the run that came back from it did not say what was decided."""
+    for name in (DECISION, "comparison_report.json"):
+        (climbed_copy / name).unlink()
+    report = run(ladder(climbed_copy))
+    assert (climbed_copy / DECISION).read_bytes() == (climbed.folder / DECISION).read_bytes()
+    assert report["grpo"] == json.loads((climbed.folder / "comparison_report.json").read_bytes())["grpo"]
 
 
 def test_a_file_that_vanished_is_made_again(finished_copy, finished, tiny, inline):

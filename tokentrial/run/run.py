@@ -154,6 +154,9 @@ def run_one(
             _walk(corpus, these, asked, False, storage, replaced, by_phase)
         report = None
         if chosen is None and wanted is None and within:
+            for gate, _ in phases(trial, asked):  # the record may be lost, while what it was decided by is there
+                if gate and by_phase is None and not gate.is_decided:
+                    gate.goes_on(corpus)
             report = _report(trial, evaluated(corpus))
         storage.state.send()
         storage.send_report()

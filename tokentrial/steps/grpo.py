@@ -38,6 +38,10 @@ class GRPOStage(Stage):
     def rows(self) -> list[str]:
         return stage_sources(self.trial, "grpo")
 
+    @property
+    def is_decided(self) -> bool:
+        return (self.trial.folder / DECISION).exists()
+
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to
         `grpo_decision.json`, for the report."""

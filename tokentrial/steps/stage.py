@@ -90,6 +90,11 @@ class Stage(ABC):
         """The folders whose files are checked against their manifests before `make`."""
         return [job.model]
 
+    @property
+    def is_decided(self) -> bool:
+        """Where `decided_once`: whether the decision is on record."""
+        return True
+
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """Where `decided_once`: whether the trial's cells go through this stage. Raises TrialError where that cannot
         be said yet."""
