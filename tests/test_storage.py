@@ -146,6 +146,10 @@ def test_a_storage_that_is_damaged_ends_the_run(kept, tiny, tmp_path, storage_pa
         damage(storage_path / "state.json", how)
         with pytest.raises(TrialError, match=r"there/state\.json is damaged; put back a copy"):
             run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
+    (storage_path / "state.json").unlink()
+    with pytest.raises(TrialError, match=r"there/state\.json is gone; put back a copy"):
+        run(tiny(tmp_path / "fresh", f"storage={storage_path}"))
+    assert not (tmp_path / "fresh" / "declared.json").exists()
 
 
 @pytest.mark.parametrize(

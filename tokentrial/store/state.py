@@ -15,6 +15,7 @@ import orjson
 
 from tokentrial.errors import TrialError
 from tokentrial.store.files import canonical, read_json, write_bytes, write_json
+from tokentrial.store.folders import MANIFEST
 from tokentrial.store.objects import Objects
 
 STATE = "state.json"
@@ -75,8 +76,11 @@ class State:
         return here, there, newer
 
     def _read(self) -> dict[str, str]:
-        """The files there. Raises TrialError where they are damaged: they say what was declared."""
+        """The files there. Raises TrialError where they are damaged or gone: they say what was declared."""
+        url = self.objects.url
         if (data := self.objects.read(STATE)) is None:
+            if any(name.endswith(MANIFEST) for name in self.objects.find("")):  # it is there before anything else
+                raise TrialError(f"storage: {url}/{STATE} is gone; put back a copy of it, or give another storage")
             return {}
         try:
             state = orjson.loads(data)
@@ -84,7 +88,6 @@ class State:
             is_sound = state["sha256"] == _sha256(canonical(files).decode())
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             is_sound = False
-        url = self.objects.url
         if not is_sound:
             raise TrialError(f"storage: {url}/{STATE} is damaged; put back a copy of it, or give another storage")
         if trial != self.trial:
