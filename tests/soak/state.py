@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ class Step(NamedTuple):
 def steps(folder: Path) -> dict[str, Step]:
     """Every finished step below a run folder or a storage, by its name."""
     found = {}
-    for path in folder.rglob("manifest.json"):
+    # not rglob, which raises where a folder is renamed under it: commands may be at work
+    for path in (Path(root, "manifest.json") for root, _, names in os.walk(folder) if "manifest.json" in names):
         name = path.parent.relative_to(folder).as_posix()
         if re.search(r"\.partial|\.checkpoints|corpus\.tasks", name):
             continue
