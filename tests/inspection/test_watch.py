@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tokentrial.inspection.watch import read_progress, watch
+from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import lock
 
 STARTED = 1_000_000.0
@@ -31,7 +32,7 @@ def half(finished_copy):
     (partial / "metrics.jsonl").write_bytes(lines + b'{"step": 9, "lo')  # half a line: it is being written
     for path in finished_copy.glob("*/seed*/*/manifest.json"):
         seconds = {"pretrain": 80.0, "hf": 5.0, "eval_pretrain": 15.0}[path.parent.name]
-        path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"seconds": seconds}))
+        write_json(path, read_json(path) | {"seconds": seconds})
     set_times([finished_copy / "trial.yaml"], STARTED)
     return finished_copy
 

@@ -101,10 +101,10 @@ def test_what_is_done_needs_its_files_no_more(there, no_workers, tokentrial, gon
     ("gone", "undone", "named"),
     [
         ("prose.jsonl", "corpus", "prose.jsonl"),
-        ("rows.jsonl", "baseline/seed1/sft", "rows.jsonl is gone, and baseline/seed1: sft"),
-        ("gsm/train.jsonl", "mul_tokens/seed1/sft", "train.jsonl is gone, and mul_tokens/seed1: sft"),
-        ("svamp.json", "baseline/seed1/eval_sft", "svamp.json is gone, and baseline/seed1: eval_sft"),
-        ("rows.jsonl", "corpus/audit.json", "rows.jsonl is gone, and the audit"),
+        ("rows.jsonl", "baseline/seed1/sft", "rows.jsonl is gone, but baseline/seed1: sft"),
+        ("gsm/train.jsonl", "mul_tokens/seed1/sft", "train.jsonl is gone, but mul_tokens/seed1: sft"),
+        ("svamp.json", "baseline/seed1/eval_sft", "svamp.json is gone, but baseline/seed1: eval_sft"),
+        ("rows.jsonl", "corpus/audit.json", "rows.jsonl is gone, but the audit"),
     ],
 )
 def test_what_is_to_be_made_from_a_file_that_is_gone_is_refused_at_once(there, no_workers, gone, undone, named):
