@@ -110,7 +110,7 @@ def test_a_run_that_nothing_works_on_is_no_longer_watched(half, capsys):
         assert len(slept) < 20
 
     watch(half, Console(file=io.StringIO()), sleep)
-    assert "nothing works on it" in capsys.readouterr().out
+    assert "not running" in capsys.readouterr().out
     held = len(slept)
 
     def stop_later(seconds):
