@@ -89,15 +89,16 @@ def analyse(
 
 
 def _values(results: Results, arm: str, seed: int) -> Mapping[str, float]:
-    return results[arm, seed].values if (arm, seed) in results else {}
+    """What a cell scored, by outcome; nothing where it is not there."""
+    return results.get((arm, seed), CellResults()).values
 
 
 def look_of(results: Results, declared: Declared) -> Look:
     """Which of the declared seeds count now, from the primary differences of those that are whole."""
     verdict, name, whole = declared.verdict, declared.verdict.primary.outcome, list[tuple[float, float]]()
     for seed in declared.seeds:
-        cells = [results.get((arm, seed), CellResults()).values for arm in declared.arms]
-        a, b = (results.get((arm, seed), CellResults()).values.get(name) for arm in verdict.primary.arms)
+        cells = [_values(results, arm, seed) for arm in declared.arms]
+        a, b = (_values(results, arm, seed).get(name) for arm in verdict.primary.arms)
         if a is None or b is None or not all(cells):
             break
         whole.append((a, b))
@@ -264,7 +265,7 @@ def _outcome(
     return {
         "floor": floor,
         "floors": dict(_floors_by_policy(results, name, control)),
-        "per_seed": {arm: [results.get((arm, s), CellResults()).values.get(name) for s in seeds] for arm in arms},
+        "per_seed": {arm: [_values(results, arm, s).get(name) for s in seeds] for arm in arms},
     }
 
 
