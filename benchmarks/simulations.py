@@ -184,7 +184,9 @@ def judge(made: Trials, plan: Plan) -> Judged:
             at_floor = arms.mean(-1).max(axis=0) <= made.floor + made.margin
             with np.errstate(divide="ignore"):
                 too_far = special.stdtr(n - 1, -(made.margin - np.abs(mean)) / error)
-            equivalent[at] = ~found[at] & (too_far < ALPHA) & (error > 0) & ~at_floor & ~failed[:, None]
+            too_far[at_floor | (error <= 0)] = 1
+            too_far = np.column_stack([too_far[:, 0], holm_rows(too_far[:, 1:])])
+            equivalent[at] = ~found[at] & (too_far < ALPHA) & ~failed[:, None]
     judged = Judged(seeds, found, equivalent, covers)
     if trials <= CHECKED:
         check(made, plan, judged)

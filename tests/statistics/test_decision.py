@@ -1,5 +1,6 @@
 """When a contrast gets a verdict, and which: the primary alone, the declared family by Holm, the gate beside both."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,17 @@ def test_a_small_difference_lost_to_holm_may_still_be_equivalent():
     assert 0.01 < small.p < 0.05
     _, (lost, *_) = decide(with_p(0.5), [small, *[with_p(0.9)] * 5])
     assert lost.verdict == "equivalent within 0.1"
+
+
+def test_equivalence_is_corrected_over_the_family_as_declared():
+    """Eight seeds of the study, mean 0, sum of squares 36/24^2: t = 2.993, p = 0.01007 one-sided; 5 times that is over
+    5 %, 4 times is not."""
+    alike = contrast(0.5 + np.array([3, -3, 3, -3, 0, 0, 0, 0]) / 24, [0.5] * 8, margin=0.1)
+    assert alike.p_equivalence == pytest.approx(stats.t.sf(0.1 / math.sqrt(36 / 24**2 / 7 / 8), 7))
+    assert verdict(alike) == "equivalent within 0.1"  # alone
+    untested = contrast(HIGHER, CONTROL)
+    for others, expected in (([None, untested, None], "equivalent within 0.1"), ([None] * 4, "no difference shown")):
+        assert decide(with_p(0.5), [alike, *others])[1][0].verdict == expected
 
 
 # looks

@@ -28,7 +28,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 13  # 12 left seeds that were added out of every contrast
+VERSION = 14  # 13 did not correct equivalence over the secondary contrasts
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 

@@ -6,6 +6,7 @@ the primary, and only what was declared is judged.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tokentrial.statistics.contrast import Contrast
@@ -32,7 +33,8 @@ def decide(
     """The declared contrasts with their verdicts, in the order given; None is one that was declared and not measured.
 
     A declared contrast that was not measured counts as p = 1 in Holm's family, so that what is left out cannot make
-    the others significant. Without the primary there is no verdict at all. `may_go_on`: this is a look with another
+    the others significant. The family's tests of equivalence are corrected alike, else one of many would be called
+    equivalent by chance. Without the primary there is no verdict at all. `may_go_on`: this is a look with another
     one to come; where the primary does not cross its boundary there is no verdict yet, of anything. Where it does the
     trial ends, without equivalence of anything: that is for the last look, for its 5 % are not spent over the looks.
     `not_learnt` is the reason from `gate_failure`: a control at its floor cannot show that a treatment makes no
@@ -44,22 +46,29 @@ def decide(
     if may_go_on and primary.p >= primary.alpha:
         waiting = "no verdict at this look: the trial goes on to the next one"
         return _noted(primary, waiting), [c and _noted(c, waiting) for c in family]
-    equivalence_alpha = 0.0 if may_go_on else equivalence_alpha
-    adjusted = holm([1.0 if c is None or c.p is None else c.p for c in family])
+    judge = partial(_judge, equivalence_alpha=0.0 if may_go_on else equivalence_alpha, not_learnt=not_learnt)
+    tests = zip(family, _holm(family, "p"), _holm(family, "p_equivalence"), strict=True)
     judged = [
-        c and (c if c.p is None else _judge(replace(c, p_adjusted=p), p, len(family), equivalence_alpha, not_learnt))
-        for c, p in zip(family, adjusted, strict=True)
+        c and (judge(replace(c, p_adjusted=p), p, tost, len(family)) if c.p is not None else c) for c, p, tost in tests
     ]
-    return _judge(primary, primary.p, 1, equivalence_alpha, not_learnt), judged
+    (tost,) = _holm([primary], "p_equivalence")
+    return judge(primary, primary.p, tost, 1), judged
 
 
-def _judge(c: Contrast, p: float | None, family: int, equivalence_alpha: float, not_learnt: str | None) -> Contrast:
-    assert p is not None
+def _holm(family: Sequence[Contrast | None], field: str) -> list[float]:
+    """A p-value of every contrast, corrected over all of them; what was not measured or tested counts as 1."""
+    found = [None if c is None else getattr(c, field) for c in family]
+    return holm([1.0 if p is None else p for p in found])
+
+
+def _judge(
+    c: Contrast, p: float, p_equivalence: float, family: int, *, equivalence_alpha: float, not_learnt: str | None
+) -> Contrast:
     assert c.p is not None
+    # of a contrast that stands alone, exactly where the interval at 1 - 2 alpha lies inside +-margin
+    small = p_equivalence < equivalence_alpha
     if p < c.alpha:
         better = (c.difference > 0) == c.higher_is_better
-        # p_equivalence < 5 % exactly where the 90 % interval lies inside +-margin
-        small = c.p_equivalence is not None and c.p_equivalence < equivalence_alpha
         found = _noted(c, f"smaller than the smallest effect that matters, {c.margin:g}" if small else "")
         if not_learnt and c.floor is not None:
             found = _noted(found, f"found although {not_learnt}")
@@ -68,8 +77,14 @@ def _judge(c: Contrast, p: float | None, family: int, equivalence_alpha: float, 
         c = _noted(c, f"not significant among the {family} secondary outcomes declared (Holm p {p:.3g})")
     if not_learnt and c.floor is not None:
         return replace(_noted(c, not_learnt), verdict=NOT_LEARNT)
-    if c.p_equivalence is not None and c.p_equivalence < equivalence_alpha:
+    if small:
         return replace(c, verdict=f"{EQUIVALENT} {c.margin:g}")
+    if c.p_equivalence is not None and c.p_equivalence < equivalence_alpha:
+        c = _noted(
+            c,
+            f"equivalence within {c.margin:g} not significant among the {family} secondary outcomes declared "
+            f"(Holm p {p_equivalence:.3g})",
+        )
     return replace(c, verdict=NO_DIFFERENCE)
 
 

@@ -48,8 +48,9 @@ class Ladder(Settings):
     """tokens grow from the trial's own by this power of compute (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
     """
     lr: Literal["constant", "inverse_width"] = "constant"
-    """AdamW's learning rate, from the trial's own. inverse_width: times the trial's width over the size's (Yang et al.
-    2022, of hidden matrices). Muon's needs no rule: its updates have the same size at every width (Jordan 2024)"""
+    """AdamW's learning rate at each size. constant: the trial's own; inverse_width: the trial's own x (its width /
+    this size's width) (Yang et al. 2022, for hidden matrices). Muon's rate needs no rule: its updates have the same
+    size at every width (Jordan 2024)"""
 
     @model_validator(mode="after")
     def says_each_size_once(self) -> "Ladder":

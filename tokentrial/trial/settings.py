@@ -319,7 +319,8 @@ class Verdict(Settings):
     gate: Gate | None = Gate()
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
     """numbers of seeds after which the primary contrast is tested, such as [6, 12]; once it is decided, the rest is not
-    run. blinded: half of the seeds, then as many as the spread of |difference| asks for. null: all of them"""
+    run. blinded: half of the seeds, then as many as the size of the differences, without their signs, asks for. null:
+    all of them"""
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
     """how alpha is spent over the looks; obrien_fleming keeps almost all of it for the last"""
 
@@ -347,7 +348,7 @@ class Ray(Settings):
 
 
 class Budget(Settings):
-    """What is the same in every arm: the tokens of the steps, or the source bytes that the control's steps read."""
+    """What is the same in every arm: the number of tokens, or the original text (in bytes) that the control reads."""
 
     match: Literal["tokens", "bytes"] = "tokens"
     """what is the same in every arm: tokens, or bytes of the source text"""

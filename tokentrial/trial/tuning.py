@@ -24,13 +24,14 @@ class Tuning(Settings):
     """Each arm's own best of a grid, found on seeds that the verdict does not rest on."""
 
     grid: Annotated[dict[Tunable, Annotated[list[float], Field(min_length=2)]], Field(min_length=1)]
-    """every combination of these values is tried, the trial's own among them, such as {pretrain.lr: [0.001, 0.003]}; of
-    pretrain lr, muon_lr, weight_decay, grad_clip, warmup_ratio, decay_ratio and min_lr_ratio may be tuned"""
+    """values to try, such as {pretrain.lr: [0.001, 0.003]}: every combination of them is tried, and the trial's own
+    values must be among them. Settings of pretrain that may be tuned: lr, muon_lr, weight_decay, grad_clip,
+    warmup_ratio, decay_ratio, min_lr_ratio"""
     seeds: Annotated[list[CellSeed], Field(min_length=1)]
     """random seeds for the tuning only"""
     outcome: Annotated[str, Field(pattern="^pretrain/[^/]+/[^/]+/[^/]+$")] | None = None
-    """outcome after pretraining that picks the best value; null: the primary outcome, or the probability of the right
-    answer if that is an accuracy"""
+    """outcome after pretraining that picks the best value; null: the primary outcome, or, if it is an accuracy, the
+    probability of the right answer"""
 
 
 class Point(Settings):
