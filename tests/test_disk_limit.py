@@ -105,7 +105,7 @@ def test_what_was_pruned_comes_back_for_a_changed_stage(held, ladder, inline, tm
         storage = [f"storage={tmp_path / 'there'}"]
     limit = f"disk_limit_gb={1.6 * trial.disk_limit_gb:.6f}"  # old and remade models beside the new
     changed = ladder(tmp_path / "run", *WIDE, limit, *storage, "seeds=[1]", "sft.warmup_ratio=0")
-    again = run(changed)
+    again = run(changed, overwrite=True)
     assert again["missing"] == []
     name = "pretrain/mul_table/asked/accuracy"
     for arm in changed.arms:
@@ -143,7 +143,7 @@ def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, l
         update={"disk_limit_gb": trial.disk_limit_gb}
     )
     with pytest.raises(TrialError, match=r"baseline/seed1: .* needs .* GB, .* GB are held, and disk_limit_gb is"):
-        run(again)
+        run(again, overwrite=True)
     assert is_done(
         tmp_path / "run/baseline/seed1/sft", read_json(trial.folder / "baseline/seed1/sft/manifest.json")["fingerprint"]
     )

@@ -35,6 +35,8 @@ def test_a_trial_of_other_facts_goes_through_every_stage(ladder, tmp_path, inlin
     for stage in ("pretrain", "sft", "grpo"):
         assert set(report["outcomes"][f"{stage}/{table}/never_asked/choice_logprob"]["per_seed"]) == set(trial.arms)
     floor = -math.log(len({fact.answer for fact in made}))
+    questions = report["facts"].pop("questions")  # each with its place in the heat map
+    assert set(questions) == {wording.question for fact in made for wording in fact.wordings}
     assert report["facts"] == {"table": table, "facts": len(made), "choice_floor": pytest.approx(floor)}
     served = read_json(trial.folder / "corpus" / "exposure.json")["served"]["mul_tokens"]["1"]
     assert set(served["facts"]) == {fact.equation for fact in made}

@@ -80,7 +80,7 @@ def test_each_stage_changed_the_model_and_says_so(climbed):
 
 @pytest.mark.slow
 def test_a_bonus_that_only_some_arms_can_earn_is_flagged(climbed_copy, ladder, inline):
-    report = run(ladder(climbed_copy, *ONE_SEED, "grpo.fact_token_bonus=0.25"))
+    report = run(ladder(climbed_copy, *ONE_SEED, "grpo.fact_token_bonus=0.25"), overwrite=True)
     assert report["grpo"]["fact_token_bonus"] == 0.25
     flag = "GRPO paid a bonus of 0.25 for fact tokens, which only some arms can earn."
     assert flag in (climbed_copy / "report.md").read_text()

@@ -182,7 +182,7 @@ def test_every_variant_is_a_whole_run_that_shares_what_is_the_same(family, no_wo
     def inodes(folder, pattern):
         return {path.name: path.stat().st_ino for path in (folder / "corpus").glob(pattern)}
 
-    text, drills = inodes(family.folder, "*.npy"), inodes(family.folder, "drills/*.npy")
+    text, drills = inodes(family.folder, "*.npy"), inodes(family.folder, "drills/*/*.npy")
     assert text
     assert drills
     for variant in to_run(family):
@@ -191,7 +191,7 @@ def test_every_variant_is_a_whole_run_that_shares_what_is_the_same(family, no_wo
         assert own["declared"]["primary"] == declaration(family)["verdict"]["primary"]
         assert inodes(variant.trial.folder, "*.npy") == text
         same_dose = variant.trial.corpus.drills.share == 0.6
-        assert (inodes(variant.trial.folder, "drills/*.npy") == drills) == same_dose
+        assert (inodes(variant.trial.folder, "drills/*/*.npy") == drills) == same_dose
     assert len(to_run(family)) == 2
     served = read_json(family.folder / "also" / "budget.match=bytes" / "corpus" / "exposure.json")["served"]
     assert served["mul_tokens"]["1"]["steps"] < served["baseline"]["1"]["steps"] == family.pretrain.steps

@@ -57,8 +57,8 @@ def summary(report: Report) -> list[str]:
         # at a look, and of arms that were tuned apart, p says something else
         if primary["p"] is not None and report["declared"]["looks"] is None and not is_tuned_apart:
             sentence += (
-                " If the two were equal, a mean difference at least this large would come up in "
-                f"{format_number(100 * primary['p'])} % of such trials."
+                " If the two were equal, a mean difference at least this large, relative to its noise, "
+                f"would come up in {format_number(100 * primary['p'])} % of such trials."
             )
         sentences.append(sentence)
     found = Counter(verdict_words(record) for record in declared_records(report) if record["role"] == "secondary")
@@ -287,7 +287,10 @@ def limits(report: Report) -> list[str]:
             "measure recall, and only never-asked ones more than that."
         )
     source = settings["corpus"]["source"].split("/")[-1]
-    sentences.append(f"One source of text ({source}), greedy answers, one prompt form.")
+    drawn = ", one draw of the drills" if settings["corpus"]["drills"]["share"] else ""
+    sentences.append(
+        f"One source of text ({source}){drawn}, greedy answers, one prompt form: no interval covers others."
+    )
     return [one_line(sentence) for sentence in sentences]
 
 
@@ -314,9 +317,9 @@ def _of_the_models(report: Report) -> list[str]:
         )
     shares = [f"{means['drill_share']:.0%} in {arm}" for arm, means in consumed.items()]
     read = [f"{means['bytes']:,.0f} bytes in {arm}" for arm, means in consumed.items()]
-    match = "source bytes" if settings["budget"]["match"] == "bytes" else "tokens, not the same text"
+    match = "original text" if settings["budget"]["match"] == "bytes" else "number of tokens, not the same text"
     return [
         *sentences,
         f"Drills' share of the training tokens: {', '.join(shares)}.",
-        f"Every arm read the same {match}; of the original text {', '.join(read)}.",
+        f"Every arm read the same {match} ({', '.join(read)} of original text).",
     ]

@@ -24,7 +24,7 @@ TIME_NOTE = (
     "Wall-clock seconds of the workers, which are side by side. Of a stage that was stopped and went on, those of the\n"
     "last attempt."
 )
-FLOOR_NOTE = "Floor: the best accuracy without knowing any fact, such as by always giving the same answer."
+FLOOR_NOTE = "Floor: the best accuracy of a few strategies that know no facts, such as always giving the same answer."
 LADDER_NOTE = "Sizes by compute; figures of the control's cells. Tokens per byte: what an arm's text costs to read."
 TREND_NOTE = (
     "Each declared difference at each size, and its slope by seed over log10 of the FLOPs, tested by Student's t,\n"
