@@ -152,7 +152,7 @@ def test_the_two_alphas_are_said_together(report):
 
 def test_the_limits_are_of_this_run(report):
     found = " ".join(limits(report))
-    for part in ("12,345 parameters", "60% in baseline", "6 seeds", "5,000 bytes in mul_tokens", "one_slot"):
+    for part in ("12,345 parameters", "60% in baseline", "6 seeds", "5,000 in mul_tokens", "one_slot"):
         assert part in found
     assert "The verdict is on the model after pretraining" in found
     _, _, left_out = found.partition("Arms that did not run: ")

@@ -112,7 +112,21 @@ def test_equivalence_is_corrected_over_the_family_as_declared():
     assert verdict(alike) == "equivalent within 0.1"  # alone
     untested = contrast(HIGHER, CONTROL)
     for others, expected in (([None, untested, None], "equivalent within 0.1"), ([None] * 4, "no difference shown")):
-        assert decide(with_p(0.5), [alike, *others])[1][0].verdict == expected
+        primary, (judged, *_) = decide(alike, [alike, *others])
+        assert judged.verdict == expected
+        assert judged.p_equivalence_adjusted == pytest.approx((1 + len(others)) * alike.p_equivalence)
+        assert ("not significant" in judged.note) == (expected == "no difference shown")
+        assert (primary.verdict, primary.p_equivalence_adjusted) == ("equivalent within 0.1", None)
+
+
+@given(st.lists(st.floats(0.03, 0.2), min_size=1, max_size=6), st.integers(0, 3))
+def test_equivalence_steps_down_as_holm_does(margins, unmeasured):
+    family = [contrast(ALIKE, CONTROL, margin=margin) for margin in margins]
+    _, judged = decide(with_p(0.5), [*family, *[None] * unmeasured])
+    theirs = multipletests([*(c.p_equivalence for c in family), *[1.0] * unmeasured], method="holm")[1]
+    for c, p in zip(judged[: len(family)], theirs, strict=False):
+        assert c.p_equivalence_adjusted == pytest.approx(p)
+        assert c.verdict == (f"equivalent within {c.margin:g}" if p < 0.05 else "no difference shown")
 
 
 # looks

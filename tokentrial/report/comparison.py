@@ -28,7 +28,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 14  # 13 did not correct equivalence over the secondary contrasts
+VERSION = 15  # 14 had no p_equivalence_adjusted
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 

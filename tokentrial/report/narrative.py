@@ -199,7 +199,8 @@ def error_rates(report: Report) -> list[str]:
     alpha, count = declared["alpha"], len(declared["secondary"])
     words = (
         f"Alpha is {alpha:g} for the primary contrast and another {alpha:g} for the secondary family ({count}, Holm): "
-        f"without any effect at most {200 * alpha:.3g} % of such trials find one."
+        f"without any effect at most {200 * alpha:.3g} % of such trials find one. A false equivalence has "
+        f"another {alpha:g} for the primary and {alpha:g} for the family."
     )
     return [words] if count else []
 
@@ -287,7 +288,8 @@ def limits(report: Report) -> list[str]:
             "measure recall, and only never-asked ones more than that."
         )
     source = settings["corpus"]["source"].split("/")[-1]
-    drawn = ", one draw of the drills" if settings["corpus"]["drills"]["share"] else ""
+    drills = settings["corpus"]["drills"]
+    drawn = f", one draw of the drills{' per fold' if drills['holdout_folds'] else ''}" if drills["share"] else ""
     sentences.append(
         f"One source of text ({source}){drawn}, greedy answers, one prompt form: no interval covers others."
     )
@@ -316,10 +318,10 @@ def _of_the_models(report: Report) -> list[str]:
             "what is never asked, and nothing here applies to other checkpoints."
         )
     shares = [f"{means['drill_share']:.0%} in {arm}" for arm, means in consumed.items()]
-    read = [f"{means['bytes']:,.0f} bytes in {arm}" for arm, means in consumed.items()]
+    read = [f"{means['bytes']:,.0f} in {arm}" for arm, means in consumed.items()]
     match = "original text" if settings["budget"]["match"] == "bytes" else "number of tokens, not the same text"
     return [
         *sentences,
         f"Drills' share of the training tokens: {', '.join(shares)}.",
-        f"Every arm read the same {match} ({', '.join(read)} of original text).",
+        f"Every arm read the same {match} (bytes of original text: {', '.join(read)}).",
     ]

@@ -46,9 +46,10 @@ class Contrast:
     p_sign_flip: float
     sign_flip_is_exact: bool  # else signs were drawn
     margin: float | None  # the smallest difference that matters, in the outcome's unit
-    p_equivalence: float | None  # of two one-sided tests; refused at floor or ceiling
-    equivalence_interval: list[float] | None  # at 1 - 2 alpha: equivalent where within the margin
-    detectable: float | None  # the difference that these seeds find with a chance of 80 %
+    p_equivalence: float | None  # of two one-sided tests, unadjusted; refused at floor or ceiling
+    p_equivalence_adjusted: float | None = None  # Holm's, as `p_adjusted`
+    equivalence_interval: list[float] | None  # at 1 - 2 alpha: a contrast alone is equivalent where within the margin
+    detectable: float | None  # the difference that these seeds find with a chance of 80 %, in one test at `alpha`
     floor: float | None  # of policies that know nothing
     higher_is_better: bool
     facts_interval: list[float] | None  # over facts like these, seeds and facts both a sample; at 1 - the trial's alpha
@@ -144,7 +145,7 @@ def _equivalence(d: Floats, margin: float, alpha: float, at_bound: bool) -> tupl
         return None, ["equivalence not tested: both arms lie at the floor or ceiling"]
     if margin >= in_reach or p < alpha:
         return p, []
-    return p, [f"equivalence within {margin:g} is out of reach: with 80 % power these seeds show {in_reach:.2g}"]
+    return p, [f"equivalence within {margin:g} is out of reach: at 80 % power these seeds show {in_reach:.2g} at best"]
 
 
 def _over_facts(

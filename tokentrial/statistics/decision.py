@@ -48,11 +48,10 @@ def decide(
         return _noted(primary, waiting), [c and _noted(c, waiting) for c in family]
     judge = partial(_judge, equivalence_alpha=0.0 if may_go_on else equivalence_alpha, not_learnt=not_learnt)
     tests = zip(family, _holm(family, "p"), _holm(family, "p_equivalence"), strict=True)
-    judged = [
-        c and (judge(replace(c, p_adjusted=p), p, tost, len(family)) if c.p is not None else c) for c, p, tost in tests
+    return judge(primary, primary.p, primary.p_equivalence), [
+        c and (c if c.p is None else judge(c, p, None if c.p_equivalence is None else tost, len(family)))
+        for c, p, tost in tests
     ]
-    (tost,) = _holm([primary], "p_equivalence")
-    return judge(primary, primary.p, tost, 1), judged
 
 
 def _holm(family: Sequence[Contrast | None], field: str) -> list[float]:
@@ -62,11 +61,20 @@ def _holm(family: Sequence[Contrast | None], field: str) -> list[float]:
 
 
 def _judge(
-    c: Contrast, p: float, p_equivalence: float, family: int, *, equivalence_alpha: float, not_learnt: str | None
+    c: Contrast,
+    p: float,
+    p_equivalence: float | None,
+    family: int | None = None,
+    *,
+    equivalence_alpha: float,
+    not_learnt: str | None,
 ) -> Contrast:
+    """`p` and `p_equivalence` decide: the primary's own, and in the `family` of so many those corrected by Holm."""
+    if family is not None:
+        c = replace(c, p_adjusted=p, p_equivalence_adjusted=p_equivalence)
     assert c.p is not None
-    # of a contrast that stands alone, exactly where the interval at 1 - 2 alpha lies inside +-margin
-    small = p_equivalence < equivalence_alpha
+    # alone exactly where the interval at 1 - 2 alpha lies inside +-margin
+    small = p_equivalence is not None and p_equivalence < equivalence_alpha
     if p < c.alpha:
         better = (c.difference > 0) == c.higher_is_better
         found = _noted(c, f"smaller than the smallest effect that matters, {c.margin:g}" if small else "")
@@ -74,7 +82,7 @@ def _judge(
             found = _noted(found, f"found although {not_learnt}")
         return replace(found, verdict=HELPS if better else HURTS)
     if c.p < c.alpha:
-        c = _noted(c, f"not significant among the {family} secondary outcomes declared (Holm p {p:.3g})")
+        c = _noted(c, f"not significant among the {family} declared secondary contrasts (Holm p {p:.3g})")
     if not_learnt and c.floor is not None:
         return replace(_noted(c, not_learnt), verdict=NOT_LEARNT)
     if small:
@@ -82,7 +90,7 @@ def _judge(
     if c.p_equivalence is not None and c.p_equivalence < equivalence_alpha:
         c = _noted(
             c,
-            f"equivalence within {c.margin:g} not significant among the {family} secondary outcomes declared "
+            f"equivalence within {c.margin:g} not significant among the {family} declared secondary contrasts "
             f"(Holm p {p_equivalence:.3g})",
         )
     return replace(c, verdict=NO_DIFFERENCE)
