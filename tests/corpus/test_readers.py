@@ -327,7 +327,7 @@ def test_a_line_too_long_to_be_a_document_is_one_bad_document(tmp_path, monkeypa
 )
 def test_text_is_text_however_arrow_keeps_it(tmp_path, kind):
     texts = ["one", None, "é", "", "one", "\x00", "😀"]
-    column = pyarrow.array(texts).cast(kind) if pyarrow.types.is_string_view(kind) else pyarrow.array(texts, kind)
+    column = pyarrow.array(texts).cast(kind)  # pyarrow 21 makes not every kind from a list
     pyarrow.parquet.write_table(pyarrow.table({"id": range(7), "text": column}), tmp_path / "a.parquet")
     assert texts_of("parquet", str(tmp_path / "a.parquet")) == [text or "" for text in texts]
 
