@@ -1,4 +1,4 @@
-"""How often the rules of `statistics` are wrong, and how often right, on made-up trials whose truth is known.
+"""How often the rules of `statistics` are wrong, and how often right, on simulated trials whose truth is known.
 
     OMP_NUM_THREADS=1 python benchmarks/simulations.py [TRIALS]
 
@@ -162,34 +162,34 @@ class Judged(NamedTuple):
     covers: Array  # whether the primary's repeated interval holds the truth, (trials,)
 
 
-def judge(made: Trials, plan: Plan) -> Judged:
-    d = made.arms[0] - made.arms[1]
+def judge(sample: Trials, plan: Plan) -> Judged:
+    d = sample.arms[0] - sample.arms[1]
     trials, outcomes, _ = d.shape
     seeds, going_on = np.zeros(trials, int), np.ones(trials, bool)
     found, equivalent, covers = np.zeros((trials, outcomes), bool), np.zeros((trials, outcomes), bool), going_on.copy()
-    for n, alpha, wanted in stages(d[:, 0], plan, made.margin):
+    for n, alpha, wanted in stages(d[:, 0], plan, sample.margin):
         at = np.flatnonzero(going_on if wanted is None else wanted)
         p, error = t_test(d[at, :, :n])
         last = n == plan.most or wanted is not None
         stops = np.full(len(at), True) if last else p[:, 0] < alpha
-        at, p, error, arms = at[stops], p[stops], error[stops], made.arms[:, at[stops], :, :n]
+        at, p, error, arms = at[stops], p[stops], error[stops], sample.arms[:, at[stops], :, :n]
         going_on[at], seeds[at] = False, n
         mean = arms[0].mean(-1) - arms[1].mean(-1)
         reach = -special.stdtrit(n - 1, alpha / 2) * error[:, 0]
-        covers[at] = np.abs(mean[:, 0] - made.truth) <= reach
+        covers[at] = np.abs(mean[:, 0] - sample.truth) <= reach
         adjusted = np.column_stack([p[:, 0], holm_rows(p[:, 1:])])
         found[at] = adjusted < alpha
         if last:
             failed = (arms[1, :, 1].mean(-1) < 0.6 - 1e-9) | (arms[1, :, 0].mean(-1) < 0.4 - 1e-9)
-            at_floor = arms.mean(-1).max(axis=0) <= made.floor + made.margin
+            at_floor = arms.mean(-1).max(axis=0) <= sample.floor + sample.margin
             with np.errstate(divide="ignore"):
-                too_far = special.stdtr(n - 1, -(made.margin - np.abs(mean)) / error)
+                too_far = special.stdtr(n - 1, -(sample.margin - np.abs(mean)) / error)
             too_far[at_floor | (error <= 0)] = 1
             too_far = np.column_stack([too_far[:, 0], holm_rows(too_far[:, 1:])])
             equivalent[at] = ~found[at] & (too_far < ALPHA) & ~failed[:, None]
     judged = Judged(seeds, found, equivalent, covers)
     if trials <= CHECKED:
-        check(made, plan, judged)
+        check(sample, plan, judged)
     return judged
 
 
@@ -225,29 +225,29 @@ def holm_rows(p: Array) -> Array:
     return adjusted
 
 
-def check(made: Trials, plan: Plan, judged: Judged) -> None:
+def check(sample: Trials, plan: Plan, judged: Judged) -> None:
     """The first trials again by the package's own functions, one by one."""
     for i in range(len(judged.seeds)):
-        d = (made.arms[0, i, 0] - made.arms[1, i, 0]).tolist()
-        look = current_look(d, plan.most, plan.looks, plan.spending, ALPHA, made.margin)
+        d = (sample.arms[0, i, 0] - sample.arms[1, i, 0]).tolist()
+        look = current_look(d, plan.most, plan.looks, plan.spending, ALPHA, sample.margin)
         compared = [
             contrast(
-                *made.arms[:, i, k, : look.seeds],
+                *sample.arms[:, i, k, : look.seeds],
                 alpha=look.alpha,
-                margin=made.margin,
+                margin=sample.margin,
                 equivalence_alpha=ALPHA,
-                floor=made.floor,
+                floor=sample.floor,
             )
-            for k in range(made.arms.shape[2])
+            for k in range(sample.arms.shape[2])
         ]
-        reason = gate_failure(made.arms[1, i, 1, : look.seeds], made.arms[1, i, 0, : look.seeds])
+        reason = gate_failure(sample.arms[1, i, 1, : look.seeds], sample.arms[1, i, 0, : look.seeds])
         primary, family = decide(compared[0], compared[1:], may_go_on=look.may_go_on, not_learnt=reason)
         verdicts = [c.verdict or "" for c in (primary, *family)]
         low, high = primary.interval or [primary.difference] * 2
-        ours = (look.seeds, [v in (HELPS, HURTS) for v in verdicts], [v.startswith(EQUIVALENT) for v in verdicts])
-        theirs = (judged.seeds[i], judged.found[i].tolist(), judged.equivalent[i].tolist())
-        assert ours == theirs, f"{plan}, trial {i}: decide says {ours}, the arrays {theirs}"
-        assert (low <= made.truth <= high) == judged.covers[i], f"{plan}, trial {i}: interval [{low}, {high}]"
+        by_package = (look.seeds, [v in (HELPS, HURTS) for v in verdicts], [v.startswith(EQUIVALENT) for v in verdicts])
+        by_arrays = (judged.seeds[i], judged.found[i].tolist(), judged.equivalent[i].tolist())
+        assert by_package == by_arrays, f"{plan}, trial {i}: decide says {by_package}, the arrays {by_arrays}"
+        assert (low <= sample.truth <= high) == judged.covers[i], f"{plan}, trial {i}: interval [{low}, {high}]"
 
 
 def summary(judged: Judged) -> Array:
@@ -269,10 +269,10 @@ def worst_family(trials: int) -> Iterator[tuple[str, str, list[float]]]:
 
 def early_stops(trials: int) -> tuple[float, float]:
     """Share of trials that stop at the first look, and their mean difference, of the true one."""
-    made = gaussian(np.random.default_rng(12), trials, LOOKS, True)
-    d = made.arms[0, :, 0] - made.arms[1, :, 0]
+    sample = gaussian(np.random.default_rng(12), trials, LOOKS, True)
+    d = sample.arms[0, :, 0] - sample.arms[1, :, 0]
     stops = t_test(d[:, :6])[0] < level(boundaries(LOOKS.looks, LOOKS.spending, ALPHA)[0], 6)
-    return float(stops.mean()), float(d[stops, :6].mean() / made.truth)
+    return float(stops.mean()), float(d[stops, :6].mean() / sample.truth)
 
 
 # Each rule alone

@@ -19,29 +19,29 @@ levels = st.floats(0.0005, 0.4)
 
 
 def test_the_record_is_scipys_paired_t_by_seed():
-    made, theirs = contrast(HIGHER, CONTROL, seeds=range(1, 7)), stats.ttest_rel(HIGHER, CONTROL)
-    assert (made.test, made.seeds, made.verdict) == ("paired_t", [1, 2, 3, 4, 5, 6], None)
-    assert made.p == pytest.approx(theirs.pvalue)
-    assert made.interval == pytest.approx(list(theirs.confidence_interval(0.95)))
-    assert made.differences == pytest.approx(list(HIGHER - CONTROL))
-    assert (made.treatment_mean, made.control_sd) == pytest.approx((HIGHER.mean(), np.std(CONTROL, ddof=1)))
-    assert made.detectable == pytest.approx(mde(np.std(HIGHER - CONTROL, ddof=1), 6))
-    assert (made.p_sign_flip, made.sign_flip_is_exact) == (0.03125, True)
+    result, theirs = contrast(HIGHER, CONTROL, seeds=range(1, 7)), stats.ttest_rel(HIGHER, CONTROL)
+    assert (result.test, result.seeds, result.verdict) == ("paired_t", [1, 2, 3, 4, 5, 6], None)
+    assert result.p == pytest.approx(theirs.pvalue)
+    assert result.interval == pytest.approx(list(theirs.confidence_interval(0.95)))
+    assert result.differences == pytest.approx(list(HIGHER - CONTROL))
+    assert (result.treatment_mean, result.control_sd) == pytest.approx((HIGHER.mean(), np.std(CONTROL, ddof=1)))
+    assert result.detectable == pytest.approx(mde(np.std(HIGHER - CONTROL, ddof=1), 6))
+    assert (result.p_sign_flip, result.sign_flip_is_exact) == (0.03125, True)
 
 
 @given(scores, levels)
 def test_the_interval_leaves_out_zero_exactly_where_p_is_below_alpha(treatment, alpha):
-    made = contrast(treatment, CONTROL, alpha=alpha)
-    if made.test == "paired_t" and abs(made.p - alpha) > 1e-9:
-        assert (made.p < alpha) == (not made.interval[0] <= 0 <= made.interval[1])
+    result = contrast(treatment, CONTROL, alpha=alpha)
+    if result.test == "paired_t" and abs(result.p - alpha) > 1e-9:
+        assert (result.p < alpha) == (not result.interval[0] <= 0 <= result.interval[1])
 
 
 @given(scores, levels, st.floats(0.01, 1))
 def test_equivalence_is_the_interval_at_1_minus_2_alpha_within_the_margin(treatment, alpha, margin):
-    made = contrast(treatment, CONTROL, alpha=0.001, margin=margin, equivalence_alpha=alpha)
-    if made.p_equivalence is not None and abs(made.p_equivalence - alpha) > 1e-9:
-        assert (made.p_equivalence < alpha) == (max(map(abs, made.equivalence_interval)) < margin)
-        assert made.equivalence_interval == pytest.approx(
+    result = contrast(treatment, CONTROL, alpha=0.001, margin=margin, equivalence_alpha=alpha)
+    if result.p_equivalence is not None and abs(result.p_equivalence - alpha) > 1e-9:
+        assert (result.p_equivalence < alpha) == (max(map(abs, result.equivalence_interval)) < margin)
+        assert result.equivalence_interval == pytest.approx(
             list(stats.ttest_rel(treatment, CONTROL).confidence_interval(1 - 2 * alpha))
         )
 
@@ -73,19 +73,19 @@ def test_round_off_is_no_difference():
 
 
 def test_one_seed_has_no_p_and_no_interval():
-    made = contrast([0.9], [0.2], margin=0.1)
-    assert (made.p, made.interval, made.p_equivalence, made.treatment_sd) == (None, None, None, None)
+    result = contrast([0.9], [0.2], margin=0.1)
+    assert (result.p, result.interval, result.p_equivalence, result.treatment_sd) == (None, None, None, None)
 
 
 def test_beyond_20_seeds_signs_are_drawn_and_the_record_says_so():
-    made = contrast(np.linspace(0.6, 0.9, 21), np.linspace(0.5, 0.85, 21), rng=np.random.default_rng(0))
-    assert (made.p_sign_flip, made.sign_flip_is_exact) == (pytest.approx(1 / 100_001), False)
+    result = contrast(np.linspace(0.6, 0.9, 21), np.linspace(0.5, 0.85, 21), rng=np.random.default_rng(0))
+    assert (result.p_sign_flip, result.sign_flip_is_exact) == (pytest.approx(1 / 100_001), False)
 
 
 def test_the_interval_over_facts_stands_beside_the_one_over_seeds():
     by_fact = np.random.default_rng(0).normal(0.2, 0.3, (6, 12))
-    made = contrast(CONTROL + by_fact.mean(axis=1), CONTROL, by_fact=by_fact)
-    assert made.facts_interval == pytest.approx(list(crossed_interval(by_fact).interval))
+    result = contrast(CONTROL + by_fact.mean(axis=1), CONTROL, by_fact=by_fact)
+    assert result.facts_interval == pytest.approx(list(crossed_interval(by_fact).interval))
     assert contrast(CONTROL + 0.1, CONTROL, by_fact=np.full((6, 12), 0.1)).facts_interval is None  # no spread
 
 

@@ -24,8 +24,8 @@ def with_p(p, **settings):
     return contrast(0.5 + 0.01 * (d + t * d.std(ddof=1) / np.sqrt(6)), [0.5] * 6, **settings)
 
 
-def verdict(made, **settings):
-    return decide(made, [], **settings)[0].verdict
+def verdict(result, **settings):
+    return decide(result, [], **settings)[0].verdict
 
 
 # the primary
@@ -39,8 +39,8 @@ def test_helps_and_hurts_follow_the_sign_that_is_better():
 
 @given(st.floats(0.001, 0.4), st.floats(0.001, 0.4))
 def test_a_difference_is_found_where_p_is_below_the_contrasts_own_alpha(p, alpha):
-    made = with_p(p, alpha=alpha)
-    assert (verdict(made) == "helps") == (made.p < alpha)
+    result = with_p(p, alpha=alpha)
+    assert (verdict(result) == "helps") == (result.p < alpha)
 
 
 def test_equivalent_only_where_it_was_reached_and_named_by_its_margin():
@@ -74,9 +74,9 @@ def test_nothing_is_judged_before_the_primary(primary):
 def test_the_family_answers_to_holm_with_what_was_not_measured_as_1(p_values, unmeasured):
     family = [with_p(p) for p in p_values]
     _, judged = decide(with_p(0.5), [*family, *[None] * unmeasured])
-    theirs = multipletests([*(c.p for c in family), *[1.0] * unmeasured], method="holm")[1]
+    peers = multipletests([*(c.p for c in family), *[1.0] * unmeasured], method="holm")[1]
     assert judged[len(family) :] == [None] * unmeasured
-    for c, p in zip(judged[: len(family)], theirs[: len(family)], strict=True):
+    for c, p in zip(judged[: len(family)], peers[: len(family)], strict=True):
         assert c.p_adjusted == pytest.approx(p)
         assert (c.verdict == "helps") == (c.p_adjusted < 0.05)
 
@@ -123,8 +123,8 @@ def test_equivalence_is_corrected_over_the_family_as_declared():
 def test_equivalence_steps_down_as_holm_does(margins, unmeasured):
     family = [contrast(ALIKE, CONTROL, margin=margin) for margin in margins]
     _, judged = decide(with_p(0.5), [*family, *[None] * unmeasured])
-    theirs = multipletests([*(c.p_equivalence for c in family), *[1.0] * unmeasured], method="holm")[1]
-    for c, p in zip(judged[: len(family)], theirs, strict=False):
+    peers = multipletests([*(c.p_equivalence for c in family), *[1.0] * unmeasured], method="holm")[1]
+    for c, p in zip(judged[: len(family)], peers, strict=False):
         assert c.p_equivalence_adjusted == pytest.approx(p)
         assert c.verdict == (f"equivalent within {c.margin:g}" if p < 0.05 else "no difference shown")
 

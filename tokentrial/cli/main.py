@@ -137,19 +137,19 @@ def plan(
     assumed = noise_of(loaded, noise, pilot)
     if measure:
         groups = plans.measured(loaded, groups)
-    made = plans.plan(loaded, groups, assumed)
+    content = plans.plan(loaded, groups, assumed)
     if budget is not None:
         priced = [group for group in groups if device or group.device.price]
-        made |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
-        made |= {"bought": plans.bought(loaded, budget, priced)}
+        content |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
+        content |= {"bought": plans.bought(loaded, budget, priced)}
     if json:
-        print_json(made)
+        print_json(content)
         return
     from tokentrial.plan.table import print_budget, print_plan
 
-    print_plan(made, console())
+    print_plan(content, console())
     if budget is not None:
-        print_budget(made, budget, console())
+        print_budget(content, budget, console())
 
 
 @app.command()
@@ -202,11 +202,11 @@ def report(out: FolderArgument, json: JsonOption = False) -> None:
     """
     from tokentrial.run.run import rebuild
 
-    made = rebuild(out)
+    content = rebuild(out)
     if json:
-        print_json(made)
+        print_json(content)
     else:
-        show_report(made, out)
+        show_report(content, out)
 
 
 @app.command()
@@ -300,15 +300,15 @@ def arms(json: JsonOption = False) -> None:
     """
     from tokentrial.arms.arm import arm_names, get_arm
 
-    there = [get_arm(name) for name in arm_names()]
+    arms = [get_arm(name) for name in arm_names()]
     rows = [
         {"name": arm.name, "summary": arm.summary, "tokens": len(arm.tokens), "keeps_content": arm.keeps_content}
-        for arm in there
+        for arm in arms
     ]
     if json:
         print_json(rows)
         return
-    for arm in there:
+    for arm in arms:
         lost = "" if arm.keeps_content else "  (drops the content)"
         print(f"{arm.name:18} {counted(len(arm.tokens), 'token'):>10}  {arm.summary}{lost}")
 

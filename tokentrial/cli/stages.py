@@ -49,8 +49,8 @@ def corpus(
     else:
         chosen = loaded.seeds[0] if seed is None else seed
         folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
-        made = f"{counted(counts['train_tokens'], 'token')} in {counted(counts['shards'], 'shard')}"
-        print(f"{materialize}, seed {chosen}: {made}: {folder}")
+        size = f"{counted(counts['train_tokens'], 'token')} in {counted(counts['shards'], 'shard')}"
+        print(f"{materialize}, seed {chosen}: {size}: {folder}")
 
 
 def _stage_verb(name: str, summary: str, options: str) -> Callable[..., None]:

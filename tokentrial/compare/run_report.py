@@ -58,6 +58,6 @@ def _of_release_0_1(report: Any) -> Iterator[dict[str, Any]]:
                 continue
             seeds, x, y = zip(*counted, strict=True)
             role = "secondary" if old["verdict"] else "exploratory"  # only what was declared had one
-            made = {"role": role, "outcome": outcome, "treatment": treatment, "control": control, "seeds": seeds}
-            made |= {"treatment_mean": mean_of(x), "control_mean": mean_of(y), "alpha": 0.05}
-            yield old | made | {"interval": old["ci95"], "p_adjusted": old["p_holm"], "detectable": old["mde80"]}
+            today = {"role": role, "outcome": outcome, "treatment": treatment, "control": control, "seeds": seeds}
+            today |= {"treatment_mean": mean_of(x), "control_mean": mean_of(y), "alpha": 0.05}
+            yield old | today | {"interval": old["ci95"], "p_adjusted": old["p_holm"], "detectable": old["mde80"]}

@@ -78,8 +78,8 @@ def _evaluated_stages(cell: Path) -> dict[str, Path]:
 def load_systems(found: Sequence[Found]) -> list[System]:
     """All systems of one comparison. `untouched` text is what no arm of their runs rewrites, compared or not."""
     runs = {system.arm_folder.parent for system, _ in found if system.arm_folder}
-    beside = {path.parent for run in runs for path in run.glob("*/seed*/eval_*/heldout_text.json")}
-    folders = beside.union(*(stages.values() for _, cells in found for stages in cells.values()))
+    of_runs = {path.parent for run in runs for path in run.glob("*/seed*/eval_*/heldout_text.json")}
+    folders = of_runs.union(*(stages.values() for _, cells in found for stages in cells.values()))
     documents = {}
     for path in (folder / "heldout_text.json" for folder in sorted(folders)):
         documents[path.parent] = validate(path, HeldOutText, read_json_file(path)).documents

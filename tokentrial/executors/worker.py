@@ -98,8 +98,8 @@ def worker_environment(threads: int) -> dict[str, str]:
     """What OpenMP, the C library and Hugging Face's read as a worker starts; of what the user set, all but the threads
     stays. One thread a process beats two by 1.3 on tiny models; huge pages spare training the thousands of page faults
     a step that come and go with how the heap happens to lie. TRL's trainers report their use as they are made."""
-    ours = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    given = {name: os.environ.get(name, value) for name, value in ours.items()}
+    defaults = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    given = {name: os.environ.get(name, value) for name, value in defaults.items()}
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **given}
 
 

@@ -113,7 +113,9 @@ def _dtype() -> Finding:
 def _compiler() -> Finding:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_path("include")) / "Python.h"
-    missing = [what for what, there in (("a C compiler", compiler), (str(header), header.exists())) if not there]
+    missing = [
+        what for what, is_present in (("a C compiler", compiler), (str(header), header.exists())) if not is_present
+    ]
     advice = f"torch.compile on a GPU needs {' and '.join(missing)}" if missing and has_gpu() else ""
     return Finding("compiler", compiler or "none", advice)
 
@@ -135,8 +137,8 @@ def _caches() -> Finding:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE)
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    advice = "" if os.access(there, os.W_OK) else "not writable: set HF_HOME to use text or models from the Hub"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    advice = "" if os.access(existing, os.W_OK) else "not writable: set HF_HOME to use text or models from the Hub"
     return Finding("caches", str(folder), advice)
 
 

@@ -39,7 +39,7 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
     for name in trial.arms:
         arms.get_arm(name)
     check_outcomes(trial, [stage.measures for stage in stages(trial) if stage.measures])
-    made, planned_seeds = work(trial), seeds(trial, noise)
+    stage_work, planned_seeds = work(trial), seeds(trial, noise)
     cells = len(trial.arms) * len(trial.seeds)
     encoded = corpus.tokens(trial)
     return {
@@ -48,11 +48,11 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         "seeds": trial.seeds,
         "cells": cells,
         "parameters": trial.pretrain.parameters(vocabulary_size(trial)),
-        "tokens": encoded + cells * sum(part.tokens for part in made.values()),
-        "flops": cells * sum(part.flops for part in made.values()),
+        "tokens": encoded + cells * sum(part.tokens for part in stage_work.values()),
+        "flops": cells * sum(part.flops for part in stage_work.values()),
         "disk_peak_gb": max(disk_gb(trial, machine.device.workers) for machine in groups),
         "corpus": {"tokens": encoded, "gb": corpus.disk_bytes(trial) / 1e9, "hours": corpus.hours(trial)},
-        "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in made.items()},
+        "stages": {stage: {"tokens": part.tokens, "flops": part.flops} for stage, part in stage_work.items()},
         "devices": {machine.name: costs(trial, machine) for machine in groups},
         "seeds_needed": planned_seeds,
         "variants": variants(trial, groups),
@@ -104,8 +104,8 @@ def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:
 
 def costs(trial: Trial, where: Group) -> dict[str, Any]:
     """Hours and dollars on a device: the corpus once, then the cells, as many at a time as there are workers."""
-    device, made = where.device, work(trial)
-    by_stage = hours(trial, made, where)
+    device, stage_work = where.device, work(trial)
+    by_stage = hours(trial, stage_work, where)
     cells = len(trial.arms) * len(trial.seeds)
     total = corpus.hours(trial) + _waves(cells, device.workers) * sum(by_stage.values())
     needed = gpu_gb(trial, where.number) if device.cuda else None
@@ -122,7 +122,7 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
         "disk_peak_gb": disk_gb(trial, device.workers),
         "fits": (needed if needed is not None else host) <= device.memory_gb,
         "mfu": device.mfu,
-        "tokens_per_s": device.workers * trial.pretrain.tokens / computing(trial, made["pretrain"], where),
+        "tokens_per_s": device.workers * trial.pretrain.tokens / computing(trial, stage_work["pretrain"], where),
     }
 
 

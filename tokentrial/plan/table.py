@@ -152,8 +152,8 @@ def _family(plan: Mapping[str, Any]) -> list[str]:
     by_device = []
     for name, cost in plan["devices"].items():
         all_of = [cost, *(part["devices"][name] for part in parts)]
-        dollars = None if cost["dollars"] is None else sum(each["dollars"] for each in all_of)
-        by_device.append(_cost({"hours": sum(each["hours"] for each in all_of), "dollars": dollars}))
+        dollars = None if cost["dollars"] is None else sum(trial["dollars"] for trial in all_of)
+        by_device.append(_cost({"hours": sum(trial["hours"] for trial in all_of), "dollars": dollars}))
     return ["all", str(cells), f"{disk:.1f}", *by_device]
 
 

@@ -54,10 +54,10 @@ def _planned_seconds(trial_json: str) -> dict[str, float]:
     return {stage: 3600 * took for stage, took in hours(trial, work_by_stage(trial), this_machine({})).items()}
 
 
-def hours(trial: Trial, made: dict[str, Work], where: Group) -> dict[str, float]:
+def hours(trial: Trial, work_of: dict[str, Work], where: Group) -> dict[str, float]:
     """Hours of each stage of one cell. Pretraining takes all the group's GPUs, every other stage one of them."""
     device, found = where.device, {}
-    for stage, part in made.items():
+    for stage, part in work_of.items():
         waits = part.decoded * trial.pretrain.n_layer * device.decode
         seconds = computing(trial, part, where) + waits + device.start
         compiled = not part.eager and trial.pretrain.compiles("cuda", vocabulary_size(trial))

@@ -39,18 +39,18 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
         # the word to stop reaches this process, whose call is blocked in reading: it is passed on from a handler
         previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
-        told = False
+        passed_on = False
 
         def terminate_group(number: int, frame: object) -> None:
-            nonlocal told
-            told = True
+            nonlocal passed_on
+            passed_on = True
             group.terminate()
             if callable(handler := previous[signal.Signals(number)]):
                 handler(number, frame)  # type: ignore[arg-type]
 
         for number in STOP_SIGNALS:
             signal.signal(number, terminate_group)
-        if stop() and not told:  # it came before the handlers were there
+        if stop() and not passed_on:  # it came before the handlers were there
             group.terminate()
         output: list[str] = []
         try:

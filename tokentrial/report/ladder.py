@@ -76,8 +76,8 @@ def _by_seed(report: Report, outcome: str, arm: str) -> dict[int, float]:
 
 def _common(sizes: Sequence[tuple[str, Report]], outcome: str, arms: Sequence[str]) -> list[int]:
     """Seeds that have the outcome in both arms at every size."""
-    there = [set(_by_seed(report, outcome, arm)) for _, report in sizes for arm in arms]
-    return sorted(set.intersection(*there))
+    seeds_of = [set(_by_seed(report, outcome, arm)) for _, report in sizes for arm in arms]
+    return sorted(set.intersection(*seeds_of))
 
 
 def _trend(

@@ -111,7 +111,9 @@ def tuning_outcome(trial: Trial) -> str:
 def check_outcomes(trial: Trial, measured: Sequence[str]) -> None:
     """Refuse a declared outcome that the trial does not measure, with the nearest that it does."""
     known = known_outcomes(trial, measured)
-    wanted: list[tuple[str, str, Sequence[str]]] = [("verdict", each.outcome, each.arms) for each in trial.compared]
+    wanted: list[tuple[str, str, Sequence[str]]] = [
+        ("verdict", compared.outcome, compared.arms) for compared in trial.compared
+    ]
     wanted += [("tune", tuning_outcome(trial), trial.arms)] if trial.tune else []
     for setting, outcome, of_arms in wanted:
         _, task, subset, _ = outcome.split("/")

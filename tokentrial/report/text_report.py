@@ -196,7 +196,7 @@ def compute_multipliers(report: Report) -> Table:
     """A row an outcome and contrast, a column a size."""
     names, found = [size["name"] for size in report["ladder"]["sizes"]], report["ladder"]["multipliers"]
     rows = []
-    for outcome, contrast in dict.fromkeys((each["outcome"], each["contrast"]) for each in found):
+    for outcome, contrast in dict.fromkeys((record["outcome"], record["contrast"]) for record in found):
         cells = {e["size"]: e for e in found if (e["outcome"], e["contrast"]) == (outcome, contrast)}
         rows.append([outcome, contrast, *(_multiplier(cells.get(name)) for name in names)])
     return ["outcome", "contrast", *names], rows

@@ -32,9 +32,9 @@ def collect(sources: Sequence[Path], into: Path) -> list[str]:
     came: list[str] = []
     with lock(into):
         for name in below:
-            there = [folder / name for folder in folders if (folder / name / DECLARED).exists()]
-            if there:
-                came += [f"{name}/{step}".lstrip("/") for step in _join(there, into / name)]
+            declared = [folder / name for folder in folders if (folder / name / DECLARED).exists()]
+            if declared:
+                came += [f"{name}/{step}".lstrip("/") for step in _join(declared, into / name)]
     return came
 
 
@@ -68,7 +68,9 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
             write_bytes(into / name, (holder / name).read_bytes())
     if decision:
         write_json(into / DECISION, sealed(decision))
-    amendments = {str(each): each for of in declared for each in of["amendments"]}  # what departs anywhere departs here
+    amendments = {
+        str(change): change for of in declared for change in of["amendments"]
+    }  # what departs anywhere departs here
     in_order = sorted(amendments.values(), key=lambda amendment: str(amendment["time"]))
     write_json(into / DECLARED, declared[0] | {"amendments": in_order})
     return came

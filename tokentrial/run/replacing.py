@@ -68,8 +68,8 @@ def _other_trial(trial: Trial) -> str | None:
 
 def _stages_made(trial: Trial) -> list[str]:
     """The stages that have any result."""
-    made = [str(read_json(path).get("stage", path.parent.name)) for path in manifests(trial)]
-    return list(dict.fromkeys(made))
+    names = [str(read_json(path).get("stage", path.parent.name)) for path in manifests(trial)]
+    return list(dict.fromkeys(names))
 
 
 def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterator[tuple[str, float]]:
@@ -78,10 +78,10 @@ def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterato
     wanted = [("corpus", folder, fingerprint) for folder, fingerprint in corpus.steps]
     for cell in of:
         prints = cell.fingerprints(corpus)
-        wanted += [(f"{cell.name}: {stage}", cell.folder(trial, stage), made) for stage, made in prints.items()]
+        wanted += [(f"{cell.name}: {stage}", cell.folder(trial, stage), print_) for stage, print_ in prints.items()]
     stored = storage.manifests([folder for _, folder, _ in wanted])
-    for (name, folder, fingerprint), there in zip(wanted, stored, strict=True):
+    for (name, folder, fingerprint), sent in zip(wanted, stored, strict=True):
         here = read_manifest(folder) if (folder / MANIFEST).exists() else None
-        for manifest in (here, there):
+        for manifest in (here, sent):
             if manifest and manifest["fingerprint"] != fingerprint:
                 yield name, float(manifest.get("seconds") or 0)

@@ -46,8 +46,8 @@ class Storage:
         advice = f"; what is done is kept in {self.folder}: run the same command again when the storage answers"
         self.objects = Objects(trial.storage, advice) if trial.storage else NoObjects()
         self.state = State(self.objects, self.folder, trial.name)
-        folder, there = self.folder.resolve(), self.objects.folder
-        if there and (folder.is_relative_to(there) or there.is_relative_to(folder)):
+        folder, stored_in = self.folder.resolve(), self.objects.folder
+        if stored_in and (folder.is_relative_to(stored_in) or stored_in.is_relative_to(folder)):
             raise SettingsError(f"storage: {trial.storage} and output, {self.folder}, overlap; give another folder")
 
     def sync(self, folder: Path, wanted: str) -> None:

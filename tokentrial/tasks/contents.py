@@ -41,8 +41,8 @@ def remember(trial: Trial) -> None:
 
 def lost(trial: Trial, name: str) -> list[str]:
     """Files of a source that the run folder remembers and that are gone."""
-    there = {file.name for file in _files(trial, name)}
-    return [file for file in _remembered(trial, name) if file not in there]
+    present = {file.name for file in _files(trial, name)}
+    return [file for file in _remembered(trial, name) if file not in present]
 
 
 def changed(trial: Trial, names: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ def variants(trial: Trial) -> list[Variant]:
     itself is not run again."""
     found = [_variant(trial, "sweep", settings, {}) for settings in _points(trial.sweep)]
     pair = trial.verdict.primary.arms
-    secondary = [each for each in trial.verdict.secondary if set(each.arms) <= set(pair)]
+    secondary = [contrast for contrast in trial.verdict.secondary if set(contrast.arms) <= set(pair)]
     narrowed = {
         "arms": [arm for arm in trial.arms if arm in pair],
         "control": trial.control if trial.control in pair else pair[1],
@@ -66,7 +66,7 @@ def variants(trial: Trial) -> list[Variant]:
         }  # pretraining is what is tuned
         alone |= {"verdict": trial.verdict.model_copy(update={"looks": None}).model_dump(mode="json")}
         found += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
-    folders = [each.trial.folder for each in found]
+    folders = [contrast.trial.folder for contrast in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise SettingsError(f"sweep, robustness_reruns, tune: {twice} would hold two variants; give each value once")
     return found
@@ -84,7 +84,7 @@ def _points(grid: Mapping[Any, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def to_run(trial: Trial) -> list[Variant]:
     """The variants that are trials of their own."""
-    return [each for each in variants(trial) if not each.is_itself]
+    return [variant for variant in variants(trial) if not variant.is_itself]
 
 
 def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[str, Any]) -> Variant:
@@ -102,12 +102,12 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
                 del changed["pretrain"][given]
         put(changed, key, value, f"{setting} {name}")
     same = trial.model_dump(mode="json") | ALONE
-    made = parse(changed, f"{setting} {name}")
-    is_itself = made.model_dump(mode="json") == same
+    varied = parse(changed, f"{setting} {name}")
+    is_itself = varied.model_dump(mode="json") == same
     if is_itself:
         return Variant(kind, name, settings, trial.model_copy(update=ALONE), True)
     return Variant(
-        kind, name, settings, made.model_copy(update=places_below(trial, f"{kind}/{_folder_name(name)}")), False
+        kind, name, settings, varied.model_copy(update=places_below(trial, f"{kind}/{_folder_name(name)}")), False
     )
 
 
