@@ -46,6 +46,14 @@ def test_equivalence_is_the_interval_at_1_minus_2_alpha_within_the_margin(treatm
         )
 
 
+def test_a_margin_that_these_seeds_cannot_show_is_noted_unless_it_was_shown():
+    """Six seeds whose differences have sd 0.1 show 0.143 with 80 % power (1.43 sd, docs/science.md)."""
+    d = np.array([1, -1, 1, -1, 1, -1]) * 0.1 / np.sqrt(1.2)
+    at = {margin: contrast(CONTROL + d, CONTROL, margin=margin) for margin in (0.05, 0.14, 0.15)}
+    assert [bool(result.note) for result in at.values()] == [True, False, False]
+    assert (at[0.05].p_equivalence < 0.05, at[0.14].p_equivalence < 0.05) == (False, True)  # 0.14 by luck
+
+
 def test_the_detectable_difference_is_that_of_this_alpha():
     sd = np.std(HIGHER - CONTROL, ddof=1)
     assert contrast(HIGHER, CONTROL, alpha=0.01).detectable == pytest.approx(mde(sd, 6, 0.01))
@@ -75,6 +83,11 @@ def test_round_off_is_no_difference():
 def test_one_seed_has_no_p_and_no_interval():
     result = contrast([0.9], [0.2], margin=0.1)
     assert (result.p, result.interval, result.p_equivalence, result.treatment_sd) == (None, None, None, None)
+
+
+def test_two_seeds_have_a_spread():
+    result = contrast([0.9, 0.8], [0.2, 0.4])
+    assert (result.treatment_sd, result.control_sd) == pytest.approx((0.1 / np.sqrt(2), 0.2 / np.sqrt(2)))
 
 
 def test_beyond_20_seeds_signs_are_drawn_and_the_record_says_so():
