@@ -232,13 +232,15 @@ def evaluate_model(
 
 
 def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """Scores of EleutherAI's lm-eval on the same folder (`pip install tokentrial[eval]`), written as it writes them."""
+    """Scores of EleutherAI's lm-eval on the same folder (the extra `eval`), written as it writes them."""
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise TrialError(f"--harness: lm-eval is not installed ({error}); pip install 'tokentrial[eval]'") from None
+        raise TrialError(
+            f"--harness: lm-eval is not installed ({error}); pip install '.[eval]' in the checkout of tokentrial"
+        ) from None
     known = TaskManager()
     if strange := [task for task in tasks if task not in known.all_tasks]:
         near = difflib.get_close_matches(strange[0], known.all_tasks, n=1)

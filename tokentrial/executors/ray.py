@@ -29,7 +29,9 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise SettingsError("executor: ray is not installed; pip install 'tokentrial[scale]'") from None
+        raise SettingsError(
+            "executor: ray is not installed; pip install '.[scale]' in the checkout of tokentrial"
+        ) from None
     if ray.is_initialized():  # by the executor of the cells, as the corpus is made: its connection serves both
         yield ray
         return

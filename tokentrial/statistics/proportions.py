@@ -60,7 +60,7 @@ def _hybrid(a: tuple[int, int], b: tuple[int, int], phi: float) -> Interval:
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Exact two-sided McNemar p from the discordant items; describes two models, never decides between arms.
 
-    Items of one model are not replicates: pooled over seeds this gives 14-38 % false positives.
+    Items of one model are not replicates: pooled over seeds this gives up to 75 % false positives (docs/science.md).
     """
     return min(1.0, 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
