@@ -57,6 +57,13 @@ def test_what_is_running_and_how_long_it_will_take(half):
     assert progress.seconds_left == pytest.approx(144)
 
 
+def test_a_stage_that_was_stopped_midway_is_in_the_plain_status_too(half, tokentrial):
+    _, out, _ = tokentrial("status", half)
+    assert "mul_tokens/seed2 pretrain 35%, step 7, loss 2.500" in out
+    _, out, _ = tokentrial("status", half, "--json")
+    assert orjson.loads(out)["running"] == ["mul_tokens/seed2 pretrain 35%, step 7, loss 2.500"]
+
+
 def test_what_was_done_before_the_last_start_says_nothing_of_its_speed(half):
     set_times(half.rglob("manifest.json"), STARTED - 60)
     assert read_progress(half, STARTED + 35).seconds_left == pytest.approx(90)  # 0.35 of 80 s in 35 s; 72 are left

@@ -2,13 +2,14 @@
 
 import io
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tokentrial import __version__
-from tokentrial.cli import declaring, looking, sharing, stages
+from tokentrial.cli import declaration, inspection, publish, stages
 from tokentrial.cli.help import GroupedCommands
 from tokentrial.cli.words import (
     ArmOption,
@@ -171,9 +172,11 @@ def status(
 
         go_on(out, Console())
         return
+    from tokentrial.inspection.watch import read_progress
     from tokentrial.run.run_folder import status as read
 
     state = read(out)
+    state["running"] = read_progress(out, time.time(), state).running
     if json:
         print_json(state)
         return
@@ -188,6 +191,8 @@ def status(
     for name, of in state["cells"].items():
         left = ", ".join(stage for stage, is_done in of.items() if not is_done)
         print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
+    for begun in state["running"]:
+        print(f"  {'running' if state['working'] else 'stopped midway, resumes from its last checkpoint'}: {begun}")
     if state["seconds"]:
         from tokentrial.report.text_report import stage_times, terminal_table
 
@@ -313,9 +318,9 @@ def arms(json: JsonOption = False) -> None:
         print(f"{arm.name:18} {counted(len(arm.tokens), 'token'):>10}  {arm.summary}{lost}")
 
 
-for verb in (*declaring.VERBS, *stages.VERBS, *sharing.VERBS):
+for verb in (*declaration.VERBS, *stages.VERBS, *publish.VERBS):
     app.command()(verb)
-for look in looking.VERBS:
+for look in inspection.VERBS:
     app.command(context_settings={"ignore_unknown_options": True})(look)  # a text may begin with a dash: -3*4=12
 
 

@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 from rich.console import Console
@@ -33,7 +34,7 @@ class RunProgress:
     corpus_ready: bool
     working: bool  # whether a process is at work on it
     cells: dict[str, dict[str, bool]]  # cell: stage: whether it is done
-    running: list[str]  # each stage under way, with its cell and what it logged last
+    running: list[str]  # each stage under way, or stopped midway, with its cell and what it logged last
     share: float
     seconds_left: float | None
 
@@ -48,13 +49,14 @@ class RunProgress:
         return f"{self.trial}: {self.share:.0%}, {done} of {len(self.cells)} cells done{corpus}{left}"
 
 
-def read_progress(folder: Path, now: float) -> RunProgress:
-    """How far the run of a folder is. `now` is the time of day in seconds, as of file times.
+def read_progress(folder: Path, now: float, state: Mapping[str, Any] | None = None) -> RunProgress:
+    """How far the run of a folder is. `now` is the time of day in seconds, as of file times; `state` is `status`'s word
+    on the folder, if it was asked already.
 
     The time left is estimated from what was done since the run was last started, each stage counting as long as it
     took in the cells that have it, or is expected to.
     """
-    state, trial = status(folder), open_run(folder)
+    state, trial = state or status(folder), open_run(folder)
     took = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
     expected: dict[str, float] = {}
     folders: dict[str, str] = {}
