@@ -4,6 +4,7 @@ Spans and what is left of a text are taken from `sites`, which tests/arms/test_f
 """
 
 import re
+from itertools import combinations_with_replacement
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -54,8 +55,8 @@ def replace_sites(text, write):
 @example(text="1 6*9=54, 2 × 3 = 6")
 def test_segments_cover_the_text_and_each_token_stands_for_a_site_or_beside_one(text):
     sites = list(TIMES_TABLE.sites(text))
-    spans = {(site.start, end) for site in sites for end in (site.left, site.end)}
-    spans |= {(edge, edge) for site in sites for edge in (site.start, site.answer, site.end)}
+    spans = set(combinations_with_replacement(("start", "left", "answer", "end"), 2))  # of which `site_span` is one
+    spans = {(getattr(site, a), getattr(site, b)) for site in sites for a, b in spans}
     for arm in ARMS:
         position = 0
         for segment in arm.segments(text):

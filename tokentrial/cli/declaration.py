@@ -128,7 +128,7 @@ def results(
 ) -> None:
     """Print or export the table of all results.
 
-    Its columns are arm, seed, stage, task, subset, item, fact, metric and value.
+    Its columns are arm, seed, stage, task, subset, metric and value; with --items also item and fact.
 
     Example: tokentrial results outputs/pilot --items --to results.csv
     """

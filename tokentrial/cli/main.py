@@ -141,7 +141,7 @@ def plan(
     content = plans.plan(loaded, groups, assumed)
     if budget is not None:
         priced = [group for group in groups if device or group.device.price]
-        content |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.FLOORS}
+        content |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.budget_notes(loaded)}
         content |= {"bought": plans.bought(loaded, budget, priced)}
     if json:
         print_json(content)

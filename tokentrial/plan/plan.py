@@ -27,11 +27,11 @@ from tokentrial.trial.trial import Trial
 # pretraining tokens of the shipped sizes
 SIZES = {"50M": 190 * 262_144, "200M": 763 * 262_144, "1B": 2_000 * 524_288, "10B": 19_073 * 524_288}
 _MOST_SEEDS = 10_000  # that a budget is spent on
-FLOORS = (
+_GSM8K = (
     "GSM8K accuracy stays at its floor: 0 of 100 in both arms at 124M parameters and 50M tokens, after fine-tuning, in "
-    "the original report; no run that we know leaves it at these sizes. Read gold_nats_per_byte there.",
-    "The noise is assumed to be the same at every size; a pilot at the size itself is the only check.",
+    "the original report; no run that we know leaves it at these sizes. Read gold_nats_per_byte there."
 )
+_SAME_NOISE = "The noise is assumed to be the same at every size; a pilot at the size itself is the only check."
 
 
 def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
@@ -59,6 +59,11 @@ def plan(trial: Trial, groups: Sequence[Group], noise: Noise) -> dict[str, Any]:
         "assumptions": assumptions(groups),
         "notes": notes(trial, groups, planned_seeds),
     }
+
+
+def budget_notes(trial: Trial) -> list[str]:
+    """What to know before money is spent on other sizes."""
+    return [*([_GSM8K] if "gsm8k" in trial.evaluate.tasks else []), _SAME_NOISE]
 
 
 def disk_gb(trial: Trial, workers: int) -> float:

@@ -73,14 +73,14 @@ class Noise(NamedTuple):
 
     sd: float | None  # None: not known
     source: str
-    n: int | None = None  # the seeds that it was measured on; None: given or assumed, and it stands
+    n: int | None = None  # the seeds that it was measured on; None: given or assumed, and taken as it is
 
     @property
     def planning_sd(self) -> float | None:
         return None if self.sd is None else planning_sd(self.sd, self.n)
 
 
-ASSUMED = Noise(0.25, "assumed, and it stands: what pilots of the shipped size showed, in never-asked accuracy")
+ASSUMED = Noise(0.25, "assumed, about what pilots of the shipped size showed in never-asked accuracy")
 
 
 def noise_of(trial: Trial, given: float | None, pilot: Path | None) -> Noise:

@@ -53,7 +53,7 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     if plan["variants"]:
         _table(
             console,
-            f"Its {len(plan['variants'])} variants: hours (and $) of each, then of the trial and all of them",
+            f"{len(plan['variants'])} further trials of its sizes or values: hours (and $) of each, then of all",
             ("variant", "cells", "disk GB", *plan["devices"]),
             [
                 *(
@@ -71,7 +71,7 @@ def print_budget(plan: Mapping[str, Any], dollars: float, console: Console) -> N
     """What the money buys: of the trial as declared, and of each size."""
     _table(
         console,
-        f"What of the trial as it is declared ${dollars:,.10g} buys, whole seeds of all arms in this order",
+        f"What ${dollars:,.10g} buys of the trial as declared: whole seeds of all arms, in this order",
         ("device", "trial", "seeds bought", "seeds left"),
         [
             (row["device"], row["part"], *(", ".join(map(str, row[key])) for key in ("bought", "left")))
