@@ -18,6 +18,7 @@ pilot: $(READY)
 
 smoke: $(READY)
 	$(BIN)/tokentrial run smoke
+	@echo "smoke only shows that everything runs; its figures mean nothing. Next: make pilot"
 
 run-10b: $(READY)
 	$(BIN)/tokentrial run gpt2_10b

@@ -82,7 +82,7 @@ def test_the_plan_of_a_ladder_says_which_sizes_and_seeds_the_money_buys():
     assert [row["bought"] for row in two] == [trial.seeds, trial.seeds, [], []]
     assert [row["left"] for row in two] == [[], [], trial.seeds, trial.seeds]
     rows = [row for row in plans.budget(trial, 300, [where], ASSUMED) if len(row["arms"]) == 4]
-    assert [row["size"] for row in rows] == ["to 2x64", "to 2x128", "to 4x192", "to 6x256"]
+    assert [row["size"] for row in rows] == ["up to 2x64", "up to 2x128", "up to 4x192", "up to 6x256"]
     for number, row in enumerate(rows):
         declared = sum(prices[: number + 1])
         assert row["dollars_corpus"] + len(trial.seeds) * row["dollars_a_seed"] == pytest.approx(declared)
@@ -94,4 +94,4 @@ def test_the_table_of_the_plan_has_them(tokentrial):
     assert code == 0
     words = [line.split() for line in out.splitlines()]
     assert ["H100", "ladder", "4x192", "201,", "202,", "203", "204,", "205"] in words
-    assert any(line[:3] == ["H100", "to", "6x256"] for line in words)
+    assert any(line[:4] == ["H100", "up", "to", "6x256"] for line in words)

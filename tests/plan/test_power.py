@@ -175,3 +175,11 @@ def test_what_so_many_seeds_detect_is_at_the_planning_sd_too():
     plan = plan_seeds("", 0.25, [0.1], n=6)
     assert plan.mde80["6"] == pytest.approx(mde(bound(0.25, 6), 6))
     assert plan.sd_ci95 == pytest.approx((0.62 * 0.25, 2.45 * 0.25), rel=0.01)
+
+
+def test_a_control_that_has_not_learnt_is_a_caution(power, pilot):
+    _, before, _ = power(pilot, "--effect", "0.1")
+    (pilot / "comparison_report.json").write_text(json.dumps({"gate": {"failed": "its accuracy is 0.083"}}))
+    _, after, _ = power(pilot, "--effect", "0.1")
+    assert "0.083" in after
+    assert "0.083" not in before

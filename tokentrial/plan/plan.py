@@ -213,7 +213,7 @@ def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
         ]
     families = [(then, budget_order(then)) for then in with_arms(trial)]
     return [
-        (f"to {size_name(of.pretrain)}", [(then, [t for _, t in family[: number + 1]]) for then, family in families])
+        (f"up to {size_name(of.pretrain)}", [(then, [t for _, t in family[: number + 1]]) for then, family in families])
         for number, (_, of) in enumerate(families[0][1])
     ]
 

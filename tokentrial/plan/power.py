@@ -66,6 +66,7 @@ class SeedPlan:
     effects: list[Effect]
     mde80: Mapping[str, float | None]  # by seeds, at the planning sd
     signals: list[Signal] = field(default_factory=list)  # of all outcomes of the run, the clearest first
+    not_learnt: str | None = None  # why the run's control has not learnt: its noise is not that of one that has
 
 
 class Noise(NamedTuple):
@@ -127,6 +128,8 @@ def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> _R
 
 def _signal(outcome: str, pair: str, differences: Sequence[float], verdict: Verdict) -> Signal:
     difference, sd, n = mean(differences), stdev(differences), len(differences)
+    if abs(difference) < 1e-12:  # round-off
+        difference = 0.0
     declared = (
         compared
         for compared in (verdict.primary, *verdict.secondary)
@@ -153,7 +156,15 @@ def from_run(folder: Path, outcome: str | None, contrast: str | None, effects: S
     least = signal.smallest_effect
     asked = effects or ([least / 2, least, 2 * least] if least else ())
     of = one_line(f"{pair} on {signal.outcome}, {signal.n} seeds")
-    return replace(plan_seeds(of, signal.sd, asked, signal.n, verdict.alpha), signals=signals)
+    plan = plan_seeds(of, signal.sd, asked, signal.n, verdict.alpha)
+    return replace(plan, signals=signals, not_learnt=_gate_failure(folder))
+
+
+def _gate_failure(folder: Path) -> str | None:
+    """Why the run's control failed its gate, by its report; None where it passed, or where nothing says so."""
+    path = folder / "comparison_report.json"
+    gate = read_json(path).get("gate") if path.exists() else None
+    return one_line(str(gate["failed"])) if gate and gate.get("failed") else None
 
 
 def plan_seeds(of: str, sd: float, effects: Sequence[float], n: int | None = None, alpha: float = 0.05) -> SeedPlan:

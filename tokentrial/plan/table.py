@@ -99,6 +99,9 @@ def print_budget(plan: Mapping[str, Any], dollars: float, console: Console) -> N
     _lines(console, plan["floors"])
 
 
+_SIGNALS = 12  # outcomes that are shown
+
+
 def print_seeds(plan: SeedPlan, console: Console) -> None:
     """Seeds by effect and power, then what so many seeds detect."""
     of_sd = f", its 95 % interval {plan.sd_ci95[0]:.3g} to {plan.sd_ci95[1]:.3g}" if plan.sd_ci95 else ""
@@ -106,6 +109,8 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
     if plan.n is not None:
         bound = f"Planned with {plan.planning_sd:.3g}, its upper 80 % bound"
         lines.append(f"{bound}: the sd of {plan.n} seeds is too small more often than not.")
+    if plan.not_learnt:
+        lines.append(f"Caution: {plan.not_learnt}, and the noise of a control that has learnt is another.")
     if plan.sd == 0:
         lines.append("No spread between the seeds: the number of seeds cannot be planned from it.")
     _lines(console, lines)
@@ -122,10 +127,10 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
 
 
 def _signals(plan: SeedPlan, console: Console) -> None:
-    """Every outcome of a run, the clearest first."""
+    """The clearest outcomes of a run."""
     _table(
         console,
-        "signal-to-noise of every outcome: |mean| / sd over seeds of the paired differences",
+        "signal-to-noise of outcomes, the clearest first: |mean| / sd over seeds of the paired differences",
         ("outcome", "seeds", "difference", "sd", "signal/noise", "smallest effect", "seeds for it"),
         [
             (
@@ -137,9 +142,11 @@ def _signals(plan: SeedPlan, console: Console) -> None:
                 "" if signal.smallest_effect is None else f"{signal.smallest_effect:g}",
                 "" if signal.smallest_effect is None else "n/a" if signal.sd == 0 else str(signal.seeds or "over 1000"),
             )
-            for signal in plan.signals
+            for signal in plan.signals[:_SIGNALS]
         ],
     )
+    if more := len(plan.signals[_SIGNALS:]):
+        _lines(console, [f"{more} more: --json."])
     warning = "A primary outcome chosen by it is one for other seeds: on these the choice has seen the result."
     _lines(console, [warning])
 

@@ -44,10 +44,11 @@ def summary(report: Report) -> list[str]:
     primary, chosen = report["contrasts"][0], (report["tuning"] or {}).get("chosen", {})
     treatment, control = primary["treatment"], primary["control"]
     is_tuned_apart = chosen.get(treatment) != chosen.get(control)
-    rest = "but for the values that each was tuned to, all else" if is_tuned_apart else "all else"
+    tuned = "but for the values that each was tuned to, " if is_tuned_apart else ""
+    same_text = report["settings"]["budget"]["match"] == "bytes"
+    rest = f"{tuned}all else is the same{'' if same_text else ' but the amount of text in as many tokens'}"
     sentences = [
-        f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); {rest} "
-        "is the same."
+        f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); {rest}."
     ]
     if is_measured(primary):
         sign = 1 if METRICS[primary["outcome"].rsplit("/", 1)[1]].higher_is_better else -1
@@ -64,7 +65,7 @@ def summary(report: Report) -> list[str]:
     found = Counter(verdict_words(record) for record in declared_records(report) if record["role"] == "secondary")
     if found:
         counts = ", ".join(f"{count} {words}" for words, count in found.items())
-        sentences.append(f"Verdicts on the {found.total()} secondary contrasts: {counts}.")
+        sentences.append(f"Secondary contrasts, {found.total()}: {counts}.")
     return [one_line(sentence) for sentence in sentences]
 
 

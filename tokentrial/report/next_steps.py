@@ -65,6 +65,8 @@ def _fresh_seeds(report: Report, folder: Path) -> list[dict[str, str]]:
     sd = planning_sd(stdev(differences), len(differences))
     if not (needed := seeds_needed(effect, sd, report["declared"]["alpha"], most=_MOST_SEEDS)):
         return []
+    folds = report["settings"]["corpus"]["drills"]["holdout_folds"] or 1
+    needed = -(-needed // folds) * folds  # so that every fold counts equally
     tuning = report["tuning"]["seeds"] if report["tuning"] else []
     fresh = ",".join(str(max([*seeds, *tuning]) + 1 + number) for number in range(needed))
     looks = ["verdict.looks=null"] if report["settings"]["verdict"]["looks"] else []  # they end with other seeds

@@ -95,7 +95,7 @@ def markdown(report: Report) -> str:
         *(line for section in sections for line in section),
         "## Made by",
         "",
-        *(f"- {key}: {value}" for key, value in report["provenance"].items()),
+        *(f"- {key}: {'not recorded' if value is None else value}" for key, value in report["provenance"].items()),
     ]
     return "\n".join(lines) + "\n"
 
