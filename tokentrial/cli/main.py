@@ -331,6 +331,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
     leave_group()
     try:
+        for word in sys.argv[1:]:
+            if word.startswith("--") and "." in word.partition("=")[0]:  # no option has a dot, settings have
+                raise SettingsError(f"{word}: settings have no dashes before them; give {word.lstrip('-')}")
         with translate_os_errors(Path.cwd()):
             app()
     except TrialError as error:
