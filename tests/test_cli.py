@@ -140,7 +140,7 @@ def test_inspect_as_json_in_the_vocabulary_of_a_trial_and_for_a_person(tokentria
     assert (seen["text"], seen["plain"]) == ("six\ufffd", "six\ufffd")
 
 
-@pytest.mark.parametrize("text", ["-3*4=12", "--3*4=12", "-", "- 6*9=54", "-h"])
+@pytest.mark.parametrize("text", ["-3*4=12", "--3*4=12", "--3.5*4=14", "-", "- 6*9=54", "-h"])
 def test_a_text_may_begin_with_a_dash(tokentrial, text):
     code, out, _ = tokentrial("inspect", text, "--arm", "baseline", "--json")
     assert (code, json.loads(out)["text"]) == (0, text)
@@ -202,6 +202,7 @@ def test_an_error_that_can_be_mended_is_one_message_and_its_exit_code(refused, m
         *((f"{verb} absent", "absent: no trial.yaml there") for verb in ("status", "report")),
         ("status absent --watch --json", "--watch"),
         ("run smoke --pretrain.lr=0.1", "give pretrain.lr=0.1"),
+        ("run smoke --pretrain.lr 0.1", "give pretrain.lr=VALUE"),
         ("run smoke pretrain.stpes=200", "pretrain.stpes: unknown setting; did you mean `steps`?"),
         ("run smoke arms=[baseline,mul_tokens,mul_append,mul_tok]", "no arm 'mul_tok'"),
         ("corpus smoke corpus.source=parquet:absent.parquet", "corpus.source"),

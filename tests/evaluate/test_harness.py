@@ -120,5 +120,5 @@ def test_what_it_writes_is_read_by_compare(tmp_path, monkeypatch):
 
 def test_without_the_harness_it_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(TrialError, match=r"--harness: lm-eval is not installed .*pip install 'tokentrial\[eval\]'"):
+    with pytest.raises(TrialError, match=r"--harness: lm-eval is not installed .*pip install '.\[eval\]'"):
         run_harness(tmp_path, tmp_path, ["gsm8k"], 1)

@@ -63,7 +63,7 @@ def test_where_cells_run_is_no_part_of_them(plan, tiny):
 
 def test_ray_that_is_absent_is_a_wrong_setting(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingsError, match=r"ray is not installed; pip install 'tokentrial\[scale\]'"), RayExecutor(1):
+    with pytest.raises(SettingsError, match=r"ray is not installed; pip install '.\[scale\]'"), RayExecutor(1):
         pass
 
 

@@ -58,10 +58,13 @@ def test_what_is_running_and_how_long_it_will_take(half):
 
 
 def test_a_stage_that_was_stopped_midway_is_in_the_plain_status_too(half, tokentrial):
-    _, out, _ = tokentrial("status", half)
-    assert "mul_tokens/seed2 pretrain 35%, step 7, loss 2.500" in out
-    _, out, _ = tokentrial("status", half, "--json")
-    assert orjson.loads(out)["running"] == ["mul_tokens/seed2 pretrain 35%, step 7, loss 2.500"]
+    begun = "mul_tokens/seed2 pretrain 35%, step 7, loss 2.500"
+    [line] = [line for line in tokentrial("status", half)[1].splitlines() if begun in line]
+    assert "stopped midway" in line
+    assert orjson.loads(tokentrial("status", half, "--json")[1])["begun"] == [begun]
+    with lock(half):
+        [line] = [line for line in tokentrial("status", half)[1].splitlines() if begun in line]
+    assert "stopped" not in line
 
 
 def test_what_was_done_before_the_last_start_says_nothing_of_its_speed(half):

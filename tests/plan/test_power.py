@@ -181,5 +181,6 @@ def test_a_control_that_has_not_learnt_is_a_caution(power, pilot):
     _, before, _ = power(pilot, "--effect", "0.1")
     (pilot / "comparison_report.json").write_text(json.dumps({"gate": {"failed": "its accuracy is 0.083"}}))
     _, after, _ = power(pilot, "--effect", "0.1")
-    assert "0.083" in after
-    assert "0.083" not in before
+    assert "Caution: its accuracy is 0.083" in after
+    assert "Caution" not in before
+    assert json.loads(power(pilot, "--json")[1])["not_learnt"] == "its accuracy is 0.083"

@@ -100,7 +100,7 @@ def test_the_heading_s_p_is_of_the_test_that_decides(html, report):
 def test_no_sentence_contradicts_verdict_interval_or_holm(html, report):
     """The pilot's first page: +0.326 [+0.019, +0.634], alone significant, with Holm's p of .119 not."""
     pilot = {"difference": 0.326, "interval": [0.019, 0.634], "p": 0.0397, "p_adjusted": 0.119}
-    note = "not significant among the 3 secondary outcomes declared (Holm p 0.119)"
+    note = "not significant among the 3 declared secondary contrasts (Holm p 0.119)"
     report["contrasts"][1] |= pilot | {"verdict": "no difference shown", "note": note}
     shown, [left_open] = findings(report)
     assert len(shown) == 2
@@ -141,6 +141,14 @@ def test_what_was_declared_is_named_by_its_hash_and_what_differs_is_told(html, r
     assert "Nothing differs" not in changed
     report["declaration"] = {"sha256": None, "since": None, "departures": []}
     assert "Nothing differs" not in section(page(report, {}), "declared")
+
+
+def test_arms_that_read_unlike_amounts_of_text_are_not_said_to_differ_in_nothing_else(report):
+    same = narrative.summary(report)[0]
+    report["consumed"]["mul_tokens"]["bytes"] += 1000.0
+    assert narrative.summary(report)[0] != same
+    report["settings"]["budget"]["match"] = "bytes"  # what the arms read differs by less than a step then
+    assert narrative.summary(report)[0] == same
 
 
 def test_the_two_alphas_are_said_together(report):

@@ -1,8 +1,8 @@
 """The command line: one verb a command. Imports stay inside the verbs, so that `--help` answers at once."""
 
 import io
+import re
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -172,11 +172,12 @@ def status(
 
         go_on(out, Console())
         return
-    from tokentrial.inspection.watch import read_progress
+    from tokentrial.inspection.watch import begun_stages
     from tokentrial.run.run_folder import status as read
 
     state = read(out)
-    state["running"] = read_progress(out, time.time(), state).running
+    begun = begun_stages(out, state["cells"])
+    state["begun"] = [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in begun.items()]
     if json:
         print_json(state)
         return
@@ -191,8 +192,9 @@ def status(
     for name, of in state["cells"].items():
         left = ", ".join(stage for stage, is_done in of.items() if not is_done)
         print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
-    for begun in state["running"]:
-        print(f"  {'running' if state['working'] else 'stopped midway, resumes from its last checkpoint'}: {begun}")
+    word = "begun" if state["working"] else "stopped midway; `tokentrial run` goes on with it"
+    for stage in state["begun"]:
+        print(f"  {word}: {stage}")
     if state["seconds"]:
         from tokentrial.report.text_report import stage_times, terminal_table
 
@@ -332,8 +334,9 @@ def main() -> None:
     leave_group()
     try:
         for word in sys.argv[1:]:
-            if word.startswith("--") and "." in word.partition("=")[0]:  # no option has a dot, settings have
-                raise SettingsError(f"{word}: settings have no dashes before them; give {word.lstrip('-')}")
+            if dashed := re.fullmatch(r"--([a-z_]+(?:\.[a-z_]+)+)(=.*)?", word, re.DOTALL):  # no option has a dot
+                setting = dashed[1] + (dashed[2] or "=VALUE")
+                raise SettingsError(f"{word}: settings have no dashes before them; give {setting}")
         with translate_os_errors(Path.cwd()):
             app()
     except TrialError as error:

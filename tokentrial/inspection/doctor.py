@@ -107,7 +107,8 @@ def _dtype() -> Finding:
             products += 1
         speed[str(dtype).removeprefix("torch.")] = 2e-9 * products * _SIZE**3 / (time.perf_counter() - begun)
     ordered = sorted(speed.items(), key=lambda item: -item[1])
-    return Finding("dtype", f"on {device}: " + ", ".join(f"{name} {rate:,.3g} GFLOP/s" for name, rate in ordered))
+    rates = (f"{name} {rate:,.0f}" if rate >= 1 else f"{name} under 1" for name, rate in ordered)
+    return Finding("dtype", f"on {device}, in GFLOP/s: {', '.join(rates)}")
 
 
 def _compiler() -> Finding:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
@@ -49,14 +48,28 @@ class RunProgress:
         return f"{self.trial}: {self.share:.0%}, {done} of {len(self.cells)} cells done{corpus}{left}"
 
 
-def read_progress(folder: Path, now: float, state: Mapping[str, Any] | None = None) -> RunProgress:
-    """How far the run of a folder is. `now` is the time of day in seconds, as of file times; `state` is `status`'s word
-    on the folder, if it was asked already.
+def begun_stages(folder: Path, cells: Mapping[str, Mapping[str, bool]]) -> dict[tuple[str, str], tuple[float, str]]:
+    """Of the `cells` as `status` has them the stages that are under way or were stopped midway, by cell and stage: the
+    share that is done, and what was logged last."""
+    trial, folders = open_run(folder), dict[str, str]()
+    for of in (trial, *(variant.trial for variant in to_run(trial))):  # a sweep may have stages that the trial has not
+        folders |= {stage.name: stage.folder for stage in stages(of)}
+    begun = {}
+    for cell, of_cell in cells.items():
+        for stage in (name for name, is_done in of_cell.items() if not is_done):
+            partial = folder / cell / f"{folders[stage]}.partial"
+            if partial.is_dir():
+                begun[cell, stage] = _last_logged(partial, trial)
+    return begun
+
+
+def read_progress(folder: Path, now: float) -> RunProgress:
+    """How far the run of a folder is. `now` is the time of day in seconds, as of file times.
 
     The time left is estimated from what was done since the run was last started, each stage counting as long as it
     took in the cells that have it, or is expected to.
     """
-    state, trial = state or status(folder), open_run(folder)
+    state, trial = status(folder), open_run(folder)
     took = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
     expected: dict[str, float] = {}
     folders: dict[str, str] = {}
@@ -64,19 +77,17 @@ def read_progress(folder: Path, now: float, state: Mapping[str, Any] | None = No
         expected = expected_seconds(of, took) | expected
         folders |= {stage.name: stage.folder for stage in stages(of)}
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
-    running: list[str] = []
+    begun = begun_stages(folder, state["cells"])
     total = done = done_since_start = 0.0  # expected seconds
     for cell, of_cell in state["cells"].items():
         for stage, is_done in of_cell.items():
-            step, share, recent = folder / cell / folders[stage], 0.0, False
+            share, recent = 0.0, False
             if is_done:
                 share = 1.0
-                manifest = step / MANIFEST  # a skipped stage has none
+                manifest = folder / cell / folders[stage] / MANIFEST  # a skipped stage has none
                 recent = manifest.exists() and manifest.stat().st_mtime > started
-            elif (partial := step.with_name(f"{step.name}.partial")).is_dir():
-                share, logged = _last_logged(partial, trial)
-                running.append(f"{cell} {stage}{logged}")
-                recent = True
+            elif (cell, stage) in begun:
+                share, recent = begun[cell, stage][0], True
             total += expected[stage]
             done += share * expected[stage]
             done_since_start += recent * share * expected[stage]
@@ -84,7 +95,7 @@ def read_progress(folder: Path, now: float, state: Mapping[str, Any] | None = No
     if done_since_start > _MIN_SHARE * total:
         # a clock that was set back must not make it negative
         seconds_left = max(0.0, now - started) * (total - done) / done_since_start
-    at_work = state["working"]
+    at_work, running = state["working"], [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in begun.items()]
     return RunProgress(state["trial"], state["corpus"], at_work, state["cells"], running, done / total, seconds_left)
 
 

@@ -53,7 +53,7 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     if plan["variants"]:
         _table(
             console,
-            f"{len(plan['variants'])} further trials of its sizes or values: hours (and $) of each, then of all",
+            f"Its {len(plan['variants'])} further trials: hours (and $) of each, then of the trial and all of them",
             ("variant", "cells", "disk GB", *plan["devices"]),
             [
                 *(
@@ -110,7 +110,7 @@ def print_seeds(plan: SeedPlan, console: Console) -> None:
         bound = f"Planned with {plan.planning_sd:.3g}, its upper 80 % bound"
         lines.append(f"{bound}: the sd of {plan.n} seeds is too small more often than not.")
     if plan.not_learnt:
-        lines.append(f"Caution: {plan.not_learnt}, and the noise of a control that has learnt is another.")
+        lines.append(f"Caution: {plan.not_learnt}. Once the control has learnt, the noise will be another.")
     if plan.sd == 0:
         lines.append("No spread between the seeds: the number of seeds cannot be planned from it.")
     _lines(console, lines)

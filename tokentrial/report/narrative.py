@@ -45,8 +45,9 @@ def summary(report: Report) -> list[str]:
     treatment, control = primary["treatment"], primary["control"]
     is_tuned_apart = chosen.get(treatment) != chosen.get(control)
     tuned = "but for the values that each was tuned to, " if is_tuned_apart else ""
-    same_text = report["settings"]["budget"]["match"] == "bytes"
-    rest = f"{tuned}all else is the same{'' if same_text else ' but the amount of text in as many tokens'}"
+    read = {report["consumed"][arm]["bytes"] for arm in (treatment, control) if arm in report["consumed"]}
+    same_text = report["settings"]["budget"]["match"] == "bytes" or len(read) < 2
+    rest = f"{tuned}all else is the same{'' if same_text else ', but as many tokens hold more text in one of the two'}"
     sentences = [
         f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); {rest}."
     ]
@@ -198,10 +199,11 @@ def error_rates(report: Report) -> list[str]:
     """How often a trial like this one finds something where there is nothing."""
     declared = report["declared"]
     alpha, count = declared["alpha"], len(declared["secondary"])
+    most = "about" if declared["looks"] else "at most"  # the levels of a family's looks add up to a little more
     words = (
         f"Alpha is {alpha:g} for the primary contrast and another {alpha:g} for the secondary family ({count}, Holm): "
-        f"without any effect at most {200 * alpha:.3g} % of such trials find one. A false equivalence has "
-        f"another {alpha:g} for the primary and {alpha:g} for the family."
+        f"without any effect {most} {200 * alpha:.3g} % of such trials find one. A wrong `equivalent` counts apart: "
+        f"at most {100 * alpha:.3g} % for the primary and {100 * alpha:.3g} % for the family."
     )
     return [words] if count else []
 

@@ -78,7 +78,9 @@ def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterato
     wanted = [("corpus", folder, fingerprint) for folder, fingerprint in corpus.steps]
     for cell in of:
         prints = cell.fingerprints(corpus)
-        wanted += [(f"{cell.name}: {stage}", cell.folder(trial, stage), print_) for stage, print_ in prints.items()]
+        wanted += [
+            (f"{cell.name}: {stage}", cell.folder(trial, stage), wanted_print) for stage, wanted_print in prints.items()
+        ]
     stored = storage.manifests([folder for _, folder, _ in wanted])
     for (name, folder, fingerprint), sent in zip(wanted, stored, strict=True):
         here = read_manifest(folder) if (folder / MANIFEST).exists() else None

@@ -62,7 +62,7 @@ def open_cell(folder: Path) -> tuple[Trial, Cell]:
 
 def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
     """The folder of a cell's model as it is evaluated after `pretrain`, `sft` or `grpo`."""
-    evaluated = {one.measures: one.reads for one in stages(trial) if one.measures and one.reads}
+    evaluated = {step.measures: step.reads for step in stages(trial) if step.measures and step.reads}
     if stage not in evaluated:
         raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(map(str, evaluated))}")
     folder = cell.folder(trial, evaluated[stage])

@@ -66,7 +66,7 @@ def variants(trial: Trial) -> list[Variant]:
         }  # pretraining is what is tuned
         alone |= {"verdict": trial.verdict.model_copy(update={"looks": None}).model_dump(mode="json")}
         found += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
-    folders = [contrast.trial.folder for contrast in found]
+    folders = [variant.trial.folder for variant in found]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise SettingsError(f"sweep, robustness_reruns, tune: {twice} would hold two variants; give each value once")
     return found
