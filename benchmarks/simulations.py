@@ -343,8 +343,7 @@ def others(trials: int, seeds: int = 6) -> Iterator[tuple[str, str, list[float]]
         ("equal arms found equivalent at the margin in reach", "82 %", normal[:, :seeds], 1.43),
         ("a difference of the margin called equivalent", "5 %", normal[:, :seeds] * 0.1 + 1, 1.0),
     ):
-        error = d.std(-1, ddof=1) / np.sqrt(seeds)
-        p = special.stdtr(seeds - 1, -(margin - np.abs(d.mean(-1))) / error)
+        p = tost_rows(d, margin)
         assert np.allclose([tost(x, margin).p for x in d[:CHECKED]], p[:CHECKED])
         yield name, promised, [rate(p < ALPHA)]
     # the same true effect under two budgets, whose differences at a seed correlate by one half
@@ -365,7 +364,7 @@ def others(trials: int, seeds: int = 6) -> Iterator[tuple[str, str, list[float]]
     ):
         yield name, promised, [float(np.mean([e is not None and e[0] <= 0 <= e[1] for e in ends]))]
     d = 1.0 + 0.1 * rng.standard_normal((trials, 4, seeds))
-    p = special.stdtr(seeds - 1, -(1.0 - np.abs(d.mean(-1))) / (d.std(-1, ddof=1) / np.sqrt(seeds)))
+    p = tost_rows(d, 1.0)
     name = "any of 4 differences of the margin called equivalent, Holm"
     yield name, "at most 5 %", [rate((holm_rows(p) < ALPHA).any(-1))]
     yield "any of these, not adjusted", "19 %", [rate((p < ALPHA).any(-1))]
@@ -376,6 +375,11 @@ def others(trials: int, seeds: int = 6) -> Iterator[tuple[str, str, list[float]]
         low, high = crossed_interval(np.where(elsewhere, np.nan, x)).interval or (1, 0)
         holds.append(low <= 0 <= high)
     yield "interval over seeds and facts in folds holds the mean", "94-97 %", [rate(np.array(holds))]
+
+
+def tost_rows(d: Array, margin: float) -> Array:
+    n = d.shape[-1]
+    return special.stdtr(n - 1, -(margin - np.abs(d.mean(-1))) / (d.std(-1, ddof=1) / np.sqrt(n)))
 
 
 def tuned(trials: int, seeds: int = 6) -> Iterator[tuple[str, str, list[float]]]:

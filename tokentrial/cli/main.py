@@ -173,10 +173,11 @@ def status(
         go_on(out, Console())
         return
     from tokentrial.inspection.watch import begun_stages
+    from tokentrial.run.run_folder import open_run
     from tokentrial.run.run_folder import status as read
 
     state = read(out)
-    begun = begun_stages(out, state["cells"])
+    begun = begun_stages(out, open_run(out), state["cells"])
     state["begun"] = [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in begun.items()]
     if json:
         print_json(state)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,19 +48,28 @@ class RunProgress:
         return f"{self.trial}: {self.share:.0%}, {done} of {len(self.cells)} cells done{corpus}{left}"
 
 
-def begun_stages(folder: Path, cells: Mapping[str, Mapping[str, bool]]) -> dict[tuple[str, str], tuple[float, str]]:
+def begun_stages(
+    folder: Path, trial: Trial, cells: Mapping[str, Mapping[str, bool]]
+) -> dict[tuple[str, str], tuple[float, str]]:
     """Of the `cells` as `status` has them the stages that are under way or were stopped midway, by cell and stage: the
     share that is done, and what was logged last."""
-    trial, folders = open_run(folder), dict[str, str]()
-    for of in (trial, *(variant.trial for variant in to_run(trial))):  # a sweep may have stages that the trial has not
-        folders |= {stage.name: stage.folder for stage in stages(of)}
-    begun = {}
+    folders, begun = _step_folders(_family(trial)), {}
     for cell, of_cell in cells.items():
         for stage in (name for name, is_done in of_cell.items() if not is_done):
             partial = folder / cell / f"{folders[stage]}.partial"
             if partial.is_dir():
                 begun[cell, stage] = _last_logged(partial, trial)
     return begun
+
+
+def _family(trial: Trial) -> list[Trial]:
+    """A trial and its variants; a sweep may have stages that the trial has not."""
+    return [trial, *(variant.trial for variant in to_run(trial))]
+
+
+def _step_folders(family: Sequence[Trial]) -> dict[str, str]:
+    """In which folder of its cell each stage stands."""
+    return {stage.name: stage.folder for of in family for stage in stages(of)}
 
 
 def read_progress(folder: Path, now: float) -> RunProgress:
@@ -71,13 +80,12 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     """
     state, trial = status(folder), open_run(folder)
     took = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
-    expected: dict[str, float] = {}
-    folders: dict[str, str] = {}
-    for of in (trial, *(variant.trial for variant in to_run(trial))):  # a sweep may have stages that the trial has not
+    family, expected = _family(trial), dict[str, float]()
+    for of in family:
         expected = expected_seconds(of, took) | expected
-        folders |= {stage.name: stage.folder for stage in stages(of)}
+    folders = _step_folders(family)
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
-    begun = begun_stages(folder, state["cells"])
+    begun = begun_stages(folder, trial, state["cells"])
     total = done = done_since_start = 0.0  # expected seconds
     for cell, of_cell in state["cells"].items():
         for stage, is_done in of_cell.items():

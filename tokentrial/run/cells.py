@@ -61,8 +61,8 @@ def _make(
                 _make(stage.reads, corpus, cell, storage, progress, declared)
     checkpoints = cell.checkpoints(trial, name, wanted[name])
     storage.fetch_checkpoints(checkpoints)
-    finished = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed, declaration=declared)
-    with translate_os_errors(folder), finished as partial:
+    attempt = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed, declaration=declared)
+    with translate_os_errors(folder), attempt as partial:
         needed = stage.disk_bytes() + stage.checkpoint_bytes() - held_bytes(checkpoints)
         need_within(trial.folder, needed, f"{cell.name}: {name}", trial.disk_limit_gb)
         job = Job(corpus, cell, partial, model, checkpoints, progress, storage.send_checkpoint)

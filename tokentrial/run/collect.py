@@ -68,9 +68,8 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
             write_bytes(into / name, (holder / name).read_bytes())
     if decision:
         write_json(into / DECISION, sealed(decision))
-    amendments = {
-        str(change): change for of in declared for change in of["amendments"]
-    }  # what departs anywhere departs here
+    # what departs anywhere departs here
+    amendments = {str(change): change for of in declared for change in of["amendments"]}
     in_order = sorted(amendments.values(), key=lambda amendment: str(amendment["time"]))
     write_json(into / DECLARED, declared[0] | {"amendments": in_order})
     return came

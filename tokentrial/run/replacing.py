@@ -77,10 +77,8 @@ def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterato
     trial = corpus.trial
     wanted = [("corpus", folder, fingerprint) for folder, fingerprint in corpus.steps]
     for cell in of:
-        prints = cell.fingerprints(corpus)
-        wanted += [
-            (f"{cell.name}: {stage}", cell.folder(trial, stage), wanted_print) for stage, wanted_print in prints.items()
-        ]
+        for stage, fingerprint in cell.fingerprints(corpus).items():
+            wanted.append((f"{cell.name}: {stage}", cell.folder(trial, stage), fingerprint))
     stored = storage.manifests([folder for _, folder, _ in wanted])
     for (name, folder, fingerprint), sent in zip(wanted, stored, strict=True):
         here = read_manifest(folder) if (folder / MANIFEST).exists() else None
