@@ -20,7 +20,7 @@ def seen(monkeypatch, capsys):
         for time, name, share in reports:
             now[0] = time
             made(Report(name, share, "text"))
-        return capsys.readouterr().err.splitlines()[-1].split(maxsplit=4)
+        return capsys.readouterr().err.splitlines()[-1].split(maxsplit=5)
 
     return make
 
@@ -40,8 +40,8 @@ TWO = {"a": [90.0, 10.0], "b": [90.0, 10.0]}  # seconds of pretraining and of an
     ],
 )
 def test_a_stage_counts_as_long_as_it_takes_from_where_it_began(seen, calls, reports, share, left):
-    shown, _, time_left, *_ = seen(calls, *reports)
-    assert (shown, time_left) == (share, left)
+    phase, shown, _, time_left, *_ = seen(calls, *reports)
+    assert (phase, shown, time_left) == ("cells", share, left)
 
 
 def test_what_has_hardly_begun_has_no_time_left(seen):

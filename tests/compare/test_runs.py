@@ -72,6 +72,20 @@ def test_texts_that_differ_are_not_compared_by_bits(low, two_arms_copy, tokentri
     assert any("held-out documents differ" in note for note in json.loads(out)["notes"])
 
 
+def test_two_runs_are_said_to_differ_in_their_settings(low, high, run_folder, tokentrial):
+    """And only the outcomes that one of them declares are listed, the others counted."""
+    second = run_folder("longer", {"baseline": LOW}, tuple(seed + 3 for seed in SEEDS))
+    given = (second / "trial.yaml").read_text()
+    (second / "trial.yaml").write_text(given.replace("lr: 0.008", "lr: 0.004"))
+    notes = json.loads(tokentrial("compare", low, second, "--json")[1])["notes"]
+    assert [note.partition(": ")[2] for note in notes] == ["seeds, pretrain.lr"]
+    same = json.loads(tokentrial("compare", low, high, "--json")[1])["notes"]
+    assert [note.partition(": ")[2] for note in same] == ["none"]
+    _, table, _ = tokentrial("compare", low, high)
+    assert NEVER_ASKED in table
+    assert LOGPROB not in table
+
+
 # arms of one run
 
 
@@ -131,7 +145,7 @@ def test_the_table_shows_what_was_judged_at_its_level_and_counts_the_rest(two_ar
     assert "at99.44%" in shown
     assert NEVER_ASKED in shown
     assert ASKED not in shown
-    assert "exploratorycontrasts" in shown
+    assert "furthercontrasts" in shown
     assert ASKED in "".join(tokentrial("compare", run, "--outcome", ASKED)[1].split())
 
 

@@ -3,19 +3,38 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 from typing import NamedTuple
 
 from tokentrial.compare.contrast_tests import compare_arms, compare_models
 from tokentrial.compare.run_report import Reported, read_report
 from tokentrial.compare.system import System, SystemContrast
 from tokentrial.errors import SettingsError
+from tokentrial.trial.declaration import differences
+from tokentrial.trial.trial import Trial
 
 _HELD_OUT = "heldout_text"
+# what a difference between two runs may come from
+_PARTS = (
+    "arms",
+    "control",
+    "seeds",
+    "facts",
+    "tokenizer",
+    "corpus",
+    "pretrain",
+    "budget",
+    "sft",
+    "grpo",
+    "tasks",
+    "evaluate",
+)
 
 
 class Comparison(NamedTuple):
     contrasts: list[SystemContrast]
     notes: list[str]
+    declared: frozenset[str]  # outcomes that a verdict of one of the runs goes by
 
 
 def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = ()) -> Comparison:
@@ -32,6 +51,8 @@ def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = 
                 "it, expected two samples; give two arms, or cells of two arms"
             )
     notes = [f"{system.name}: {note}" for system in systems for note in system.notes]
+    trials = {system.run: system.trial for system in systems if system.trial}
+    notes += [_what_differs(*first, *second) for first, second in combinations(trials.items(), 2)]
     contrasts: list[SystemContrast] = []
     for a, b in pairs:
         outcomes = [name for name in a.outcomes if name in b.outcomes and (not wanted or name in wanted)]
@@ -45,7 +66,15 @@ def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = 
         both = sorted({name for a, b in pairs for name in a.outcomes if name in b.outcomes})
         option = f"--outcome {', '.join(wanted)}" if wanted else "compare"
         raise SettingsError(f"{option}: not an outcome of both sides, which share {', '.join(both) or 'none'}")
-    return Comparison(contrasts, notes)
+    verdicts = [trial.verdict for trial in trials.values()]
+    declared = {compared.outcome for verdict in verdicts for compared in (verdict.primary, *verdict.secondary)}
+    return Comparison(contrasts, notes, frozenset(declared))
+
+
+def _what_differs(a: Path | None, of_a: Trial, b: Path | None, of_b: Trial) -> str:
+    changes = differences(of_a.experiment(*_PARTS), of_b.experiment(*_PARTS))
+    names = ", ".join(dict.fromkeys(name for name, _ in changes))
+    return f"settings that differ between {a} and {b}: {names or 'none'}"
 
 
 def _pairs(groups: Sequence[Sequence[System]], reported: Reported) -> Iterator[tuple[System, System]]:

@@ -64,7 +64,7 @@ def find_systems(path: Path) -> list[Found]:
                 folder = run / arm
                 evaluated = {seed: _evaluated_stages(folder / f"seed{seed}") for seed in trial.seeds}
                 if cells := {seed: stages for seed, stages in evaluated.items() if stages}:
-                    system = System(f"{run.name}/{arm}", {}, folder.resolve(), arm, control=arm == trial.control)
+                    system = System(f"{run.name}/{arm}", {}, folder.resolve(), arm, arm == trial.control, trial)
                     found.append((system, cells))
             return found
     return []

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tokentrial.report.formats import one_line
+from tokentrial.trial.trial import Trial
 
 ALPHA = 0.05
 EXPLORATORY = "exploratory: not declared, interval and p unadjusted"
@@ -64,6 +65,7 @@ class System:
     arm_folder: Path | None = None  # OUT/ARM that its seeds, or its one cell, lie in
     arm: str | None = None  # of an arm over all its seeds
     control: bool = False
+    trial: Trial | None = None  # of the run that an arm is of
     notes: tuple[str, ...] = ()
 
     @property

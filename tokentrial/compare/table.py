@@ -11,11 +11,13 @@ from tokentrial.report.text_report import terminal_table
 def print_comparison(comparison: Comparison, console: Console, show_all: bool = False) -> None:
     """One row a tested contrast; below the table each note, with the rows that it is of.
 
-    Where something is said of some, the exploratory rest is only counted, unless `show_all`.
+    Where something is said of some, or a trial declares some of their outcomes, the exploratory rest is only counted,
+    unless `show_all`.
     """
     tested = [c for c in comparison.contrasts if c.p is not None or c.verdict is not None]
     decided = [c for c in tested if c.verdict or c.finding]
-    shown = decided if decided and not show_all else tested
+    declared = [c for c in tested if c.outcome in comparison.declared]
+    shown = tested if show_all else decided or declared or tested
     rows = [_row(number, contrast) for number, contrast in enumerate(shown, 1)]
     lines = []
     if len({(c.a, c.b) for c in shown}) == 1:  # their names stand once above the table, not in every row
@@ -31,7 +33,7 @@ def print_comparison(comparison: Comparison, console: Console, show_all: bool = 
     notes = [f"{note}." if len(of) == len(shown) else f"{_name_rows(of)}: {note}." for note, of in rows_by_note.items()]
     notes += [f"{note}." for note in comparison.notes]
     if exploratory := len(tested) - len(shown):
-        notes.append(f"{exploratory} exploratory contrasts get no verdict: --outcome NAME shows one, --json all.")
+        notes.append(f"{exploratory} further contrasts are exploratory: --outcome NAME shows one, --json all.")
     if untested := len(comparison.contrasts) - len(tested):
         notes.append(f"{untested} outcomes that no test fits, such as one seed's bits per byte, are in --json only.")
     _print_lines(console, notes)

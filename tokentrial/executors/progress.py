@@ -35,6 +35,7 @@ class Progress:
             get_time=time.monotonic,
         )
         self.rows: dict[str, TaskID] = {}
+        self.phase = ""
 
     def __enter__(self) -> "Progress":
         self.bars.start()
@@ -46,7 +47,7 @@ class Progress:
     def start(self, name: str, calls: Mapping[str, Sequence[float]]) -> None:
         """Open a phase whose time left is estimated. `calls` has of each call the expected seconds of its parts, which
         are equal steps of the share that it reports."""
-        self.calls, self.done = calls, {}
+        self.phase, self.calls, self.done = name, calls, {}
         self.started = self.printed = time.monotonic()
         self.rows[""] = self.bars.add_task(name, total=sum(map(sum, calls.values())), note="", visible=bool(calls))
 
@@ -70,7 +71,8 @@ class Progress:
         elif (report.share >= 1 and len(self.calls) <= _FEW) or time.monotonic() - self.printed > _LINE_EVERY_S:
             self.printed = time.monotonic()
             elapsed = clock(time.monotonic() - self.started)
-            print(f"{phase.percentage:3.0f}%  {elapsed}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
+            share = f"{self.phase:<8}{phase.percentage:3.0f}%"
+            print(f"{share}  {elapsed}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
 
 
 def clock(seconds: float) -> str:

@@ -79,9 +79,8 @@ def verdict_sentence(report: Report) -> str:
 
 def remarks(report: Report) -> list[str]:
     """The rules that the verdict came by, and what else bears on it."""
-    primary, grpo = report["contrasts"][0], report["grpo"]
-    sentences = [f"Primary: {primary['note']}."] if primary["note"] else []
-    sentences += [
+    grpo = report["grpo"]
+    sentences = [
         *looks(report),
         *averaged(report),
         *_budgets(report),
@@ -192,7 +191,8 @@ def gate(report: Report) -> str:
     if reached is None:
         return f"{rule}; it was not measured."
     never = "" if reached["never_asked"] is None else f" and {reached['never_asked']:.3f}"
-    return f"{rule}; {control} reached {reached['asked']:.3f}{never}: {reached['failed'] or 'passed'}."
+    passed = "not passed" if reached["failed"] else "passed"
+    return f"{rule}; {control} reached {reached['asked']:.3f}{never}: {passed}."
 
 
 def error_rates(report: Report) -> list[str]:
@@ -202,9 +202,11 @@ def error_rates(report: Report) -> list[str]:
     most = "about" if declared["looks"] else "at most"  # the levels of a family's looks add up to a little more
     words = (
         f"Alpha is {alpha:g} for the primary contrast and another {alpha:g} for the secondary family ({count}, Holm): "
-        f"without any effect {most} {200 * alpha:.3g} % of such trials find one. A wrong `equivalent` counts apart: "
-        f"at most {100 * alpha:.3g} % for the primary and {100 * alpha:.3g} % for the family."
+        f"without any effect {most} {200 * alpha:.3g} % of such trials find one."
     )
+    if any(record["margin"] is not None for record in declared_records(report)):
+        rate = f"at most {100 * alpha:.3g} % for the primary and {100 * alpha:.3g} % for the family"
+        words += f" A wrong `equivalent` counts apart: {rate}."
     return [words] if count else []
 
 

@@ -2,6 +2,7 @@
 stands in `LOCAL`: where and with what it runs.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +97,9 @@ class Trial(Settings):
         compared += [("a verdict.secondary contrast", arm) for pair in self.verdict.secondary for arm in pair.arms]
         for setting, arm in compared:
             if arm not in self.arms:
-                raise ValueError(f"{setting} names {arm!r}, expected one of arms, {self.arms}; change one")
+                near = get_close_matches(arm, self.arms, n=1, cutoff=0.8)
+                hint = f"; if {near[0]!r} in arms means it, spell both alike" if near else "; change one"
+                raise ValueError(f"{setting} names {arm!r}, expected one of arms, {self.arms}{hint}")
         if self.grpo and self.grpo.max_new_tokens >= self.pretrain.context:
             raise ValueError(
                 f"grpo.max_new_tokens is {self.grpo.max_new_tokens}, expected fewer than pretrain.context, "
