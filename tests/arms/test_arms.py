@@ -40,7 +40,7 @@ def test_the_arms_are_the_files_of_the_folder():
 
 @pytest.mark.parametrize("name", ["mul_token", "arm", "__init__", "../cli", ""])
 def test_an_unknown_arm_is_refused_with_the_names_there_are(name):
-    with pytest.raises(SettingsError, match=rf"no arm {name!r}; there are append_slot, baseline, digit_bytes"):
+    with pytest.raises(SettingsError, match=rf"no arm {name!r}; there are append_random, append_slot, baseline"):
         arms.get_arm(name)
 
 
@@ -51,8 +51,9 @@ def test_a_text_rewritten_and_read_back(name):
     assert arm.untokenize(rewritten) == back
 
 
-def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
-    arm, facts = arms.get_arm("random_slot"), 900
+@pytest.mark.parametrize("name", ["append_random", "random_slot"])
+def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly(name):
+    arm, facts = arms.get_arm(name), 900
     text = "so 6*9=54, " * facts
     drawn = [segment.token for segment in arm.segments(text) if segment.token]
     assert drawn == [segment.token for segment in arm.segments(text) if segment.token]
@@ -63,6 +64,14 @@ def test_tokens_drawn_at_random_are_the_texts_own_and_come_evenly():
     assert all(abs(count - facts / 45) < 5 * (facts / 45) ** 0.5 for count in counts.values())
 
 
+def test_a_random_token_after_a_fact_leaves_the_text_and_comes_once():
+    arm = arms.get_arm("append_random")
+    rewritten = arm.rewrite(TEXT)
+    assert re.sub(r"<MUL_\d_\d_\d+>", "<FACT>", rewritten) == REWRITTEN["append_slot"][0]
+    assert arm.rewrite(rewritten) == rewritten
+    assert arm.untokenize(rewritten) == TEXT
+
+
 def test_what_is_no_unicode_text_draws_tokens_too():
     assert re.fullmatch(r"<MUL_\d_\d_\d+> \ud800", arms.get_arm("random_slot").rewrite("6*9=54 \ud800"))
 
@@ -70,7 +79,7 @@ def test_what_is_no_unicode_text_draws_tokens_too():
 def test_the_arms_that_say_nothing_of_the_fact_are_known():
     every = [arms.get_arm(name) for name in ALL]
     assert [arm.name for arm in every if not arm.keeps_content] == ["one_slot", "random_slot"]
-    assert [arm.name for arm in every if arm.is_random] == ["random_slot"]
+    assert [arm.name for arm in every if arm.is_random] == ["append_random", "random_slot"]
 
 
 @pytest.mark.parametrize(
