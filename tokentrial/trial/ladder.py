@@ -29,7 +29,7 @@ class Rung(Settings):
     lr: Annotated[float, Field(gt=0)] | None = None
     """AdamW's learning rate; null: by the ladder's rule"""
     seeds: Annotated[int, Field(ge=2)] | None = None
-    """how many of the trial's seeds to use, from the first"""
+    """how many of the trial's seeds this size uses, from the first; a trend uses the seeds that every size has"""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Ladder(Settings):
     """further sizes, besides the trial's own"""
     tokens_per_parameter: Annotated[float, Field(gt=0)] | None = None
     """tokens of pretraining for each parameter of the layers, without embeddings, which dominate a tiny model
-    (20: Hoffmann et al. 2022); this rule or tokens_exponent"""
+    (20 is the rule of Hoffmann et al. 2022, who count all parameters); this rule or tokens_exponent"""
     tokens_exponent: Annotated[float, Field(ge=0, lt=1)] | None = None
     """tokens grow from the trial's own by this power of compute (0.5: Hoffmann et al. 2022; 0.27: Kaplan et al. 2020)
     """

@@ -67,7 +67,7 @@ class Pretrain(Settings):
     init: Literal["normal", "zero_projections"] = "normal"
     """how initial weights are drawn"""
     from_checkpoint: CheckpointPlace | None = None
-    """a GPT-2 to continue from instead: a FOLDER, or OWNER/NAME[@REVISION] on the Hub"""
+    """a GPT-2 whose weights take the place of random ones: a FOLDER, or OWNER/NAME[@REVISION] on the Hub"""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """learning rate after warm-up: a cosine, or constant and then falling (wsd)"""
     warmup_ratio: Share = 0.05

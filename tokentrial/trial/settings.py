@@ -98,7 +98,7 @@ class Corpus(Settings):
     text_column: str = "text"
     """column, or key, that holds the text"""
     seed: Seed = 0
-    """random seed of the drills and of samples"""
+    """random seed of the drills and of the documents that checks sample"""
     tokens: Count | Literal["all", "budget"] = "all"
     """training tokens of text to collect; budget: as many as the steps use"""
     allow_short: bool = False
@@ -202,7 +202,7 @@ class GRPO(Settings):
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
     """how token losses are combined. dapo: their mean over the step's tokens, so that a token weighs the same in arms
     that spell at different lengths (Yu et al. 2025); grpo: the mean of each completion's mean (Shao et al. 2024); bnpo:
-    as dapo in one process; dr_grpo: their sum over rows x max_new_tokens (Liu et al. 2025)"""
+    as dapo in one process; dr_grpo: their sum divided by rows x max_new_tokens (Liu et al. 2025)"""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """what advantages are divided by. group: the sd of the rewards per prompt; batch: per step; none: nothing"""
     num_iterations: Count = 1
@@ -261,7 +261,7 @@ class Evaluate(Settings):
     batch: Count = 128
     """prompts at a time"""
     heldout_bytes: Count = 100_000
-    """bytes of original held-out text, and as many of held-out drills"""
+    """bytes of original validation text that are scored, and as many of validation drills"""
     checkpoints: Annotated[int, Field(ge=1, le=100)] = 1
     """checkpoints over which each outcome after pretraining is averaged, evenly spaced over the last tenth of the steps
     and ending with the final model; 1: the final model alone"""
@@ -319,8 +319,8 @@ class Verdict(Settings):
     gate: Gate | None = Gate()
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
     """numbers of seeds after which the primary contrast is tested, such as [6, 12]; once it is decided, the rest is not
-    run. blinded: half of the seeds, then as many as the size of the differences, without their signs, asks for. null:
-    all of them"""
+    run. blinded: half of the seeds, then more, up to the number that the size of the differences, without their signs,
+    asks for. null: one test, after all seeds"""
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
     """how alpha is spent over the looks; obrien_fleming keeps almost all of it for the last"""
 
@@ -348,7 +348,7 @@ class Ray(Settings):
 
 
 class Budget(Settings):
-    """What is the same in every arm: the number of tokens, or the original text (in bytes) that the control reads."""
+    """The same in every arm: the number of tokens, or the bytes of original text, as many as the control reads."""
 
     match: Literal["tokens", "bytes"] = "tokens"
     """what is the same in every arm: tokens, or bytes of the source text"""
