@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 # Where this is set, as in many containers, every worker would compile PyTorch and transformers anew: 8 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: pilot smoke run-10b check test test-all test-lowest test-newest lint lock bench docs
+.PHONY: pilot smoke run-10b check test test-all test-lowest test-newest lint lock bench gpu docs
 
 pilot: $(READY)
 	$(BIN)/tokentrial run pilot
@@ -44,8 +44,12 @@ docs: $(READY)
 	$(BIN)/uv pip install -q --python $(BIN)/python --group docs || $(BIN)/pip install -q --group docs
 	$(BIN)/zensical build --strict --clean
 
+# what only a GPU can show, in at most eight minutes
+gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py
+
 bench: $(READY)
-	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 # the versions of the lock anew, within the ranges of pyproject.toml; UPGRADE=--upgrade takes the newest
 lock: $(READY)

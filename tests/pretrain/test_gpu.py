@@ -10,12 +10,14 @@ import torch
 
 from tests.pretrain.conftest import results, stop_after
 from tokentrial.errors import Interrupted
+from tokentrial.pretrain.device import later_device, ranks_of, resolve_dtype
 from tokentrial.pretrain.export import load_gpt
 from tokentrial.pretrain.ranks import process_group
 from tokentrial.trial.pretraining import Pretrain
 
 STEPS = 20
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+on_apple = pytest.mark.skipif(not torch.mps.is_available(), reason="there is no Apple GPU here")
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
 
 
@@ -40,6 +42,7 @@ def run(train, tmp_path):
         pytest.param({"device": "cuda", "compile": "on", "dtype": "bf16"}, 2e-2, marks=on_gpu),
         pytest.param({"device": "cuda", "compile": "on", "dtype": "fp16"}, 2e-2, marks=on_gpu),
         pytest.param({"device": "cuda", "compile": "off"}, 2e-2, marks=on_gpu),
+        pytest.param({"device": "mps"}, 1e-3, marks=on_apple),
     ],
 )
 def test_the_losses_are_those_of_plain_fp32_on_a_cpu(run, how, tolerance):
@@ -49,6 +52,12 @@ def test_the_losses_are_those_of_plain_fp32_on_a_cpu(run, how, tolerance):
     assert plain["train_losses"][-1] < plain["train_losses"][0] - 0.5
     model = load_gpt(folder)  # which fails where compiling has renamed a parameter
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_apple_s_gpu_trains_in_fp32_and_the_stages_after_it_use_the_cpu():
+    """Their scores are sums in double, which it does not have."""
+    settings = Pretrain(device="mps")
+    assert (resolve_dtype(settings), ranks_of(settings), later_device(settings)) == ("fp32", 1, "cpu")
 
 
 @on_gpu

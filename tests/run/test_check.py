@@ -97,10 +97,11 @@ def test_a_tracker_that_is_not_installed_is_named_at_once(tiny, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-def test_a_gpu_that_torch_does_not_see_is_named_at_once(tiny, tmp_path, monkeypatch, no_workers):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SettingsError, match=r"pretrain\.device: cuda"):
-        run(tiny(tmp_path / "run", "pretrain.device=cuda"))
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_gpu_that_torch_does_not_see_is_named_at_once(tiny, tmp_path, monkeypatch, no_workers, device):
+    monkeypatch.setattr(f"torch.{device}.is_available", lambda: False)
+    with pytest.raises(SettingsError, match=rf"pretrain\.device: {device}"):
+        run(tiny(tmp_path / "run", f"pretrain.device={device}"))
     assert not (tmp_path / "run").exists()
 
 

@@ -89,7 +89,8 @@ def _gpu() -> Finding:
     if has_gpu():
         build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
         return Finding("gpu", f"an NVIDIA GPU that torch cannot use; {build}", "install torch's build for your driver")
-    return Finding("gpu", "none that is used" + ("; Apple's is not" if torch.backends.mps.is_available() else ""))
+    apple = "; Apple's with pretrain.device=mps" if torch.mps.is_available() else ""
+    return Finding("gpu", f"none that is used{apple}")
 
 
 def _dtype() -> Finding:

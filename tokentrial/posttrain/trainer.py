@@ -14,7 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from tokentrial.arms.arm import Arm
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import stoppable
-from tokentrial.pretrain.device import precision, resolve_device, resolve_dtype
+from tokentrial.pretrain.device import later_device, precision, resolve_dtype
 from tokentrial.store.files import write_json
 from tokentrial.store.folders import MANIFEST, is_usable, write_manifest
 from tokentrial.tokenizer.export import copy_tokenizer
@@ -83,7 +83,7 @@ def shared_arguments(settings: Pretrain, seed: int) -> dict[str, Any]:
     """Arguments of both trainers that shape a result, and that the record of a stage holds."""
     dtype = resolve_dtype(settings)
     # accelerate has no fp16 on a CPU; fp32 there
-    fp16 = dtype == "fp16" and resolve_device(settings) != "cpu"
+    fp16 = dtype == "fp16" and later_device(settings) != "cpu"
     return _DEFAULTS | {"seed": seed, "data_seed": seed, "bf16": dtype == "bf16", "fp16": fp16}
 
 
@@ -91,7 +91,7 @@ def local_arguments(output: Path, settings: Pretrain, save_steps: int) -> dict[s
     """Arguments of both trainers that say where a stage runs and what it writes; not recorded. Every step is logged, as
     means over several would begin anew where a run is resumed. Checkpoints are pruned by `CheckpointCallback`: the
     Trainer would delete the old one before the new one is whole."""
-    on_cpu = resolve_device(settings) == "cpu"
+    on_cpu = later_device(settings) == "cpu"
     return {
         "output_dir": str(output),
         "use_cpu": on_cpu,
@@ -122,7 +122,7 @@ def recorded_arguments(arguments: Any, shaping: Mapping[str, Any]) -> dict[str, 
 
 def trainer_precision(settings: Pretrain) -> AbstractContextManager[None]:
     """Within the block matrix products are as exact as in pretraining."""
-    return precision(tf32=resolve_device(settings) == "cuda")
+    return precision(tf32=later_device(settings) == "cuda")
 
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]

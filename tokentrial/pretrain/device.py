@@ -8,15 +8,20 @@ from tokentrial.trial.pretraining import Pretrain
 
 
 def resolve_device(settings: Pretrain) -> str:
-    """`cpu` or `cuda`."""
+    """`cpu`, `cuda` or `mps`."""
     return ("cuda" if has_gpu() else "cpu") if settings.device == "auto" else settings.device
 
 
+def later_device(settings: Pretrain) -> str:
+    """Where the stages after pretraining compute, `cpu` or `cuda`: scores are summed in double, which mps lacks."""
+    return "cuda" if resolve_device(settings) == "cuda" else "cpu"
+
+
 def ranks_of(settings: Pretrain) -> int:
-    """Processes that train one cell: as the settings say, else one for every GPU of the machine, and one on a CPU."""
+    """Processes that train one cell: as the settings say, else one for every GPU that CUDA knows, and one elsewhere."""
     if settings.nproc_per_node != "auto":
         return settings.nproc_per_node
-    if resolve_device(settings) == "cpu":
+    if resolve_device(settings) != "cuda":
         return 1
     import torch
 
@@ -27,7 +32,7 @@ def resolve_dtype(settings: Pretrain) -> str:
     """`fp32`, `bf16` or `fp16`. On a CPU fp32: bf16 is not faster there. On a GPU torch is asked what it has."""
     if settings.dtype != "auto":
         return settings.dtype
-    if resolve_device(settings) == "cpu":
+    if resolve_device(settings) != "cuda":
         return "fp32"
     import torch
 

@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
                 update = weight.grad.lerp(momentum, _MOMENTUM)  # Nesterov: the momentum one step ahead
                 # the side of xx' is the matrix's height: tall ones go through transposed, so that it is the shorter
                 updates.append(update if update.shape[0] <= update.shape[1] else update.mT)
-            if updates and updates[0].device.type == "cpu":
+            if updates and updates[0].device.type != "cuda":
                 updates = newton_schulz_gram(updates)
             else:
                 updates = newton_schulz([update.bfloat16() for update in updates])

@@ -30,7 +30,8 @@ def build_optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimiz
     muon, decay = settings.optimizer == "muon", settings.weight_decay
     decayed = embeddings if muon else [*matrices, *embeddings]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=True)
+    fused = model.wte.weight.device.type != "mps"
+    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=fused)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if muon:
         optimizers.append(Muon(matrices, lr=settings.muon_lr, weight_decay=decay))
@@ -129,5 +130,5 @@ class TrainStep:
     def _to_device(self, ids: NDArray[np.int64]) -> torch.Tensor:
         tensor = torch.from_numpy(ids)
         if self.ranks.device.type != "cuda":
-            return tensor
+            return tensor.to(self.ranks.device)
         return tensor.pin_memory().to(self.ranks.device, non_blocking=True)  # from pinned memory the copy runs aside

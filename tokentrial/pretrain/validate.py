@@ -49,7 +49,7 @@ def token_nats(model: Scored, rows: Sequence[Sequence[int]], batch: int) -> list
         # the padding stands behind every real id, so a causal model needs no mask
         padded = pad_sequence([torch.tensor(rows[i]) for i in chosen], batch_first=True).to(model.device)
         logprobs = model.logits(padded[:, :-1]).float().log_softmax(-1)  # (B, T, ids)
-        losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].double().cpu().numpy()
+        losses = -logprobs.gather(2, padded[:, 1:, None])[..., 0].cpu().double().numpy()
         for i, row_losses in zip(chosen, losses, strict=True):
             nats[i] = row_losses[: len(rows[i]) - 1]
     return nats

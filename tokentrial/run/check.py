@@ -89,13 +89,13 @@ def check_machine(trial: Trial) -> None:
         return
     if tracker != "none" and find_spec(tracker) is None:
         raise SettingsError(f"pretrain.report_to: {tracker} is not installed; `pip install {tracker}`, or give 'none'")
-    if resolve_device(trial.pretrain) == "cuda":
+    if (kind := resolve_device(trial.pretrain)) != "cpu":
         import torch
 
-        if not torch.cuda.is_available():
+        if not (torch.cuda if kind == "cuda" else torch.mps).is_available():
             raise SettingsError(
                 f"pretrain.device: {trial.pretrain.device} means a GPU, and torch {torch.__version__} sees none; give "
-                "cpu, or install a build of torch for CUDA"
+                f"cpu, or install a build of torch for {kind}"
             )
 
 

@@ -244,13 +244,13 @@ def evaluations(trial: Trial, chosen: Sequence[Cell], overwrite: bool = False) -
 def _executor(trial: Trial, workers: int, pending: Sequence[Sequence[str]]) -> LocalExecutor | RayExecutor:
     """Where the cells run, whose pending stages these are; on Ray a cell takes a GPU where its device is one. Beside a
     GPU the workers share the cores; on a CPU each has one, so that no sum depends on how many there are."""
-    cuda = resolve_device(trial.pretrain) == "cuda"
+    kind = resolve_device(trial.pretrain)
     if trial.executor == "local":
-        threads = max(1, cores() // workers) if cuda else 1
+        threads = 1 if kind == "cpu" else max(1, cores() // workers)
         names = {name for left in pending for name in left}
         imports = [module for stage in stages(trial) if stage.name in names for module in stage.imports]
         return LocalExecutor(workers, threads, list(dict.fromkeys(imports)))
-    gpus = float(cuda) if trial.ray.gpus is None else trial.ray.gpus
+    gpus = float(kind == "cuda") if trial.ray.gpus is None else trial.ray.gpus
     return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
 
 
@@ -273,14 +273,14 @@ def _run_cells(
 
 
 def _workers(trial: Trial, cells: int) -> int:
-    """As the trial says, else one a core on a CPU, on a GPU as many small cells as it holds, on Ray as many as it has
-    room for; never more than there is work."""
+    """As the trial says, else one a core on a CPU, on a GPU as many small cells as it holds, one on Apple's, whose
+    memory is the machine's, on Ray as many as it has room for; never more than there is work."""
     most = trial.workers
     if most is None and trial.executor == "ray":
         most = cells
     elif most is None:
-        on_cpu = resolve_device(trial.pretrain) == "cpu"
-        most = cores() if on_cpu else cells_at_a_time(trial, this_machine({}))
+        kind = resolve_device(trial.pretrain)
+        most = {"cpu": cores(), "mps": 1}.get(kind) or cells_at_a_time(trial, this_machine({}))
     return max(1, min(most, cells))
 
 

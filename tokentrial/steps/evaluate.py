@@ -5,7 +5,7 @@ from typing import Any
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.facts.families import build_facts
 from tokentrial.posttrain.rewards import PASS_PROMPTS
-from tokentrial.pretrain.device import precision, resolve_device
+from tokentrial.pretrain.device import later_device, precision
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import Work, batches, characters_a_token, forward_flops, lengths, questions
 from tokentrial.steps.stage import Job, Stage
@@ -57,7 +57,7 @@ class EvaluateStage(Stage):
 
         trial, corpus, seed = self.trial, job.corpus, job.cell.seed
         job.progress(0, self.name)
-        device, how = resolve_device(trial.pretrain), (trial, corpus.folder, corpus.vocabulary, job.arm, seed)
+        device, how = later_device(trial.pretrain), (trial, corpus.folder, corpus.vocabulary, job.arm, seed)
         with precision(tf32=False):
             for checkpoint in sorted(job.model.glob("step_*")) if self.measures == "pretrain" else ():
                 (job.folder / checkpoint.name).mkdir()

@@ -4,7 +4,7 @@
 from typing import Any
 
 from tokentrial.corpus.prepare import CorpusPlan
-from tokentrial.pretrain.device import precision, resolve_device
+from tokentrial.pretrain.device import later_device, precision
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import model_bytes
 from tokentrial.steps.evaluate import EvaluateStage
@@ -29,7 +29,7 @@ class ExportStage(Stage):
     def make(self, job: Job) -> None:
         from tokentrial.pretrain.export import export
 
-        trial, device = self.trial, resolve_device(self.trial.pretrain)
+        trial, device = self.trial, later_device(self.trial.pretrain)
         how = job.model, job.arm, job.corpus.vocabulary, trial.name, trial.tokenizer.rewrite, device
         steps = read_json(job.model / "results.json")["total_steps"]
         trained = trial.pretrain.model_copy(update={"steps": steps})

@@ -78,8 +78,9 @@ class Pretrain(Settings):
     """learning rate at the end, as a share of its peak"""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: on a GPU bf16, or fp16 if it has no bf16; on a CPU fp32"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: an NVIDIA or AMD GPU if there is one, else the CPU. mps: Apple's GPU, in fp32, for pretraining alone: the
+    other stages use the CPU; written for it, never run on one"""
     compile: Literal["auto", "on", "off"] = "auto"
     """whether to use torch.compile; auto: on a GPU, if training is long"""
     nproc_per_node: Count | Literal["auto"] = "auto"
@@ -162,8 +163,8 @@ class Pretrain(Settings):
         return copies * CHECKPOINT_BYTES * self.parameters(vocabulary)
 
     def compiles(self, device: str, vocabulary: int) -> bool:
-        """Whether the step is compiled on `cpu` or `cuda`. Compiling takes 20 to 60 s, more than a small model trains
-        on a GPU; it pays back a third of what a large one computes."""
+        """Whether the step is compiled on `cpu`, `cuda` or `mps`. Compiling takes 20 to 60 s, more than a small model
+        trains on a GPU; it pays back a third of what a large one computes."""
         if self.compile == "auto":
             return device == "cuda" and self.tokens * self.flops_per_token(vocabulary) > _LONG
         return self.compile == "on"
