@@ -266,11 +266,19 @@ def test_figures_are_files_and_on_the_page_in_its_colours(published, html):
     for path in (published / "figures").glob("*.svg"):
         assert "#fdfcfa" in path.read_text()  # an opaque ground: it is looked at on dark pages too
     svgs = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(svgs) == len(FIGURES)
+    assert len(svgs) == len(FIGURES) + 1  # the first picture once more, for a phone
     for svg in svgs:
         assert "var(--ink)" in svg
         assert "#1c2024" not in svg
         assert ' id="axes' not in svg
+
+
+def test_on_a_phone_the_first_picture_has_the_same_words_within_its_width(report, only):
+    only("forest")
+    drawn = draw(report)["forest"]
+    wide, narrow = (ElementTree.fromstring(svg) for svg in (drawn.svg, drawn.narrow))
+    assert float(narrow.get("width").removesuffix("pt")) == pytest.approx(72 * 3.7)
+    assert "".join("".join(wide.itertext()).split()) == "".join("".join(narrow.itertext()).split())
 
 
 def test_the_same_report_gives_the_same_bytes(published, html, report, only):

@@ -1,7 +1,7 @@
 """The figures of a report, by matplotlib, each a pure function of the report: the same report, the same bytes.
 
-A figure is drawn once. On the page each colour becomes a CSS variable, so that the figures follow the reader's theme;
-on a phone a figure keeps the size at which it can be read, and scrolls sideways.
+On the page each colour becomes a CSS variable, so that the figures follow the reader's theme. On a phone a figure keeps
+the size at which it can be read, and scrolls sideways; the one that the page begins with is drawn for it once more.
 """
 
 import io
@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 
 from tokentrial.report import plot_style
 from tokentrial.report.contrast_table import Report, declared_records, values_that_count
-from tokentrial.report.forest import forest, forest_alt
+from tokentrial.report.forest import NARROW, forest, forest_alt
 from tokentrial.report.ladder_curves import multipliers, multipliers_alt, trends, trends_alt
 from tokentrial.report.outcomes import outcome_label
 from tokentrial.report.plot_style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
@@ -30,11 +30,12 @@ from tokentrial.statistics.paired import paired_t
 
 
 class Drawing(NamedTuple):
-    """One figure as SVG and PNG, and what it shows in words."""
+    """One figure as SVG and PNG, and what it shows in words; `narrow` is the SVG that a phone shows, if it has one."""
 
     svg: str
     png: bytes
     alt: str
+    narrow: str | None = None
 
 
 def draw(report: Report) -> dict[str, Drawing]:
@@ -48,12 +49,18 @@ def draw(report: Report) -> dict[str, Drawing]:
         if words := alt(report):
             # ids of an SVG come from the salt; nothing in either file tells when it was drawn, or with what
             with mpl.rc_context(RC_PARAMS | {"svg.hashsalt": name}):
-                figure, svg, png = plot(report), io.BytesIO(), io.BytesIO()
+                figure, png = plot(report), io.BytesIO()
                 figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
                 figure.set_layout_engine("none")  # laid out a second time, axes of equal aspect would move
-                figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")))
-            drawings[name] = Drawing(svg.getvalue().decode(), png.getvalue(), words)
+                narrow = _svg(forest(report, NARROW)) if name == "forest" else None
+                drawings[name] = Drawing(_svg(figure), png.getvalue(), words, narrow)
     return drawings
+
+
+def _svg(figure: Figure) -> str:
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")))
+    return svg.getvalue().decode()
 
 
 def inline(svg: str) -> str:

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 
 from tokentrial.report.contrast_table import Record, Report, declared_records, estimate, is_measured, is_rerun, row
 from tokentrial.report.outcomes import METRICS, metric_label
-from tokentrial.report.plot_style import DASHED, DOTTED, INK, MUTED, PAPER, arm_style, new_figure
+from tokentrial.report.plot_style import DASHED, DOTTED, INK, MUTED, PAPER, WIDTH, arm_style, new_figure
 
+NARROW = 3.7  # inches: what a phone shows
+_LETTERS = 13.16  # to an inch
 _STACK = 0.32  # height within which seeds that tie lie above each other; a row is 1
 
 
@@ -18,22 +20,22 @@ def _measured(report: Report) -> list[Record]:
     return [record for record in declared_records(report) if is_measured(record)]
 
 
-def forest(report: Report) -> Figure:
+def forest(report: Report, width: float = WIDTH) -> Figure:
     """Each declared contrast: seeds as dots, mean and interval as a diamond on a line. One panel for each metric, as
-    nats and shares have no common axis."""
+    nats and shares have no common axis. `width` in inches."""
     panels: dict[str, list[Record]] = defaultdict(list)
     for record in _measured(report):
         panels[record["outcome"].rsplit("/", 1)[1]].append(record)
     rows = [len(panel) for panel in panels.values()]
-    figure, axes = new_figure(
-        sum(rows) * 0.8 + 0.8 * len(rows), nrows=len(rows), height_ratios=[count + 0.5 for count in rows]
-    )
+    row = 0.8 if width == WIDTH else 1.05  # its words take more lines where there is less room
+    height, ratios = sum(rows) * row + 0.8 * len(rows), [count + 0.5 for count in rows]
+    figure, axes = new_figure(height, width, nrows=len(rows), height_ratios=ratios)
     for axis, (metric, panel) in zip(axes[:, 0], panels.items(), strict=True):
-        _panel(axis, report, metric, panel)
+        _panel(axis, report, metric, panel, round(_LETTERS * width))
     return figure
 
 
-def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[Record]) -> None:
+def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[Record], letters: int) -> None:
     marks = "; dashed: the smallest effect that matters" if any(record["margin"] for record in panel) else ""
     # of log-probabilities the floor lies far off
     floors = [record["floor"] if metric == "accuracy" else None for record in panel]
@@ -44,18 +46,19 @@ def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[Record]) -> 
         lines += [] if floor is None else [(floor - record["control_mean"], DOTTED)]
         for x, style in lines:
             axis.plot([x, x], [-y - 0.4, -y + 0.12], color=MUTED, linewidth=1.0, linestyle=style)
-        _row(axis, -y, record, arm_style(report, record["treatment"])[0])
+        _row(axis, -y, record, arm_style(report, record["treatment"])[0], letters)
     axis.axvline(0, color=INK, linewidth=1)
     axis.set_ylim(-len(panel) + 0.5, 0.62)
     axis.margins(x=0.06)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
     better = "right is better" if METRICS[metric].higher_is_better else "left is better"
-    axis.set_xlabel(f"difference in {metric_label(metric)}, {better}{marks}")
+    words = f"difference in {metric_label(metric)}, {better}{marks}"
+    axis.set_xlabel("\n".join(wrap(words, letters + 8)))
 
 
-def _row(axis: Axes, y: int, record: Record, colour: str) -> None:
-    """One contrast at height `y`, its words above it."""
+def _row(axis: Axes, y: int, record: Record, colour: str, letters: int) -> None:
+    """One contrast at height `y`, its words above it, so many letters a line."""
     x, shown = record["difference"], row(record)
     heights = [y - 0.14 - height for height in _stacked(record["differences"])]
     axis.plot(record["differences"], heights, "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0)
@@ -64,7 +67,7 @@ def _row(axis: Axes, y: int, record: Record, colour: str) -> None:
     axis.plot([x], [y], "D", color=face, markersize=7, markeredgecolor=edge, markeredgewidth=1)
     role = {"primary": "PRIMARY  ", "secondary": ""}.get(shown.role, f"{shown.role}: ")
     label = f"{role}{shown.contrast.replace(' - ', ' − ')}, {shown.outcome}"
-    words = "\n".join([*wrap(label, 100), f"{shown.verdict}  {shown.difference} {shown.interval}"])
+    words = "\n".join([*wrap(label, letters), f"{shown.verdict}  {shown.difference} {shown.interval}"])
     # on a ground of its own, so that no line runs through the words
     ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
     weight = "bold" if shown.role == "primary" else "normal"

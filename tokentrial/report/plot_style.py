@@ -18,6 +18,7 @@ CSS_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper
 DOTTED, DASHED = (0, (1, 1)), (0, (4, 3))
 GROUP_LABELS = {"asked": "asked facts", "never_asked": "never-asked facts"}
 
+WIDTH = 7.6  # inches, of a figure
 RC_PARAMS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 9,
@@ -49,9 +50,9 @@ RC_PARAMS: dict[Any, Any] = {
 }
 
 
-def new_figure(height: float, **grid: Any) -> tuple[Figure, Any]:
-    """A figure 7.6 inches wide with its axes, a 2D grid as `subplots` takes it. No pyplot: it keeps figures alive."""
-    figure = Figure(figsize=(7.6, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07))
+def new_figure(height: float, width: float = WIDTH, **grid: Any) -> tuple[Figure, Any]:
+    """A figure, in inches, with its axes, a 2D grid as `subplots` takes it. No pyplot: it keeps figures alive."""
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07))
     return figure, figure.subplots(squeeze=False, **grid)
 
 
