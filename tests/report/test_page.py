@@ -175,6 +175,12 @@ def test_too_few_seeds_for_any_effect_are_warned_of(report, detectable, warns):
     assert ("Too few seeds for any effect" in " ".join(limits(report))) == warns
 
 
+@pytest.mark.parametrize("verdict", ["equivalent within 0.1", "no difference shown"])
+def test_what_equivalence_assumes_is_a_limit_where_it_was_found(report, verdict):
+    report["contrasts"][1]["verdict"] = verdict
+    assert ("one normal distribution" in " ".join(limits(report))) == verdict.startswith("equivalent")
+
+
 def test_what_was_declared_and_what_ran_where_cells_are_missing(synthetic_run, build_undrawn):
     trial = synthetic_run("seeds=[1,2]")
     (trial.folder / "mul_append" / "seed2" / "eval_pretrain").rename(trial.folder / "gone")

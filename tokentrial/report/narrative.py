@@ -280,6 +280,11 @@ def limits(report: Report) -> list[str]:
                 f"Too few seeds for any effect: the largest possible improvement of the primary outcome is {best:.2g}, "
                 "and even that would be missed more often than once in five."
             )
+    if any((record["verdict"] or "").startswith(EQUIVALENT) for record in declared_records(report)):
+        sentences.append(
+            "`equivalent` assumes that the differences of all seeds follow one normal distribution: if a seed in eight "
+            "fails to learn, six seeds often show no failure, and arms that differ look alike."
+        )
     if primary["facts_interval"]:
         over_facts = format_interval(primary["facts_interval"])
         level = format_level(report["declared"]["alpha"])

@@ -296,7 +296,7 @@ class Compared(Settings):
 
 
 class Gate(Settings):
-    """What the control must have learnt: below either accuracy, `no difference shown` means nothing."""
+    """What the control must have learnt: below either accuracy, `no difference shown` and `equivalent` mean nothing."""
 
     asked: Share = 0.6
     """lowest mean accuracy of the control on asked facts"""

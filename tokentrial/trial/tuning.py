@@ -30,8 +30,8 @@ class Tuning(Settings):
     seeds: Annotated[list[CellSeed], Field(min_length=1)]
     """random seeds for the tuning only"""
     outcome: Annotated[str, Field(pattern="^pretrain/[^/]+/[^/]+/[^/]+$")] | None = None
-    """outcome after pretraining that picks the best value; null: the primary outcome, or, if it is an accuracy, the
-    probability of the right answer"""
+    """outcome after pretraining that picks the best value; null: the primary outcome, or, if it is an accuracy,
+    `choice_logprob` of the same questions"""
 
 
 class Point(Settings):
