@@ -98,7 +98,7 @@ class Corpus(Settings):
     text_column: str = "text"
     """column, or key, that holds the text"""
     seed: Seed = 0
-    """random seed of the drills and of the documents that checks sample"""
+    """random seed of the drills, and of which documents are sampled for checks"""
     tokens: Count | Literal["all", "budget"] = "all"
     """training tokens of text to collect; budget: as many as the steps use"""
     allow_short: bool = False
@@ -348,7 +348,7 @@ class Ray(Settings):
 
 
 class Budget(Settings):
-    """The same in every arm: the number of tokens, or the bytes of original text, as many as the control reads."""
+    """What every arm reads the same number of: tokens, or bytes of original text, then as many as the control."""
 
     match: Literal["tokens", "bytes"] = "tokens"
     """what is the same in every arm: tokens, or bytes of the source text"""
