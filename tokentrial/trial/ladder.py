@@ -50,7 +50,7 @@ class Ladder(Settings):
     lr: Literal["constant", "inverse_width"] = "constant"
     """AdamW's learning rate at each size. constant: the trial's own; inverse_width: the trial's own x (its width /
     this size's width) (Yang et al. 2022, for hidden matrices). Muon's rate needs no rule: its updates have the same
-    size at every width (Jordan 2024)"""
+    spectral norm at every width (Jordan 2024)"""
 
     @model_validator(mode="after")
     def says_each_size_once(self) -> "Ladder":
