@@ -20,9 +20,11 @@ from typing import NamedTuple
 
 import torch
 
-from tokentrial.store.provenance import provenance
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # where nothing is installed
+
+from tokentrial.store.provenance import provenance  # noqa: E402
+
 LIMIT_S, LINES = 480.0, 40
 TINY = [
     *(
@@ -51,13 +53,15 @@ def parts(given: argparse.Namespace) -> list[Part]:
     speed += ["--nanogpt", str(given.nanogpt)] if given.nanogpt else []
     pilot, large = ["pilot"], ["gpt2_50m", "seeds=[1]", "--arms", "baseline", f"corpus.source={given.text}"]
     if given.gsm8k:
-        large += [f"tasks.gsm8k={given.gsm8k}", "evaluate.limit=100"]
+        large += [f"tasks.gsm8k={given.gsm8k}", "evaluate.limit=100", "grpo.prompts=16"]
+        large += ["sft.stages=[{sources: [{source: gsm8k}], epochs: 1, lr: 5e-5}]"]
+        large += ["sft.stages=[{sources: [{source: gsm8k}], epochs: 1, lr: 5e-5}]"]
     else:
         large += ["sft=null", "grpo=null", "evaluate.tasks=[]", "verdict.secondary=[]"]
     if given.rehearse:
         pilot, large = ["smoke", "pretrain.device=cpu"], [*large, *TINY]
     else:
-        large += ["pretrain.steps=60", "corpus.epochs=8"]  # a small text is read several times
+        large += ["pretrain.steps=20", "pretrain.probes=2", "corpus.epochs=4"]  # a small text is read several times
     every = [
         Part("losses of a GPU against a CPU's (tests/pretrain/test_gpu.py)", tests, 120),
         Part("speed and share of the peak, GPT-2 124M (benchmarks/pretrain.py)", speed, 160),
@@ -89,17 +93,23 @@ def main() -> None:
     name = "CPU" if given.rehearse else torch.cuda.get_device_name()
     here = provenance()
     text = [f"{name}, {here['processor']}, {here['machine']}, torch {torch.__version__}, Python {here['python']}", ""]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1" if given.rehearse else ""}
-    environment = {key: value for key, value in environment.items() if value}
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if given.rehearse:
+        environment["OMP_NUM_THREADS"] = "1"
+    else:
+        environment.pop("OMP_NUM_THREADS", None)
     begun, failed = time.monotonic(), []
     for part in parts(given):
-        limit, started = min(part.limit_s, LIMIT_S - (time.monotonic() - begun)), time.monotonic()
+        limit, started = max(1.0, min(part.limit_s, LIMIT_S - (time.monotonic() - begun))), time.monotonic()
         log = given.out / "log.txt"
         with log.open("wb") as file:
-            command = ["timeout", "-k", "10", f"{max(1.0, limit):.0f}", sys.executable, *part.command]
+            command = ["timeout", "-k", "10", f"{limit:.0f}", sys.executable, *part.command]
             code = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
         lines = log.read_text(errors="replace").splitlines()[-LINES:]
-        result = "ok" if code == 0 else f"out of time after {limit:.0f} s" if code in (124, 137) else f"failed ({code})"
+        result = "ok" if code == 0 else f"failed ({code})"
+        if code in (124, 137, -9):
+            result = f"out of time after {limit:.0f} s"
         failed += [part.name] if code else []
         text += [f"## {part.name}", "", f"{result}, {time.monotonic() - started:.0f} s", ""]
         text += ["    " + line for line in lines] + [""]

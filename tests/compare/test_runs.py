@@ -76,11 +76,12 @@ def test_two_runs_are_said_to_differ_in_their_settings(low, high, run_folder, to
     """And only the outcomes that one of them declares are listed, the others counted."""
     second = run_folder("longer", {"baseline": LOW}, tuple(seed + 3 for seed in SEEDS))
     given = (second / "trial.yaml").read_text()
-    (second / "trial.yaml").write_text(given.replace("lr: 0.008", "lr: 0.004"))
+    changed = given.replace("lr: 0.008", "lr: 0.004").replace("from_checkpoint: null", "from_checkpoint: a/b")
+    (second / "trial.yaml").write_text(changed)
     notes = json.loads(tokentrial("compare", low, second, "--json")[1])["notes"]
-    assert [note.partition(": ")[2] for note in notes] == ["seeds, pretrain.lr"]
+    assert notes == ["settings that differ between low and longer: seeds, pretrain.lr, pretrain.from_checkpoint"]
     same = json.loads(tokentrial("compare", low, high, "--json")[1])["notes"]
-    assert [note.partition(": ")[2] for note in same] == ["none"]
+    assert [note.partition(": ")[2] for note in same] == ["none, of files their names compared"]
     _, table, _ = tokentrial("compare", low, high)
     assert NEVER_ASKED in table
     assert LOGPROB not in table

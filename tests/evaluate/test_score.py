@@ -87,7 +87,7 @@ def counted(arm, left, answer):
     lefts = [left, *(token for token in arm.tokens if arm.untokenize(token) == left)]
     patterns = [re.escape(f" {answer}") + alone, *(re.escape(f" {of_left}={answer}") + closed for of_left in lefts)]
     for fact in arm.facts:
-        if fact.answer == answer and fact.token in arm.tokens and arm.keeps_content:
+        if fact.answer == answer and fact.token in arm.tokens and arm.keeps_content and not arm.is_random:
             patterns.append(re.escape(f" {fact.token}") + ("." if number else alone))
             for written in (f"{left}={fact.token}{answer}", f"{left}={answer}{fact.token}"):
                 if arm.rewrite(f"{left}={answer}") == written:

@@ -7,14 +7,15 @@ from html import unescape
 from itertools import combinations
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import pytest
 
 from tokentrial.report import figures, narrative, text_report
 from tokentrial.report.figures import draw
-from tokentrial.report.forest import forest
+from tokentrial.report.forest import NARROW, forest
 from tokentrial.report.narrative import findings, headline, limits
 from tokentrial.report.page import page
-from tokentrial.report.plot_style import arm_style
+from tokentrial.report.plot_style import RC_PARAMS, arm_style
 from tokentrial.report.probes import probes_alt
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
@@ -273,6 +274,8 @@ def test_figures_are_files_and_on_the_page_in_its_colours(published, html):
         assert "#fdfcfa" in path.read_text()  # an opaque ground: it is looked at on dark pages too
     svgs = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(svgs) == len(FIGURES) + 1  # the first picture once more, for a phone
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len({*ids})
     for svg in svgs:
         assert "var(--ink)" in svg
         assert "#1c2024" not in svg
@@ -284,7 +287,17 @@ def test_on_a_phone_the_first_picture_has_the_same_words_within_its_width(report
     drawn = draw(report)["forest"]
     wide, narrow = (ElementTree.fromstring(svg) for svg in (drawn.svg, drawn.narrow))
     assert float(narrow.get("width").removesuffix("pt")) == pytest.approx(72 * 3.7)
-    assert "".join("".join(wide.itertext()).split()) == "".join("".join(narrow.itertext()).split())
+    said, said_narrow = (
+        "".join(text for text in svg.itertext() if not re.fullmatch(r"−?[0-9.]+", text)) for svg in (wide, narrow)
+    )  # all but the ticks
+    assert "".join(said.split()) == "".join(said_narrow.split())
+    for record in report["contrasts"]:
+        record["verdict"] = "control has not learnt"
+    with mpl.rc_context(RC_PARAMS):
+        figure = forest(report, NARROW)
+        figure.draw_without_rendering()
+        ends = [words.get_window_extent().x1 for axis in figure.axes for words in axis.texts]
+    assert max(ends) <= figure.bbox.width
 
 
 def test_the_same_report_gives_the_same_bytes(published, html, report, only):

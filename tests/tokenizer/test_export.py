@@ -148,6 +148,7 @@ def test_facts_of_any_family_are_applied_after_saving_too(setting, name, tmp_pat
         assert differing(tokenizer, arm, vocabulary, generated_texts(200, facts)) == []
 
 
-def test_an_arm_that_draws_leaves_the_text():
-    tokenizer = to_transformers(VOCABULARY, arms.get_arm("random_slot"), 64, rewrite=True)
+@pytest.mark.parametrize("name", ["append_random", "random_slot"])
+def test_an_arm_that_draws_leaves_the_text(name):
+    tokenizer = to_transformers(VOCABULARY, arms.get_arm(name), 64, rewrite=True)
     assert ids(tokenizer, "so 6*9=54.") == VOCABULARY.encode("so 6*9=54.").tolist()

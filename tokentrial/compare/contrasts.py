@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokentrial.compare.contrast_tests import compare_arms, compare_models
 from tokentrial.compare.run_report import Reported, read_report
@@ -14,21 +14,8 @@ from tokentrial.trial.declaration import differences
 from tokentrial.trial.trial import Trial
 
 _HELD_OUT = "heldout_text"
-# what a difference between two runs may come from
-_PARTS = (
-    "arms",
-    "control",
-    "seeds",
-    "facts",
-    "tokenizer",
-    "corpus",
-    "pretrain",
-    "budget",
-    "sft",
-    "grpo",
-    "tasks",
-    "evaluate",
-)
+_PARTS = ("arms", "control", "seeds", "facts", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks")
+_MEASURED = ("evaluate", "stages", "tune")
 
 
 class Comparison(NamedTuple):
@@ -51,7 +38,7 @@ def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = 
                 "it, expected two samples; give two arms, or cells of two arms"
             )
     notes = [f"{system.name}: {note}" for system in systems for note in system.notes]
-    trials = {system.run: system.trial for system in systems if system.trial}
+    trials = {system.run: system.trial for system in systems if system.run and system.trial}
     notes += [_what_differs(*first, *second) for first, second in combinations(trials.items(), 2)]
     contrasts: list[SystemContrast] = []
     for a, b in pairs:
@@ -71,10 +58,16 @@ def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = 
     return Comparison(contrasts, notes, frozenset(declared))
 
 
-def _what_differs(a: Path | None, of_a: Trial, b: Path | None, of_b: Trial) -> str:
-    changes = differences(of_a.experiment(*_PARTS), of_b.experiment(*_PARTS))
-    names = ", ".join(dict.fromkeys(name for name, _ in changes))
-    return f"settings that differ between {a} and {b}: {names or 'none'}"
+def _what_differs(a: Path, of_a: Trial, b: Path, of_b: Trial) -> str:
+    names = ", ".join(dict.fromkeys(name for name, _ in differences(_settings(of_a), _settings(of_b))))
+    words = names or "none, of files their names compared"
+    return f"settings that differ between {a.name} and {b.name}: {words}"
+
+
+def _settings(trial: Trial) -> dict[str, Any]:
+    """What a difference between two runs may come from; files by name, as their contents are not here."""
+    files = {"pretrain.from_checkpoint": trial.pretrain.from_checkpoint, "tasks.gsm8k": trial.tasks.gsm8k}
+    return trial.experiment(*_PARTS, *_MEASURED) | files | {"corpus.source": trial.corpus.source}
 
 
 def _pairs(groups: Sequence[Sequence[System]], reported: Reported) -> Iterator[tuple[System, System]]:

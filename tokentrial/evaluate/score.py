@@ -65,7 +65,7 @@ class Spelling:
         # what is read after an equation sign does not depend on which answer it is
         if self._read(stated[:1]):
             found |= {way.text: way for way in stated}
-        if example.fact:
+        if example.fact and not self.arm.is_random:
             right = example.fact.answer
             own = self.arm.rewrite(f"{left}{right}")
             written = [Way(own, right, _STATED if own.endswith(right) else _TOKEN)]

@@ -71,7 +71,7 @@ class Progress:
         elif (report.share >= 1 and len(self.calls) <= _FEW) or time.monotonic() - self.printed > _LINE_EVERY_S:
             self.printed = time.monotonic()
             elapsed = clock(time.monotonic() - self.started)
-            share = f"{self.phase:<8}{phase.percentage:3.0f}%"
+            share = f"{self.phase:<7} {phase.percentage:3.0f}%"
             print(f"{share}  {elapsed}  {left:>12}  {report.name}: {report.text}", file=sys.stderr)
 
 

@@ -154,7 +154,7 @@ class GPT(nn.Module):
         is costly. On a GPU the rows are masked: a compiled step passes over the logits once or twice, and whole rows
         keep its matrix products aligned."""
         hidden, head, targets = self.hidden(ids).flatten(0, 1), self.wte.weight, targets.flatten()  # (B T, C), (B T,)
-        if head.is_cuda:
+        if head.device.type != "cpu":
             return masked_loss(hidden, head, self.mask, targets)
         if head.numel() <= _LARGE:
             return F.cross_entropy(F.linear(hidden, head[: self.config.vocab]), targets)

@@ -30,8 +30,7 @@ def build_optimizers(model: GPT, settings: Pretrain) -> list[torch.optim.Optimiz
     muon, decay = settings.optimizer == "muon", settings.weight_decay
     decayed = embeddings if muon else [*matrices, *embeddings]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    fused = model.wte.weight.device.type != "mps"
-    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=fused)
+    adamw = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if muon:
         optimizers.append(Muon(matrices, lr=settings.muon_lr, weight_decay=decay))

@@ -52,8 +52,11 @@ def draw(report: Report) -> dict[str, Drawing]:
                 figure, png = plot(report), io.BytesIO()
                 figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
                 figure.set_layout_engine("none")  # laid out a second time, axes of equal aspect would move
-                narrow = _svg(forest(report, NARROW)) if name == "forest" else None
-                drawings[name] = Drawing(_svg(figure), png.getvalue(), words, narrow)
+                svg, narrow = _svg(figure), None
+                if name == "forest":
+                    mpl.rcParams["svg.hashsalt"] = f"narrow {name}"  # both stand on the page, and no id twice
+                    narrow = _svg(forest(report, NARROW))
+            drawings[name] = Drawing(svg, png.getvalue(), words, narrow)
     return drawings
 
 

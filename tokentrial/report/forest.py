@@ -27,7 +27,7 @@ def forest(report: Report, width: float = WIDTH) -> Figure:
     for record in _measured(report):
         panels[record["outcome"].rsplit("/", 1)[1]].append(record)
     rows = [len(panel) for panel in panels.values()]
-    row = 0.8 if width == WIDTH else 1.05  # its words take more lines where there is less room
+    row = 0.8 if width == WIDTH else 1.25  # its words take more lines where there is less room
     height, ratios = sum(rows) * row + 0.8 * len(rows), [count + 0.5 for count in rows]
     figure, axes = new_figure(height, width, nrows=len(rows), height_ratios=ratios)
     for axis, (metric, panel) in zip(axes[:, 0], panels.items(), strict=True):
@@ -51,6 +51,8 @@ def _panel(axis: Axes, report: Report, metric: str, panel: Sequence[Record], let
     axis.set_ylim(-len(panel) + 0.5, 0.62)
     axis.margins(x=0.06)
     axis.set_yticks([])
+    if letters < 60:
+        axis.locator_params(axis="x", nbins=5)
     axis.spines["left"].set_visible(False)
     better = "right is better" if METRICS[metric].higher_is_better else "left is better"
     words = f"difference in {metric_label(metric)}, {better}{marks}"
@@ -67,7 +69,8 @@ def _row(axis: Axes, y: int, record: Record, colour: str, letters: int) -> None:
     axis.plot([x], [y], "D", color=face, markersize=7, markeredgecolor=edge, markeredgewidth=1)
     role = {"primary": "PRIMARY  ", "secondary": ""}.get(shown.role, f"{shown.role}: ")
     label = f"{role}{shown.contrast.replace(' - ', ' − ')}, {shown.outcome}"
-    words = "\n".join([*wrap(label, letters), f"{shown.verdict}  {shown.difference} {shown.interval}"])
+    result = f"{shown.verdict}  {shown.difference} {shown.interval}"
+    words = "\n".join([*wrap(label, letters), *(wrap(result, letters - 4) if letters < len(result) else [result])])
     # on a ground of its own, so that no line runs through the words
     ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
     weight = "bold" if shown.role == "primary" else "normal"

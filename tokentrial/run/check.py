@@ -89,7 +89,9 @@ def check_machine(trial: Trial) -> None:
         return
     if tracker != "none" and find_spec(tracker) is None:
         raise SettingsError(f"pretrain.report_to: {tracker} is not installed; `pip install {tracker}`, or give 'none'")
-    if (kind := resolve_device(trial.pretrain)) != "cpu":
+    if (kind := resolve_device(trial.pretrain)) == "mps" and trial.pretrain.nproc_per_node not in ("auto", 1):
+        raise SettingsError("pretrain.nproc_per_node: one process trains on Apple's GPU; give 1, or device=cpu")
+    if kind != "cpu":
         import torch
 
         if not (torch.cuda if kind == "cuda" else torch.mps).is_available():

@@ -244,13 +244,13 @@ def evaluations(trial: Trial, chosen: Sequence[Cell], overwrite: bool = False) -
 def _executor(trial: Trial, workers: int, pending: Sequence[Sequence[str]]) -> LocalExecutor | RayExecutor:
     """Where the cells run, whose pending stages these are; on Ray a cell takes a GPU where its device is one. Beside a
     GPU the workers share the cores; on a CPU each has one, so that no sum depends on how many there are."""
-    kind = resolve_device(trial.pretrain)
+    cuda = resolve_device(trial.pretrain) == "cuda"
     if trial.executor == "local":
-        threads = 1 if kind == "cpu" else max(1, cores() // workers)
+        threads = max(1, cores() // workers) if cuda else 1
         names = {name for left in pending for name in left}
         imports = [module for stage in stages(trial) if stage.name in names for module in stage.imports]
         return LocalExecutor(workers, threads, list(dict.fromkeys(imports)))
-    gpus = float(kind == "cuda") if trial.ray.gpus is None else trial.ray.gpus
+    gpus = float(cuda) if trial.ray.gpus is None else trial.ray.gpus
     return RayExecutor(workers, trial.ray.address, trial.ray.cpus, gpus)
 
 
