@@ -348,7 +348,7 @@ class Ray(Settings):
 
 
 class Budget(Settings):
-    """What every arm reads the same number of: tokens, or bytes of original text, then as many as the control."""
+    """What is equal in every arm: the number of tokens, or of bytes of original text (those that the control reads)."""
 
     match: Literal["tokens", "bytes"] = "tokens"
     """what is the same in every arm: tokens, or bytes of the source text"""
