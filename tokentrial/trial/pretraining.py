@@ -15,7 +15,7 @@ _SIZES = {
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
 }
 CHECKPOINT_BYTES = 12  # a parameter: fp32 weights and AdamW's two moments
-_LONG = 1e16  # FLOPs of a training: 25 s at 40 % of an H100's peak, half more uncompiled; of a small model longer
+_LONG = 2e16  # FLOPs of a training: 50 s at 40 % of an H100's peak, half more uncompiled; of a small model longer
 _FAST = {"optimizer": "muon", "schedule": "wsd", "init": "zero_projections", "min_lr_ratio": 0.0, "warmup_ratio": 0.02}
 
 

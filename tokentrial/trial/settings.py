@@ -348,7 +348,7 @@ class Ray(Settings):
 
 
 class Budget(Settings):
-    """What is equal in every arm: the number of tokens, or of bytes of original text (those that the control reads)."""
+    """What is equal in every arm: the number of tokens, or of bytes of original text, as many as the control reads."""
 
     match: Literal["tokens", "bytes"] = "tokens"
     """what is the same in every arm: tokens, or bytes of the source text"""
