@@ -101,8 +101,8 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
     def records(stage):
         return lambda *given: seen.setdefault(stage, torch.get_float32_matmul_precision())
 
-    for room in ("steps.evaluate", "pretrain.ranks"):
-        monkeypatch.setattr(f"tokentrial.{room}.resolve_device", lambda settings: "cuda")
+    for decides in ("steps.evaluate.later_device", "pretrain.ranks.resolve_device"):
+        monkeypatch.setattr(f"tokentrial.{decides}", lambda settings: "cuda")
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr("tokentrial.pretrain.train.pretrain", records("pretrain"))
     monkeypatch.setattr("tokentrial.evaluate.evaluate.load", lambda *given: (None, None))

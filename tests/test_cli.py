@@ -196,7 +196,7 @@ def test_an_error_that_can_be_mended_is_one_message_and_its_exit_code(refused, m
         ("arms --jsn", "Usage: "),
         ("inspect x", "Usage: "),
         ("run", "Usage: "),
-        ("inspect 6*9=54 --arm mul_token", "arms: no arm 'mul_token'; there are append_slot, baseline"),
+        ("inspect 6*9=54 --arm mul_token", "arms: no arm 'mul_token'; there are append_random, append_slot, baseline"),
         *((f"{verb} smok", "smok: no such file or shipped trial")
           for verb in ("run", "plan", "corpus", "pretrain", "export", "evaluate")),
         *((f"{verb} absent", "absent: no trial.yaml there") for verb in ("status", "report")),

@@ -132,7 +132,7 @@ def test_a_process_that_sees_two_gpus_uses_one_in_the_precision_of_pretraining(
 ):
     """TRL refuses several. The GPUs are pretended: torch counts two and computes on the CPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(trainers, "resolve_device", lambda settings: "cuda")
+    monkeypatch.setattr(trainers, "later_device", lambda settings: "cuda")
     record, seen = trained(stage)
     assert seen == {"high"}
     assert torch.get_float32_matmul_precision() == "highest"
