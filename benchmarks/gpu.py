@@ -26,18 +26,11 @@ sys.path.insert(0, str(ROOT))  # where nothing is installed
 from tokentrial.store.provenance import provenance  # noqa: E402
 
 LIMIT_S, LINES = 480.0, 40
-TINY = [
-    *(
-        "pretrain.n_layer=1",
-        "pretrain.n_head=2",
-        "pretrain.n_embd=32",
-        "pretrain.context=128",
-        "pretrain.micro_batch=8",
-    ),
-    *("pretrain.steps=80", "pretrain.batch_tokens=1024", "pretrain.device=cpu", "tokenizer.merges=112"),
-    *("corpus.documents=20", "corpus.tokens=all", "corpus.piece_characters=400", "corpus.val_share=0.2"),
-    "corpus.drills.share=0.6",
-]
+_SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 32, "context": 128, "micro_batch": 8, "steps": 80, "batch_tokens": 1024}
+_TEXT = {"documents": 20, "tokens": "all", "piece_characters": 400, "val_share": 0.2, "drills.share": 0.6}
+TINY = [f"pretrain.{name}={value}" for name, value in _SHAPE.items()]
+TINY += [f"corpus.{name}={value}" for name, value in _TEXT.items()]
+TINY += ["pretrain.device=cpu", "tokenizer.merges=112"]
 
 
 class Part(NamedTuple):
@@ -54,7 +47,6 @@ def parts(given: argparse.Namespace) -> list[Part]:
     pilot, large = ["pilot"], ["gpt2_50m", "seeds=[1]", "--arms", "baseline", f"corpus.source={given.text}"]
     if given.gsm8k:
         large += [f"tasks.gsm8k={given.gsm8k}", "evaluate.limit=100", "grpo.prompts=16"]
-        large += ["sft.stages=[{sources: [{source: gsm8k}], epochs: 1, lr: 5e-5}]"]
         large += ["sft.stages=[{sources: [{source: gsm8k}], epochs: 1, lr: 5e-5}]"]
     else:
         large += ["sft=null", "grpo=null", "evaluate.tasks=[]", "verdict.secondary=[]"]

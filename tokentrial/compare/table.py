@@ -32,8 +32,8 @@ def print_comparison(comparison: Comparison, console: Console, show_all: bool = 
             rows_by_note.setdefault(note, []).append(number)
     notes = [f"{note}." if len(of) == len(shown) else f"{_name_rows(of)}: {note}." for note, of in rows_by_note.items()]
     notes += [f"{note}." for note in comparison.notes]
-    if exploratory := len(tested) - len(shown):
-        notes.append(f"{exploratory} further contrasts are not shown: --outcome NAME shows one, --json all.")
+    if hidden := len(tested) - len(shown):
+        notes.append(f"{hidden} further contrasts are not shown: --outcome NAME shows one, --json all.")
     if untested := len(comparison.contrasts) - len(tested):
         notes.append(f"{untested} outcomes that no test fits, such as one seed's bits per byte, are in --json only.")
     _print_lines(console, notes)
