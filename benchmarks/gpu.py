@@ -54,13 +54,13 @@ def parts(given: argparse.Namespace) -> list[Part]:
         pilot, large = ["smoke", "pretrain.device=cpu"], [*large, *TINY]
     else:
         large += ["pretrain.steps=20", "pretrain.probes=2", "corpus.epochs=4"]  # a small text is read several times
-    every = [
+    speed_part = Part("speed and share of the peak, GPT-2 124M (benchmarks/pretrain.py)", speed, 160)
+    return [
         Part("losses of a GPU against a CPU's (tests/pretrain/test_gpu.py)", tests, 120),
-        Part("speed and share of the peak, GPT-2 124M (benchmarks/pretrain.py)", speed, 160),
+        *([] if given.rehearse else [speed_part]),
         Part(f"many cells on one card ({pilot[0]}: pretraining, SFT, GRPO, evaluation)", _run(given.out, pilot), 110),
         Part("one cell of gpt2_50m on real text", _run(given.out, large), 110),
     ]
-    return [part for part in every if part.command is not speed or not given.rehearse]
 
 
 def _run(out: Path, arguments: Sequence[str]) -> list[str]:

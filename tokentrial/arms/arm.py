@@ -48,6 +48,12 @@ class Arm:
         """The fact tokens it may emit."""
         return ()
 
+    @property
+    def has_comparable_bits(self) -> bool:
+        """Whether bits per byte of text with its tokens compare with those of other arms: not where tokens say less
+        than what they replaced, nor where they are drawn, as nobody can foresee which."""
+        return self.keeps_content and not self.is_random
+
     def segments(self, text: str, sites: Iterable[Site] | None = None) -> Iterator[Segment]:
         """The text in segments; each plain one is encoded by itself. `sites` are those of the text where they are
         known: they are found once for all arms."""

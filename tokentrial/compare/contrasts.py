@@ -14,8 +14,23 @@ from tokentrial.trial.declaration import differences
 from tokentrial.trial.trial import Trial
 
 _HELD_OUT = "heldout_text"
-_PARTS = ("arms", "control", "seeds", "facts", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks")
-_MEASURED = ("evaluate", "stages", "tune")
+_PARTS = (
+    *(
+        "arms",
+        "control",
+        "seeds",
+        "facts",
+        "tokenizer",
+        "corpus",
+        "pretrain",
+        "tune",
+        "budget",
+        "sft",
+        "grpo",
+        "stages",
+    ),
+    *("tasks", "evaluate"),
+)
 
 
 class Comparison(NamedTuple):
@@ -67,7 +82,7 @@ def _what_differs(a: Path, of_a: Trial, b: Path, of_b: Trial) -> str:
 def _settings(trial: Trial) -> dict[str, Any]:
     """What a difference between two runs may come from; files by name, as their contents are not here."""
     files = {"pretrain.from_checkpoint": trial.pretrain.from_checkpoint, "tasks.gsm8k": trial.tasks.gsm8k}
-    return trial.experiment(*_PARTS, *_MEASURED) | files | {"corpus.source": trial.corpus.source}
+    return trial.experiment(*_PARTS) | files | {"corpus.source": trial.corpus.source}
 
 
 def _pairs(groups: Sequence[Sequence[System]], reported: Reported) -> Iterator[tuple[System, System]]:

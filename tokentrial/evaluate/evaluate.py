@@ -105,9 +105,7 @@ def evaluate(
             }
             for document, value in zip(held, bits, strict=True)
         ]
-    # a token that is drawn says nothing, and costs bits that nobody can save
-    says_all = arm.keeps_content and not arm.is_random
-    write_json(folder / "heldout_text.json", {"keeps_content": says_all, "documents": documents})
+    write_json(folder / "heldout_text.json", {"keeps_content": arm.has_comparable_bits, "documents": documents})
 
 
 def write_mechanism(folder: Path, arm: Arm, seed: int, model: Any, tokenizer: Any) -> None:

@@ -54,8 +54,8 @@ def draw(report: Report) -> dict[str, Drawing]:
                 figure.set_layout_engine("none")  # laid out a second time, axes of equal aspect would move
                 svg, narrow = _svg(figure), None
                 if name == "forest":
-                    mpl.rcParams["svg.hashsalt"] = f"narrow {name}"  # both stand on the page, and no id twice
-                    narrow = _svg(forest(report, NARROW))
+                    with mpl.rc_context({"svg.hashsalt": "narrow forest"}):  # both stand on the page, and no id twice
+                        narrow = _svg(forest(report, NARROW))
             drawings[name] = Drawing(svg, png.getvalue(), words, narrow)
     return drawings
 

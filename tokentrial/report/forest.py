@@ -27,7 +27,7 @@ def forest(report: Report, width: float = WIDTH) -> Figure:
     for record in _measured(report):
         panels[record["outcome"].rsplit("/", 1)[1]].append(record)
     rows = [len(panel) for panel in panels.values()]
-    row = 0.8 if width == WIDTH else 1.25  # its words take more lines where there is less room
+    row = 1.25 if width < WIDTH else 0.8  # its words take more lines where there is less room
     height, ratios = sum(rows) * row + 0.8 * len(rows), [count + 0.5 for count in rows]
     figure, axes = new_figure(height, width, nrows=len(rows), height_ratios=ratios)
     for axis, (metric, panel) in zip(axes[:, 0], panels.items(), strict=True):
@@ -70,7 +70,7 @@ def _row(axis: Axes, y: int, record: Record, colour: str, letters: int) -> None:
     role = {"primary": "PRIMARY  ", "secondary": ""}.get(shown.role, f"{shown.role}: ")
     label = f"{role}{shown.contrast.replace(' - ', ' − ')}, {shown.outcome}"
     result = f"{shown.verdict}  {shown.difference} {shown.interval}"
-    words = "\n".join([*wrap(label, letters), *(wrap(result, letters - 4) if letters < len(result) else [result])])
+    words = "\n".join([*wrap(label, letters), *wrap(result, letters - 4)])
     # on a ground of its own, so that no line runs through the words
     ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
     weight = "bold" if shown.role == "primary" else "normal"

@@ -117,8 +117,7 @@ def check_outcomes(trial: Trial, measured: Sequence[str]) -> None:
     wanted += [("tune", tuning_outcome(trial), trial.arms)] if trial.tune else []
     for setting, outcome, of_arms in wanted:
         _, task, subset, _ = outcome.split("/")
-        # nobody can foresee a token that is drawn, so text that holds some is as unlike the others' as shorter text
-        dropping = [arm for arm in of_arms if not get_arm(arm).keeps_content or get_arm(arm).is_random]
+        dropping = [arm for arm in of_arms if not get_arm(arm).has_comparable_bits]
         if task == "heldout_text" and subset != "untouched" and dropping:
             raise SettingsError(
                 f"{setting}: outcome {outcome!r} of {', '.join(of_arms)}: {dropping[0]} drops content or draws tokens, "
