@@ -96,8 +96,9 @@ def test_text_and_figures_can_be_read(open_page, width, theme):
     assert {tag for _, _, tag, _ in contrasts} >= {"text", "H1", "TD", "A", "FIGCAPTION", "PRE"}
     assert [entry for entry in contrasts if entry[0] < entry[1]] == []
     figures = page.execute_script(
-        "return [...document.querySelectorAll('figure [role=img]')].map(e => [e.ariaLabel.length,"
-        " e.closest('figure').querySelector('figcaption').innerText.length, e.closest('.scroll').clientWidth,"
+        "return [...document.querySelectorAll('figure [role=img]')].filter(e => e.checkVisibility()).map(e => ["
+        "e.ariaLabel.length, e.closest('figure').querySelector('figcaption').innerText.length,"
+        " (e.closest('.scroll') ?? e).clientWidth,"
         " ...[...e.querySelectorAll('text')].map(t => parseFloat(getComputedStyle(t).fontSize)"
         " * t.ownerSVGElement.getBoundingClientRect().width / t.ownerSVGElement.viewBox.baseVal.width)])"
     )
@@ -122,7 +123,8 @@ def test_everything_that_scrolls_or_opens_is_reached_by_keyboard(open_page):
 
     page = open_page(PHONE)
     stops = page.execute_script(
-        "return [...document.querySelectorAll('a[href], summary, .scroll')].map((e, i) => e.dataset.stop = i).length"
+        "return [...document.querySelectorAll('a[href], summary, .scroll')].filter(e => e.checkVisibility())"
+        ".map((e, i) => e.dataset.stop = i).length"
     )
     reached = set()
     for _ in range(stops + 5):
