@@ -135,6 +135,11 @@ def has_gpu() -> bool:
     return not hidden and any(file.exists() for file in files)
 
 
+def default_device() -> str:
+    """`cuda` where a GPU can be computed on, else `cpu`."""
+    return "cuda" if has_gpu() else "cpu"
+
+
 def group(text: str, prices: dict[str, float]) -> Group:
     """`A40`, `2xA40` or `this machine`, at the given prices where there are some."""
     if text == HERE:

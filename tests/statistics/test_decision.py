@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tests.statistics.test_contrast import ALIKE, CONTROL, HIGHER
 from tokentrial.statistics.contrast import contrast
-from tokentrial.statistics.decision import decide, gate_failure
+from tokentrial.statistics.decision import decide, decide_trends, gate_failure
 
 REASON = "the control's mean accuracy is 0.083"
 
@@ -175,3 +175,41 @@ def test_the_gate_wants_the_mean_of_both_accuracies():
     assert gate_failure([0.5] * 3, None) is not None
     with pytest.raises(ValueError, match="never-asked"):
         gate_failure([0.9], [])
+
+
+# the trend over sizes
+
+
+def of_trend(slope, p, higher_is_better=True):
+    return {"slope": slope, "p": p, "higher_is_better": higher_is_better}
+
+
+def trend_verdicts(*trends, alpha=0.05, is_exploratory=False):
+    return [trend["verdict"] for trend in decide_trends(trends, alpha, is_exploratory)]
+
+
+@pytest.mark.parametrize(("slope", "p", "higher_is_better", "expected"), [
+    (0.2, 0.01, True, "grows"),
+    (-0.2, 0.01, True, "shrinks"),
+    (0.2, 0.01, False, "shrinks"),  # bits per byte: the treatment's disadvantage has become larger
+    (-0.2, 0.01, False, "grows"),
+    (0.2, 0.05, True, "no trend shown"),
+    (-0.2, 0.3, False, "no trend shown"),
+])  # fmt: skip
+def test_an_advantage_grows_or_shrinks_by_the_sign_that_is_better(slope, p, higher_is_better, expected):
+    assert trend_verdicts(of_trend(slope, p, higher_is_better)) == [expected]
+
+
+def test_other_trends_answer_to_holm_with_what_was_not_measured_as_1():
+    primary, *family = decide_trends(
+        [of_trend(1, 0.04), of_trend(1, 0.02), of_trend(1, None), of_trend(1, 0.01)], 0.05, False
+    )
+    assert (primary["p_adjusted"], primary["verdict"]) == (0.04, "grows")
+    assert [trend["p_adjusted"] for trend in family] == pytest.approx([0.04, 1.0, 0.03])  # twice, once, three times
+    assert [trend["verdict"] for trend in family] == ["grows", None, "grows"]
+    assert trend_verdicts(of_trend(1, 0.04), of_trend(1, 0.03), of_trend(1, 0.03))[1:] == ["no trend shown"] * 2
+
+
+def test_no_trend_has_a_verdict_where_the_primary_has_none_or_a_size_departs_from_its_declaration():
+    assert trend_verdicts(of_trend(1, None), of_trend(1, 0.001)) == [None, None]
+    assert trend_verdicts(of_trend(1, 0.001), of_trend(1, 0.001), is_exploratory=True) == [None, None]

@@ -10,27 +10,10 @@ from tokentrial.compare.contrast_tests import compare_arms, compare_models
 from tokentrial.compare.run_report import Reported, read_report
 from tokentrial.compare.system import System, SystemContrast
 from tokentrial.errors import SettingsError
-from tokentrial.trial.declaration import differences
+from tokentrial.trial.declaration import EXPERIMENT, differences
 from tokentrial.trial.trial import Trial
 
 _HELD_OUT = "heldout_text"
-_PARTS = (
-    *(
-        "arms",
-        "control",
-        "seeds",
-        "facts",
-        "tokenizer",
-        "corpus",
-        "pretrain",
-        "tune",
-        "budget",
-        "sft",
-        "grpo",
-        "stages",
-    ),
-    *("tasks", "evaluate"),
-)
 
 
 class Comparison(NamedTuple):
@@ -82,7 +65,11 @@ def _what_differs(a: Path, of_a: Trial, b: Path, of_b: Trial) -> str:
 def _settings(trial: Trial) -> dict[str, Any]:
     """What a difference between two runs may come from; files by name, as their contents are not here."""
     files = {"pretrain.from_checkpoint": trial.pretrain.from_checkpoint, "tasks.gsm8k": trial.tasks.gsm8k}
-    return trial.experiment(*_PARTS) | files | {"corpus.source": trial.corpus.source}
+    return (
+        trial.experiment("arms", "control", "seeds", "tune", *EXPERIMENT)
+        | files
+        | {"corpus.source": trial.corpus.source}
+    )
 
 
 def _pairs(groups: Sequence[Sequence[System]], reported: Reported) -> Iterator[tuple[System, System]]:

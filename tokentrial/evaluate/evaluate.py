@@ -20,7 +20,7 @@ import torch
 from tokentrial.arms.arm import Arm, get_arm
 from tokentrial.corpus.shards import TEXT
 from tokentrial.corpus.stream import drills_name, heldout_documents
-from tokentrial.devices import has_gpu
+from tokentrial.devices import default_device
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.generate import complete
 from tokentrial.evaluate.probe import probe_model
@@ -219,7 +219,7 @@ def evaluate_model(
             task.check("test")  # before a large model is loaded
     except TrialError as error:
         raise SettingsError(f"--tasks: {error}") from None
-    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    model, tokenizer = load(model_folder, default_device())
     settings, treatment = Evaluate(limit=limit), get_arm(arm)
     if limit is not None:
         settings = settings.model_copy(update={"probes_each": min(limit, settings.probes_each)})
@@ -246,7 +246,7 @@ def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: i
         near = difflib.get_close_matches(strange[0], known.all_tasks, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; `lm-eval ls tasks` lists them"
         raise SettingsError(f"--harness {strange[0]}: no lm-eval task{hint}")
-    model, tokenizer = load(model_folder, "cuda" if has_gpu() else "cpu")
+    model, tokenizer = load(model_folder, default_device())
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
     try:
         results = simple_evaluate(model=peer, tasks=list(tasks), limit=limit, task_manager=known)

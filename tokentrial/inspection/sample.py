@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tokentrial.arms import arm as arms
-from tokentrial.devices import has_gpu
+from tokentrial.devices import default_device
 from tokentrial.errors import SettingsError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, encode_prompts, unsayable
@@ -30,7 +30,7 @@ def sample(
     """
     trial, cell = open_cell(cell_folder)
     arm, prompt = arms.get_arm(cell.arm, build_facts(trial.facts)), replace_surrogates(prompt)
-    model, tokenizer = load(model_folder(trial, cell, stage), "cuda" if has_gpu() else "cpu")
+    model, tokenizer = load(model_folder(trial, cell, stage), default_device())
     [ids] = encode_prompts(tokenizer, [prompt])
     context = model.config.max_position_embeddings
     if not 0 < len(ids) < context:

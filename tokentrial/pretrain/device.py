@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tokentrial.devices import has_gpu
+from tokentrial.devices import default_device
 from tokentrial.trial.pretraining import Pretrain
 
 
 def resolve_device(settings: Pretrain) -> str:
     """`cpu`, `cuda` or `mps`."""
-    return ("cuda" if has_gpu() else "cpu") if settings.device == "auto" else settings.device
+    return default_device() if settings.device == "auto" else settings.device
 
 
 def later_device(settings: Pretrain) -> str:

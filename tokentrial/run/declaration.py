@@ -20,11 +20,10 @@ from tokentrial.store.folders import MANIFEST
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.training_examples import stage_sources
-from tokentrial.trial.declaration import DECLARED, declaration_hash, differences
+from tokentrial.trial.declaration import DECLARED, EXPERIMENT, declaration_hash, differences
 from tokentrial.trial.places import is_file
 from tokentrial.trial.trial import Trial
 
-_PARTS = ("facts", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate", "stages")
 AGAIN = "declared again after results existed"
 
 
@@ -57,7 +56,7 @@ def settings_of(trial: Trial) -> dict[str, Any]:
         "verdict": trial.verdict.model_dump(mode="json"),
         "sweep": trial.sweep,
         "robustness_reruns": trial.robustness_reruns,
-        "settings": trial.experiment(*_PARTS),
+        "settings": trial.experiment(*EXPERIMENT),
         # without a ladder or tuning no word of it: the hash of such a trial stays what it was
         **({"ladder": trial.ladder.model_dump(mode="json")} if trial.ladder else {}),
         **({"tune": trial.tune.model_dump(mode="json") | {"outcome": tuning_outcome(trial)}} if trial.tune else {}),

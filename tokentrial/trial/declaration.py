@@ -9,6 +9,8 @@ import orjson
 from tokentrial.trial.settings import Verdict
 
 DECLARED = "declared.json"
+# parts of a trial's settings that make its results, beside its arms and seeds
+EXPERIMENT = ("facts", "tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "evaluate", "stages")
 
 
 class Declared(NamedTuple):
