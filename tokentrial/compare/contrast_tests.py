@@ -147,7 +147,8 @@ def _compare_totals(row: SystemContrast, a: ItemResults, b: ItemResults) -> Syst
     """By totals: of the same items they tell the pairing where one side has none or all of them right."""
     counts = (a.correct, a.total, b.correct, b.total)
     same_items = a.known_set is not None and (a.known_set, a.total) == (b.known_set, b.total)
-    # at worst each fact's items are all right or all wrong: so many times fewer independent units
+    # where all items of a fact are answered alike, the variance of a total is at most so many times as large (design
+    # effect, Kish 1965), as that of so many times fewer independent items
     orders = max(Counter({**a.facts, **b.facts}.values()).values(), default=1)
     if same_items and {0, a.total} & {a.correct, b.correct}:
         only_a, only_b = max(a.correct - b.correct, 0), max(b.correct - a.correct, 0)
@@ -165,8 +166,8 @@ def _compare_totals(row: SystemContrast, a: ItemResults, b: ItemResults) -> Syst
         row = _with(row, f"{a.total} items against {b.total}: if one set holds the other, they are not independent")
     if orders == 1 or row.p is None:
         return row
-    clusters = f"p treats items as independent: clustered by fact it is {worst:.2g}, which decides"
-    return _with(row, clusters, finding=_finding(max(row.p, worst)))
+    alike = f"p treats items as independent; by {orders} times fewer, as those of one fact may be answered alike, it is"
+    return _with(row, f"{alike} {worst:.2g}, and the larger decides", finding=_finding(max(row.p, worst)))
 
 
 def _with_floors(row: SystemContrast, floors: Mapping[str, float]) -> SystemContrast:

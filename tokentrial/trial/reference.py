@@ -8,8 +8,8 @@ _HEAD = """# Settings
 
 Every setting of a trial, as `tokentrial schema --markdown` prints it. Give one in the YAML file under its part, or on
 the command line by its dotted name: `pretrain.steps=200`. Every trial must give `name`, `arms`, `control`, `seeds` and
-`verdict.primary`; the other settings marked "required" must be given only if their part is used. A default of "below"
-is the table of that part. `tokentrial outcomes TRIAL` lists the outcomes that a trial may declare.
+`verdict.primary`; the other settings marked "required" must be given only if their part is used. Where the default
+is "below", that part has a table of its own. `tokentrial outcomes TRIAL` lists the outcomes that a trial may declare.
 """
 
 
