@@ -78,7 +78,7 @@ def main() -> None:
     show(rates, "\nfamily's false alarms, worst of 4 correlations x 3 effects", worst_family(trials))
     show(
         rates,
-        "\nof 6 seeds: equal arms that differ in",
+        "\n6 seeds, equal arms; what varies:",
         alone(trials),
         ("paired t", "sign-flip", "McNemar", "t covers"),
     )
@@ -92,7 +92,7 @@ def main() -> None:
     }
     share, ratio = early_stops(trials)
     print(f"\nlooks at 6 and 12: last boundary {c:.3f}, {required['final_width_ratio']:.4f} of the fixed t")
-    print(f"with the effect {share:.1%} stop at 6; their mean difference is {ratio:.2f} of the true one")
+    print(f"with the effect, {share:.1%} of trials stop at 6, at a mean difference of {ratio:.2f} times the true one")
     print(json.dumps({"trials": trials, **rates, "early_stop_ratio": round(ratio, 3), **required}))
 
 
