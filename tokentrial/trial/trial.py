@@ -42,8 +42,8 @@ class Trial(Settings):
     arms: Annotated[list[str], Field(min_length=1)]
     """treatments of the text; `tokentrial arms` lists them"""
     control: str
-    """the arm that the gate checks (`verdict.gate`), and with which exploratory comparisons are made (a declared contrast
-    names its own control); with `budget.match=bytes`, every arm reads as many bytes as this one"""
+    """the arm that the gate checks (`verdict.gate`), and with which exploratory comparisons are made (a declared
+    contrast names its own control); with `budget.match=bytes`, every arm reads as many bytes as this one"""
     seeds: Annotated[list[CellSeed], Field(min_length=1)]
     """random seeds; each is run in every arm"""
     facts: FactSettings = FactSettings()
