@@ -319,8 +319,8 @@ class Verdict(Settings):
     gate: Gate | None = Gate()
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | Literal["blinded"] | None = None
     """numbers of seeds after which the primary contrast is tested, such as [6, 12]; once it is decided, the rest is not
-    run. blinded: half of the seeds, then more, up to the number that the size of the differences, without their signs,
-    asks for. null: one test, after all seeds"""
+    run. blinded: half of the seeds first; how many more are run is then computed from the sizes of the differences,
+    without their signs. null: one test, after all seeds"""
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
     """how alpha is spent over the looks; obrien_fleming keeps almost all of it for the last"""
 
