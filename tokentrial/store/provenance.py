@@ -40,10 +40,10 @@ def _maker() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The git commit of this package's checkout, `-dirty` where files differ from it; None where it is no checkout."""
-    package = Path(__file__).resolve().parents[1]
-    if not (package / ".git").exists():
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
         return None  # installed, perhaps below somebody else's repository
-    words = ["git", "-C", str(package), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    words = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         described = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
