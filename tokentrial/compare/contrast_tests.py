@@ -147,8 +147,8 @@ def _compare_totals(row: SystemContrast, a: ItemResults, b: ItemResults) -> Syst
     """By totals: of the same items they tell the pairing where one side has none or all of them right."""
     counts = (a.correct, a.total, b.correct, b.total)
     same_items = a.known_set is not None and (a.known_set, a.total) == (b.known_set, b.total)
-    # where all items of a fact are answered alike, the variance of a total is at most so many times as large (design
-    # effect, Kish 1965), as that of so many times fewer independent items
+    # where all items of a fact are answered alike, the share of right answers has at most so many times the variance
+    # (design effect, Kish 1965): that of so many times fewer independent items
     orders = max(Counter({**a.facts, **b.facts}.values()).values(), default=1)
     if same_items and {0, a.total} & {a.correct, b.correct}:
         only_a, only_b = max(a.correct - b.correct, 0), max(b.correct - a.correct, 0)
