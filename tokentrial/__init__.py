@@ -81,8 +81,8 @@ def compare_results(*paths: str | PathLike[str], outcomes: Sequence[str] = ()) -
 
     from tokentrial.compare import bundles, contrasts, read
 
-    with bundles.unpacked([Path(path) for path in paths]) as found:
-        comparison = contrasts.compare_systems(read.read_systems(found), outcomes)
+    with bundles.unpacked([Path(path) for path in paths]) as folders:
+        comparison = contrasts.compare_systems(read.read_systems(folders), outcomes)
     table = pandas.DataFrame([asdict(contrast) for contrast in comparison.contrasts])
     table.attrs["notes"] = list(comparison.notes)
     return table

@@ -122,9 +122,9 @@ def by_cuda_name(name: str) -> Device | None:
     """The device that CUDA calls so; the longest name that fits, whole words only: an A4000 is no A40. Its memory is
     what the name says, where it says one: there are A100s of 40 and of 80 GB, V100s of 16 and of 32."""
     fitting = [device for device in DEVICES if re.search(rf"\b{re.escape(device.cuda)}\b", name)]
-    found = max(fitting, key=lambda device: len(device.cuda), default=None)
+    longest = max(fitting, key=lambda device: len(device.cuda), default=None)
     memory = re.search(r"\b(\d+)GB\b", name)
-    return found._replace(memory_gb=float(memory[1])) if found and memory else found
+    return longest._replace(memory_gb=float(memory[1])) if longest and memory else longest
 
 
 def has_gpu() -> bool:

@@ -13,9 +13,9 @@ class AppendRandom(RandomSlot):
     site_span = ("end", "end")
 
     def segments(self, text: str, sites: Iterable[Site] | None = None) -> Iterator[Segment]:
-        found = self.facts.sites(text) if sites is None else sites
+        sites_of_text = self.facts.sites(text) if sites is None else sites
         # one that has a token already, whichever was drawn, gets no second one
-        return super().segments(text, [site for site in found if not self._token_pattern.match(text, site.end)])
+        return super().segments(text, [site for site in sites_of_text if not self._token_pattern.match(text, site.end)])
 
 
 ARM = AppendRandom()

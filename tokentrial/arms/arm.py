@@ -80,11 +80,11 @@ class Arm:
 
     @cached_property
     def _tokens_by_answer(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
+        by_answer: dict[str, tuple[str, ...]] = {}
         for token in () if self.is_random else self.tokens:
             if fact := self.facts.by_token.get(token):
-                found[fact.answer] = (*found.get(fact.answer, ()), token)
-        return found
+                by_answer[fact.answer] = (*by_answer.get(fact.answer, ()), token)
+        return by_answer
 
 
 class SiteArm(Arm):

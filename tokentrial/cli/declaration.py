@@ -97,8 +97,8 @@ def verdict(out: FolderArgument, json: JsonOption = False) -> None:
         print_json({key: primary[key] for key in keys} | {"declaration": report["declaration"]})
     else:
         print(verdict_sentence(report))
-    found = primary["verdict"] or ""
-    raise typer.Exit(next((code for words, code in EXIT_CODES.items() if found.startswith(words)), NO_VERDICT))
+    text = primary["verdict"] or ""
+    raise typer.Exit(next((code for words, code in EXIT_CODES.items() if text.startswith(words)), NO_VERDICT))
 
 
 def schema(

@@ -34,7 +34,7 @@ def inspect(
 
     loaded = load(trial) if trial else None
     seen = [inspect_text(_typed(text), name, loaded) for name in dict.fromkeys(arm)]
-    _tell(seen, {of["arm"]: inspection_column(of) for of in seen}, html, json)
+    _tell(seen, {record["arm"]: inspection_column(record) for record in seen}, html, json)
 
 
 def sample(
@@ -70,7 +70,7 @@ def _typed(text: str) -> str:
     return as_utf8.replace("\\n", "\n")
 
 
-def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:
+def _tell(records: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", html: Path | None, json: bool) -> None:
     """To a page, where one is asked for, and to a machine or a person."""
     from tokentrial.inspection.side_by_side import html_page, print_columns
     from tokentrial.store.files import write_bytes
@@ -78,7 +78,7 @@ def _tell(found: Sequence[Mapping[str, Any]], columns: "Mapping[str, Column]", h
     if html is not None:
         write_bytes(html, html_page("tokentrial", columns).encode())
     if json:
-        print_json(found[0] if len(found) == 1 else found)
+        print_json(records[0] if len(records) == 1 else records)
     else:
         print_columns(columns, console())
 
@@ -93,13 +93,13 @@ def doctor(
     """
     from tokentrial.inspection.doctor import examine
 
-    found = []
+    findings = []
     for finding in examine(measure):
-        found.append(finding._asdict())
+        findings.append(finding._asdict())
         if not json:
             print(f"{finding.name:11} {finding.found}" + (f"\n{'->':>11} {finding.advice}" if finding.advice else ""))
     if json:
-        print_json(found)
+        print_json(findings)
 
 
 VERBS = (inspect, sample, doctor)

@@ -177,8 +177,8 @@ def status(
     from tokentrial.run.run_folder import status as read
 
     state = read(out)
-    begun = begun_stages(out, open_run(out), state["cells"])
-    state["begun"] = [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in begun.items()]
+    running = begun_stages(out, open_run(out), state["cells"])
+    state["begun"] = [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in running.items()]
     if json:
         print_json(state)
         return
@@ -190,8 +190,8 @@ def status(
     for departure in state["departures"]:
         print(f"Not as declared: {departure}")
     width = max(map(len, state["cells"]))
-    for name, of in state["cells"].items():
-        left = ", ".join(stage for stage, is_done in of.items() if not is_done)
+    for name, of_cell in state["cells"].items():
+        left = ", ".join(stage for stage, is_done in of_cell.items() if not is_done)
         print(f"  {name:{width}}  {f'to do: {left}' if left else 'done'}")
     word = "begun" if state["working"] else "stopped midway; `tokentrial run` goes on with it"
     for stage in state["begun"]:

@@ -37,8 +37,8 @@ def collect(
     from tokentrial.run.collect import collect as join
     from tokentrial.run.run import rebuild
 
-    came = join(runs, to)
-    print(f"{to}: {counted(len(came), 'step')} came")
+    joined = join(runs, to)
+    print(f"{to}: {counted(len(joined), 'step')} came")
     show_report(rebuild(to), to)
 
 

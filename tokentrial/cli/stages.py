@@ -38,10 +38,10 @@ def corpus(
 
     loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
     if verify:
-        found = runs.verify(loaded, full)
-        seen = [counted(found["documents"], "document"), counted(found["tasks"], "task")]
+        verified = runs.verify(loaded, full)
+        seen = [counted(verified["documents"], "document"), counted(verified["tasks"], "task")]
         checked = "every checksum, " if full else ""
-        print(f"verified: {checked}{' of '.join(seen)} in {counted(len(found['arms']), 'arm')}")
+        print(f"verified: {checked}{' of '.join(seen)} in {counted(len(verified['arms']), 'arm')}")
         return
     if materialize is None:
         runs.run(loaded, ("corpus",), overwrite=overwrite)

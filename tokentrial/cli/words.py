@@ -41,10 +41,10 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="OUT", help="a run folde
 
 def gigabytes(amount: str) -> float:
     """`20GB`, `500MB` or `1.5TB`, in GB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|TB)", amount, re.IGNORECASE)
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|TB)", amount, re.IGNORECASE)
+    if not match:
         raise SettingsError(f"--disk-limit {amount!r}: expected a size such as 20GB, 500MB or 1.5TB")
-    return float(found[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[found[2].upper()]
+    return float(match[1]) * {"MB": 1e-3, "GB": 1.0, "TB": 1e3}[match[2].upper()]
 
 
 def counted(n: int, thing: str) -> str:

@@ -67,8 +67,8 @@ def _check(path: Path, members: Sequence[ZipInfo]) -> None:
     """Refuse before anything is unpacked, by what the zip's directory lists."""
     size = sum(member.file_size for member in members)
     if len(members) > _MAX_FILES or size > _MAX_BYTES:
-        found, limits = f"{len(members)} files of {size:,} bytes", f"{_MAX_FILES} files and {_MAX_BYTES:,} bytes"
-        raise file_error(path, f"found {found} in it, expected at most {limits}; not opened")
+        size_words, limits = f"{len(members)} files of {size:,} bytes", f"{_MAX_FILES} files and {_MAX_BYTES:,} bytes"
+        raise file_error(path, f"found {size_words} in it, expected at most {limits}; not opened")
     occurrences = Counter(member.filename for member in members)
     for member in members:
         is_file = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)

@@ -47,14 +47,14 @@ def compare_arms(outcome: str, a: System, b: System) -> SystemContrast:
     if len(shared) > 1:
         return _compare_paired(outcome, a, b, shared)
     x, y = ([model.value(outcome) for model in system.models.values()] for system in (a, b))
-    found, row = unpaired_t(x, y), _untested(outcome, a, b, x, y)
-    spread = "" if found.p is not None else "no spread between the seeds"
-    row = _with(row, EXPLORATORY, spread, interval=found.ci95, p=found.p, detectable=found.mde80)
+    welch, row = unpaired_t(x, y), _untested(outcome, a, b, x, y)
+    spread = "" if welch.p is not None else "no spread between the seeds"
+    row = _with(row, EXPLORATORY, spread, interval=welch.ci95, p=welch.p, detectable=welch.mde80)
     if min(row.n_a, row.n_b) > 1:
         return _with(row, "the two sides do not share two seeds: unpaired", test="welch_t")
     (model, arm), finding = (a, b) if row.n_a == 1 else (b, a), None
-    if found.p is not None:
-        where = "outside" if found.p < ALPHA else "within"
+    if welch.p is not None:
+        where = "outside" if welch.p < ALPHA else "within"
         finding = f"{model.name} lies {where} what the seeds of {arm.name} give; one seed against {len(arm.models)}"
     return _with(row, f"{model.name} says nothing of its arm", test="one_against_seeds_t", finding=finding)
 
@@ -62,13 +62,13 @@ def compare_arms(outcome: str, a: System, b: System) -> SystemContrast:
 def _compare_paired(outcome: str, a: System, b: System, shared: Sequence[int]) -> SystemContrast:
     models = [(a.models[seed], b.models[seed]) for seed in shared]
     x, y = ([model.value(outcome) for model in side] for side in zip(*models, strict=True))
-    found, notes = contrast(x, y, rng=np.random.default_rng(0)), []
+    paired, notes = contrast(x, y, rng=np.random.default_rng(0)), []
     if unshared := sorted(a.models.keys() ^ b.models.keys()):
         notes.append(f"seeds {unshared} of one side only are left out")
     if any({*model.asked(outcome)} != {*other.asked(outcome)} for model, other in models):
         notes.append("the two sides were asked different items")
-    measured = {name: getattr(found, name) for name in ("difference", "interval", "p", "test", "detectable")}
-    return _with(_untested(outcome, a, b, x, y), EXPLORATORY, found.note, *notes, **measured)
+    measured = {name: getattr(paired, name) for name in ("difference", "interval", "p", "test", "detectable")}
+    return _with(_untested(outcome, a, b, x, y), EXPLORATORY, paired.note, *notes, **measured)
 
 
 # two models, one seed each

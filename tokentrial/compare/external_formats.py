@@ -57,7 +57,7 @@ def read_results(path: Path) -> ItemsAndNotes:
         totals = validate(path, dict[str, Totals], by_category, "metrics.category_accuracies: ")
     else:
         totals = {task: validate(path, Totals, results.metrics, "metrics.")}
-    found: dict[str, ItemResults] = {}
+    results_of: dict[str, ItemResults] = {}
     notes = []
     for name, stated in totals.items():
         examples = [e for e in results.examples if e.category == name or (e.category is None and name == task)]
@@ -69,14 +69,14 @@ def read_results(path: Path) -> ItemsAndNotes:
         whole = listed if complete else ItemResults(stated.correct, stated.total)
         if name == TABLE and (known := table_items(stated.correct, stated.total)):
             whole = replace(known, by_item=whole.by_item)
-        found[f"{name}/all/accuracy"] = whole
+        results_of[f"{name}/all/accuracy"] = whole
         if stated.correct_norm is not None:
-            found[f"{name}/all/accuracy_norm"] = ItemResults(stated.correct_norm, stated.total)
+            results_of[f"{name}/all/accuracy_norm"] = ItemResults(stated.correct_norm, stated.total)
         if not complete:
-            found |= {f"{name}/first_{listed.total}/accuracy": listed} if listed.total else {}
+            results_of |= {f"{name}/first_{listed.total}/accuracy": listed} if listed.total else {}
             items = f"only the first {listed.total}" if listed.total else "no"
             notes.append(f"{name}: totals of {stated.total}, {items} items")
-    return found, notes
+    return results_of, notes
 
 
 def _from_examples(path: Path, task: str, examples: Sequence[Example]) -> ItemResults:
@@ -132,18 +132,18 @@ class LmEvalSample(ExternalRecord):
 
 def read_lm_eval(totals: Sequence[Path], samples: Sequence[Path]) -> ItemsAndNotes:
     """One run of lm-eval: every item where there are samples, else totals."""
-    found: dict[str, ItemResults] = {}
+    items: dict[str, ItemResults] = {}
     notes: list[str] = []
     for path in totals:
-        found |= _lm_eval_totals(path, notes)
+        items |= _lm_eval_totals(path, notes)
     for path in samples:
-        found |= _lm_eval_samples(path, notes)
-    return found, notes
+        items |= _lm_eval_samples(path, notes)
+    return items, notes
 
 
 def _lm_eval_totals(path: Path, notes: list[str]) -> dict[str, ItemResults]:
     results = validate(path, LmEvalResults, read_json_file(path))
-    found = {}
+    items = {}
     for task, metrics in results.results.items():
         if task not in results.counts:
             continue  # a group: the mean of its tasks
@@ -152,13 +152,13 @@ def _lm_eval_totals(path: Path, notes: list[str]) -> dict[str, ItemResults]:
             if not isinstance(value, float) or "," not in key or "_stderr," in key:
                 continue
             if 0 <= value <= 1 and abs(value * total - round(value * total)) <= 1e-6 * total:
-                found[_outcome(task, key)] = ItemResults(round(value * total), total)
+                items[_outcome(task, key)] = ItemResults(round(value * total), total)
             else:
                 notes.append(f"{task} {key}: left out, {value:g} is not a count out of {total}")
-    if not found:
+    if not items:
         problem = "no metric of `results` is a count out of `n-samples`; give a task that is scored right or wrong"
         raise file_error(path, problem)
-    return found
+    return items
 
 
 def _lm_eval_samples(path: Path, notes: list[str]) -> dict[str, ItemResults]:
@@ -177,15 +177,15 @@ def _lm_eval_samples(path: Path, notes: list[str]) -> dict[str, ItemResults]:
             else:
                 graded.add(key)
     notes += [f"{task} {key}: left out, not right or wrong" for key in sorted(graded)]
-    found = {
+    items = {
         # by doc_id, so that repeated questions pair by their place in the task
         _outcome(task, key): ItemResults.from_answers((item, correct) for _, item, correct in sorted(by_document))
         for key, by_document in answers.items()
         if key not in graded
     }
-    if not found:
+    if not items:
         raise file_error(path, "no metric that is right or wrong (0 or 1) in every sample")
-    return found
+    return items
 
 
 def _outcome(task: str, key: str) -> str:

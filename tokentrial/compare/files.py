@@ -30,5 +30,5 @@ def validate(where: object, schema: type[T], value: Any, part: str = "") -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the value"
-        found = "nothing" if first["type"] == "missing" else reprlib.repr(first["input"])
-        raise file_error(where, f"{part}{field}: found {found}, expected: {first['msg']}") from None
+        given = "nothing" if first["type"] == "missing" else reprlib.repr(first["input"])
+        raise file_error(where, f"{part}{field}: found {given}, expected: {first['msg']}") from None

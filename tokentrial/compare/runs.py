@@ -59,14 +59,14 @@ def find_systems(path: Path) -> list[Found]:
     for run in (path, path.parent):
         if (run / "trial.yaml").is_file():
             trial = load(str(run / "trial.yaml"))
-            found = []
+            systems = []
             for arm in trial.arms if run == path else [path.name]:
                 folder = run / arm
                 evaluated = {seed: _evaluated_stages(folder / f"seed{seed}") for seed in trial.seeds}
                 if cells := {seed: stages for seed, stages in evaluated.items() if stages}:
                     system = System(f"{run.name}/{arm}", {}, folder.resolve(), arm, arm == trial.control, trial)
-                    found.append((system, cells))
-            return found
+                    systems.append((system, cells))
+            return systems
     return []
 
 
@@ -75,17 +75,17 @@ def _evaluated_stages(cell: Path) -> dict[str, Path]:
     return {stage: folder for stage, folder in folders.items() if (folder / "samples.jsonl").is_file()}
 
 
-def load_systems(found: Sequence[Found]) -> list[System]:
+def load_systems(systems_and_cells: Sequence[Found]) -> list[System]:
     """All systems of one comparison. `untouched` text is what no arm of their runs rewrites, compared or not."""
-    runs = {system.arm_folder.parent for system, _ in found if system.arm_folder}
+    runs = {system.arm_folder.parent for system, _ in systems_and_cells if system.arm_folder}
     of_runs = {path.parent for run in runs for path in run.glob("*/seed*/eval_*/heldout_text.json")}
-    folders = of_runs.union(*(stages.values() for _, cells in found for stages in cells.values()))
+    folders = of_runs.union(*(stages.values() for _, cells in systems_and_cells for stages in cells.values()))
     documents = {}
     for path in (folder / "heldout_text.json" for folder in sorted(folders)):
         documents[path.parent] = validate(path, HeldOutText, read_json_file(path)).documents
     untouched = untouched_documents(sorted(folders))
     systems = []
-    for system, cells in found:
+    for system, cells in systems_and_cells:
         models = {}
         for seed, stages in cells.items():
             of_cell = documents[next(iter(stages.values()))]  # the same in every stage

@@ -28,11 +28,11 @@ def account(plan: CorpusPlan) -> None:
     for name, of_set in sets.items():
         surveyed = read_json(plan.survey_step(name)[0] / "survey.json")["shards"]
         for split, counts in of_set.items():
-            found = _total(surveyed, split, ("documents", "bytes"))
+            of_shards = _total(surveyed, split, ("documents", "bytes"))
             problems += [
-                f"{name}, {split}: the {key} of its shards are {found[key]:,}, {counts[key]:,} went in"
+                f"{name}, {split}: the {key} of its shards are {of_shards[key]:,}, {counts[key]:,} went in"
                 for key in ("documents", "bytes")
-                if found[key] != counts[key]
+                if of_shards[key] != counts[key]
             ]
     for arm in plan.trial.arms:
         keeps_content = get_arm(arm, plan.facts).keeps_content
@@ -73,7 +73,7 @@ def _unbalanced(account: Mapping[str, Any], source: Mapping[str, int]) -> list[s
         ("bytes, with those that tokens replace", account["bytes"], source["bytes"]),
         ("tokens (eos, fact and plain)", ids, account["tokens"]),
     )
-    return [f"{found:,} {what}, expected {expected:,}" for what, found, expected in compared if found != expected]
+    return [f"{count:,} {what}, expected {expected:,}" for what, count, expected in compared if count != expected]
 
 
 def _total(shards: Mapping[str, Mapping[str, Any]], split: str, keys: tuple[str, ...]) -> dict[str, int]:

@@ -161,14 +161,14 @@ def probe_overlap(probes: Iterable[Example], drilled: dict[int, list[str]]) -> d
     hits: dict[str, list[bool]] = {}
     for probe in probes:
         hits.setdefault(probe.task, []).append(probe.question in lines)
-    return {task: sum(found) / len(found) for task, found in hits.items()}
+    return {task: sum(of_task) / len(of_task) for task, of_task in hits.items()}
 
 
 def _statements(plan: CorpusPlan) -> dict[int, list[str]]:
     """Every distinct statement of each fold's drills, in the order of its train shards."""
-    found: dict[int, list[str]] = {}
+    by_fold: dict[int, list[str]] = {}
     for name, fold in plan.folds.items():
         shards = (open_shard(path, plan.vocabulary.eos) for path in plan.shards(name, "train"))
         texts = (text for shard in shards for _, text in decode_documents(shard, plan.vocabulary, None))
-        found[fold] = list(dict.fromkeys(line for text in texts for line in drills.statements(text)))
-    return found
+        by_fold[fold] = list(dict.fromkeys(line for text in texts for line in drills.statements(text)))
+    return by_fold

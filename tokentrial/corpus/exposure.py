@@ -71,7 +71,10 @@ def _train_documents(plan: CorpusPlan) -> TrainDocuments:
             tokens[arm][changed] = patch.lengths
             fact_tokens[arm][changed] = patch.fact_tokens(plan.vocabulary.base)
     return TrainDocuments(
-        {name: [of_shard for (of, _), of_shard in zip(paths, rows, strict=True) if of == name] for name in plan.sets},
+        {
+            name: [of_shard for (set_name, _), of_shard in zip(paths, rows, strict=True) if set_name == name]
+            for name in plan.sets
+        },
         tokens,
         fact_tokens,
         base_tokens,

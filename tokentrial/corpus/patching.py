@@ -156,8 +156,8 @@ class SurveyWriter:
         """Take down what these documents state: sites of text, and the lines of drills."""
         stated: list[tuple[int, int]] = []
         for number, text, sites in batch:
-            found = ((site.fact, "text") for site in sites) if self.of_text else drills.parse(self.facts, text)
-            stated += [(number, fact_form_code(self.facts, fact, form)) for fact, form in found]
+            forms = ((site.fact, "text") for site in sites) if self.of_text else drills.parse(self.facts, text)
+            stated += [(number, fact_form_code(self.facts, fact, form)) for fact, form in forms]
             if self.of_text and "<" in text:
                 self.literal_token_names += len(self.token_name.findall(text))
         documents, codes = np.array(stated, np.int64).reshape(-1, 2).T
@@ -193,7 +193,7 @@ class PatchWriter:
                 rewritten.append((document, segments))
         entries: list[tuple[int, int, int]] = []  # document, head, tail
         middles: list[Ids] = []
-        for (document, segments), ids in zip(rewritten, self._encode([of for _, of in rewritten]), strict=True):
+        for (document, segments), ids in zip(rewritten, self._encode([parts for _, parts in rewritten]), strict=True):
             base = self.shard.base_document(document.number)
             self._count(document, [segment for segment in segments if segment.token], ids)
             if np.array_equal(ids, base):

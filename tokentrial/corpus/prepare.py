@@ -110,7 +110,9 @@ class CorpusPlan:
 
     def shards(self, name: str | None = None, split: str = "*") -> list[Path]:
         """The shards of a set and split, or of all."""
-        return [path for of in ([name] if name else self.sets) for path in shard_paths(self.folder, of, split)]
+        return [
+            path for set_name in ([name] if name else self.sets) for path in shard_paths(self.folder, set_name, split)
+        ]
 
     def set_folder(self, name: str) -> Path:
         """Where the shards of a set lie."""
@@ -126,8 +128,8 @@ class CorpusPlan:
 
     def _made_from(self, name: str) -> dict[str, Any]:
         """What surveys and patches of a set are made from."""
-        of = self.text_fingerprint if name == TEXT else self.drills_fingerprint
-        return {"of": of, **self.trial.experiment("facts", "tokenizer")}
+        source = self.text_fingerprint if name == TEXT else self.drills_fingerprint
+        return {"of": source, **self.trial.experiment("facts", "tokenizer")}
 
     def survey_step(self, name: str) -> tuple[Path, str]:
         """Folder and fingerprint of the surveys of a set."""
@@ -157,11 +159,11 @@ class CorpusPlan:
 def reuse(plan: CorpusPlan, other: CorpusPlan) -> None:
     """Take over what another trial has made of the same text, drills and patches: the same files under other names."""
     for to, wanted in plan.steps:
-        of = other.folder / to.relative_to(plan.folder)
-        if is_done(of, wanted) and not is_done(to, wanted):
+        original = other.folder / to.relative_to(plan.folder)
+        if is_done(original, wanted) and not is_done(to, wanted):
             with step(to, wanted, shared_with=other.trial.folder.name) as partial:
-                for name in read_manifest(of)["files"]:
-                    link(of / name, partial / name)
+                for name in read_manifest(original)["files"]:
+                    link(original / name, partial / name)
 
 
 def prepare_text(plan: CorpusPlan, map_calls: Map = map_here) -> None:
@@ -172,7 +174,7 @@ def prepare_text(plan: CorpusPlan, map_calls: Map = map_here) -> None:
 
 
 def _prepare_text(plan: CorpusPlan, map_calls: Map) -> None:
-    settings, begun = plan.trial.corpus, time.monotonic()
+    settings, start = plan.trial.corpus, time.monotonic()
     folder = plan.folder.with_name(f"{plan.folder.name}.tasks") / plan.text_fingerprint
     [(inputs, tokens_a_byte)] = map_calls(split_source, {"text": (plan,)})
     tasks = TextTasks(folder.absolute(), inputs, plan.target_tokens)
@@ -189,7 +191,7 @@ def _prepare_text(plan: CorpusPlan, map_calls: Map) -> None:
     of_task = [{split: shard_paths(folder / f"{rank:05d}", TEXT, split) for split in SPLITS} for rank in needed]
     # verification finds a document of the source by it
     shards_of_task = [{split: len(paths) for split, paths in shards.items()} for shards in of_task]
-    with step(plan.folder, plan.text_fingerprint, begun, source=settings.source) as corpus:
+    with step(plan.folder, plan.text_fingerprint, start, source=settings.source) as corpus:
         for split in SPLITS:
             for index, path in enumerate(path for shards in of_task for path in shards[split]):
                 link(path, corpus / f"{TEXT}_{split}_{index:06d}.npy")
@@ -209,9 +211,9 @@ def split_source(plan: CorpusPlan) -> tuple[list[InputSplit], float]:
     if not size:
         return inputs, 0.0
     encode_documents(plan.vocabulary, texts[:1])  # makes its tables, which is not to be timed
-    begun = time.perf_counter()
+    start = time.perf_counter()
     ids, _ = encode_documents(plan.vocabulary, texts)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     tokens_a_byte = text_ratio(inputs[0], corpus.text_column) * len(ids) / size
     tokens = plan.source.bytes * tokens_a_byte
     if plan.target_tokens is not None:
@@ -338,12 +340,12 @@ def prepare_patches(plan: CorpusPlan, map_calls: Map = map_here) -> None:
         for name, folder in surveys.items():
             if folder:
                 shards = {
-                    stem: of.survey._asdict() for stem, of in stats.items() if of.survey and _set_of(stem) == name
+                    stem: stat.survey._asdict() for stem, stat in stats.items() if stat.survey and _set_of(stem) == name
                 }
                 write_json(folder / "survey.json", {"shards": shards})
         for (arm, name), folder in patches.items():
             if folder:
-                of_set = {stem: of.patches[arm]._asdict() for stem, of in stats.items() if _set_of(stem) == name}
+                of_set = {stem: stat.patches[arm]._asdict() for stem, stat in stats.items() if _set_of(stem) == name}
                 sites = [site for counts in of_set.values() for site in counts.pop("sample")]
                 # for a human eye: each should be a fact that is stated there
                 shown = random.Random(plan.trial.corpus.seed).sample(sites, min(MAX_SHOWN, len(sites)))

@@ -65,9 +65,9 @@ class Source:
             self.path = remembered.get("path") or _pin_revision(self.path)
         listed = [File(*file) for file in remembered.get("files", ())]
         self.files = listed if listed and "://" in self.path else self._list()
-        here = {file.path: file for file in self.files}
-        self.lost = [file.path for file in listed if "://" not in file.path and file.path not in here]
-        if here.items() <= {file.path: file for file in listed}.items():
+        current = {file.path: file for file in self.files}
+        self.lost = [file.path for file in listed if "://" not in file.path and file.path not in current]
+        if current.items() <= {file.path: file for file in listed}.items():
             self.files = listed or self.files
         else:
             self.lost = []  # other files are another source
@@ -97,9 +97,9 @@ class Source:
     def remember(self) -> None:
         """Write the memory. Only a run does: commands that only look, or are refused, must not change it."""
         listed = [[*file] for file in self.files]
-        found = {"setting": self.setting, "path": self.path, "files": listed, "hashes": self._hashes}
-        if self.memory is not None and self._remembered() != found:
-            write_json(self.memory, found)
+        memory = {"setting": self.setting, "path": self.path, "files": listed, "hashes": self._hashes}
+        if self.memory is not None and self._remembered() != memory:
+            write_json(self.memory, memory)
 
     def require(self) -> None:
         """Raises TrialError where a file is gone, before anything is made from it."""
@@ -148,9 +148,9 @@ class Source:
             system, root = file_system(self.path)
         except (ImportError, ValueError) as error:
             raise SettingsError(f"corpus.source: {self.path}: {error}") from None
-        found: dict[str, Any] = with_retries(lambda: _matching_files(system, root, _ENDINGS[self.kind]), self.path)
+        infos: dict[str, Any] = with_retries(lambda: _matching_files(system, root, _ENDINGS[self.kind]), self.path)
         full_path = (lambda name: name) if "://" not in self.path else system.unstrip_protocol
-        return [File(full_path(name), info["size"], _stamp(info)) for name, info in sorted(found.items())]
+        return [File(full_path(name), info["size"], _stamp(info)) for name, info in sorted(infos.items())]
 
 
 def _pin_revision(path: str) -> str:
@@ -170,13 +170,13 @@ def _matching_files(system: Any, root: str, ending: str) -> dict[str, Any]:
         return {root: system.info(root)}
     folder = _folder(system, root)
     if folder == root.rstrip("/"):
-        found = system.find(root, detail=True)
+        infos = system.find(root, detail=True)
     else:
-        found = system.glob(glob.escape(folder) + root[len(folder) :], detail=True)
+        infos = system.glob(glob.escape(folder) + root[len(folder) :], detail=True)
     hidden = "/." in root[len(folder) :]  # asked for by name
     return {
         name: info
-        for name, info in found.items()
+        for name, info in infos.items()
         if info["type"] == "file" and re.search(ending, name) and (hidden or "/." not in name[len(folder) :])
     }
 

@@ -138,9 +138,11 @@ class DocumentFilter:
 
     def batches(self) -> Iterator[tuple[list[bytes], list[str]]]:
         """Segments in the order of the source, and the split of each."""
-        of, counts = self.settings, self.counts
-        for batch in read_batches(self.source, of.text_column, of.on_bad == "skip", of.max_document_bytes):
-            left = None if of.documents is None else of.documents - counts["documents_read"]
+        settings, counts = self.settings, self.counts
+        for batch in read_batches(
+            self.source, settings.text_column, settings.on_bad == "skip", settings.max_document_bytes
+        ):
+            left = None if settings.documents is None else settings.documents - counts["documents_read"]
             texts: list[bytes] = []
             splits: list[str] = []
             for text in batch[:left]:
@@ -149,11 +151,11 @@ class DocumentFilter:
                     counts["bad_documents"] += 1
                     self.bad += [text] if len(self.bad) < MAX_LISTED else []
                 elif self._kept(text):
-                    segments = list(split_document(text, of.piece_characters))
+                    segments = list(split_document(text, settings.piece_characters))
                     texts += segments
-                    splits += [assign_split(text, of.seed, of.val_share)] * len(segments)
+                    splits += [assign_split(text, settings.seed, settings.val_share)] * len(segments)
             yield texts, splits
-            if counts["documents_read"] == of.documents:
+            if counts["documents_read"] == settings.documents:
                 return
 
     def _kept(self, text: bytes) -> bool:

@@ -36,9 +36,9 @@ def verify(plan: CorpusPlan, full: bool, documents: int, seed: int) -> dict[str,
             numbers = range(first, first + shards_of_task[rank][split])
             paths[split] = [plan.folder / f"{TEXT}_{split}_{number:06d}.npy" for number in numbers]
         source = DocumentFilter(inputs[rank], plan.trial.corpus, plan.facts)
-        count, found = _compare(plan, source, paths, -(-documents // len(sampled)), rng)
+        count, differences = _compare(plan, source, paths, -(-documents // len(sampled)), rng)
         compared += count
-        problems += found
+        problems += differences
     if problems:
         raise TrialError(f"{plan.folder}: does not verify:\n  " + "\n  ".join(problems[:20]))
     return {"documents": compared, "tasks": len(sampled), "arms": plan.trial.arms, "checksums": full}

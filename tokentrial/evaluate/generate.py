@@ -129,7 +129,7 @@ def continue_ids(
     ends = _Ends(alone.to(model.device), turn)
     room = [min(new_tokens, context - len(prompt)) for prompt in prompts]
     order = sorted((i for i in range(len(prompts)) if room[i] > 0), key=lambda i: len(prompts[i]))
-    found: list[list[int]] = [[] for _ in prompts]
+    continuations: list[list[int]] = [[] for _ in prompts]
     if order and model not in _reads_from_cache:
         _reads_from_cache[model] = _reads_on_from_cache(model)
     reading = _Cached if _reads_from_cache.get(model) else _Anew
@@ -139,8 +139,8 @@ def continue_ids(
         of_chosen, rooms = [prompts[i] for i in chosen], [room[i] for i in chosen]
         rows = _continue(reading(model, of_chosen), tokenizer, rooms, muted, ends, pick)
         for i, row in zip(chosen, rows, strict=True):
-            found[i] = row
-    return found
+            continuations[i] = row
+    return continuations
 
 
 def _likeliest(logits: Tensor, rows: Sequence[int]) -> Tensor:
@@ -194,9 +194,9 @@ class _Cached:
 
     def logits(self) -> Tensor:
         """Of the id after each row, (B, V)."""
-        where = {"position_ids": self.positions} if self.takes_positions else {}
+        positions = {"position_ids": self.positions} if self.takes_positions else {}
         out = self.model(
-            self.ids, attention_mask=self.mask, past_key_values=self.cache, use_cache=True, **where, **self.last
+            self.ids, attention_mask=self.mask, past_key_values=self.cache, use_cache=True, **positions, **self.last
         )
         self.cache, newest = out.past_key_values, out.logits[:, -1]
         return newest  # type: ignore[no-any-return]

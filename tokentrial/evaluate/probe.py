@@ -47,8 +47,8 @@ def end_states(model: Any, tokenizer: Any, table: Sequence[Example]) -> Floats:
     padded = pad_sequence(prompts, batch_first=True, padding_value=tokenizer.eos_token_id).to(model.device)
     states = model.transformer(padded, attention_mask=torch.ones_like(padded)).last_hidden_state
     ends = torch.tensor([len(prompt) - 1 for prompt in prompts])
-    found: Floats = states[torch.arange(len(table)), ends].double().cpu().numpy()
-    return found
+    at_ends: Floats = states[torch.arange(len(table)), ends].double().cpu().numpy()
+    return at_ends
 
 
 def probe(vectors: Floats, operands: Ints, rng: np.random.Generator) -> dict[str, dict[str, float]] | None:
@@ -61,9 +61,9 @@ def probe(vectors: Floats, operands: Ints, rng: np.random.Generator) -> dict[str
     wanted = targets(operands)
     whole = np.stack([*wanted.values()], axis=1)
     columns = [whole, *(whole[shuffled(facts, rng)] for _ in range(_SHUFFLES))]
-    found = left_out_r2(vectors, np.hstack(columns), facts).reshape(1 + _SHUFFLES, -1)
+    r2 = left_out_r2(vectors, np.hstack(columns), facts).reshape(1 + _SHUFFLES, -1)
     return {
-        name: {"r2": float(found[0, i]), "shuffled_r2": float(np.quantile(found[1:, i], 0.95))}
+        name: {"r2": float(r2[0, i]), "shuffled_r2": float(np.quantile(r2[1:, i], 0.95))}
         for i, name in enumerate(wanted)
     }
 

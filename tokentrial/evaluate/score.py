@@ -60,19 +60,19 @@ class Spelling:
         """Each answer as it is, by a token that states it, and as the question's equation; and as the arm writes that:
         with a token in its left side, before its right answer or behind it."""
         left, answers = f" {example.left}=", self.arm.facts.answers
-        found = {way.text: way for way in self._of_all}
+        ways = {way.text: way for way in self._of_all}
         stated = [Way(f"{left}{answer}", answer, _STATED) for answer in answers]
         # what is read after an equation sign does not depend on which answer it is
         if self._read(stated[:1]):
-            found |= {way.text: way for way in stated}
+            ways |= {way.text: way for way in stated}
         if example.fact and not self.arm.is_random:
             right = example.fact.answer
             own = self.arm.rewrite(f"{left}{right}")
             written = [Way(own, right, _STATED if own.endswith(right) else _TOKEN)]
-            if own.endswith(right) and own not in found:
+            if own.endswith(right) and own not in ways:
                 written = [Way(own.removesuffix(right) + answer, answer, _STATED) for answer in answers]
-            found = {way.text: way for way in self._read(written)} | found
-        return list(found.values())
+            ways = {way.text: way for way in self._read(written)} | ways
+        return list(ways.values())
 
     def _read(self, ways: Sequence[Way]) -> list[Way]:
         return [way for way in ways if self.task.extract_answer(self.arm.untokenize(way.text)) == way.answer]
@@ -121,7 +121,7 @@ def _id_texts(tokenizer: Any, arm: Arm, size: int) -> list[str | None]:
 def choice_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[float]:
     """For each example of the table, ln of the right answer's share of the probability of all answers of the table."""
     shares = answer_logprobs(model, tokenizer, arm, examples)
-    return [of[arm.facts.answers.index(example.answer)] for example, of in zip(examples, shares, strict=True)]
+    return [row[arm.facts.answers.index(example.answer)] for example, row in zip(examples, shares, strict=True)]
 
 
 def answer_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example]) -> list[list[float]]:
@@ -145,7 +145,7 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
     allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, limits(model)[0]).items()}
     muted = unsayable_mask(model, tokenizer)
     branching, spelling = _attends_as_masked(model), Spelling(arm)
-    found = np.full((len(examples), len(arm.facts.answers)), -np.inf)
+    of_answers = np.full((len(examples), len(arm.facts.answers)), -np.inf)
     count = max(1, _WAYS // (2 * len(arm.facts.answers) + len(arm.tokens)))
     for start in range(0, len(examples), count):
         trees = sorted(
@@ -158,10 +158,10 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
             chosen, trees = trees[-rows:], trees[:-rows]
             logprobs = iter(_way_logprobs(model, chosen, muted, allowed, branching))
             for tree in chosen:
-                of_example = found[start + tree.example]
+                of_example = of_answers[start + tree.example]
                 for answer, _, _ in tree.ways:
                     of_example[answer] = np.logaddexp(of_example[answer], next(logprobs))
-    return found
+    return of_answers
 
 
 def _trees(
@@ -204,7 +204,8 @@ def _way_logprobs(
         row[: len(sequence)] = torch.tensor(sequence)
     masked = _as_masked(trees, width, model.dtype) if branching else {}
     # what is padded stands behind all else, so without branches a causal model needs no mask
-    logits = model(ids.to(device), use_cache=False, **{name: of.to(device) for name, of in masked.items()}).logits
+    on_device = {name: tensor.to(device) for name, tensor in masked.items()}
+    logits = model(ids.to(device), use_cache=False, **on_device).logits
     sizes = [len(tree.nodes) for tree in trees]
     rows = torch.tensor([row for row, size in enumerate(sizes) for _ in range(size)], device=device)
     places = torch.tensor([len(t.prompt) - 1 + node for t in trees for node in range(len(t.nodes))], device=device)
@@ -260,7 +261,7 @@ def _attends_as_masked(model: Any) -> bool:
     branches = _Tree(0, [1, 2], {}, [], {(): 0, (3,): 1, (4,): 2})
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
     try:
-        masked = {name: of.to(model.device) for name, of in _as_masked([branches], 4, model.dtype).items()}
+        masked = {name: mask.to(model.device) for name, mask in _as_masked([branches], 4, model.dtype).items()}
         branched = model(ids, use_cache=False, **masked).logits[0, -1]
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):  # in as many ways as there are models
         return False

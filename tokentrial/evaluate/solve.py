@@ -60,8 +60,8 @@ def gold_nats(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Example],
     rows = [[*prompt, *solution, *end] for prompt, solution in zip(prompts, solutions, strict=True)]
     fitting = [i for i, row in enumerate(rows) if len(row) <= limits(model)[1]]
     nats = [math.nan] * len(examples)
-    for i, found in zip(fitting, token_nats(scored(model), [rows[i] for i in fitting], batch), strict=True):
-        nats[i] = float(found[len(prompts[i]) - 1 :].sum()) / len(examples[i].completion.encode())
+    for i, nats_of_row in zip(fitting, token_nats(scored(model), [rows[i] for i in fitting], batch), strict=True):
+        nats[i] = float(nats_of_row[len(prompts[i]) - 1 :].sum()) / len(examples[i].completion.encode())
     return nats
 
 

@@ -166,17 +166,17 @@ def _signals_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
 
     def deliver() -> None:
-        for number in came:
+        for number in received:
             signal.raise_signal(number)
 
     with ExitStack() as stack:  # whose callbacks all run, even when the handler of one that is restored raises
         stack.callback(deliver)
         for number in (signal.SIGINT, *STOP_SIGNALS):
             stack.callback(signal.signal, number, signal.getsignal(number))
-            signal.signal(number, lambda number, frame: came.append(number))
+            signal.signal(number, lambda number, frame: received.append(number))
         yield
 
 

@@ -36,4 +36,4 @@ def statements(document: str) -> list[str]:
 
 def parse(facts: Facts, document: str) -> Iterator[tuple[Fact, str]]:
     """Every (fact, form) that a drill document states, found by reading its lines, not by trusting its writer."""
-    return (found for text in statements(document) if (found := facts.by_drill_line.get(text)))
+    return (stated for text in statements(document) if (stated := facts.by_drill_line.get(text)))

@@ -142,16 +142,16 @@ class Facts(tuple[Fact, ...]):
         that overlap, the first and longest."""
         if self._shared_word not in text:
             return set()
-        found = []
+        spans = []
         for match in _ASKING.finditer(text):
             for length in self._phrase_lengths:
                 start = match.start() - length
                 fact = self._by_phrase.get(text[start : match.start()]) if start >= 0 else None
                 if fact and not (start and _is_of_word(text[start - 1])):
-                    found.append((start, -match.start(), fact))
+                    spans.append((start, -match.start(), fact))
                     break
         asked, end = set(), 0
-        for start, negative_end, fact in sorted(found, key=lambda span: span[:2]):
+        for start, negative_end, fact in sorted(spans, key=lambda span: span[:2]):
             if start >= end:
                 asked.add(fact)
                 end = -negative_end

@@ -153,7 +153,7 @@ def check_told_apart(facts: Facts) -> None:
             asks = form in ASKING_FORMS
             stated, asked = [site.fact for site in facts.sites(line)], facts.asked_in(line)
             if stated != ([] if asks else [fact]) or asked != ({fact} if asks else set()):
-                other = next((found for found in (*stated, *asked) if found != fact), fact)
+                other = next((named for named in (*stated, *asked) if named != fact), fact)
                 raise ValueError(_alike(facts, fact, other, f"{line!r} does not state only the first"))
 
 

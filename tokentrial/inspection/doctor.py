@@ -59,14 +59,14 @@ def locked_versions() -> dict[str, str]:
 
 def _versions() -> Finding:
     """Packages whose versions shape results, against the lock."""
-    locked, found, other = locked_versions(), [], []
+    locked, installed, other = locked_versions(), [], []
     for name in _OURS:
         version = metadata.version(name)
-        found.append(f"{name} {version}")
+        installed.append(f"{name} {version}")
         if version.partition("+")[0] != locked[name]:  # +cpu, +cu130: builds of one version
             other.append(f"{name} {locked[name]}")
     advice = f"tested with {', '.join(other)}; results may differ in their last digits" if other else ""
-    return Finding("versions", ", ".join(found), advice)
+    return Finding("versions", ", ".join(installed), advice)
 
 
 def _processor() -> Finding:
@@ -74,10 +74,10 @@ def _processor() -> Finding:
 
     from tokentrial.store.provenance import provenance
 
-    here, logical = cores(), os.cpu_count()
+    available, logical = cores(), os.cpu_count()
     width = torch.backends.cpu.get_cpu_capability()
     advice = "" if width not in ("DEFAULT", "NO AVX") else "training takes several times as long without AVX2"
-    return Finding("processor", f"{provenance()['processor']}, {width}, {here} of {logical} cores", advice)
+    return Finding("processor", f"{provenance()['processor']}, {width}, {available} of {logical} cores", advice)
 
 
 def _gpu() -> Finding:
@@ -102,11 +102,11 @@ def _dtype() -> Finding:
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
         (matrix @ matrix).sum().item()
-        begun, products = time.perf_counter(), 0
-        while time.perf_counter() - begun < 0.3:
+        start, products = time.perf_counter(), 0
+        while time.perf_counter() - start < 0.3:
             (matrix @ matrix).sum().item()
             products += 1
-        speed[str(dtype).removeprefix("torch.")] = 2e-9 * products * _SIZE**3 / (time.perf_counter() - begun)
+        speed[str(dtype).removeprefix("torch.")] = 2e-9 * products * _SIZE**3 / (time.perf_counter() - start)
     ordered = sorted(speed.items(), key=lambda item: -item[1])
     rates = (f"{name} {rate:,.0f}" if rate >= 1 else f"{name} under 1" for name, rate in ordered)
     return Finding("dtype", f"on {device}, in GFLOP/s: {', '.join(rates)}")
@@ -154,7 +154,7 @@ def _network() -> Finding:
 def _pilot() -> Finding:
     """The plan's hours of the pilot at the speed that its training steps have here."""
     pilot = load("pilot")
-    here = measured(pilot, [group(HERE, {})])[-1]
-    planned = costs(pilot, here)
-    found = f"about {60 * planned['hours']:.0f} minutes at {planned['tokens_per_s']:,.0f} tokens/s of pretraining"
-    return Finding("pilot", found, "" if planned["fits"] else f"needs {planned['host_memory_gb']:.1f} GB of memory")
+    machine = measured(pilot, [group(HERE, {})])[-1]
+    planned = costs(pilot, machine)
+    time = f"about {60 * planned['hours']:.0f} minutes at {planned['tokens_per_s']:,.0f} tokens/s of pretraining"
+    return Finding("pilot", time, "" if planned["fits"] else f"needs {planned['host_memory_gb']:.1f} GB of memory")

@@ -53,13 +53,13 @@ def begun_stages(
 ) -> dict[tuple[str, str], tuple[float, str]]:
     """Of the `cells` as `status` has them the stages that are under way or were stopped midway, by cell and stage: the
     share that is done, and what was logged last."""
-    folders, begun = _step_folders(_family(trial)), {}
+    folders, running = _step_folders(_family(trial)), {}
     for cell, of_cell in cells.items():
         for stage in (name for name, is_done in of_cell.items() if not is_done):
             partial = folder / cell / f"{folders[stage]}.partial"
             if partial.is_dir():
-                begun[cell, stage] = _last_logged(partial, trial)
-    return begun
+                running[cell, stage] = _last_logged(partial, trial)
+    return running
 
 
 def _family(trial: Trial) -> list[Trial]:
@@ -69,7 +69,7 @@ def _family(trial: Trial) -> list[Trial]:
 
 def _step_folders(family: Sequence[Trial]) -> dict[str, str]:
     """In which folder of its cell each stage stands."""
-    return {stage.name: stage.folder for of in family for stage in stages(of)}
+    return {stage.name: stage.folder for member in family for stage in stages(member)}
 
 
 def read_progress(folder: Path, now: float) -> RunProgress:
@@ -79,13 +79,13 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     took in the cells that have it, or is expected to.
     """
     state, trial = status(folder), open_run(folder)
-    took = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
+    durations = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
     family, expected = _family(trial), dict[str, float]()
-    for of in family:
-        expected = expected_seconds(of, took) | expected
+    for member in family:
+        expected = expected_seconds(member, durations) | expected
     folders = _step_folders(family)
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
-    begun = begun_stages(folder, trial, state["cells"])
+    logs = begun_stages(folder, trial, state["cells"])
     total = done = done_since_start = 0.0  # expected seconds
     for cell, of_cell in state["cells"].items():
         for stage, is_done in of_cell.items():
@@ -94,8 +94,8 @@ def read_progress(folder: Path, now: float) -> RunProgress:
                 share = 1.0
                 manifest = folder / cell / folders[stage] / MANIFEST  # a skipped stage has none
                 recent = manifest.exists() and manifest.stat().st_mtime > started
-            elif (cell, stage) in begun:
-                share, recent = begun[cell, stage][0], True
+            elif (cell, stage) in logs:
+                share, recent = logs[cell, stage][0], True
             total += expected[stage]
             done += share * expected[stage]
             done_since_start += recent * share * expected[stage]
@@ -103,7 +103,7 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     if done_since_start > _MIN_SHARE * total:
         # a clock that was set back must not make it negative
         seconds_left = max(0.0, now - started) * (total - done) / done_since_start
-    at_work, running = state["working"], [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in begun.items()]
+    at_work, running = state["working"], [f"{cell} {stage}{logged}" for (cell, stage), (_, logged) in logs.items()]
     return RunProgress(state["trial"], state["corpus"], at_work, state["cells"], running, done / total, seconds_left)
 
 

@@ -31,7 +31,7 @@ def affordable(parts: Sequence[Part], budget: float) -> tuple[list[list[int]], f
     """The seeds of each part that are done or that a budget buys, and what these cost. The parts are gone through in
     order, up to the first seed that is too much: a larger budget buys the same and more, and never anything else
     instead."""
-    found, spent, is_spent = list[list[int]](), 0.0, False
+    bought, spent, is_spent = list[list[int]](), 0.0, False
     for part in parts:
         seeds: list[int] = []
         for seed, cells in part.seeds.items():
@@ -39,8 +39,8 @@ def affordable(parts: Sequence[Part], budget: float) -> tuple[list[list[int]], f
             if not (is_spent and any(cells)):
                 seeds.append(seed)
         spent += part.cost(seeds)
-        found.append(seeds)
-    return found, spent
+        bought.append(seeds)
+    return bought, spent
 
 
 def budget_order(trial: Trial) -> list[tuple[str, Trial]]:
@@ -69,7 +69,7 @@ class Share(NamedTuple):
     left: list[int]
 
 
-def shares(parts: Sequence[Part], found: Sequence[Sequence[int]]) -> list[Share]:
+def shares(parts: Sequence[Part], bought: Sequence[Sequence[int]]) -> list[Share]:
     """What `affordable` has found, without the seeds that are done."""
     return [
         Share(
@@ -77,5 +77,5 @@ def shares(parts: Sequence[Part], found: Sequence[Sequence[int]]) -> list[Share]
             [seed for seed, cells in part.seeds.items() if any(cells) and seed in seeds],
             [seed for seed in part.seeds if seed not in seeds],
         )
-        for part, seeds in zip(parts, found, strict=True)
+        for part, seeds in zip(parts, bought, strict=True)
     ]

@@ -51,7 +51,7 @@ def beyond_limit(trial: Trial, workers: int) -> str | None:
         "pretrain.checkpoint.keep_every=null": peak_gb(with_(trial, trial.storage, keep_every=None), workers),
         "pretrain.checkpoint.keep_last=1": peak_gb(with_(trial, trial.storage, keep_last=1), workers),
     }
-    helping = [words for words, found in ways.items() if found < planned]
+    helping = [words for words, needed in ways.items() if needed < planned]
     fitting = [words for words in helping if ways[words] <= limit]
     least = peak_gb(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
     if fitting:

@@ -77,49 +77,49 @@ def chosen_groups(trial: Trial, devices: Sequence[str], prices: dict[str, float]
     if not devices:
         shown = [group(name, prices) for name in (*SHOWN, HERE)]
         return [_shared(trial, machine) for machine in shown if _divides(trial, machine)]
-    found = [_shared(trial, group(name, prices)) for name in devices]
-    for machine in found:
+    groups = [_shared(trial, group(name, prices)) for name in devices]
+    for machine in groups:
         if not _divides(trial, machine):
             raise SettingsError(
                 f"--device {machine.name}: its GPUs do not share the {_rows(trial)} rows of a step "
                 "(pretrain.batch_tokens / context) evenly, in whole micro-batches; give another number"
             )
-    return found
+    return groups
 
 
-def _shared(trial: Trial, where: Group) -> Group:
+def _shared(trial: Trial, machine: Group) -> Group:
     """This machine with the cells that a run would put on it side by side; of others the cores are not known."""
-    if where.device.name != HERE:
-        return where
-    return where._replace(device=where.device._replace(workers=cells_at_a_time(trial, where)))
+    if machine.device.name != HERE:
+        return machine
+    return machine._replace(device=machine.device._replace(workers=cells_at_a_time(trial, machine)))
 
 
 def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:
     """The groups, this machine among them with the speed that the trial's own training steps have on it."""
     from tokentrial.pretrain.measure import measure
 
-    here = next((machine for machine in groups if machine.device.name == HERE), None) or group(HERE, {})
+    this = next((machine for machine in groups if machine.device.name == HERE), None) or group(HERE, {})
     seen = measure(trial.pretrain, vocabulary_size(trial))
     flops = trial.pretrain.flops_per_token(vocabulary_size(trial))
-    mfu = seen.tokens_per_s * flops / (here.device.tflops * 1e12)
+    mfu = seen.tokens_per_s * flops / (this.device.tflops * 1e12)
     source = f"measured in {seen.steps} steps: {seen.tokens_per_s:,.0f} tokens/s a worker"
-    device = here.device._replace(mfu=mfu, source=source)
-    return [*(machine for machine in groups if machine is not here), here._replace(device=device)]
+    device = this.device._replace(mfu=mfu, source=source)
+    return [*(machine for machine in groups if machine is not this), this._replace(device=device)]
 
 
-def costs(trial: Trial, where: Group) -> dict[str, Any]:
+def costs(trial: Trial, machine: Group) -> dict[str, Any]:
     """Hours and dollars on a device: the corpus once, then the cells, as many at a time as there are workers."""
-    device, stage_work = where.device, work(trial)
-    by_stage = hours(trial, stage_work, where)
+    device, stage_work = machine.device, work(trial)
+    by_stage = hours(trial, stage_work, machine)
     cells = len(trial.arms) * len(trial.seeds)
     total = corpus.hours(trial) + _waves(cells, device.workers) * sum(by_stage.values())
-    needed = gpu_gb(trial, where.number) if device.cuda else None
+    needed = gpu_gb(trial, machine.number) if device.cuda else None
     host = host_gb(trial, bool(device.cuda), device.workers)
     return {
         "hours_per_cell": by_stage,
         "corpus_hours": corpus.hours(trial),
         "hours": total,
-        "dollars": None if device.price is None else total * where.number * device.price,
+        "dollars": None if device.price is None else total * machine.number * device.price,
         "price": device.price,
         "priced": device.priced,
         "gpu_memory_gb": needed,
@@ -127,7 +127,7 @@ def costs(trial: Trial, where: Group) -> dict[str, Any]:
         "disk_peak_gb": disk_gb(trial, device.workers),
         "fits": (needed if needed is not None else host) <= device.memory_gb,
         "mfu": device.mfu,
-        "tokens_per_s": device.workers * trial.pretrain.tokens / computing(trial, stage_work["pretrain"], where),
+        "tokens_per_s": device.workers * trial.pretrain.tokens / computing(trial, stage_work["pretrain"], machine),
     }
 
 
@@ -154,45 +154,47 @@ def sized(trial: Trial, tokens: int) -> Trial:
     return trial.model_copy(update=update)
 
 
-def _brief(trial: Trial, where: Group) -> dict[str, Any]:
-    cost = costs(trial, where)
+def _brief(trial: Trial, machine: Group) -> dict[str, Any]:
+    cost = costs(trial, machine)
     return {key: cost[key] for key in ("hours", "dollars", "fits")}
 
 
 def bought(trial: Trial, dollars: float, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Which seeds of the trial as it is declared, and of its variants, the money buys on each device, and what is
     left."""
-    found = []
-    for where in groups:
-        rate, parts = where.number * (where.device.price or 0.0), []
-        for name, of in budget_order(trial):
-            cell = rate * sum(hours(of, work(of), where).values())
-            seeds_of = {seed: [cell] * len(of.arms) for seed in of.seeds}
-            parts.append(Part(name, seeds_of, where.device.workers, rate * corpus.hours(of)))
+    purchases = []
+    for machine in groups:
+        rate, parts = machine.number * (machine.device.price or 0.0), []
+        for name, variant in budget_order(trial):
+            cell = rate * sum(hours(variant, work(variant), machine).values())
+            seeds_of = {seed: [cell] * len(variant.arms) for seed in variant.seeds}
+            parts.append(Part(name, seeds_of, machine.device.workers, rate * corpus.hours(variant)))
         bought_seeds, _ = affordable(parts, dollars)
-        found += [{"device": where.name} | share._asdict() for share in shares(parts, bought_seeds)]
-    return found
+        purchases += [{"device": machine.name} | share._asdict() for share in shares(parts, bought_seeds)]
+    return purchases
 
 
 def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) -> list[dict[str, Any]]:
     """What fits the money on each device: seeds of each size, variants included, with all arms and with the two of the
     primary contrast, and the effect that so many seeds find with a chance of 80 %. Of a trial with a ladder a size is
     that one with all that are smaller."""
-    found = []
+    rows = []
     sd, smallest = noise.planning_sd, trial.verdict.margin(trial.verdict.primary)
-    for where in groups:
-        if not where.device.price:
-            raise SettingsError(f"--budget: {where.name} has no price; give --device A40 or --price '{where.name}=0.5'")
+    for machine in groups:
+        if not machine.device.price:
+            raise SettingsError(
+                f"--budget: {machine.name} has no price; give --device A40 or --price '{machine.name}=0.5'"
+            )
         for size, of_arms in _sizes(trial):
-            for then, family in of_arms:
-                spend = _Spending(then, family, where)
+            for narrowed, family in of_arms:
+                spend = _Spending(narrowed, family, machine)
                 count = bisect_right(range(1, _MOST_SEEDS + 1), dollars, key=spend.dollars)
                 effect = None if sd is None else mde(sd, count, trial.verdict.alpha)
-                found.append(
+                rows.append(
                     {
-                        "device": where.name,
+                        "device": machine.name,
                         "size": size,
-                        "arms": then.arms,
+                        "arms": narrowed.arms,
                         "seeds": count,
                         "dollars_a_seed": spend.a_seed,
                         "dollars_corpus": spend.once,
@@ -201,21 +203,25 @@ def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) 
                         "enough": effect is not None and smallest is not None and effect <= smallest,
                     }
                 )
-    return found
+    return rows
 
 
 def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
     """The sizes that money may buy, by name; of each, with all arms and with two, the trial and all that is run."""
     if trial.ladder is None:
         return [
-            (size, [(then, [of for _, of in budget_order(then)]) for then in with_arms(sized(trial, tokens))])
+            (size, [(narrowed, _family(narrowed)) for narrowed in with_arms(sized(trial, tokens))])
             for size, tokens in SIZES.items()
         ]
-    families = [(then, budget_order(then)) for then in with_arms(trial)]
+    families = [(narrowed, _family(narrowed)) for narrowed in with_arms(trial)]
     return [
-        (f"up to {size_name(of.pretrain)}", [(then, [t for _, t in family[: number + 1]]) for then, family in families])
-        for number, (_, of) in enumerate(families[0][1])
+        (f"up to {size_name(rung.pretrain)}", [(narrowed, family[: number + 1]) for narrowed, family in families])
+        for number, rung in enumerate(families[0][1])
     ]
+
+
+def _family(trial: Trial) -> list[Trial]:
+    return [variant for _, variant in budget_order(trial)]
 
 
 def with_arms(trial: Trial) -> list[Trial]:
@@ -233,15 +239,15 @@ def with_arms(trial: Trial) -> list[Trial]:
 class _Spending:
     """Hours and dollars of a trial and its variants by the number of seeds; its tuning has seeds of its own."""
 
-    def __init__(self, trial: Trial, family: Sequence[Trial], where: Group) -> None:
-        tuning = [of for of in family if trial.tune and of.seeds == trial.tune.seeds]
+    def __init__(self, trial: Trial, family: Sequence[Trial], machine: Group) -> None:
+        tuning = [variant for variant in family if trial.tune and variant.seeds == trial.tune.seeds]
         self.parts = [
-            (len(of.arms), sum(hours(of, work(of), where).values()), corpus.hours(of))
-            for of in family
-            if of not in tuning
+            (len(variant.arms), sum(hours(variant, work(variant), machine).values()), corpus.hours(variant))
+            for variant in family
+            if variant not in tuning
         ]
-        self.tuning = sum([_brief(of, where)["hours"] for of in tuning], 0.0)
-        self.workers, self.rate = where.device.workers, where.number * (where.device.price or 0)
+        self.tuning = sum([_brief(variant, machine)["hours"] for variant in tuning], 0.0)
+        self.workers, self.rate = machine.device.workers, machine.number * (machine.device.price or 0)
         self.a_seed = self.rate * sum(arms * cell for arms, cell, _ in self.parts) / self.workers
         self.once = self.rate * (self.tuning + sum(once for _, _, once in self.parts))
 
@@ -289,38 +295,38 @@ def assumptions(groups: Sequence[Group]) -> list[str]:
 
 def notes(trial: Trial, groups: Sequence[Group], planned_seeds: Mapping[str, Any]) -> list[str]:
     """What a reader of this trial's plan must know beside the figures."""
-    found = []
+    texts = []
     outcome, largest = planned_seeds["outcome"], planned_seeds["largest_effect"]
     finds, effect = (planned_seeds[key] or 0 for key in ("mde80", "smallest_effect"))
     if largest and max(finds, effect) > largest:
         words = f"the seeds find {finds:.3g}" if finds > largest else f"the smallest effect is {effect:g}"
-        found.append(
+        texts.append(
             f"No effect can be found: {outcome} rises above its floor by {largest:.2g} at the most, and {words}; "
             "declare more seeds, or an outcome with less noise, such as choice_logprob, and its smallest effect."
         )
     held, read = corpus.held_tokens(trial), (1 - trial.corpus.drills.share) * trial.pretrain.tokens
     if held is not None and read > held * trial.corpus.epochs:
-        found.append(
+        texts.append(
             f"corpus.source: {trial.corpus.source} holds about {held / 1e6:,.0f}M tokens, and the steps read "
             f"{read / 1e6:,.0f}M: give more text or corpus.epochs."
         )
     if held is None and trial.corpus.tokens == "all":
-        found.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
+        texts.append(f"corpus.source: what {trial.corpus.source} holds is not known; planned with what the steps read.")
     if trial.budget.match == "bytes":
-        found.append("budget.match is bytes: arms with shorter text take fewer steps than planned here.")
+        texts.append("budget.match is bytes: arms with shorter text take fewer steps than planned here.")
     beyond = {machine.device.workers: beyond_limit(trial, machine.device.workers) for machine in groups}
-    found += [f"With {workers} workers: {why}." for workers, why in beyond.items() if why]
+    texts += [f"With {workers} workers: {why}." for workers, why in beyond.items() if why]
     small = [machine.name for machine in groups if not costs(trial, machine)["fits"]]
     if small:
-        found.append(f"Too little memory: {', '.join(small)}; lower pretrain.micro_batch, sft.batch or grpo.batch.")
-    return found
+        texts.append(f"Too little memory: {', '.join(small)}; lower pretrain.micro_batch, sft.batch or grpo.batch.")
+    return texts
 
 
 def _rows(trial: Trial) -> int:
     return trial.pretrain.batch_tokens // trial.pretrain.context
 
 
-def _divides(trial: Trial, where: Group) -> bool:
+def _divides(trial: Trial, machine: Group) -> bool:
     """Whether the GPUs share the rows of a step evenly, in whole micro-batches, as ranks do."""
-    mine, rest = divmod(_rows(trial), where.number)
+    mine, rest = divmod(_rows(trial), machine.number)
     return not rest and mine % min(trial.pretrain.micro_batch, mine) == 0

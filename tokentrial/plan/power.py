@@ -116,12 +116,12 @@ def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> _R
     treatment, _, control = pair.partition(" - ")
     if treatment not in arms or control not in arms or treatment == control:
         raise SettingsError(one_line(f"{folder}: found no {pair!r}, expected 'a - b' of the arms {', '.join(arms)}"))
-    of_pair = {of: (by_arm.get(treatment, {}), by_arm.get(control, {})) for of, by_arm in measured.items()}
-    differences = {of: [a[seed] - b[seed] for seed in a if seed in b] for of, (a, b) in of_pair.items()}
-    signals = {of: _signal(of, pair, of_seeds, verdict) for of, of_seeds in differences.items() if len(of_seeds) > 1}
+    of_pair = {key: (by_arm.get(treatment, {}), by_arm.get(control, {})) for key, by_arm in measured.items()}
+    differences = {key: [a[seed] - b[seed] for seed in a if seed in b] for key, (a, b) in of_pair.items()}
+    signals = {key: _signal(key, pair, of_seeds, verdict) for key, of_seeds in differences.items() if len(of_seeds) > 1}
     if name not in signals:
-        found = f"found {len(differences[name])} seeds with both arms, expected two or more to estimate their noise"
-        raise TrialError(one_line(f"{folder}: {name}: {found}"))
+        problem = f"found {len(differences[name])} seeds with both arms, expected two or more to estimate their noise"
+        raise TrialError(one_line(f"{folder}: {name}: {problem}"))
     clearest = sorted(signals.values(), key=lambda signal: -(signal.signal_to_noise or 0.0))
     return _RunNoise(signals[name], pair, verdict, clearest)
 
@@ -143,11 +143,11 @@ def _signal(outcome: str, pair: str, differences: Sequence[float], verdict: Verd
 def _declared_verdict(folder: Path) -> Verdict:
     """What a run declared; of release 0.1 the verdict's settings stand in the file itself."""
     path = folder / DECLARED
-    found = read_json(path)
-    if isinstance(found, dict):
-        whole, of_verdict = found.get("declaration"), Verdict.model_fields
-        found = whole.get("verdict") if isinstance(whole, dict) else {k: found[k] for k in of_verdict if k in found}
-    return validated(Verdict, found, str(path))
+    value = read_json(path)
+    if isinstance(value, dict):
+        whole, of_verdict = value.get("declaration"), Verdict.model_fields
+        value = whole.get("verdict") if isinstance(whole, dict) else {k: value[k] for k in of_verdict if k in value}
+    return validated(Verdict, value, str(path))
 
 
 def from_run(folder: Path, outcome: str | None, contrast: str | None, effects: Sequence[float]) -> SeedPlan:
@@ -212,7 +212,7 @@ def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
     or the noise is not known."""
     verdict, declared, sd = trial.verdict, len(trial.seeds), noise.planning_sd
     effect, looks, alpha = verdict.margin(verdict.primary), verdict.looks, verdict.alpha
-    found = {
+    figures = {
         "outcome": verdict.primary.outcome,
         "contrast": verdict.primary.contrast,
         "smallest_effect": effect,
@@ -228,5 +228,5 @@ def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
         "boundaries": boundaries(tuple(looks), verdict.spending, alpha) if isinstance(looks, list) else None,
     }
     if looks and effect and sd:
-        found |= expected(declared, looks, verdict.spending, alpha, effect, sd)._asdict()
-    return found
+        figures |= expected(declared, looks, verdict.spending, alpha, effect, sd)._asdict()
+    return figures

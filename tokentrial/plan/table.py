@@ -168,36 +168,36 @@ def _cost(cost: Mapping[str, Any]) -> str:
     return _hours(cost["hours"]) + ("" if cost["dollars"] is None else f" ({_dollars(cost['dollars'])})")
 
 
-def _seeds(found: Mapping[str, Any]) -> list[str]:
+def _seeds(plan: Mapping[str, Any]) -> list[str]:
     """The seeds that the declared effect needs and what the declared ones find, as far as they are known."""
-    outcome, effect, sd, finds = (found[key] for key in ("outcome", "smallest_effect", "noise_sd", "mde80"))
-    seeds, lines = found["declared"], []
+    outcome, effect, sd, finds = (plan[key] for key in ("outcome", "smallest_effect", "noise_sd", "mde80"))
+    seeds, lines = plan["declared"], []
     if effect is None:
         lines.append(f"No smallest effect is declared for {outcome}: give verdict.primary.smallest_effect.")
     if finds is None:
         noise = f"is {sd:g}" if sd is not None else "between seeds is not known: give --pilot OUT or --noise SD"
         lines.append(f"What the {seeds} declared seeds can find is unknown: the noise of {outcome} {noise}.")
     else:
-        needed = f"; {effect:g} needs {found['needed'] or 'more than 1,000'} seeds" if effect else ""
+        needed = f"; {effect:g} needs {plan['needed'] or 'more than 1,000'} seeds" if effect else ""
         lines.append(f"The {seeds} declared seeds find {finds:.3g} in {outcome} with a chance of 80 %{needed}.")
-        bound = "" if found["planning_sd"] == sd else f"; planned with its upper 80 % bound {found['planning_sd']:.3g}"
-        lines.append(f"Noise: sd {sd:.3g} ({found['noise_source']}){bound}.")
-    if found["looks"]:
-        lines.append(f"Looks: {_looks(found)}. Hours and dollars cover all {seeds} seeds.")
+        bound = "" if plan["planning_sd"] == sd else f"; planned with its upper 80 % bound {plan['planning_sd']:.3g}"
+        lines.append(f"Noise: sd {sd:.3g} ({plan['noise_source']}){bound}.")
+    if plan["looks"]:
+        lines.append(f"Looks: {_looks(plan)}. Hours and dollars cover all {seeds} seeds.")
     return lines
 
 
-def _looks(found: Mapping[str, Any]) -> str:
+def _looks(plan: Mapping[str, Any]) -> str:
     """When the seeds are looked at, and how many it then takes."""
-    if found["boundaries"] is None:
+    if plan["boundaries"] is None:
         when = "half of the seeds decide how many are run"
     else:
-        looks = zip(found["looks"], found["boundaries"], strict=True)
+        looks = zip(plan["looks"], plan["boundaries"], strict=True)
         when = f"after {', '.join(f'{seeds} (|t| {boundary:.3g})' for seeds, boundary in looks)} seeds"
-    if found["power"] is None:
+    if plan["power"] is None:
         return when
-    finds = f"a true difference of {found['smallest_effect']:g} is found with a chance of {found['power']:.0%}"
-    return f"{when}; {finds}, after {found['mean_seeds']:.1f} seeds on average"
+    finds = f"a true difference of {plan['smallest_effect']:g} is found with a chance of {plan['power']:.0%}"
+    return f"{when}; {finds}, after {plan['mean_seeds']:.1f} seeds on average"
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -30,13 +30,13 @@ def work_by_stage(trial: Trial) -> dict[str, Work]:
 
 def work(trial: Trial) -> dict[str, Work]:
     """Work of one cell, by stage; the evaluations together."""
-    found, evaluations = {}, Work()
+    by_stage, evaluations = {}, Work()
     for stage in stages(trial):
         if stage.measures:
             evaluations = evaluations.plus(stage.work())
         else:
-            found[stage.name] = stage.work()
-    return found | {"evaluate": evaluations}
+            by_stage[stage.name] = stage.work()
+    return by_stage | {"evaluate": evaluations}
 
 
 def expected_seconds(trial: Trial, measured: Mapping[str, Collection[float]]) -> dict[str, float]:
@@ -51,34 +51,34 @@ def expected_seconds(trial: Trial, measured: Mapping[str, Collection[float]]) ->
 @lru_cache(maxsize=64)  # whoever watches a run asks every other second, and problems are made up to be measured
 def _planned_seconds(trial_json: str) -> dict[str, float]:
     trial = Trial.model_validate_json(trial_json)
-    return {stage: 3600 * took for stage, took in hours(trial, work_by_stage(trial), this_machine({})).items()}
+    return {stage: 3600 * of_stage for stage, of_stage in hours(trial, work_by_stage(trial), this_machine({})).items()}
 
 
-def hours(trial: Trial, work_of: dict[str, Work], where: Group) -> dict[str, float]:
+def hours(trial: Trial, work_of: dict[str, Work], machine: Group) -> dict[str, float]:
     """Hours of each stage of one cell. Pretraining takes all the group's GPUs, every other stage one of them."""
-    device, found = where.device, {}
+    device, by_stage = machine.device, {}
     for stage, part in work_of.items():
         waits = part.decoded * trial.pretrain.n_layer * device.decode
-        seconds = computing(trial, part, where) + waits + device.start
+        seconds = computing(trial, part, machine) + waits + device.start
         compiled = not part.eager and trial.pretrain.compiles("cuda", vocabulary_size(trial))
-        found[stage] = (seconds + (device.compile if compiled else 0.0)) / 3600
-    return found
+        by_stage[stage] = (seconds + (device.compile if compiled else 0.0)) / 3600
+    return by_stage
 
 
-def computing(trial: Trial, part: Work, where: Group) -> float:
+def computing(trial: Trial, part: Work, machine: Group) -> float:
     """Seconds of arithmetic; where the model is small, of waiting for the launches of every pass."""
-    device = where.device
-    rate = device.tflops * 1e12 * device.mfu * (device.trainer if part.eager else where.number)
-    passes = part.passes if part.eager else max(trial.pretrain.steps, part.passes / where.number)
+    device = machine.device
+    rate = device.tflops * 1e12 * device.mfu * (device.trainer if part.eager else machine.number)
+    passes = part.passes if part.eager else max(trial.pretrain.steps, part.passes / machine.number)
     return max(part.flops / rate, passes * trial.pretrain.n_layer * device.decode)
 
 
-def cells_at_a_time(trial: Trial, where: Group) -> int:
+def cells_at_a_time(trial: Trial, machine: Group) -> int:
     """Cells that train side by side on a machine: one a core of a processor; on one GPU as many as it takes to fill the
     time in which a cell's kernels wait for their launch, and as its memory, the machine's and its cores allow. Several
     GPUs share each cell instead."""
-    device = where.device
-    if not device.cuda or where.number > 1:
+    device = machine.device
+    if not device.cuda or machine.number > 1:
         return device.workers
     part = work(trial)["pretrain"]
     waits = part.passes * trial.pretrain.n_layer * device.decode

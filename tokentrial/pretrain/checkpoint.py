@@ -86,8 +86,8 @@ class CheckpointWriter:
 def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.GradScaler) -> tuple[int, Records]:
     """Load the last whole checkpoint whose bytes are those that were written. Returns its number of steps and the
     records of its log; 0 and none without any."""
-    where = model.wte.weight.device
-    device = str(where) if where.type == "cuda" else where.type
+    on = model.wte.weight.device
+    device = str(on) if on.type == "cuda" else on.type
     for steps in reversed(_numbers(folder)):
         newest = _folder(folder, steps)
         if not is_usable(newest, _fingerprint(steps)):

@@ -130,8 +130,8 @@ def _tracker(settings: Pretrain, folder: Path, name: str) -> Any:
 
     PartialState()  # trackers ask it which process is the main one
     kind = LOGGER_TYPE_TO_CLASS[settings.report_to]
-    where = {"logging_dir": str(folder / "tracking")} if kind.requires_logging_directory else {}
-    tracker = kind(name, **where)
+    options = {"logging_dir": str(folder / "tracking")} if kind.requires_logging_directory else {}
+    tracker = kind(name, **options)
     tracker.start()
     tracker.store_init_configuration(
         {key: value for key, value in settings.model_dump(mode="json").items() if isinstance(value, int | float | str)}

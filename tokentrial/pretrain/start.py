@@ -131,11 +131,11 @@ def _check_compatible(folder: Path, trial: Trial, vocabulary: Vocabulary) -> Non
     if not isinstance(config, dict):
         raise SettingsError(f"{_SETTING}: {init}: config.json holds no settings of a model")
     for key, expected in _ARCHITECTURE.items():
-        if (found := config.get(key, expected[0])) not in expected:
-            raise SettingsError(f"{_SETTING}: {init} has {key} {found!r}, expected {expected[0]!r} as in GPT-2")
+        if (given := config.get(key, expected[0])) not in expected:
+            raise SettingsError(f"{_SETTING}: {init} has {key} {given!r}, expected {expected[0]!r} as in GPT-2")
     for key in ("n_layer", "n_head", "n_embd"):
-        if (found := config.get(key)) != getattr(settings, key):
-            raise SettingsError(f"{_SETTING}: {init} has {key} {found}; set pretrain.{key}={found}")
+        if (given := config.get(key)) != getattr(settings, key):
+            raise SettingsError(f"{_SETTING}: {init} has {key} {given}; set pretrain.{key}={given}")
     if config.get("n_inner") not in (None, 4 * settings.n_embd):
         raise SettingsError(f"{_SETTING}: {init} has n_inner {config['n_inner']}, expected {4 * settings.n_embd}")
     positions, eos, size = (config.get(key) for key in ("n_positions", "eos_token_id", "vocab_size"))

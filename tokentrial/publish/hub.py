@@ -50,8 +50,8 @@ def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = F
     contents: dict[str, Path | bytes] = {file: folder / file for file in files}
     uploads = [("model", name, contents | {CARD: card.encode()})]
     report, results = trial.folder / REPORT, trial.folder / RESULTS
-    if report.is_file() and results.is_file() and not (found := read_json(report))["missing"]:
-        uploads.append(("dataset", f"{name}-results", {CARD: dataset_card(found), RESULTS: results}))
+    if report.is_file() and results.is_file() and not (whole := read_json(report))["missing"]:
+        uploads.append(("dataset", f"{name}-results", {CARD: dataset_card(whole), RESULTS: results}))
     addresses = []
     for kind, repository, contents in uploads:
         with hub_api(repository, "push") as api:

@@ -71,8 +71,8 @@ def analyse(
     against_control = [f"{arm} - {declared.control}" for arm in arms if arm != declared.control]
     for name in outcomes:
         for pair in dict.fromkeys([*against_control, *(p for _, p in done)]):
-            if (name, pair) not in done and (found := compare(name, pair, "exploratory")):
-                records.append(asdict(found))
+            if (name, pair) not in done and (explored := compare(name, pair, "exploratory")):
+                records.append(asdict(explored))
     over_all, added = list[Contrast | None](), [s for s in seeds if s not in declared.seeds]
     for declared_pair in (verdict.primary, *verdict.secondary) if len(counted) == look.seeds else ():
         name = declared_pair.outcome
@@ -178,7 +178,7 @@ def _judged(
     )
     both = zip((judged, *of_family), (primary, *family), strict=True)
     first, *others = [
-        found or _noted(c, f"exploratory: {withheld[c.outcome.split('/')[0]]}" if c else "") for found, c in both
+        result or _noted(c, f"exploratory: {withheld[c.outcome.split('/')[0]]}" if c else "") for result, c in both
     ]
     return first, others
 
@@ -192,9 +192,9 @@ def _record(c: Contrast | None, pair: Compared, role: str) -> dict[str, Any]:
     if c is not None:
         return asdict(c)
     treatment, control = pair.arms
-    found: dict[str, Any] = dict.fromkeys(Contrast.__dataclass_fields__)
-    found |= {"role": role, "outcome": pair.outcome, "treatment": treatment, "control": control}
-    return found | {"seeds": [], "differences": [], "note": "not measured"}
+    record: dict[str, Any] = dict.fromkeys(Contrast.__dataclass_fields__)
+    record |= {"role": role, "outcome": pair.outcome, "treatment": treatment, "control": control}
+    return record | {"seeds": [], "differences": [], "note": "not measured"}
 
 
 def _rerun(rerun: Rerun, declared: Declared, counted: Sequence[int], look: Look) -> Contrast | None:
@@ -228,7 +228,7 @@ def _budgets(primary: Contrast | None, reruns: Sequence[Rerun]) -> dict[str, Any
     if not seeds:
         return None
     own = dict(zip(primary.seeds, primary.differences, strict=True))
-    found = contrast(
+    between = contrast(
         [own[seed] for seed in seeds],
         [treatment[seed] - control[seed] for seed in seeds],
         alpha=primary.alpha,
@@ -236,7 +236,7 @@ def _budgets(primary: Contrast | None, reruns: Sequence[Rerun]) -> dict[str, Any
         rng=np.random.default_rng(0),
     )
     names = ("difference", "interval", "p", "test", "seeds", "alpha")
-    return {"rerun": rerun.name} | {name: getattr(found, name) for name in names}
+    return {"rerun": rerun.name} | {name: getattr(between, name) for name in names}
 
 
 def _gate(results: Results, table: str, seeds: Sequence[int], declared: Declared) -> dict[str, Any] | None:

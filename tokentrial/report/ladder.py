@@ -47,7 +47,7 @@ def ladder(trial: Trial, reports: Sequence[VariantReport], own: Report) -> dict[
             content["multipliers"] += _multipliers(outcome, arms, sizes)
         for group in GROUPS:
             content["multipliers"] += [_steps_to_60(group, arms, size) for size in sizes]
-    content["multipliers"] = [found for found in content["multipliers"] if found["by_seed"]]
+    content["multipliers"] = [record for record in content["multipliers"] if record["by_seed"]]
     return content
 
 
@@ -63,7 +63,7 @@ def _size(name: str, report: Report, control: str) -> dict[str, Any]:
         "parameters": consumed["parameters"],
         "tokens": consumed["tokens"],
         "flops": consumed["flops"],
-        "tokens_per_byte": {arm: of["tokens"] / of["bytes"] for arm, of in report["consumed"].items()},
+        "tokens_per_byte": {arm: total["tokens"] / total["bytes"] for arm, total in report["consumed"].items()},
         "lr": report["settings"]["pretrain"]["lr"],
         "seeds": report["seeds"],
     }
@@ -105,7 +105,7 @@ def _trend(
     if compute and record["seeds"]:
         of_arm = {arm: [_by_seed(report, outcome, arm) for _, report in sizes] for arm in arms}
         rows = [
-            paired_differences([at[s] for at in of_arm[treatment]], [at[s] for at in of_arm[control]])
+            paired_differences([size[s] for size in of_arm[treatment]], [size[s] for size in of_arm[control]])
             for s in record["seeds"]
         ]
         t = trend(rows, compute).over_seeds
@@ -123,12 +123,12 @@ def _multipliers(outcome: str, arms: tuple[str, str], sizes: Sequence[tuple[str,
         return []
     compute = [_flops(report, control) for _, report in sizes]
     lines = [[sign * _by_seed(report, outcome, control)[s] for _, report in sizes] for s in seeds]
-    found = []
+    records = []
     for name, report in sizes:
         values = [sign * _by_seed(report, outcome, treatment)[s] for s in seeds]
         worth = multiplier(lines, compute, values, _flops(report, treatment))
-        found.append(_record(outcome, arms, name, seeds, worth))
-    return found
+        records.append(_record(outcome, arms, name, seeds, worth))
+    return records
 
 
 def _steps_to_60(group: str, arms: tuple[str, str], size: tuple[str, Report]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def multipliers_alt(report: Report) -> str:
 
 
 def _known(report: Report) -> list[Mapping[str, Any]]:
-    return [found for found in report["ladder"]["multipliers"] if found["mean"] is not None]
+    return [record for record in report["ladder"]["multipliers"] if record["mean"] is not None]
 
 
 def _figure(report: Report, records: Sequence[Mapping[str, Any]], what: str, neutral: float) -> Figure:
@@ -47,9 +47,9 @@ def _figure(report: Report, records: Sequence[Mapping[str, Any]], what: str, neu
     rows = -(-len(outcomes) // 2)
     figure, axes = new_figure(2.3 * rows + 0.6, nrows=rows, ncols=2)
     for axis, outcome in zip(axes.flat, outcomes, strict=False):
-        found = [record for record in records if record["outcome"] == outcome]
-        for contrast in dict.fromkeys(record["contrast"] for record in found):
-            of_contrast = [record for record in found if record["contrast"] == contrast]
+        of_outcome = [record for record in records if record["outcome"] == outcome]
+        for contrast in dict.fromkeys(record["contrast"] for record in of_outcome):
+            of_contrast = [record for record in of_outcome if record["contrast"] == contrast]
             _line(axis, report, contrast, [p for record in of_contrast for p in record.get("by_size", [record])])
         axis.set_yscale("log" if neutral else "linear")
         _finish(axis, report, outcome, what)

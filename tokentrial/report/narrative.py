@@ -63,10 +63,10 @@ def summary(report: Report) -> list[str]:
                 f"would come up in {format_number(100 * primary['p'])} % of such trials."
             )
         sentences.append(sentence)
-    found = Counter(verdict_words(record) for record in declared_records(report) if record["role"] == "secondary")
-    if found:
-        counts = ", ".join(f"{count} {words}" for words, count in found.items())
-        sentences.append(f"Secondary contrasts, {found.total()}: {counts}.")
+    verdicts = Counter(verdict_words(record) for record in declared_records(report) if record["role"] == "secondary")
+    if verdicts:
+        counts = ", ".join(f"{count} {words}" for words, count in verdicts.items())
+        sentences.append(f"Secondary contrasts, {verdicts.total()}: {counts}.")
     return [one_line(sentence) for sentence in sentences]
 
 

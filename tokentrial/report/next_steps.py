@@ -58,8 +58,8 @@ def _fresh_seeds(report: Report, folder: Path) -> list[dict[str, str]]:
     nothing was; none where that is not declared, where equivalence is shown, or where their number is no plan. Fresh:
     more of the same trial after a look are no test."""
     primary, seeds = report["contrasts"][0], report["seeds"]
-    found, differences = primary["verdict"] in (HELPS, HURTS), primary["differences"]
-    effect = abs(primary["difference"]) if found else primary["margin"]
+    shown, differences = primary["verdict"] in (HELPS, HURTS), primary["differences"]
+    effect = abs(primary["difference"]) if shown else primary["margin"]
     if effect is None or len(differences) < 2 or (primary["verdict"] or "").startswith(EQUIVALENT):
         return []
     sd = planning_sd(stdev(differences), len(differences))
@@ -70,7 +70,7 @@ def _fresh_seeds(report: Report, folder: Path) -> list[dict[str, str]]:
     tuning = report["tuning"]["seeds"] if report["tuning"] else []
     fresh = ",".join(str(max([*seeds, *tuning]) + 1 + number) for number in range(needed))
     looks = ["verdict.looks=null"] if report["settings"]["verdict"]["looks"] else []  # they end with other seeds
-    why = f"{'confirm' if found else 'decide'} on {needed} fresh seeds, which find a difference of {effect:.2g} four "
+    why = f"{'confirm' if shown else 'decide'} on {needed} fresh seeds, which find a difference of {effect:.2g} four "
     overrides = [f"seeds=[{fresh}]", *looks, *_elsewhere(report, folder, "fresh")]
     return [_step(f"{why}times in five", folder, *overrides, cost=_cost(report, needed))]
 

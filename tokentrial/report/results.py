@@ -44,23 +44,23 @@ def read_evaluation(
     documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills. Where
     checkpoints before the model's end were evaluated, outcomes are means over all of them; items are those of its
     end."""
-    found = CellResults()
-    rows = _read_folder(found, stage, folder, untouched, drill_answer)
+    cell = CellResults()
+    rows = _read_folder(cell, stage, folder, untouched, drill_answer)
     if before_end := sorted(folder.glob("step_*")):
-        read = [found, *(CellResults() for _ in before_end)]
+        read = [cell, *(CellResults() for _ in before_end)]
         for earlier, checkpoint in zip(read[1:], before_end, strict=True):
             _read_folder(earlier, stage, checkpoint, untouched, drill_answer)
-        found = replace(
-            found,
-            values={name: mean_of([one.values[name] for one in read]) for name in found.values},
+        cell = replace(
+            cell,
+            values={name: mean_of([one.values[name] for one in read]) for name in cell.values},
             facts={
                 name: {fact: mean_of([one.facts[name][fact] for one in read]) for fact in by_fact}
-                for name, by_fact in found.facts.items()
+                for name, by_fact in cell.facts.items()
             },
         )
-    results.values |= found.values
-    results.facts |= found.facts
-    results.floors |= found.floors
+    results.values |= cell.values
+    results.facts |= cell.facts
+    results.floors |= cell.floors
     return rows
 
 
@@ -177,8 +177,8 @@ class ResultsTable:
         """What a cell scored after a stage, and its answers."""
         import pyarrow as pa
 
-        found = [(arm, seed, *row) for row in _table_rows(stage, results, rows)]
-        columns = zip(*found, strict=True) if found else [()] * len(COLUMNS)
+        whole_rows = [(arm, seed, *row) for row in _table_rows(stage, results, rows)]
+        columns = zip(*whole_rows, strict=True) if whole_rows else [()] * len(COLUMNS)
         table = pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)],
             schema=self.schema,

@@ -186,31 +186,31 @@ def size_trends(report: Report) -> Table:
     rows = []
     for t in report["ladder"]["trends"]:
         slope = "-" if t["slope"] is None else f"{t['slope']:+.3f} {format_interval(t['ci95'])}"
-        at = [format_estimate(point if point["mean"] is not None else None, "+") for point in t["by_size"]]
+        sizes = [format_estimate(point if point["mean"] is not None else None, "+") for point in t["by_size"]]
         p = format_number(t["p_adjusted"])
-        rows.append([t["contrast"], t["outcome"], t["verdict"] or "no verdict", slope, p, str(len(t["seeds"])), *at])
+        rows.append([t["contrast"], t["outcome"], t["verdict"] or "no verdict", slope, p, str(len(t["seeds"])), *sizes])
     return ["contrast", "outcome", "the advantage", "slope per tenfold compute", "p", "seeds", *names], rows
 
 
 def compute_multipliers(report: Report) -> Table:
     """A row an outcome and contrast, a column a size."""
-    names, found = [size["name"] for size in report["ladder"]["sizes"]], report["ladder"]["multipliers"]
+    names, multipliers = [size["name"] for size in report["ladder"]["sizes"]], report["ladder"]["multipliers"]
     rows = []
-    for outcome, contrast in dict.fromkeys((record["outcome"], record["contrast"]) for record in found):
-        cells = {e["size"]: e for e in found if (e["outcome"], e["contrast"]) == (outcome, contrast)}
+    for outcome, contrast in dict.fromkeys((record["outcome"], record["contrast"]) for record in multipliers):
+        cells = {e["size"]: e for e in multipliers if (e["outcome"], e["contrast"]) == (outcome, contrast)}
         rows.append([outcome, contrast, *(_multiplier(cells.get(name)) for name in names)])
     return ["outcome", "contrast", *names], rows
 
 
-def _multiplier(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _multiplier(record: Mapping[str, Any] | None) -> str:
+    if record is None:
         return "-"
-    if found["mean"] is None:
-        known = [value for value in found["by_seed"] if value is not None]
-        outside = "not reached" if "steps_to_60" in found["outcome"] else "outside what was run"
-        return f"{outside} ({len(known)} of {len(found['by_seed'])} seeds have one)"
-    ends = f" [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found["ci95"] else ""
-    return f"{found['mean']:.2f}{ends}"
+    if record["mean"] is None:
+        known = [value for value in record["by_seed"] if value is not None]
+        outside = "not reached" if "steps_to_60" in record["outcome"] else "outside what was run"
+        return f"{outside} ({len(known)} of {len(record['by_seed'])} seeds have one)"
+    ends = f" [{record['ci95'][0]:.2f}, {record['ci95'][1]:.2f}]" if record["ci95"] else ""
+    return f"{record['mean']:.2f}{ends}"
 
 
 def stage_times(seconds: Mapping[str, Mapping[str, float]]) -> Table:

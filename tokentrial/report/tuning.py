@@ -33,7 +33,7 @@ def tuning(trial: Trial) -> dict[str, Any] | None:
         "outcome": tuned.outcome,
         "own": tuned.own,
         "chosen": tuned.chosen,
-        "at_edge": {arm: names for arm, of in tuned.chosen.items() if (names := at_edge(tuned.tune, of))},
+        "at_edge": {arm: names for arm, values in tuned.chosen.items() if (names := at_edge(tuned.tune, values))},
         "points": [
             {"settings": p.settings, "arms": {a: mean_with_interval(v) for a, v in p.by_outcome[tuned.outcome].items()}}
             for p in tuned.points
@@ -47,8 +47,8 @@ def tuning(trial: Trial) -> dict[str, Any] | None:
 def _difference(tuned: Tuned, settings: Mapping[str, Values]) -> dict[str, Any] | None:
     """The primary difference with these settings of each arm; None where it is not measured after pretraining."""
     by_point = [(point.settings, point.by_outcome.get(tuned.primary.outcome, {})) for point in tuned.points]
-    found = [next((v.get(arm) for of, v in by_point if of == settings[arm]), None) for arm in tuned.primary.arms]
-    treatment, control = found
+    values = [next((v.get(arm) for given, v in by_point if given == settings[arm]), None) for arm in tuned.primary.arms]
+    treatment, control = values
     if treatment is None or control is None:
         return None
     return mean_with_interval(paired_differences(treatment, control).tolist())

@@ -44,7 +44,7 @@ def _report(trial: Trial, name: str) -> Mapping[str, Any] | None:
 
 def reruns(reports: Sequence[VariantReport], outcome: str) -> list[Rerun]:
     """The primary outcome of each robustness rerun, by arm and seed."""
-    found = []
+    all_reruns = []
     for variant, report in reports:
         if variant.kind == "also":
             per_seed = report["outcomes"].get(outcome, {}).get("per_seed", {}) if report else {}
@@ -53,8 +53,8 @@ def reruns(reports: Sequence[VariantReport], outcome: str) -> list[Rerun]:
                 for arm, of_arm in per_seed.items()
                 if report
             }
-            found.append(Rerun(variant.name, values, list(variant.settings) == ["budget.match"]))
-    return found
+            all_reruns.append(Rerun(variant.name, values, list(variant.settings) == ["budget.match"]))
+    return all_reruns
 
 
 def swept(trial: Trial, reports: Sequence[VariantReport], own: "Analysis") -> dict[str, Any]:

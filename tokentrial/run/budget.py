@@ -24,12 +24,12 @@ def affordable_cells(
     finished cells took; it is printed, with what is run and what is left. Raises SettingsError where not even the first
     seed fits."""
     family = budget_order(trial)
-    planned = {of.folder: expected_seconds(of, {}) for _, of in family}
+    planned = {member.folder: expected_seconds(member, {}) for _, member in family}
     known: dict[Path, dict[str, float]] = {}
-    for _, of in family:
-        took = {stage: by_cell.values() for stage, by_cell in seconds(of).items() if stage != "corpus"}
-        if took:
-            known[of.folder] = expected_seconds(of, took)
+    for _, member in family:
+        durations = {stage: by_cell.values() for stage, by_cell in seconds(member).items() if stage != "corpus"}
+        if durations:
+            known[member.folder] = expected_seconds(member, durations)
     # of what has not been run anywhere: as much longer than planned as what has
     pace = sum(map(_total, known.values())) / sum(_total(planned[folder]) for folder in known) if known else 1.0
     parts: list[Part] = []
@@ -55,13 +55,13 @@ def affordable_cells(
             f"--budget-minutes: {seconds_left / 60:.3g} minutes are left, but the first pending seed needs about "
             f"{least / 60:.3g} in all arms; give more"
         )
-    found, spent = affordable(parts, seconds_left)
+    seeds_of_parts, spent = affordable(parts, seconds_left)
     source = "judging by finished cells" if known else "as planned for this machine"
     print(f"budget: {spent / 60:.3g} of {seconds_left / 60:.3g} minutes, {source}", file=sys.stderr)
-    for share in shares(parts, found):
+    for share in shares(parts, seeds_of_parts):
         lines = [f"seeds {seeds} {when}" for seeds, when in ((share.bought, "now"), (share.left, "later")) if seeds]
         print(f"  {share.part}: {', '.join(lines) or 'done'}", file=sys.stderr)
-    for (variant, cells_of_phase), seeds in zip(places, found, strict=True):
+    for (variant, cells_of_phase), seeds in zip(places, seeds_of_parts, strict=True):
         cells_of_phase += [Cell(arm, seed) for seed in seeds for arm in variant.arms]
     return bought
 

@@ -95,8 +95,8 @@ def fetch_results(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -
 
 def _steps(corpus: CorpusPlan, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
     """Folder and fingerprint of each stage of these cells; of none where the trial has no storage to ask."""
-    of = [(cell, cell.fingerprints(corpus)) for cell in (cells if corpus.trial.storage else ())]
-    return [(cell.folder(corpus.trial, stage), wanted) for cell, prints in of for stage, wanted in prints.items()]
+    of_cells = [(cell, cell.fingerprints(corpus)) for cell in (cells if corpus.trial.storage else ())]
+    return [(cell.folder(corpus.trial, stage), wanted) for cell, prints in of_cells for stage, wanted in prints.items()]
 
 
 def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:

@@ -40,29 +40,29 @@ def check(trial: Trial) -> None:
         )
     refuse_without_effect(trial)
     read = set()  # variants share most of their files
-    for of in (trial, *(variant.trial for variant in to_run(trial))):
-        for name in of.arms:
+    for member in (trial, *(variant.trial for variant in to_run(trial))):
+        for name in member.arms:
             get_arm(name)
-        stages(of)
-        _check_context(of)
-        if not _REMOTE.match(of.corpus.source):
-            Source(of.corpus.source, of.corpus.text_column, of.folder / "sources.json")
+        stages(member)
+        _check_context(member)
+        if not _REMOTE.match(member.corpus.source):
+            Source(member.corpus.source, member.corpus.text_column, member.folder / "sources.json")
         try:
-            check_task_names(of.evaluate.tasks)
+            check_task_names(member.evaluate.tasks)
         except TrialError as error:
             raise SettingsError(f"evaluate.tasks: {error}") from None
-        sources = [("evaluate.tasks", "test", task) for task in of.evaluate.tasks]
-        sources += [("sft.stages", "train", source) for source in stage_sources(of, "sft")]
-        sources += [("grpo.task", "train", source) for source in stage_sources(of, "grpo")]
+        sources = [("evaluate.tasks", "test", task) for task in member.evaluate.tasks]
+        sources += [("sft.stages", "train", source) for source in stage_sources(member, "sft")]
+        sources += [("grpo.task", "train", source) for source in stage_sources(member, "grpo")]
         for setting, split, source in sources:
             try:
-                task = get_task(source, of, frozenset())
+                task = get_task(source, member, frozenset())
                 # what a run has read and is gone is missed only where something has to be made from it
-                if (setting, source, of.tasks.gsm8k) not in read and not lost(of, source):
+                if (setting, source, member.tasks.gsm8k) not in read and not lost(member, source):
                     task.check(split)
             except TrialError as error:
                 raise SettingsError(f"{setting}: {source}: {error}") from None
-            read.add((setting, source, of.tasks.gsm8k))
+            read.add((setting, source, member.tasks.gsm8k))
     check_outcomes(trial, measured_stages(trial))
 
 

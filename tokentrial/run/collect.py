@@ -29,13 +29,13 @@ def collect(sources: Sequence[Path], into: Path) -> list[str]:
     folders = list(dict.fromkeys([*(into for _ in range((into / DECLARED).exists())), *sources]))
     trial = open_run(folders[0])
     below = ["", *(str(variant.trial.folder.relative_to(trial.folder)) for variant in to_run(trial))]
-    came: list[str] = []
+    joined: list[str] = []
     with lock(into):
         for name in below:
             declared = [folder / name for folder in folders if (folder / name / DECLARED).exists()]
             if declared:
-                came += [f"{name}/{step}".lstrip("/") for step in _join(declared, into / name)]
-    return came
+                joined += [f"{name}/{step}".lstrip("/") for step in _join(declared, into / name)]
+    return joined
 
 
 def _join(folders: Sequence[Path], into: Path) -> list[str]:
@@ -49,15 +49,15 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
         raise TrialError(f"{first}: no corpus there, nor in the other folders; give one that has it")
     _same_choice([folder / TUNED for folder in folders if (folder / TUNED).exists()])
     decision = _decision([folder / DECISION for folder in folders if (folder / DECISION).exists()])
-    came, finished = [], {folder: _finished(folder) for folder in folders}
-    for cell in dict.fromkeys(cell for of in finished.values() for cell in of):
-        steps = _steps(cell, {folder: of[cell] for folder, of in finished.items() if cell in of})
+    joined, finished = [], {folder: _finished(folder) for folder in folders}
+    for cell in dict.fromkeys(cell for by_cell in finished.values() for cell in by_cell):
+        steps = _steps(cell, {folder: by_cell[cell] for folder, by_cell in finished.items() if cell in by_cell})
         if steps.keys() & finished.get(into, {}).get(cell, ()) and into not in steps.values():
             raise TrialError(f"{into / cell}: another machine ran this cell earlier; give a new folder as --to")
         for step, folder in steps.items():
             if folder != into and not (into / cell / step / MANIFEST).exists():
                 link_folder(folder / cell / step, into / cell / step)
-                came.append(f"{cell}/{step}")
+                joined.append(f"{cell}/{step}")
     for name in _SHARED:
         holder = next((folder for folder in (*corpora, *folders) if (folder / name / MANIFEST).exists()), None)
         if holder and not (into / name / MANIFEST).exists():
@@ -69,10 +69,10 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
     if decision:
         write_json(into / DECISION, sealed(decision))
     # what departs anywhere departs here
-    amendments = {str(change): change for of in declared for change in of["amendments"]}
+    amendments = {str(change): change for record in declared for change in record["amendments"]}
     in_order = sorted(amendments.values(), key=lambda amendment: str(amendment["time"]))
     write_json(into / DECLARED, declared[0] | {"amendments": in_order})
-    return came
+    return joined
 
 
 def _steps(cell: str, finished: Mapping[Path, Sequence[str]]) -> dict[str, Path]:
@@ -80,13 +80,13 @@ def _steps(cell: str, finished: Mapping[Path, Sequence[str]]) -> dict[str, Path]
     machines ran is that of the one which finished its first step earlier, whatever came out: nobody chooses."""
     files = {folder: {step: _files(folder / cell / step) for step in steps} for folder, steps in finished.items()}
     times = {folder: min(_time(folder / cell / step) for step in steps) for folder, steps in finished.items()}
-    found: dict[str, Path] = {}
+    folder_of: dict[str, Path] = {}
     for folder in sorted(finished, key=times.__getitem__):
-        if all(files[found[step]][step] == of for step, of in files[folder].items() if step in found):
-            found |= {step: folder for step in files[folder] if step not in found}
+        if all(files[folder_of[step]][step] == hashes for step, hashes in files[folder].items() if step in folder_of):
+            folder_of |= {step: folder for step in files[folder] if step not in folder_of}
         else:
             print(f"{folder / cell}: left out, as another machine ran it earlier", file=sys.stderr)
-    return found
+    return folder_of
 
 
 def _files(folder: Path) -> Any:
@@ -118,11 +118,11 @@ def _same_choice(paths: Sequence[Path]) -> None:
 
 def _finished(folder: Path) -> dict[str, list[str]]:
     """Cell: its steps that are whole."""
-    found: dict[str, list[str]] = {}
+    steps: dict[str, list[str]] = {}
     for path in sorted(folder.glob(f"*/seed*/*/{MANIFEST}")):
         if is_whole(path.parent):
-            found.setdefault(path.parent.parent.relative_to(folder).as_posix(), []).append(path.parent.name)
-    return found
+            steps.setdefault(path.parent.parent.relative_to(folder).as_posix(), []).append(path.parent.name)
+    return steps
 
 
 def _same_declaration(first: Path, declared: Any, folder: Path, other: Any) -> None:

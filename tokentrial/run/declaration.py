@@ -65,17 +65,17 @@ def settings_of(trial: Trial) -> dict[str, Any]:
 
 def declare(trial: Trial, replaced: Sequence[str], storage: Storage) -> None:
     """Write the declaration before the first training step; where there is one, note what now differs from it."""
-    now, path, time = declaration(trial), trial.folder / DECLARED, datetime.now(UTC).isoformat(timespec="seconds")
-    written = {"sha256": declaration_hash(now), "time": time}
+    current, path, time = declaration(trial), trial.folder / DECLARED, datetime.now(UTC).isoformat(timespec="seconds")
+    written = {"sha256": declaration_hash(current), "time": time}
     before = read_declared(trial.folder)
     if before is None or "declaration" not in before or why_broken(trial) or not (_begun(trial) or storage.has_begun()):
         again = [written | {"changes": [], "replaced": list(replaced)}] if replaced else []
-        write_json(path, written | {"tokentrial": __version__, "declaration": now, "amendments": again})
+        write_json(path, written | {"tokentrial": __version__, "declaration": current, "amendments": again})
         return
     amendments = before["amendments"]
     in_force = amendments[-1]["sha256"] if amendments else before["sha256"]
     if replaced or in_force != written["sha256"]:
-        changes = [f"{name}: {change}" for name, change in differences_from(before["declaration"], now)]
+        changes = [f"{name}: {change}" for name, change in differences_from(before["declaration"], current)]
         amendment = written | {"changes": changes, "replaced": list(replaced)}
         write_json(path, before | {"amendments": [*amendments, amendment]})
 
@@ -93,8 +93,8 @@ def read_declared(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found: Any = read_json(path)
-        covers_settings = isinstance(found, dict) and "declaration" in found
+        declared: Any = read_json(path)
+        covers_settings = isinstance(declared, dict) and "declaration" in declared
         wanted = ("sha256", "time", "amendments") if covers_settings else ("seeds", "control", "primary", "secondary")
         return dict(read_json(path, *wanted))
     except TrialError:
@@ -145,9 +145,9 @@ def changes(trial: Trial) -> list[tuple[str, str]]:
     return list(differences_from(before["declaration"], declaration(trial)))
 
 
-def differences_from(declared: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def differences_from(declared: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """An arm that was added or left out is named once, not by its version too."""
-    both = {f"versions.arm {arm}" for arm in {*declared["arms"]} & {*now["arms"]}}
-    for name, change in differences(declared, now):
+    both = {f"versions.arm {arm}" for arm in {*declared["arms"]} & {*current["arms"]}}
+    for name, change in differences(declared, current):
         if not name.startswith("versions.arm ") or name in both:
             yield name, change

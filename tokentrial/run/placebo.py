@@ -47,7 +47,7 @@ def run_placebo(trial: Trial) -> list[Contrast]:
     own, other = (
         [_results(of, trial.control, s, untouched) for s in t.seeds] for of, t in zip(folders, pair, strict=True)
     )
-    found = []
+    contrasts = []
     for name in dict.fromkeys(compared.outcome for compared in trial.compared):
         if all(name in cell.values for cell in (*own, *other)):
             values = ([cell.values[name] for cell in cells] for cells in (other, own))
@@ -61,8 +61,8 @@ def run_placebo(trial: Trial) -> list[Contrast]:
                 higher_is_better=better,
                 rng=np.random.default_rng(0),
             )
-            found.append(pair_of)
-    return found
+            contrasts.append(pair_of)
+    return contrasts
 
 
 def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: int, untouched: set[str]) -> CellResults:
@@ -72,7 +72,7 @@ def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: in
     return results
 
 
-def print_placebo(found: list[Contrast], console: Console) -> None:
+def print_placebo(contrasts: list[Contrast], console: Console) -> None:
     """One row per outcome, and whether it is a false alarm."""
     rows = [
         [
@@ -81,6 +81,6 @@ def print_placebo(found: list[Contrast], console: Console) -> None:
             format_number(c.p),
             "a false alarm" if c.p is not None and c.p < c.alpha else "nothing, rightly",
         ]
-        for c in found
+        for c in contrasts
     ]
     console.print(terminal_table(["outcome", "placebo - control", "p", "found"], rows, "The control against itself"))

@@ -31,10 +31,10 @@ def refuse_taking_over(trial: Trial, overwrite: bool) -> None:
         raise TrialError(f"{broken}; put it back, or give --overwrite: what is there is then exploratory, {AGAIN}")
 
 
-def settle(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell], overwrite: bool) -> list[str]:
+def settle(corpus: CorpusPlan, storage: Storage, within: Sequence[Cell], overwrite: bool) -> list[str]:
     """Refuse, unless `overwrite`, to replace finished results of these cells, listing them with the seconds they took;
     returns the stages whose results are replaced. Nothing is written."""
-    trial, doomed = corpus.trial, dict(_doomed(corpus, storage, of))
+    trial, doomed = corpus.trial, dict(_doomed(corpus, storage, within))
     if doomed and not overwrite:
         listed = [f"  {name} ({seconds:,.0f} s)" for name, seconds in list(doomed.items())[:_MOST]]
         more = [f"  and {len(doomed) - _MOST} more"] if len(doomed) > _MOST else []
@@ -60,10 +60,10 @@ def _other_trial(trial: Trial) -> str | None:
     path = trial.folder / "trial.yaml"
     if not path.exists():
         return None
-    found = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    if not isinstance(found, dict) or "name" not in found:
+    settings = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if not isinstance(settings, dict) or "name" not in settings:
         raise TrialError(f"{path}: not a trial; give output=OTHER_FOLDER")
-    return None if found["name"] == trial.name else str(found["name"])
+    return None if settings["name"] == trial.name else str(settings["name"])
 
 
 def _stages_made(trial: Trial) -> list[str]:
@@ -72,16 +72,16 @@ def _stages_made(trial: Trial) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _doomed(corpus: CorpusPlan, storage: Storage, of: Sequence[Cell]) -> Iterator[tuple[str, float]]:
+def _doomed(corpus: CorpusPlan, storage: Storage, within: Sequence[Cell]) -> Iterator[tuple[str, float]]:
     """Finished results of other fingerprints, here or in the storage, and the seconds that each took."""
     trial = corpus.trial
     wanted = [("corpus", folder, fingerprint) for folder, fingerprint in corpus.steps]
-    for cell in of:
+    for cell in within:
         for stage, fingerprint in cell.fingerprints(corpus).items():
             wanted.append((f"{cell.name}: {stage}", cell.folder(trial, stage), fingerprint))
     stored = storage.manifests([folder for _, folder, _ in wanted])
     for (name, folder, fingerprint), sent in zip(wanted, stored, strict=True):
-        here = read_manifest(folder) if (folder / MANIFEST).exists() else None
-        for manifest in (here, sent):
+        local = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        for manifest in (local, sent):
             if manifest and manifest["fingerprint"] != fingerprint:
                 yield name, float(manifest.get("seconds") or 0)

@@ -92,9 +92,9 @@ def _within_budget(
         raise SettingsError(f"--budget-minutes {minutes:g}: expected more than 0")
     if trial.executor == "ray" and trial.workers is None:
         raise SettingsError("--budget-minutes: how many cells Ray runs at a time is not known; give workers=NUMBER")
-    begun = time.monotonic()
+    start = time.monotonic()
     run(trial, ("corpus",), None, overwrite)
-    return affordable_cells(trial, wanted, 60 * minutes - (time.monotonic() - begun), _workers)
+    return affordable_cells(trial, wanted, 60 * minutes - (time.monotonic() - start), _workers)
 
 
 def run_one(
@@ -123,8 +123,8 @@ def run_one(
         within = cells(trial) if by_phase is None else list(by_phase[0])
 
         def needed() -> list[Cell]:
-            now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
-            return [cell for cell in within if cell.seed in now]
+            wanted = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
+            return [cell for cell in within if cell.seed in wanted]
 
         these = needed() if chosen is None else list(chosen)
         replaced = settle(corpus, storage, these, overwrite)
@@ -206,8 +206,8 @@ def _walk(
 
 def _todo(corpus: CorpusPlan, these: Sequence[Cell], names: Sequence[str]) -> Todo:
     """What of the named stages is pending, cell by cell; cells with nothing to do are left out."""
-    found = [(cell, [stage for stage in cell.pending(corpus) if stage in names]) for cell in these]
-    return [(cell, pending) for cell, pending in found if pending]
+    pending_stages = [(cell, [stage for stage in cell.pending(corpus) if stage in names]) for cell in these]
+    return [(cell, pending) for cell, pending in pending_stages if pending]
 
 
 def _order_holds(todo: Todo, corpus: CorpusPlan, asked: Sequence[str]) -> None:
@@ -227,8 +227,8 @@ def _share_sources(trial: Trial, first: Trial) -> None:
     """A variant reads the same revision of the Hub's text, and starts from the same checkpoint, as the trial."""
     if not (trial.folder / "sources.json").exists() and (first.folder / "sources.json").exists():
         write_bytes(trial.folder / "sources.json", (first.folder / "sources.json").read_bytes())
-    if not (start := start_folder(trial)).exists() and (of := start_folder(first)).exists():
-        link_folder(of, start)
+    if not (start := start_folder(trial)).exists() and (start_of_first := start_folder(first)).exists():
+        link_folder(start_of_first, start)
 
 
 def evaluations(trial: Trial, chosen: Sequence[Cell], overwrite: bool = False) -> list[str]:
@@ -264,11 +264,11 @@ def _run_cells(
 ) -> None:
     trial = corpus.trial
     storage.state.send()  # a decision on a stage lasts before the cells go through it
-    expected = expected_seconds(trial, {stage: took.values() for stage, took in seconds(trial).items()})
+    expected = expected_seconds(trial, {stage: durations.values() for stage, durations in seconds(trial).items()})
     progress.start(phase, {cell.name: [expected[stage] for stage in pending] for cell, pending in todo})
-    here = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
+    absolute = trial.model_copy(update={"output": str(trial.folder.absolute())})  # workers may stand elsewhere
     under = hash_in_force(trial.folder)  # the worker's copy of the file may be older
-    executor.run([Call(cell.name, run_cell, (here, cell, pending, under)) for cell, pending in todo], progress)
+    executor.run([Call(cell.name, run_cell, (absolute, cell, pending, under)) for cell, pending in todo], progress)
     sync_storage(corpus, [cell for cell, _ in todo], storage)  # from the machines of the workers
 
 
@@ -309,13 +309,13 @@ def rebuild(folder: Path) -> dict[str, Any]:
         if (variant.trial.folder / "trial.yaml").exists() and any(variant.trial.folder.glob("*/seed*/*/manifest.json")):
             rebuild(variant.trial.folder)
     corpus = CorpusPlan(trial)
-    found, all_stages = evaluated(corpus), stages(trial)
+    folders, all_stages = evaluated(corpus), stages(trial)
     left_out = [
         f"{cell.name}: {stage.name}"
         for cell in cells(trial)
         for stage in all_stages
         if stage.measures
-        and stage.measures not in found[cell.arm, cell.seed]
+        and stage.measures not in folders[cell.arm, cell.seed]
         and is_whole(cell.folder(trial, stage.name))
     ]
     changed = contents.changed(trial, dict.fromkeys(name for stage in all_stages for name in stage.rows))
@@ -328,11 +328,11 @@ def rebuild(folder: Path) -> dict[str, Any]:
         )
     if left_out:
         print(f"{folder}: left out, made with other settings: {', '.join(left_out)}", file=sys.stderr)
-    return _report(trial, found)
+    return _report(trial, folders)
 
 
-def _report(trial: Trial, found: EvaluationFolders) -> dict[str, Any]:
-    return build(trial, found, standing(trial), seconds(trial))
+def _report(trial: Trial, folders: EvaluationFolders) -> dict[str, Any]:
+    return build(trial, folders, standing(trial), seconds(trial))
 
 
 def materialize(

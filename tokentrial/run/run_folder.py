@@ -73,14 +73,14 @@ def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
 
 def evaluated(corpus: CorpusPlan) -> dict[tuple[str, int], dict[str, Path]]:
     """Folders of every cell's up-to-date results, by the stage that was evaluated."""
-    trial, found = corpus.trial, {}
+    trial, folders = corpus.trial, {}
     for cell in cells(trial):
         pending = missing(corpus, cell)
         done = {stage.measures: cell.folder(trial, stage.name) for stage in stages(trial) if stage.name not in pending}
-        found[cell.arm, cell.seed] = {measured: folder for measured, folder in done.items() if measured}
-        for folder in found[cell.arm, cell.seed].values():
+        folders[cell.arm, cell.seed] = {measured: folder for measured, folder in done.items() if measured}
+        for folder in folders[cell.arm, cell.seed].values():
             require_intact(folder)
-    return found
+    return folders
 
 
 def wanted_seeds(corpus: CorpusPlan) -> list[int]:
@@ -107,41 +107,41 @@ def seconds(trial: Trial) -> Seconds:
     """Stage: wall-clock seconds of each cell that has it, by the cell's name; `corpus` by its parts, without the audit.
     What was made before manifests held seconds is left out."""
     corpus = CorpusPlan(trial)
-    found: Seconds = {"corpus": {}}
+    by_stage: Seconds = {"corpus": {}}
     for folder, _ in corpus.steps:
         # surveys and patches of all arms and sets are made together, each as long as all
         [below, *_] = [*folder.relative_to(corpus.folder).parts, "corpus"]
         part = "patches" if below == "surveys" else below
-        if (took := _seconds(folder)) is not None:
-            found["corpus"][part] = max(took, found["corpus"].get(part, 0.0))
+        if (duration := _seconds(folder)) is not None:
+            by_stage["corpus"][part] = max(duration, by_stage["corpus"].get(part, 0.0))
     for stage in stages(trial):
         took_by = {cell.name: _seconds(cell.folder(trial, stage.name)) for cell in cells(trial)}
-        found[stage.name] = {name: took for name, took in took_by.items() if took is not None}
-    return {stage: took for stage, took in found.items() if took}
+        by_stage[stage.name] = {name: duration for name, duration in took_by.items() if duration is not None}
+    return {stage: by_cell for stage, by_cell in by_stage.items() if by_cell}
 
 
 def _seconds(folder: Path) -> float | None:
     path = folder / MANIFEST
-    took = read_json(path).get("seconds") if path.exists() else None
-    return took if isinstance(took, float) else None
+    duration = read_json(path).get("seconds") if path.exists() else None
+    return duration if isinstance(duration, float) else None
 
 
 def status(folder: Path) -> dict[str, Any]:
     """What of a run folder is done, cell by cell, of the seeds that its looks need; the cells of its variants by the
     folder they stand in."""
     trial = open_run(folder)
-    found: dict[str, Any] = {"trial": trial.name, "corpus": True, "cells": {}, "seconds": {}, "working": False}
-    for of in (trial, *(variant.trial for variant in to_run(trial))):
-        below = "" if of is trial else f"{of.folder.relative_to(folder)}/"
-        begun = (of.folder / "trial.yaml").exists()
-        ready, of_cells = _status(of) if begun else (False, _nothing(of))
-        found["corpus"] &= ready
-        found["working"] |= is_held(of.folder)
-        found["cells"] |= {f"{below}{name}": by_stage for name, by_stage in of_cells.items()}
-        for stage, by_cell in (seconds(of) if begun else {}).items():
-            found["seconds"].setdefault(stage, {}).update({f"{below}{name}": took for name, took in by_cell.items()})
+    state: dict[str, Any] = {"trial": trial.name, "corpus": True, "cells": {}, "seconds": {}, "working": False}
+    for member in (trial, *(variant.trial for variant in to_run(trial))):
+        below = "" if member is trial else f"{member.folder.relative_to(folder)}/"
+        is_begun = (member.folder / "trial.yaml").exists()
+        ready, of_cells = _status(member) if is_begun else (False, _nothing(member))
+        state["corpus"] &= ready
+        state["working"] |= is_held(member.folder)
+        state["cells"] |= {f"{below}{name}": by_stage for name, by_stage in of_cells.items()}
+        for stage, by_cell in (seconds(member) if is_begun else {}).items():
+            state["seconds"].setdefault(stage, {}).update({f"{below}{name}": time for name, time in by_cell.items()})
     stands = standing(trial)
-    return found | {
+    return state | {
         "report": (folder / REPORT).exists(),
         "of_another_release": is_of_another_release(trial),
         "declared": stands.sha256,

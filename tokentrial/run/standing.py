@@ -53,21 +53,21 @@ def standing(trial: Trial) -> Standing:
 
 def _without_settings(trial: Trial, before: Mapping[str, Any] | None, measured: list[str]) -> Standing:
     """Of a trial that is not declared yet, or was by 0.1, whose declaration held seeds and outcomes alone."""
-    now = settings_of(trial)
+    own = settings_of(trial)
     if lost := why_broken(trial):
-        return Standing(_declared(now), None, None, now["settings"], [lost], dict.fromkeys(measured, lost))
+        return Standing(_declared(own), None, None, own["settings"], [lost], dict.fromkeys(measured, lost))
     if before is None:
-        return Standing(_declared(now), None, None, now["settings"], [], {})
+        return Standing(_declared(own), None, None, own["settings"], [], {})
     verdict = {name: before[name] for name in Verdict.model_fields if name in before}
     old = {"seeds": before["seeds"], "control": before["control"], "verdict": verdict}
-    held = {"seeds": now["seeds"], "control": now["control"], "verdict": {k: now["verdict"][k] for k in verdict}}
+    held = {"seeds": own["seeds"], "control": own["control"], "verdict": {k: own["verdict"][k] for k in verdict}}
     # comparisons of 0.1 had no smallest effect of their own
     for pair in (held["verdict"].get("primary", {}), *held["verdict"].get("secondary", ())):
         if pair.get("smallest_effect") is None:
             pair.pop("smallest_effect", None)
     departures = [f"{name}: {change}; what was declared counts" for name, change in differences(old, held)]
     note = "declared by an earlier release, whose declaration did not cover the settings"
-    return Standing(_declared(old | {"arms": trial.arms}), None, None, now["settings"], [note, *departures], {})
+    return Standing(_declared(old | {"arms": trial.arms}), None, None, own["settings"], [note, *departures], {})
 
 
 def _declared(declaration: Mapping[str, Any]) -> Declared:
@@ -90,11 +90,11 @@ def _of_analysis(name: str) -> bool:
 
 def _is_known(name: str, declared: Mapping[str, Any]) -> bool:
     """Whether a declaration of another release says anything of this setting; of versions this one knows nothing."""
-    found: Any = declared
+    value: Any = declared
     for part in name.split("."):
-        if not isinstance(found, dict) or part not in found:
+        if not isinstance(value, dict) or part not in value:
             return False
-        found = found[part]
+        value = value[part]
     return not name.startswith("versions.")
 
 
@@ -104,6 +104,6 @@ def _stage_of(trial: Trial, name: str) -> str | None:
     if part == "versions":
         return None if rest.startswith("arm ") else rest
     if rest.startswith("stages."):
-        of = rest.split(".")[1]
-        return of if of in stage_names(trial) else None
+        stage = rest.split(".")[1]
+        return stage if stage in stage_names(trial) else None
     return first if (first := rest.split(".")[0]) in ("sft", "grpo") else None

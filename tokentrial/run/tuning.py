@@ -43,18 +43,18 @@ def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite
         print(f"tune {number} of {len(points)}: {point.name}", file=sys.stderr)
         run_one(point.trial, ("corpus", *stage_names(point.trial)), None, earlier, overwrite)
         earlier.append(point.trial)
-    now = _tuned(trial, tuning, points)
+    tuned = _tuned(trial, tuning, points)
     kept = before.chosen if before and not overwrite else {}
     for arm, values in kept.items():
-        found = now.chosen.get(arm, values)
-        if found != values or (before and _figures(before, arm) != _figures(now, arm)):
+        best_values = tuned.chosen.get(arm, values)
+        if best_values != values or (before and _figures(before, arm) != _figures(tuned, arm)):
             raise TrialError(
                 f"{trial.folder / TUNED}: {settings_text(values)} for {arm}, and by the cells of the tuning "
-                f"{settings_text(found)}; put back the file, or the cells, or {_ADVICE}"
+                f"{settings_text(best_values)}; put back the file, or the cells, or {_ADVICE}"
             )
-    if now.chosen.keys() - kept.keys():
+    if tuned.chosen.keys() - kept.keys():
         with lock(trial.folder):
-            write_json(trial.folder / TUNED, sealed(now.model_dump(mode="json")))
+            write_json(trial.folder / TUNED, sealed(tuned.model_dump(mode="json")))
             Storage(trial).state.send()
 
 
@@ -82,7 +82,7 @@ def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:
     ]
     declared = standing(trial).declared.arms  # an arm that is added later changes no figure of theirs
     untouched = untouched_documents([f for of_point in folders for (arm, _), f in of_point.items() if arm in declared])
-    found = []
+    tried = []
     for point, of_point in zip(points, folders, strict=True):
         values = {cell: _values(folder, untouched) for cell, folder in of_point.items()}
         if lacking := next((folder for cell, folder in of_point.items() if by not in values[cell]), None):
@@ -92,15 +92,15 @@ def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:
             for name in dict.fromkeys((by, primary.outcome))
             if all(name in of_cell for of_cell in values.values())
         }
-        found.append(Point.model_validate({"settings": point.settings, "by_outcome": by_outcome}))
+        tried.append(Point.model_validate({"settings": point.settings, "by_outcome": by_outcome}))
     own = {name: getattr(trial.pretrain, name.removeprefix("pretrain.")) for name in tuning.grid}
     higher = METRICS[by.rsplit("/", 1)[1]].higher_is_better
     chosen = {}
     for arm in trial.arms:
-        means = [mean_of(point.by_outcome[by][arm]) for point in found]
-        place = [point.settings for point in found].index(own)
-        chosen[arm] = found[best(means, place, higher)].settings
-    return Tuned(tune=tuning, own=own, outcome=by, primary=primary, points=found, chosen=chosen)
+        means = [mean_of(point.by_outcome[by][arm]) for point in tried]
+        place = [point.settings for point in tried].index(own)
+        chosen[arm] = tried[best(means, place, higher)].settings
+    return Tuned(tune=tuning, own=own, outcome=by, primary=primary, points=tried, chosen=chosen)
 
 
 def _figures(tuned: Tuned, arm: str) -> list[dict[str, list[float]]]:

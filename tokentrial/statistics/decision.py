@@ -56,8 +56,8 @@ def decide(
 
 def _holm(family: Sequence[Contrast | None], field: str) -> list[float]:
     """A p-value of every contrast, corrected over all of them; what was not measured or tested counts as 1."""
-    found = [None if c is None else getattr(c, field) for c in family]
-    return holm([1.0 if p is None else p for p in found])
+    p_values = [None if c is None else getattr(c, field) for c in family]
+    return holm([1.0 if p is None else p for p in p_values])
 
 
 def _judge(
@@ -77,10 +77,10 @@ def _judge(
     small = p_equivalence is not None and p_equivalence < equivalence_alpha
     if p < c.alpha:
         better = (c.difference > 0) == c.higher_is_better
-        found = _noted(c, f"smaller than the smallest effect that matters, {c.margin:g}" if small else "")
+        judged = _noted(c, f"smaller than the smallest effect that matters, {c.margin:g}" if small else "")
         if not_learnt and c.floor is not None:
-            found = _noted(found, f"found although {not_learnt}")
-        return replace(found, verdict=HELPS if better else HURTS)
+            judged = _noted(judged, f"found although {not_learnt}")
+        return replace(judged, verdict=HELPS if better else HURTS)
     if c.p < c.alpha:
         c = _noted(c, f"not significant among the {family} declared secondary contrasts (Holm p {p:.3g})")
     if not_learnt and c.floor is not None:

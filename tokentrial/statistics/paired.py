@@ -52,8 +52,8 @@ def finite_vector(values: Values, name: str) -> Floats:
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"{name}: found shape {vector.shape}, expected one number a seed, at least one")
     if not np.isfinite(vector).all():
-        where = int(np.flatnonzero(~np.isfinite(vector))[0])
-        raise ValueError(f"{name}: found {vector[where]} at position {where}, expected finite numbers")
+        position = int(np.flatnonzero(~np.isfinite(vector))[0])
+        raise ValueError(f"{name}: found {vector[position]} at position {position}, expected finite numbers")
     return vector
 
 

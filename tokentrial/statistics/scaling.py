@@ -51,7 +51,7 @@ def multiplier(
     line is straight between neighbouring sizes in log compute and log outcome, as power laws are (Kaplan et al. 2020).
     """
     values = [_equal_outcome(line, control_compute, outcome) for line, outcome in zip(control, treatment, strict=True)]
-    return summarise([None if found is None else found / treatment_compute for found in values])
+    return summarise([None if needed is None else needed / treatment_compute for needed in values])
 
 
 def summarise(by_seed: Sequence[float | None]) -> Multiplier:
@@ -72,12 +72,12 @@ def _equal_outcome(line: Values, compute: Values, outcome: float) -> float | Non
     order = np.argsort(x, kind="stable")
     x, y, target = x[order], y[order], float(np.log(_positive([outcome], "outcome")[0]))
     crossings = []
-    for here in range(len(x) - 1):
-        low, high = y[here], y[here + 1]
+    for i in range(len(x) - 1):
+        low, high = y[i], y[i + 1]
         # an end belongs to the stretch that begins there, but for the last: no crossing counts twice
-        last = here == len(x) - 2
+        last = i == len(x) - 2
         if low != high and (min(low, high) <= target <= max(low, high)) and (target != high or last):
-            crossings.append(x[here] + (target - low) / (high - low) * (x[here + 1] - x[here]))
+            crossings.append(x[i] + (target - low) / (high - low) * (x[i + 1] - x[i]))
     return float(np.exp(crossings[0])) if len(crossings) == 1 else None
 
 

@@ -101,18 +101,18 @@ def boundaries(looks: tuple[int, ...], spending: str, alpha: float) -> tuple[flo
     """
     if list(looks) != sorted(set(looks)) or looks[0] < 2:
         raise ValueError(f"looks: found {list(looks)}, expected ascending numbers of seeds, 2 or more")
-    spent, found = 0.0, list[float]()
+    spent, bounds = 0.0, list[float]()
     going_on = _Trials(0, np.zeros(1), np.ones(1))
     for n in looks:
         may_spend = _SPENDING[spending](n / looks[-1], alpha) - spent
         spent += may_spend
         below = _chance_below(going_on, n)
-        found.append(_boundary(below, n, may_spend))
-        u = found[-1] / sqrt(n - 1 + found[-1] ** 2)
+        bounds.append(_boundary(below, n, may_spend))
+        u = bounds[-1] / sqrt(n - 1 + bounds[-1] ** 2)
         if n < looks[-1]:
             edges = u * np.sin(np.linspace(-np.pi / 2, np.pi / 2, 2 * _POINTS + 1))  # denser at the ends
             going_on = _Trials(n, (edges[1:] + edges[:-1]) / 2, np.diff(below(edges)))
-    return tuple(found)
+    return tuple(bounds)
 
 
 def _boundary(below: Callable[[Floats], Floats], n: int, may_spend: float) -> float:
@@ -152,12 +152,12 @@ def expected(most: int, looks: Sequence[int] | str, spending: str, alpha: float,
         # so many seeds find the effect at this spread of |difference| and below; all of them wherever it is wider
         widest = [in_sds / (mde(1.0, size, alpha) or 0) for size in range(half, most)]
         seeds = half + np.searchsorted(widest, np.sqrt(squares[:, half - 1] / half))
-        found = t[np.arange(len(t)), seeds - 1] > -special.stdtrit(seeds - 1, alpha / 2)
+        is_found = t[np.arange(len(t)), seeds - 1] > -special.stdtrit(seeds - 1, alpha / 2)
     else:
         crossed = t[:, np.array(looks) - 1] > boundaries(tuple(looks), spending, alpha)
-        found = crossed.any(axis=1)
-        seeds = np.where(found, np.array(looks)[crossed.argmax(axis=1)], most)
-    return Expected(float(found.mean()), float(seeds.mean()))
+        is_found = crossed.any(axis=1)
+        seeds = np.where(is_found, np.array(looks)[crossed.argmax(axis=1)], most)
+    return Expected(float(is_found.mean()), float(seeds.mean()))
 
 
 class _Trials(NamedTuple):

@@ -32,11 +32,11 @@ class Cell:
 
     def fingerprints(self, corpus: CorpusPlan) -> dict[str, str]:
         """Name of each stage's result: its version, its inputs, and those of the stage whose model it reads."""
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for stage in stages(arm_trial(corpus.trial, self.arm)):
-            of = {"of": found[stage.reads]} if stage.reads else {}
-            found[stage.name] = fingerprint(stage.name, stage.version, **of, **stage.inputs(corpus, self))
-        return found
+            of = {"of": names[stage.reads]} if stage.reads else {}
+            names[stage.name] = fingerprint(stage.name, stage.version, **of, **stage.inputs(corpus, self))
+        return names
 
     def pending(self, corpus: CorpusPlan) -> list[str]:
         """Stages without a result, in order."""

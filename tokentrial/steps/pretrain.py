@@ -59,8 +59,8 @@ class PretrainStage(Stage):
     def make(self, job: Job) -> None:
         ranks = ranks_of(self.trial.pretrain)
         if ranks > 1 or self.trial.pretrain.nnodes > 1:
-            where = [str(self.trial.folder), job.cell.arm, str(job.cell.seed)]
-            launch(ranks, self.trial.pretrain, where, job.progress)
+            arguments = [str(self.trial.folder), job.cell.arm, str(job.cell.seed)]
+            launch(ranks, self.trial.pretrain, arguments, job.progress)
         else:
             train_rank(job)
 

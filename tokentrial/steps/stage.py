@@ -123,17 +123,17 @@ _FILES = ("pretrain", "export", "sft", "grpo")  # in the order in which a cell g
 def stages(trial: Trial) -> list[Stage]:
     """The stages of a trial's cells, in order: what `build` of each file says, then of the files that the trial names
     itself."""
-    found: list[Stage] = []
+    all_stages: list[Stage] = []
     for name in dict.fromkeys((*_FILES, *trial.stages)):
         for stage in _file(name).build(trial):
-            known = [earlier.name for earlier in found]
+            known = [earlier.name for earlier in all_stages]
             if stage.reads is not None and stage.reads not in known:
                 raise SettingsError(
                     f"stages: {stage.name} reads the model of {stage.reads!r}, which this trial does not have before "
                     f"it; it has {', '.join(known)}"
                 )
-            found.append(stage)
-    return found
+            all_stages.append(stage)
+    return all_stages
 
 
 def stage_names(trial: Trial) -> list[str]:
@@ -142,10 +142,10 @@ def stage_names(trial: Trial) -> list[str]:
 
 def stage_of(trial: Trial, name: str) -> Stage:
     """The stage of this name."""
-    found = {stage.name: stage for stage in stages(trial)}
-    if name not in found:
-        raise SettingsError(f"stage {name!r}: not in this trial; it has {', '.join(found)}")
-    return found[name]
+    by_name = {stage.name: stage for stage in stages(trial)}
+    if name not in by_name:
+        raise SettingsError(f"stage {name!r}: not in this trial; it has {', '.join(by_name)}")
+    return by_name[name]
 
 
 def _file(name: str) -> Any:

@@ -32,8 +32,8 @@ def _fault(error: Exception, folder: Path) -> str | None:
     """What of the machine an error is of, and what to do about it; None where it is of something else. safetensors and
     torch have errors of their own for a full disk."""
     number, named = (error.errno, Path(str(error.filename))) if isinstance(error, OSError) else (None, folder)
-    where = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or _free(where) < _NOTHING:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or _free(existing) < _NOTHING:
         return f"{folder}: No space left on device; free some space or give output=OTHER_FOLDER"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error}; make it writable, or give output=OTHER_FOLDER"
@@ -61,15 +61,15 @@ def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
 
 def held_bytes(folder: Path) -> int:
     """Bytes on the disk of all files below a folder that others may be writing; a file of two names counts once."""
-    found = {}
+    by_inode = {}
     for base, _, names in os.walk(folder):
         for name in names:
             try:
                 entry = os.lstat(os.path.join(base, name))
             except FileNotFoundError:
                 continue
-            found[entry.st_ino] = entry.st_blocks * 512  # POSIX counts in blocks of 512 bytes on any disk
-    return sum(found.values())
+            by_inode[entry.st_ino] = entry.st_blocks * 512  # POSIX counts in blocks of 512 bytes on any disk
+    return sum(by_inode.values())
 
 
 def need_within(folder: Path, needed: int, what: str, limit_gb: float | None) -> None:

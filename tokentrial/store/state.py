@@ -43,29 +43,29 @@ class State:
 
     def send(self) -> None:
         """Send what changed here; what is newer there stays."""
-        here, there, newer = self._compare()
-        merged = there | {name: text for name, text in here.items() if name not in newer}
-        if merged != there:
+        local, remote, newer = self._compare()
+        merged = remote | {name: text for name, text in local.items() if name not in newer}
+        if merged != remote:
             self.objects.write(STATE, self._packed(merged))
         self._remember({name: text for name, text in merged.items() if name not in newer})
 
     def fetch(self, changed: bool = False) -> None:
         """Bring what the folder lacks; with `changed`, as a run begins, also what is newer there."""
-        here, there, newer = self._compare()
-        wanted = sorted(newer if changed else newer - here.keys())
-        self._remember({}, {name: there[name] for name in wanted})  # first: after a kill it is still known what came
+        local, remote, newer = self._compare()
+        wanted = sorted(newer if changed else newer - local.keys())
+        self._remember({}, {name: remote[name] for name in wanted})  # first: after a kill it is still known what came
         for name in wanted:
-            write_bytes(self.folder / name, there[name].encode())
-        self._remember({name: there[name] for name in wanted})
+            write_bytes(self.folder / name, remote[name].encode())
+        self._remember({name: remote[name] for name in wanted})
 
     def _compare(self) -> tuple[dict[str, str], dict[str, str], set[str]]:
         """The files here, those there, and names of those that are newer there."""
         paths = {name: self.folder / name for name in _FILES}
-        here = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.exists()}
-        there, common = self._read(), self._history()
-        newer = {name for name in there if name not in here}
-        for name in (name for name in there if name in here and here[name] != there[name]):
-            is_known = _sha256(here[name]) in common.get(name, ()), _sha256(there[name]) in common.get(name, ())
+        local = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.exists()}
+        remote, common = self._read(), self._history()
+        newer = {name for name in remote if name not in local}
+        for name in (name for name in remote if name in local and local[name] != remote[name]):
+            is_known = _sha256(local[name]) in common.get(name, ()), _sha256(remote[name]) in common.get(name, ())
             if is_known == (False, False) and name in _DECISIONS:
                 raise TrialError(
                     f"{self.folder / name} and {name} in the storage {self.objects.url} are not the same, and neither "
@@ -73,7 +73,7 @@ class State:
                     "another storage to go on from the folder"
                 )
             newer |= {name} if is_known != (False, True) else set()
-        return here, there, newer
+        return local, remote, newer
 
     def _read(self) -> dict[str, str]:
         """The files there. Raises TrialError where they are damaged or gone: they say what was declared."""

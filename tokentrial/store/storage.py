@@ -167,10 +167,10 @@ class Storage:
 
     def _get(self, name: str, to: Path, entry: dict[str, Any]) -> bool:
         """Whether a file came as its manifest says."""
-        came = self.objects.get(name, to, entry["bytes"]) and file_hash(to) == entry["sha256"]
-        if not came:
+        is_intact = self.objects.get(name, to, entry["bytes"]) and file_hash(to) == entry["sha256"]
+        if not is_intact:
             self._print_damaged(name)
-        return came
+        return is_intact
 
     def _put(self, path: Path) -> None:
         self.objects.put(path, self._name(path))

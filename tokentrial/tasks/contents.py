@@ -33,10 +33,10 @@ def source_hashes(trial: Trial, names: Sequence[str]) -> dict[str, str]:
 def remember(trial: Trial) -> None:
     """Write down what the files hold now."""
     names = {*trial.evaluate.tasks, *stage_sources(trial, "sft"), *stage_sources(trial, "grpo")}
-    found = {_place(trial, name): _contents(trial, name) for name in sorted(names) if ":" in _place(trial, name)}
+    contents = {_place(trial, name): _contents(trial, name) for name in sorted(names) if ":" in _place(trial, name)}
     path = trial.folder / INPUTS
-    if (read_json(path) if path.exists() else {}) != found:
-        write_json(path, found)
+    if (read_json(path) if path.exists() else {}) != contents:
+        write_json(path, contents)
 
 
 def lost(trial: Trial, name: str) -> list[str]:
@@ -73,10 +73,10 @@ def _remembered(trial: Trial, name: str) -> dict[str, str]:
 def _contents(trial: Trial, name: str) -> dict[str, str]:
     """The sha256 of each file of a source, by name."""
     files = {file.name: _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in _files(trial, name)}
-    found = _remembered(trial, name) | files if ":" in _place(trial, name) else {}
-    if ":" in _place(trial, name) and not found:
+    hashes = _remembered(trial, name) | files if ":" in _place(trial, name) else {}
+    if ":" in _place(trial, name) and not hashes:
         raise TrialError(f"{_place(trial, name)}: not found, and {trial.folder / INPUTS} does not say what it held")
-    return dict(sorted(found.items()))
+    return dict(sorted(hashes.items()))
 
 
 def _files(trial: Trial, name: str) -> Sequence[Path]:

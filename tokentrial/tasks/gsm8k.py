@@ -27,14 +27,14 @@ def solution_prompt(question: str) -> str:
 
 def extract_marked(text: str, marker: str = MARKER) -> str | None:
     """The number after the first `marker` of an answer, strict: `#### 1,234` gives 1234."""
-    found = re.search(f"{re.escape(marker)} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
-    return normalize_number(found[1]) if found else None
+    match = re.search(f"{re.escape(marker)} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
+    return normalize_number(match[1]) if match else None
 
 
 def extract_last(text: str) -> str | None:
     """The last number of an answer, flexible."""
-    found = _ANY_NUMBER.findall(_TURN.split(text, maxsplit=1)[0])
-    return normalize_number(next(part for part in found[-1] if part)) if found else None
+    numbers = _ANY_NUMBER.findall(_TURN.split(text, maxsplit=1)[0])
+    return normalize_number(next(part for part in numbers[-1] if part)) if numbers else None
 
 
 def normalize_number(number: str) -> str:
@@ -94,12 +94,12 @@ class GSM8K(SolutionTask):
 
     def _split_file(self, split: str) -> tuple[Path, int]:
         """The file of a split, and when it was written."""
-        found = [file for file in self.files if _is_split(file, split)]
-        if len(found) != 1:
-            names = " and ".join(file.name for file in found)
-            problem = f"two files of one split, {names}" if found else f"{split}.jsonl not found"
+        files = [file for file in self.files if _is_split(file, split)]
+        if len(files) != 1:
+            names = " and ".join(file.name for file in files)
+            problem = f"two files of one split, {names}" if files else f"{split}.jsonl not found"
             raise TrialError(f"{self.folder}: {problem}; expected a folder with train.jsonl and test.jsonl of GSM8K")
-        return found[0], found[0].stat().st_mtime_ns
+        return files[0], files[0].stat().st_mtime_ns
 
 
 def _is_split(file: Path, split: str) -> bool:

@@ -72,7 +72,9 @@ class _SitePatterns:
     def __init__(self, arm: SiteArm) -> None:
         self.arm, self.facts = arm, arm.facts
         facts = arm.facts
-        firsts, lasts = ("".join(map(_escape, sorted(of))) for of in (facts.first_characters, facts.last_characters))
+        firsts, lasts = (
+            "".join(map(_escape, sorted(chars))) for chars in (facts.first_characters, facts.last_characters)
+        )
         signs = "".join(_escape(sign) for sign in facts.signs if len(sign) == 1 and not sign.isalpha())
         # Python's isalnum is Unicode's letters and numbers
         self.before = rf"(?<![\p{{L}}\p{{N}}_.,${lasts}])(?<![{signs}]{_BLANK})"
@@ -106,8 +108,8 @@ class _SitePatterns:
                     whole, start, end = begin + spelling, len(begin), len(begin) + cut
                     if facts.is_standalone(whole, start, len(whole)) and facts.is_standalone(whole, 0, end):
                         self.not_after[other] += f"(?!{self._other(rest, fact)})"
-                        begun = f"(?:{_left_sides(other)}) {{0,2}}= {{0,2}}{_escape(begin)}"
-                        self.not_before[fact] += f"(?<!{self.before}{begun})"
+                        before_answer = f"(?:{_left_sides(other)}) {{0,2}}= {{0,2}}{_escape(begin)}"
+                        self.not_before[fact] += f"(?<!{self.before}{before_answer})"
 
     def _other(self, left: str, fact: Fact) -> str:
         """The site of another fact from the end of its left side on, with its token or without."""

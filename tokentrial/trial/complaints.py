@@ -22,7 +22,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "a
 
 def complaints(model: type[BaseModel], settings: Any, error: ValidationError) -> list[str]:
     """One for each setting that is wrong."""
-    schema, found = model.model_json_schema(), dict[str, str]()
+    schema, texts = model.model_json_schema(), dict[str, str]()
     for problem in error.errors():
         is_unknown = problem["type"] == "extra_forbidden"
         location = problem["loc"][:-1] if is_unknown else problem["loc"]
@@ -42,8 +42,8 @@ def complaints(model: type[BaseModel], settings: Any, error: ValidationError) ->
             wanted = f"expected {expectation(part, schema)}" if part else problem["msg"].lower()
             meaning = f" ({' '.join(part['description'].split())})" if "description" in part else ""
             text = f"{beginning}, {wanted}{meaning}"
-        found.setdefault(".".join(names) or "trial", text)
-    return [f"{name}: {text}" for name, text in found.items()]
+        texts.setdefault(".".join(names) or "trial", text)
+    return [f"{name}: {text}" for name, text in texts.items()]
 
 
 def expectation(part: Schema, schema: Schema) -> str:
@@ -85,11 +85,11 @@ def _below(part: Schema, key: Any, schema: Schema) -> Schema | None:
     part = _resolved(part, schema)
     if isinstance(key, int):
         places = part.get("prefixItems", ())
-        found = places[key] if key < len(places) else part.get("items")
+        below = places[key] if key < len(places) else part.get("items")
     else:
-        found = part.get("properties", {}).get(key, part.get("additionalProperties"))
+        below = part.get("properties", {}).get(key, part.get("additionalProperties"))
     options = (_below(option, key, schema) for option in part.get("anyOf", ()))
-    return found if isinstance(found, dict) else next((option for option in options if option is not None), None)
+    return below if isinstance(below, dict) else next((option for option in options if option is not None), None)
 
 
 def _walk(schema: Schema, location: Sequence[Any]) -> tuple[list[str], Schema]:
@@ -118,10 +118,10 @@ def _value(settings: Any, names: Sequence[str]) -> Any:
 def _unknown(schema: Schema, part: Schema, names: Sequence[str]) -> str:
     """A setting of this name further down, one like it here, or one anywhere if it stands at the top; else all here."""
     *above, given = names
-    here, place = [*_settings(part, schema, nested=False)], "".join(f"{name}." for name in above)
+    known, place = [*_settings(part, schema, nested=False)], "".join(f"{name}." for name in above)
     namesakes = [name for name in _settings(part, schema) if name.rpartition(".")[2] == given]
-    near = [f"{place}{name}" for name in namesakes] or difflib.get_close_matches(given, here, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else f"expected one of {', '.join(here)}"
+    near = [f"{place}{name}" for name in namesakes] or difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    hint = f"did you mean `{near[0]}`?" if near else f"expected one of {', '.join(known)}"
     return f"unknown setting; {hint}"
 
 

@@ -43,24 +43,24 @@ def declaration_hash(declaration: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(declaration, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def differences(declared: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def differences(declared: Any, current: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Dotted name of each setting that differs, and how, such as `0.001 instead of the declared 0.003`."""
-    if isinstance(declared, dict) and isinstance(now, dict):
-        for key in {**declared, **now}:
-            yield from differences(declared.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif isinstance(declared, list) and isinstance(now, list):
-        found = [(path, f"{_words(item)} added") for item in now if item not in declared]
-        found += [(path, f"{_words(item)} left out") for item in declared if item not in now]
+    if isinstance(declared, dict) and isinstance(current, dict):
+        for key in {**declared, **current}:
+            yield from differences(declared.get(key), current.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(declared, list) and isinstance(current, list):
+        changes = [(path, f"{_words(item)} added") for item in current if item not in declared]
+        changes += [(path, f"{_words(item)} left out") for item in declared if item not in current]
         # the same items in another order or number are another list
-        yield from found or (
-            [(path, f"{_words(now)} instead of the declared {_words(declared)}")] if declared != now else []
+        yield from changes or (
+            [(path, f"{_words(current)} instead of the declared {_words(declared)}")] if declared != current else []
         )
-    elif declared != now:
-        yield path, f"{_words(now)} instead of the declared {_words(declared)}"
+    elif declared != current:
+        yield path, f"{_words(current)} instead of the declared {_words(declared)}"
 
 
-def _change(declared: Any, now: Any) -> str:
-    return f"{_words(now)} instead of the declared {_words(declared)}"
+def _change(declared: Any, current: Any) -> str:
+    return f"{_words(current)} instead of the declared {_words(declared)}"
 
 
 def _words(value: Any) -> str:

@@ -27,15 +27,15 @@ def _part(title: str, prefix: str, part: dict[str, Any], defs: dict[str, Any]) -
     yield "| setting | default | values | meaning |\n|---|---|---|---|"
     for name, setting in part["properties"].items():
         if below := _reference(setting):
-            of = defs[below]
-            inner.append((f"{prefix}{name}", of))
+            definition = defs[below]
+            inner.append((f"{prefix}{name}", definition))
             if "description" not in setting:
-                setting = setting | {"description": of["description"]}
+                setting = setting | {"description": definition["description"]}
         shown = "required" if name in part.get("required", ()) else _default(setting, bool(below))
         yield f"| `{prefix}{name}` | {shown} | {_values(setting, defs)} | {_cell(setting['description'])} |"
     yield ""
-    for name, of in inner:
-        yield from _part(f"`{name}`", f"{name}.", of, defs)
+    for name, definition in inner:
+        yield from _part(f"`{name}`", f"{name}.", definition, defs)
 
 
 def _reference(setting: dict[str, Any]) -> str | None:

@@ -46,7 +46,7 @@ def settings_text(settings: Mapping[Any, Any]) -> str:
 def variants(trial: Trial) -> list[Variant]:
     """All of them, in the order they are run; those of `tune` before the trial. A point of the grid that is the trial
     itself is not run again."""
-    found = [_variant(trial, "sweep", settings, {}) for settings in _points(trial.sweep)]
+    all_variants = [_variant(trial, "sweep", settings, {}) for settings in _points(trial.sweep)]
     pair = trial.verdict.primary.arms
     secondary = [contrast for contrast in trial.verdict.secondary if set(contrast.arms) <= set(pair)]
     narrowed = {
@@ -54,9 +54,9 @@ def variants(trial: Trial) -> list[Variant]:
         "control": trial.control if trial.control in pair else pair[1],
         "verdict": trial.verdict.model_copy(update={"secondary": secondary}).model_dump(mode="json"),
     }
-    found += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.robustness_reruns]
+    all_variants += [_variant(trial, "also", dict([read_override(text)]), narrowed) for text in trial.robustness_reruns]
     if trial.ladder:
-        found += [_rung(trial, trial.ladder, rung) for rung in trial.ladder.sizes]
+        all_variants += [_rung(trial, trial.ladder, rung) for rung in trial.ladder.sizes]
     if trial.tune:
         alone: dict[str, Any] = {
             "seeds": trial.tune.seeds,
@@ -65,11 +65,11 @@ def variants(trial: Trial) -> list[Variant]:
             "stages": {},
         }  # pretraining is what is tuned
         alone |= {"verdict": trial.verdict.model_copy(update={"looks": None}).model_dump(mode="json")}
-        found += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
-    folders = [variant.trial.folder for variant in found]
+        all_variants += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
+    folders = [variant.trial.folder for variant in all_variants]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise SettingsError(f"sweep, robustness_reruns, tune: {twice} would hold two variants; give each value once")
-    return found
+    return all_variants
 
 
 def _setting(kind: str) -> str:
@@ -135,15 +135,15 @@ def refuse_without_effect(trial: Trial) -> None:
     for variant in variants(trial):
         if variant.is_itself and variant.kind == "sweep":
             continue
-        found = str(_read(variant.trial))
-        own = None if variant.kind == "tune" else seen.get(("", found))  # the trial's own values are tried as well
-        same = seen.get((variant.kind, found), own)
+        read = str(_read(variant.trial))
+        own = None if variant.kind == "tune" else seen.get(("", read))  # the trial's own values are tried as well
+        same = seen.get((variant.kind, read), own)
         if same:
             raise SettingsError(
                 f"{_setting(variant.kind)}: {variant.name} is the same experiment as {same}: no stage reads what "
                 "differs; leave it out"
             )
-        seen[variant.kind, found] = variant.name
+        seen[variant.kind, read] = variant.name
 
 
 def _read(trial: Trial) -> dict[str, Any]:
