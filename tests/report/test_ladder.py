@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from tokentrial.report.ladder import TEXT_BITS, ladder
+from tokentrial.trial.declaration import Declared
 from tokentrial.trial.sweep import variants
 
 ACCURACY = "pretrain/mul_table/never_asked/accuracy"
@@ -35,20 +36,24 @@ def a_report(size, differences, worth=WORTH):
     noise = np.random.default_rng(int(FLOPS[size] % 997)).normal(0, 0.002, (2, len(SEEDS)))
     bits = {arm: 9.0 * (FLOPS[size] * of) ** -0.05 for arm, of in (("baseline", 1.0), ("mul_append", worth))}
     cell = {"flops": FLOPS[size], "parameters": 1000, "tokens": 10_000, "bytes": 20_000}
-    steps = {"asked": 40, "never_asked": None}
+    points, steps = [{"step": 40, "asked": 0.7, "never_asked": 0.1}], {"never_asked": None}
     return {
         "seeds": SEEDS,
+        "declared": {"seeds": SEEDS},
         "missing": [],
         "settings": {"pretrain": {"lr": 1e-3}},
-        "declaration": {"departures": []},
+        "declaration": {"departures": [], "withheld": {}},
         "consumed": {"baseline": cell, "mul_append": cell},
         "curves": {
-            "baseline": {str(s): {"steps_to_60": steps} for s in SEEDS},
-            "mul_append": {str(s): {"steps_to_60": steps | {"asked": 10}} for s in SEEDS},
+            arm: {str(s): {"points": points, "steps_to_60": steps | {"asked": asked}} for s in SEEDS}
+            for arm, asked in (("baseline", 40), ("mul_append", 10))
         },
         "outcomes": {
-            ACCURACY: {"per_seed": {"baseline": [0.3] * 4, "mul_append": [0.3 + d for d in differences]}},
-            TEXT_BITS: {"per_seed": {arm: (of * np.exp(noise[0])).tolist() for arm, of in bits.items()}},
+            ACCURACY: {"floor": 0.2, "per_seed": {"baseline": [0.3] * 4, "mul_append": [0.3 + d for d in differences]}},
+            TEXT_BITS: {
+                "floor": None,
+                "per_seed": {arm: (of * np.exp(noise[0])).tolist() for arm, of in bits.items()},
+            },
         },
     }
 
@@ -58,7 +63,8 @@ GROWING = {"1x16": [0.0, 0.02, -0.01, 0.01], "2x32": [0.2, 0.23, 0.18, 0.21], "4
 
 def reports(trial, made, missing=()):
     found = [(variant, None if variant.name in missing else made[variant.name]) for variant in variants(trial)]
-    return ladder(trial, found, made["4x64"])
+    declared = Declared(trial.arms, trial.seeds, trial.control, trial.verdict)
+    return ladder(trial, declared, found, made["4x64"])
 
 
 def test_every_size_is_a_trial_of_its_own_with_the_arms_and_seeds(trial):
@@ -75,19 +81,19 @@ def test_a_trend_that_was_put_in_comes_out_as_scipys_regression_by_seed(trial):
     slopes = [stats.linregress([12, 13, 14], [GROWING[size][k] for size in SIZES]).slope for k in range(4)]
     assert primary["slope"] == pytest.approx(np.mean(slopes))
     assert primary["p"] == pytest.approx(stats.ttest_1samp(slopes, 0).pvalue)
-    assert primary["verdict"] == "grows"
+    assert primary["verdict"] == "gains"
     assert [size["mean"] for size in primary["by_size"]] == pytest.approx([np.mean(GROWING[s]) for s in SIZES])
     assert bits["p_adjusted"] == bits["p"]  # a family of one
 
 
-def test_the_advantage_shrinks_where_fewer_bits_are_better_and_their_difference_rises(trial):
+def test_the_treatment_loses_where_fewer_bits_are_better_and_their_difference_rises(trial):
     made = {size: a_report(size, GROWING[size]) for size in SIZES}
     for size, difference in zip(SIZES, (-0.3, -0.2, -0.1), strict=True):
         values = made[size]["outcomes"][TEXT_BITS]["per_seed"]
         values["mul_append"] = [v + difference * (1 + 0.05 * k) for k, v in enumerate(values["baseline"])]
     bits = reports(trial, made)["trends"][1]
     assert bits["slope"] > 0
-    assert bits["verdict"] == "shrinks"
+    assert bits["verdict"] == "loses"
 
 
 def test_what_an_arm_is_worth_comes_out_and_nothing_is_extrapolated(trial):
@@ -102,21 +108,78 @@ def test_what_an_arm_is_worth_comes_out_and_nothing_is_extrapolated(trial):
     assert ACCURACY not in [each["outcome"] for each in found]
 
 
-def test_without_a_size_there_is_no_trend_and_with_a_departure_no_verdict(trial):
-    made = {size: a_report(size, GROWING[size]) for size in SIZES}
-    found = reports(trial, made, missing=["1x16"])
+def test_without_a_size_there_is_no_trend(trial):
+    found = reports(trial, {size: a_report(size, GROWING[size]) for size in SIZES}, missing=["1x16"])
     assert found["missing"] == ["1x16"]
+    assert [(trend["p"], trend["p_adjusted"], trend["verdict"]) for trend in found["trends"]] == [(None,) * 3] * 2
+
+
+def test_an_unfinished_size_of_the_trial_itself_leaves_the_others_whole(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    made["4x64"] |= {"missing": ["baseline/seed4 pretrain"], "consumed": {}}  # no cell of the control yet
+    found = reports(trial, made)
+    assert (found["missing"], [size["name"] for size in found["sizes"]]) == (["4x64"], SIZES[:2])
     assert [trend["p"] for trend in found["trends"]] == [None, None]
-    made["4x64"]["missing"] = ["baseline/seed4 pretrain"]  # of the trial's own size
-    assert [trend["p"] for trend in reports(trial, made)["trends"]] == [None, None]
-    made["4x64"]["missing"] = []
-    made["2x32"]["declaration"]["departures"] = ["pretrain.lr"]
-    assert [trend["verdict"] for trend in reports(trial, made)["trends"]] == [None, None]
+    assert {len(record["by_seed"]) for record in found["multipliers"]} == {len(SEEDS)}
+
+
+def test_a_trend_is_exploratory_where_a_size_or_the_list_of_sizes_is_not_as_declared(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    made["2x32"]["declaration"] = {
+        "departures": ["verdict.smallest_effect: ...; what was declared counts"],
+        "withheld": {},
+    }
+    assert None not in [trend["verdict"] for trend in reports(trial, made)["trends"]]
+    for declaration in (
+        {"departures": ["pretrain.lr: ...; exploratory"], "withheld": {"pretrain": "pretrain.lr: ..."}},
+        {"departures": ["ladder.sizes: ... added; what was declared counts"], "withheld": {}},
+    ):
+        made["4x64"]["declaration"] = declaration
+        found = reports(trial, made)
+        assert [trend["verdict"] for trend in found["trends"]] == [None, None]
+        assert [*found["departures"]] == ["pretrain"]
+
+
+def test_seeds_that_were_added_enter_no_trend(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    expected = reports(trial, made)
+    for report in made.values():
+        report["seeds"] = [*SEEDS, 5]
+        for outcome in report["outcomes"].values():
+            outcome["per_seed"] = {arm: [*values, 0.9] for arm, values in outcome["per_seed"].items()}
+    assert reports(trial, made) == expected
+
+
+def test_a_size_at_which_both_arms_lie_at_an_end_of_the_scale_says_so(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    made["1x16"]["outcomes"][ACCURACY]["per_seed"] = {"baseline": [0.1] * 4, "mul_append": [0.25] * 4}
+    made["4x64"]["outcomes"][ACCURACY]["per_seed"] = {"baseline": [0.95] * 4, "mul_append": [1.0] * 4}
+    accuracy, bits = reports(trial, made)["trends"]
+    assert [size["bound"] for size in accuracy["by_size"]] == ["floor", None, "ceiling"]  # smallest effect 0.1
+    assert [size["bound"] for size in bits["by_size"]] == [None] * 3
+
+
+def test_where_every_seed_has_the_same_slope_signs_decide(trial):
+    """Of four seeds the smallest p of the sign-flip test is 2 / 2^4."""
+    steady = {size: [0.1 * k] * 4 for k, size in enumerate(SIZES)}
+    primary = reports(trial, {size: a_report(size, steady[size]) for size in SIZES})["trends"][0]
+    assert primary["p"] == pytest.approx(0.125)
+    assert primary["verdict"] == "no trend shown"
+
+
+def test_facts_that_no_run_asks_have_no_steps_to_60(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    for report in made.values():
+        for curves in report["curves"].values():
+            for curve in curves.values():
+                curve["points"] = [{"step": 40, "asked": 0.7}]  # holdout_folds: 0
+    found = {record["outcome"] for record in reports(trial, made)["multipliers"]}
+    assert found == {TEXT_BITS, "pretrain/steps_to_60/asked"}
 
 
 def test_a_seed_that_one_size_lacks_counts_in_no_slope(trial):
     made = {size: a_report(size, GROWING[size]) for size in SIZES}
-    made["1x16"]["seeds"] = [1, 2, 3]
+    made["1x16"]["seeds"] = made["1x16"]["declared"]["seeds"] = [1, 2, 3]
     for outcome in made["1x16"]["outcomes"].values():
         outcome["per_seed"] = {arm: values[:3] for arm, values in outcome["per_seed"].items()}
     primary = reports(trial, made)["trends"][0]

@@ -180,36 +180,35 @@ def test_the_gate_wants_the_mean_of_both_accuracies():
 # the trend over sizes
 
 
-def of_trend(slope, p, higher_is_better=True):
-    return {"slope": slope, "p": p, "higher_is_better": higher_is_better}
+def of_trend(slope, p, higher_is_better=True, as_declared=True):
+    return {"slope": slope, "p": p, "higher_is_better": higher_is_better, "as_declared": as_declared}
 
 
-def trend_verdicts(*trends, alpha=0.05, is_exploratory=False):
-    return [trend["verdict"] for trend in decide_trends(trends, alpha, is_exploratory)]
+def trend_verdicts(*trends, alpha=0.05):
+    return [trend["verdict"] for trend in decide_trends(trends, alpha)]
 
 
 @pytest.mark.parametrize(("slope", "p", "higher_is_better", "expected"), [
-    (0.2, 0.01, True, "grows"),
-    (-0.2, 0.01, True, "shrinks"),
-    (0.2, 0.01, False, "shrinks"),  # bits per byte: the treatment's disadvantage has become larger
-    (-0.2, 0.01, False, "grows"),
+    (0.2, 0.01, True, "gains"),
+    (-0.2, 0.01, True, "loses"),
+    (0.2, 0.01, False, "loses"),  # bits per byte: more of them
+    (-0.2, 0.01, False, "gains"),
     (0.2, 0.05, True, "no trend shown"),
     (-0.2, 0.3, False, "no trend shown"),
 ])  # fmt: skip
-def test_an_advantage_grows_or_shrinks_by_the_sign_that_is_better(slope, p, higher_is_better, expected):
+def test_a_treatment_gains_or_loses_by_the_sign_that_is_better(slope, p, higher_is_better, expected):
     assert trend_verdicts(of_trend(slope, p, higher_is_better)) == [expected]
 
 
 def test_other_trends_answer_to_holm_with_what_was_not_measured_as_1():
-    primary, *family = decide_trends(
-        [of_trend(1, 0.04), of_trend(1, 0.02), of_trend(1, None), of_trend(1, 0.01)], 0.05, False
-    )
-    assert (primary["p_adjusted"], primary["verdict"]) == (0.04, "grows")
-    assert [trend["p_adjusted"] for trend in family] == pytest.approx([0.04, 1.0, 0.03])  # twice, once, three times
-    assert [trend["verdict"] for trend in family] == ["grows", None, "grows"]
+    untested = [of_trend(1, None), of_trend(1, 0.001, as_declared=False)]
+    primary, *family = decide_trends([of_trend(1, 0.04), of_trend(1, 0.02), *untested, of_trend(1, 0.01)], 0.05)
+    assert (primary["p_adjusted"], primary["verdict"]) == (0.04, "gains")
+    assert [trend["p_adjusted"] for trend in family] == [pytest.approx(0.06), None, None, pytest.approx(0.04)]
+    assert [trend["verdict"] for trend in family] == ["no trend shown", None, None, "gains"]
     assert trend_verdicts(of_trend(1, 0.04), of_trend(1, 0.03), of_trend(1, 0.03))[1:] == ["no trend shown"] * 2
 
 
-def test_no_trend_has_a_verdict_where_the_primary_has_none_or_a_size_departs_from_its_declaration():
-    assert trend_verdicts(of_trend(1, None), of_trend(1, 0.001)) == [None, None]
-    assert trend_verdicts(of_trend(1, 0.001), of_trend(1, 0.001), is_exploratory=True) == [None, None]
+def test_no_trend_has_a_verdict_where_the_primary_has_none():
+    for primary in (of_trend(1, None), of_trend(1, 0.001, as_declared=False)):
+        assert trend_verdicts(primary, of_trend(1, 0.001)) == [None, None]

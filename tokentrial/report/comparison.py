@@ -28,7 +28,7 @@ from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 15  # 14 had no p_equivalence_adjusted
+VERSION = 16  # 15 judged trends by the settings, without floors and ceilings
 REPORT = "comparison_report.json"
 PAGE = "report.html"
 
@@ -117,7 +117,8 @@ def _report(
         "stages": stages,
         "declared": {"arms": declared.arms, "seeds": declared.seeds, "control": declared.control}
         | declared.verdict.model_dump(mode="json"),
-        "declaration": {"sha256": standing.sha256, "since": standing.since, "departures": standing.departures},
+        "declaration": {"sha256": standing.sha256, "since": standing.since, "departures": standing.departures}
+        | {"withheld": standing.withheld},
         "primary": {"outcome": primary["outcome"], "contrast": f"{primary['treatment']} - {primary['control']}"}
         | {key: primary[key] for key in ("verdict", "note")},
         "look": look._asdict() | {"boundary": look.boundary},
@@ -151,7 +152,7 @@ def _report(
             if stage not in by_stage and seed in needed
         ],
     }
-    return report | {"ladder": ladder(trial, reports, report)}
+    return report | {"ladder": ladder(trial, declared, reports, report)}
 
 
 def _read(

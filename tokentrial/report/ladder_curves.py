@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from tokentrial.report.contrast_table import Report
 from tokentrial.report.outcomes import outcome_label
-from tokentrial.report.plot_style import GROUP_LABELS, INK, arm_style, legend, new_figure
+from tokentrial.report.plot_style import GROUP_LABELS, INK, arm_style, draw_estimates, legend, new_figure
 
 
 def trends(report: Report) -> Figure:
@@ -51,7 +51,8 @@ def _figure(report: Report, records: Sequence[Mapping[str, Any]], what: str, neu
         for contrast in dict.fromkeys(record["contrast"] for record in of_outcome):
             of_contrast = [record for record in of_outcome if record["contrast"] == contrast]
             _line(axis, report, contrast, [p for record in of_contrast for p in record.get("by_size", [record])])
-        axis.set_yscale("log" if neutral else "linear")
+        if neutral:
+            _ratio_scale(axis)
         _finish(axis, report, outcome, what)
         axis.axhline(neutral, color=INK, linewidth=1)
     for axis in axes.flat[len(outcomes) :]:
@@ -61,20 +62,25 @@ def _figure(report: Report, records: Sequence[Mapping[str, Any]], what: str, neu
 
 
 def _line(axis: Axes, report: Report, contrast: str, points: Sequence[Mapping[str, Any]]) -> None:
-    flops = {size["name"]: size["flops"] for size in report["ladder"]["sizes"]}
-    colour, marker = arm_style(report, contrast.split(" - ")[0])
-    measured = sorted((flops[point["size"]], point) for point in points if point["mean"] is not None)
-    means = np.array([point["mean"] for _, point in measured])
-    ends = np.array([point["ci95"] or (point["mean"],) * 2 for _, point in measured])
-    axis.errorbar([x for x, _ in measured], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
-                  linewidth=1.6, elinewidth=1.1, capsize=3)  # fmt: skip
+    flops = {size["name"]: size["flops"] for size in report["ladder"]["sizes"]}  # by compute, as the points are
+    measured = [(flops[point["size"]], point) for point in points if point["mean"] is not None]
+    draw_estimates(axis, measured, arm_style(report, contrast.split(" - ")[0]))
+
+
+def _ratio_scale(axis: Axes) -> None:
+    """A log scale whose ticks are plain numbers, several of them within a decade too."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 4 * low else MaxNLocator(5))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.minorticks_off()
 
 
 def _finish(axis: Axes, report: Report, outcome: str, what: str) -> None:
     sizes = report["ladder"]["sizes"]
     axis.set_xscale("log")
     axis.set_xticks([size["flops"] for size in sizes], [f"{size['name']}\n{size['flops']:.1e}" for size in sizes])
-    axis.minorticks_off()
+    axis.xaxis.minorticks_off()
     group = GROUP_LABELS.get(outcome.removeprefix("pretrain/steps_to_60/"))
     label = f"steps to 60 % of {group}" if group else outcome_label(outcome)
     axis.set_title("\n".join(wrap(label, 44)))

@@ -16,9 +16,11 @@ from tokentrial.report.contrast_table import (
 )
 from tokentrial.report.formats import format_estimate, format_interval, format_level, format_number, one_line
 from tokentrial.report.outcomes import METRICS, STAGE_LABELS, outcome_label
-from tokentrial.statistics.decision import EQUIVALENT, HELPS, HURTS, NO_DIFFERENCE, NOT_LEARNT
+from tokentrial.statistics.decision import EQUIVALENT, GAINS, HELPS, HURTS, LOSES, NO_DIFFERENCE, NOT_LEARNT
 from tokentrial.trial.sweep import settings_text
 
+_LARGER = "Nothing here says what a larger one would do."
+_BEYOND_LADDER = "The ladder says what becomes of the difference at its other sizes, and nothing of larger ones."
 _SPENDING = {"obrien_fleming": "O'Brien-Fleming", "pocock": "Pocock"}
 
 
@@ -47,7 +49,8 @@ def summary(report: Report) -> list[str]:
     tuned = "but for the values that each was tuned to, " if is_tuned_apart else ""
     read = {report["consumed"][arm]["bytes"] for arm in (treatment, control) if arm in report["consumed"]}
     same_text = report["settings"]["budget"]["match"] == "bytes" or len(read) < 2
-    rest = f"{tuned}all else is the same{'' if same_text else ', but as many tokens hold more text in one of the two'}"
+    more_text = "" if same_text else ", but the same number of tokens holds more text in one of the two"
+    rest = f"{tuned}all else is the same{more_text}"
     sentences = [
         f"Compared: {treatment} ({get_arm(treatment).summary}) with {control} ({get_arm(control).summary}); {rest}."
     ]
@@ -67,6 +70,7 @@ def summary(report: Report) -> list[str]:
     if verdicts:
         counts = ", ".join(f"{count} {words}" for words, count in verdicts.items())
         sentences.append(f"Secondary contrasts, {verdicts.total()}: {counts}.")
+    sentences += trends(report)[:1]
     return [one_line(sentence) for sentence in sentences]
 
 
@@ -84,13 +88,14 @@ def remarks(report: Report) -> list[str]:
         *looks(report),
         *averaged(report),
         *_budgets(report),
+        *trends(report),
         *tuning(report),
         gate(report),
         *error_rates(report),
     ]
     if grpo and not grpo["go_on"]:
         sentences.append("GRPO skipped: pass@k is zero in every cell; there is nothing to learn from.")
-    if grpo and grpo["fact_token_bonus"]:
+    if grpo and grpo["go_on"] and grpo["fact_token_bonus"]:
         bonus = f"{grpo['fact_token_bonus']:g}"
         sentences.append(f"GRPO paid a bonus of {bonus} for fact tokens, which only some arms can earn.")
     if split := report["made_by"]["split_pairs"]:
@@ -126,7 +131,7 @@ def looks(report: Report) -> list[str]:
 
 def averaged(report: Report) -> list[str]:
     """Over how many checkpoints an outcome is the mean, where over more than one."""
-    number = report["settings"]["evaluate"].get("checkpoints", 1)  # not in a report of an earlier release
+    number = report["settings"]["evaluate"]["checkpoints"]
     words = (
         f"Every outcome after pretraining is the mean over {number} checkpoints of the last tenth of its steps; single "
         "facts and completions are of its end."
@@ -144,10 +149,31 @@ def _budgets(report: Report) -> list[str]:
     ]
 
 
+def trends(report: Report) -> list[str]:
+    """What becomes of each declared difference as models grow, the primary one first; of a ladder that is not complete,
+    what is missing."""
+    if not (ladder := report["ladder"]):
+        return []
+    if ladder["missing"]:
+        return [f"No trend over sizes is tested before these are complete: {', '.join(ladder['missing'])}."]
+    sentences = []
+    for trend in ladder["trends"]:
+        verdict = {None: "no verdict", GAINS: f"the treatment {GAINS}", LOSES: f"the treatment {LOSES}"}
+        slope = "not measured" if trend["slope"] is None else f"{trend['slope']:+.3f} {format_interval(trend['ci95'])}"
+        bounds = [f"{point['size']} ({point['bound']})" for point in trend["by_size"] if point["bound"]]
+        room = f"; the scale leaves no room for a difference at {', '.join(bounds)}" if bounds else ""
+        sentences.append(
+            f"Over {len(trend['by_size'])} sizes of model, {trend['contrast']} in {outcome_label(trend['outcome'])}: "
+            f"{verdict.get(trend['verdict'], trend['verdict'])}, slope per tenfold compute {slope}, "
+            f"p {format_number(trend['p_adjusted'])}{room}."
+        )
+    return sentences
+
+
 def tuning(report: Report) -> list[str]:
     """What each arm was tuned to and by what, where its best may lie beyond what was tried, and what the trial's own
     values would have said."""
-    if (tuned := report.get("tuning")) is None:  # an earlier release's report knows none
+    if (tuned := report["tuning"]) is None:
         return []
     seeds = f"seed{'s' if len(tuned['seeds']) > 1 else ''} {', '.join(map(str, tuned['seeds']))}"
     if not tuned["chosen"]:
@@ -207,6 +233,8 @@ def error_rates(report: Report) -> list[str]:
     if any(record["margin"] is not None for record in declared_records(report)):
         rate = f"at most {100 * alpha:.3g} % for the primary and {100 * alpha:.3g} % for the family"
         words += f" A wrong `equivalent` counts apart: {rate}."
+    if report["ladder"]:
+        words += f" Trends over sizes add {100 * alpha:.3g} % for the primary one and as much for the others."
     return [words] if count else []
 
 
@@ -249,9 +277,10 @@ def _finding(record: Record) -> str:
     if not is_measured(record):
         return f"{words.contrast} on {words.outcome}: not measured."
     if record["verdict"] in (NO_DIFFERENCE, NOT_LEARNT):
-        power = f", these seeds find {record['detectable']:.3g} four times in 5" if record["detectable"] else ""
+        finds = f", so many seeds find a true difference of {record['detectable']:.3g} in four trials of five"
         is_open = record["p"] >= record["alpha"]  # else only Holm's p, which the note gives, is too large
-        left_open = f"; a difference of either sign is left open{power}" if is_open else "; significant alone"
+        power = finds if record["detectable"] else ""
+        left_open = f"; a difference of either sign is left open{power}" if is_open else "; significant before Holm"
     floor = "" if record["floor"] is None else f" (floor {record['floor']:.3f})"
     note = f"; {words.note}" if words.note else ""
     return one_line(
@@ -319,8 +348,8 @@ def _of_the_models(report: Report) -> list[str]:
     consumed, settings = report["consumed"], report["settings"]
     first, model = next(iter(consumed.values())), settings["pretrain"]
     sentences = [
-        f"One size of model: {first['parameters']:,} parameters in {model['n_layer']} layers, trained on "
-        f"{first['tokens']:,.0f} tokens. Nothing here says what a larger one would do."
+        f"The verdict is on one size of model: {first['parameters']:,} parameters in {model['n_layer']} layers, "
+        f"trained on {first['tokens']:,.0f} tokens. {_BEYOND_LADDER if report['ladder'] else _LARGER}"
     ]
     if start := model["from_checkpoint"]:
         sentences.append(

@@ -1,7 +1,10 @@
 """What the figures share: one light palette, the colour and marker of each arm, and a figure that needs no screen."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -69,6 +72,15 @@ def arm_style(report: Report, arm: str) -> tuple[str, str]:
 
 def _place(report: Report, arm: str) -> int:
     return [name for name in report["arms"] if name != report["control"]].index(arm)
+
+
+def draw_estimates(axis: Axes, points: Sequence[tuple[float, Any]], style: tuple[str, str]) -> None:
+    """A line through the means of estimates at their places on x, with their 95 % intervals."""
+    colour, marker = style
+    means = np.array([estimate["mean"] for _, estimate in points])
+    ends = np.array([estimate["ci95"] or (estimate["mean"],) * 2 for _, estimate in points])
+    axis.errorbar([x for x, _ in points], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
+                  linewidth=1.6, elinewidth=1.1, capsize=3)  # fmt: skip
 
 
 def legend(figure: Figure, report: Report) -> None:

@@ -5,13 +5,12 @@ from itertools import product
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tokentrial.report.contrast_table import Report
 from tokentrial.report.outcomes import outcome_label
-from tokentrial.report.plot_style import INK, arm_style, legend, new_figure
+from tokentrial.report.plot_style import INK, arm_style, draw_estimates, legend, new_figure
 
 
 class SweepPanel(NamedTuple):
@@ -51,10 +50,10 @@ def sweep(report: Report, name: str) -> Figure:
     figure, axes = new_figure(2.3 * len(panels) + 0.6, nrows=len(panels), ncols=2)
     for panel, (left, right) in zip(panels, axes, strict=True):
         for arm in report["arms"]:
-            _curve(left, panel, [point["arms"].get(arm) for point in panel.points], *arm_style(report, arm))
+            _curve(left, panel, [point["arms"].get(arm) for point in panel.points], arm_style(report, arm))
         for pair in dict.fromkeys(pair for point in panel.points for pair in point["contrasts"]):
             estimates = [point["contrasts"].get(pair) for point in panel.points]
-            _curve(right, panel, estimates, *arm_style(report, pair.split(" - ")[0]))
+            _curve(right, panel, estimates, arm_style(report, pair.split(" - ")[0]))
         right.axhline(0, color=INK, linewidth=1)
         left.set_title("\n".join(wrap(outcome_label(name), 44)))
         right.set_title("difference, declared contrasts")
@@ -66,16 +65,13 @@ def sweep(report: Report, name: str) -> Figure:
 
 
 def _curve(
-    axis: Axes, panel: SweepPanel, estimates: Sequence[Mapping[str, Any] | None], colour: str, marker: str
+    axis: Axes, panel: SweepPanel, estimates: Sequence[Mapping[str, Any] | None], style: tuple[str, str]
 ) -> None:
     """Means with their intervals: on the scale of the values where they are numbers, else one after the other."""
     is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in panel.values)
     ticks: list[float] = panel.values if is_numeric else [*range(len(panel.values))]
     measured = sorted(((x, e) for x, e in zip(ticks, estimates, strict=True) if e), key=lambda point: point[0])
-    means = np.array([e["mean"] for _, e in measured])
-    ends = np.array([e["ci95"] or (e["mean"],) * 2 for _, e in measured])
-    axis.errorbar([x for x, _ in measured], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
-                  linewidth=1.6, elinewidth=1.1, capsize=3)  # fmt: skip
+    draw_estimates(axis, measured, style)
     axis.set_xticks(ticks, [str(value) for value in panel.values])
 
 

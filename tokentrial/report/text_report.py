@@ -25,16 +25,24 @@ TIME_NOTE = (
     "last attempt."
 )
 FLOOR_NOTE = "Floor: the best accuracy of a few strategies that know no facts, such as always giving the same answer."
-LADDER_NOTE = "Sizes by compute; figures of the control's cells. Tokens per byte: what an arm's text costs to read."
+LADDER_NOTE = (
+    "Sizes by compute. Parameters, tokens and FLOPs are those of one cell of the control. The fewer tokens a byte of\n"
+    "the original text takes, the more text an arm reads with the same tokens."
+)
+_BOUND_NOTE = (
+    "`floor` or `ceiling`: both arms lie there, so the scale\n"
+    "leaves no room for a difference, and one that vanishes there is no sign that the effect does."
+)
 TREND_NOTE = (
     "Each declared difference at each size, and its slope by seed over log10 of the FLOPs, tested by Student's t,\n"
-    "with 95 % intervals. The advantage is the difference in the outcome's good direction. The primary trend is\n"
-    "tested at alpha, the others by Holm."
+    "with 95 % intervals. The treatment `gains` on its control where the slope is in the outcome's good direction,\n"
+    f"whatever the sign of the difference. The primary trend is tested at alpha, the others by Holm. {_BOUND_NOTE}"
 )
 MULTIPLIER_NOTE = (
     "FLOPs that the control needs for the arm's outcome, over the arm's own: 2 means that half suffices.\n"
     "Geometric mean over seeds with a 95 % interval, interpolated seed by seed between neighbouring sizes on log\n"
-    "scales, never beyond them; of steps to 60 %, the ratio of steps at one size."
+    "scales, never beyond them. For steps to 60 %: the control's steps over the arm's at the same size, points of\n"
+    f"the learning curve, so the ratio is coarse. {_BOUND_NOTE}"
 )
 TUNING_NOTE = (
     "What each arm came to at each point of the grid: means over the tuning seeds, on which no verdict rests, with\n"
@@ -172,7 +180,7 @@ def _ladder_sections(report: Report) -> list[list[str]]:
 
 def sizes(report: Report) -> Table:
     """A row a size; figures of the control's cells."""
-    rows = [[name, *["not run yet"] * 6] for name in report["ladder"]["missing"]]
+    rows = [[name, *["not complete yet"] * 6] for name in report["ladder"]["missing"]]
     for size in report["ladder"]["sizes"]:
         amounts = [format_amount(size[key]) for key in ("parameters", "tokens", "flops")]
         read = ", ".join(f"{arm} {tokens:.3f}" for arm, tokens in size["tokens_per_byte"].items())
@@ -186,10 +194,12 @@ def size_trends(report: Report) -> Table:
     rows = []
     for t in report["ladder"]["trends"]:
         slope = "-" if t["slope"] is None else f"{t['slope']:+.3f} {format_interval(t['ci95'])}"
-        sizes = [format_estimate(point if point["mean"] is not None else None, "+") for point in t["by_size"]]
+        sizes = [
+            format_estimate(point if point["mean"] is not None else None, "+") + _bound(point) for point in t["by_size"]
+        ]
         p = format_number(t["p_adjusted"])
         rows.append([t["contrast"], t["outcome"], t["verdict"] or "no verdict", slope, p, str(len(t["seeds"])), *sizes])
-    return ["contrast", "outcome", "the advantage", "slope per tenfold compute", "p", "seeds", *names], rows
+    return ["contrast", "outcome", "the treatment", "slope per tenfold compute", "p", "seeds", *names], rows
 
 
 def compute_multipliers(report: Report) -> Table:
@@ -207,10 +217,14 @@ def _multiplier(record: Mapping[str, Any] | None) -> str:
         return "-"
     if record["mean"] is None:
         known = [value for value in record["by_seed"] if value is not None]
-        outside = "not reached" if "steps_to_60" in record["outcome"] else "outside what was run"
-        return f"{outside} ({len(known)} of {len(record['by_seed'])} seeds have one)"
+        none = "not reached" if "steps_to_60" in record["outcome"] else "no single crossing within what was run"
+        return f"{none} ({len(known)} of {len(record['by_seed'])} seeds have one){_bound(record)}"
     ends = f" [{record['ci95'][0]:.2f}, {record['ci95'][1]:.2f}]" if record["ci95"] else ""
-    return f"{record['mean']:.2f}{ends}"
+    return f"{record['mean']:.2f}{ends}, n {len(record['by_seed'])}{_bound(record)}"
+
+
+def _bound(record: Mapping[str, Any]) -> str:
+    return f", {record['bound']}" if record["bound"] else ""
 
 
 def stage_times(seconds: Mapping[str, Mapping[str, float]]) -> Table:
@@ -244,9 +258,9 @@ class QuestionLine(NamedTuple):
 def questions(report: Report, stage: str) -> list[QuestionLine]:
     """The table question by question, where arms lie furthest apart first."""
     lines = []
-    for question, (across, down) in report["facts"]["questions"].items():
+    for question, place in report["facts"]["questions"].items():
         for group in GROUPS:
-            shares = [_share_right(report, stage, arm, group, across, down) for arm in report["arms"]]
+            shares = [_share_right(report, stage, arm, group, place) for arm in report["arms"]]
             if measured := [share for share in shares if share is not None]:
                 apart = max(measured) - min(measured)
                 words = ["-" if share is None else f"{share:.2f}" for share in shares]
@@ -254,7 +268,7 @@ def questions(report: Report, stage: str) -> list[QuestionLine]:
     return [line for _, line in sorted(lines, key=lambda item: -item[0])]
 
 
-def _share_right(report: Report, stage: str, arm: str, group: str, across: int, down: int) -> float | None:
+def _share_right(report: Report, stage: str, arm: str, group: str, place: Sequence[int]) -> float | None:
     """Of the seeds of a group those that answer right; None where there are none, or the arm was not evaluated."""
     share = report["tables"][stage].get(arm, {}).get("accuracy", {}).get(group)
-    return None if share is None else share[across][down]
+    return None if share is None else share[place[0]][place[1]]

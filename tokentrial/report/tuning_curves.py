@@ -3,12 +3,11 @@
 from textwrap import wrap
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from tokentrial.report.contrast_table import Report
 from tokentrial.report.outcomes import outcome_label
-from tokentrial.report.plot_style import DASHED, MUTED, arm_style, legend, new_figure
+from tokentrial.report.plot_style import DASHED, MUTED, arm_style, draw_estimates, legend, new_figure
 
 
 def tuned(report: Report) -> Figure:
@@ -17,14 +16,10 @@ def tuned(report: Report) -> Figure:
     figure, axes = new_figure(2.9, ncols=len(content["grid"]), sharey=True)
     for axis, (name, values) in zip(axes.flat, content["grid"].items(), strict=True):
         for arm in (arm for arm in report["arms"] if arm in content["chosen"]):  # one may have been left out since
-            colour, marker = arm_style(report, arm)
-            line = _line(content, name, arm)
-            means = np.array([estimate["mean"] for _, estimate in line])
-            ends = np.array([estimate["ci95"] or (estimate["mean"],) * 2 for _, estimate in line])
-            axis.errorbar([x for x, _ in line], means, abs(ends.T - means), color=colour, marker=marker, markersize=5,
-                          linewidth=1.6, elinewidth=1.1, capsize=3)  # fmt: skip
+            line, style = _line(content, name, arm), arm_style(report, arm)
+            draw_estimates(axis, line, style)
             best = next((x, estimate["mean"]) for x, estimate in line if x == content["chosen"][arm][name])
-            axis.plot(*best, color=colour, marker="o", markersize=11, fillstyle="none")
+            axis.plot(*best, color=style[0], marker="o", markersize=11, fillstyle="none")
         axis.axvline(content["own"][name], color=MUTED, linewidth=0.9, linestyle=DASHED)
         if min(values) > 0:  # rates are tried as multiples
             axis.set_xscale("log")

@@ -67,7 +67,7 @@ def swept(trial: Trial, reports: Sequence[VariantReport], own: "Analysis") -> di
             declared = [c for c in contrasts if c["role"] in ("primary", "secondary") and c["differences"]]
             outcomes: dict[str, Any] = {}
             for c in declared:
-                outcome = (own.outcomes if variant.is_itself or not report else report["outcomes"])[c["outcome"]]
+                outcome = (own.outcomes if not report else report["outcomes"])[c["outcome"]]
                 counts = [s in c["seeds"] for s in (report["seeds"] if report else trial.seeds)]
                 point = outcomes.setdefault(c["outcome"], _point(outcome, counts))
                 point["contrasts"][f"{c['treatment']} - {c['control']}"] = {

@@ -48,7 +48,7 @@ class Contrast:
     margin: float | None  # the smallest difference that matters, in the outcome's unit
     p_equivalence: float | None  # of two one-sided tests, unadjusted; refused at floor or ceiling
     p_equivalence_adjusted: float | None = None  # Holm's, as `p_adjusted`
-    equivalence_interval: list[float] | None  # at 1 - 2 alpha: a contrast alone is equivalent where within the margin
+    equivalence_interval: list[float] | None  # at 1 - 2 alpha: tested alone, equivalent where it is within the margin
     detectable: float | None  # the difference that these seeds find with a chance of 80 %, in one test at `alpha`
     floor: float | None  # of policies that know nothing
     higher_is_better: bool
@@ -80,9 +80,8 @@ def contrast(
     amount (s = 0) the sign-flip test decides. At a look, `alpha` is what its boundary comes to for one test, and the
     interval is then the repeated one (Jennison & Turnbull 1989); `equivalence_alpha` stays the trial's.
 
-    `margin` is the smallest effect that matters. Equivalence is refused where both arms' means lie within one margin of
-    the `floor` (or below), or of the `ceiling` (or above): there the scale leaves no room for a difference that
-    matters. `by_fact`: the differences, (seeds, unordered facts), NaN where absent; its row means must be the seeds'
+    `margin` is the smallest effect that matters. Equivalence is refused where `bound_of_both` finds a bound.
+    `by_fact`: the differences, (seeds, unordered facts), NaN where absent; its row means must be the seeds'
     differences. `rng` serves the sign-flip beyond 20 seeds.
     """
     d, a, b = paired_differences(treatment, control), np.asarray(treatment), np.asarray(control)
@@ -97,9 +96,8 @@ def contrast(
     elif t.sd == 0:
         notes.append("every seed differs by the same amount: the sign-flip test decides")
     if margin is not None:
-        at_floor = floor is not None and max(a.mean(), b.mean()) <= floor + margin
-        at_ceiling = ceiling is not None and min(a.mean(), b.mean()) >= ceiling - margin
-        p_equivalence, reasons = _equivalence(d, margin, level, bool(at_floor or at_ceiling))
+        bound = bound_of_both(a.mean(), b.mean(), floor, ceiling, margin)
+        p_equivalence, reasons = _equivalence(d, margin, level, bound)
         p = p_flip if t.sd == 0 else t.p
         notes += reasons if p is None or p >= alpha else []  # else there is nothing to say of equivalence
     if by_fact is not None:
@@ -134,15 +132,25 @@ def contrast(
     )
 
 
-def _equivalence(d: Floats, margin: float, alpha: float, at_bound: bool) -> tuple[float | None, list[str]]:
+def bound_of_both(
+    treatment_mean: float, control_mean: float, floor: float | None, ceiling: float | None, margin: float
+) -> str | None:
+    """`floor` or `ceiling` where both means lie within one margin of it, or beyond: there the scale leaves no room for
+    a difference that matters."""
+    if floor is not None and max(treatment_mean, control_mean) <= floor + margin:
+        return "floor"
+    return "ceiling" if ceiling is not None and min(treatment_mean, control_mean) >= ceiling - margin else None
+
+
+def _equivalence(d: Floats, margin: float, alpha: float, bound: str | None) -> tuple[float | None, list[str]]:
     """p of the test of equivalence, None where it is refused; and why it is, or that no such seeds could show it."""
     p, in_reach = tost(d, margin, alpha)
     if len(d) < 2:
         return None, []
     if p is None or in_reach is None:
         return None, ["equivalence not tested: no spread between the seeds (s = 0)"]
-    if at_bound:  # there arms look alike whatever they know
-        return None, ["equivalence not tested: both arms lie at the floor or ceiling"]
+    if bound:  # there arms look alike whatever they know
+        return None, [f"equivalence not tested: both arms lie at the {bound}"]
     if margin >= in_reach or p < alpha:
         return p, []
     return p, [f"equivalence within {margin:g} is out of reach: at 80 % power these seeds show {in_reach:.2g} at best"]

@@ -19,7 +19,7 @@ EQUIVALENT = "equivalent within"  # followed by the margin
 NOT_LEARNT = "control has not learnt"
 # with which `tokentrial verdict` ends; 1, 2 and 75 are errors and interruptions
 EXIT_CODES, NO_VERDICT = {HELPS: 0, HURTS: 10, NO_DIFFERENCE: 11, EQUIVALENT: 12, NOT_LEARNT: 13}, 14
-GROWS, SHRINKS, NO_TREND = "grows", "shrinks", "no trend shown"  # the advantage of the treatment, with compute
+GAINS, LOSES, NO_TREND = "gains", "loses", "no trend shown"  # the treatment on its control, as compute grows
 
 
 def decide(
@@ -42,7 +42,7 @@ def decide(
     was found in spite of it stands, with the reason beside it (assay sensitivity, ICH E10).
     """
     if primary is None or primary.p is None:
-        return primary, [c and _noted(c, "no verdict before the primary outcome is measured") for c in family]
+        return primary, [c and _noted(c, "no verdict: the primary contrast has none") for c in family]
     if may_go_on and primary.p >= primary.alpha:
         waiting = "no verdict at this look: the trial goes on to the next one"
         return _noted(primary, waiting), [c and _noted(c, waiting) for c in family]
@@ -115,15 +115,17 @@ def gate_failure(
     return None
 
 
-def decide_trends(trends: Sequence[dict[str, Any]], alpha: float, is_exploratory: bool) -> list[dict[str, Any]]:
-    """Declared contrasts over sizes, the primary first, with a verdict on what becomes of the treatment's advantage as
-    compute grows: it `grows`, `shrinks`, or no trend is shown. The primary's slope stands at alpha, the others' share
-    another one (Holm, what was not measured as p = 1). No verdict where a size departs from its declaration."""
-    primary, *family = [dict(trend) for trend in trends]
-    adjusted = holm([1.0 if trend["p"] is None else trend["p"] for trend in family])
-    for trend, p in [(primary, primary["p"]), *zip(family, adjusted, strict=True)]:
-        trend |= {"p_adjusted": p, "verdict": None}
-        if trend["p"] is not None and primary["p"] is not None and not is_exploratory:
+def decide_trends(trends: Sequence[dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
+    """Trends of declared contrasts over sizes, the primary first, each with a verdict: as compute grows, the treatment
+    `gains` on its control or `loses`, or no trend is shown. The primary slope is tested at alpha; the others share
+    another alpha (Holm; one that was not tested, or not as it was declared, counts as p = 1). Without the primary there
+    is no verdict at all."""
+    judged = [dict(trend) for trend in trends]
+    tested = [trend["p"] if trend["as_declared"] else None for trend in judged]
+    corrected = holm([1.0 if p is None else p for p in tested[1:]])
+    for trend, p, adjusted in zip(judged, tested, [tested[0], *corrected], strict=True):
+        trend |= {"p_adjusted": None if p is None else adjusted, "verdict": None}
+        if tested[0] is not None and p is not None and adjusted is not None:
             gains = (trend["slope"] > 0) == trend["higher_is_better"]
-            trend["verdict"] = NO_TREND if p >= alpha else GROWS if gains else SHRINKS
-    return [primary, *family]
+            trend["verdict"] = NO_TREND if adjusted >= alpha else GAINS if gains else LOSES
+    return judged

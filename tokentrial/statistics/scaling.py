@@ -9,14 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokentrial.statistics.paired import Floats, PairedT, Values, finite_vector, paired_t
-
-
-class Trend(NamedTuple):
-    """Change of a difference for ten times the compute: of each seed, and over seeds."""
-
-    slopes: list[float]  # by seed
-    over_seeds: PairedT
+from tokentrial.statistics.paired import Floats, Values, finite_vector, paired_t
 
 
 class Multiplier(NamedTuple):
@@ -27,9 +20,10 @@ class Multiplier(NamedTuple):
     ci95: tuple[float, float] | None  # by t on the logarithm; None where a seed has no value, which would select seeds
 
 
-def trend(differences: Sequence[Values], compute: Values) -> Trend:
-    """The slope of each seed's differences, shape (seeds, sizes), on log10 of the compute of each size, by least
-    squares, and Student's t of the slopes. Raises ValueError for fewer than two sizes of different compute."""
+def slopes(differences: Sequence[Values], compute: Values) -> list[float]:
+    """Change of each seed's difference for ten times the compute: the slope of the differences, shape (seeds, sizes),
+    on log10 of the compute of each size, by least squares. Raises ValueError for fewer than two sizes of different
+    compute."""
     x = np.log10(_positive(compute, "compute"))
     centred = x - x.mean()
     if len(x) < 2 or not centred.any():
@@ -37,8 +31,7 @@ def trend(differences: Sequence[Values], compute: Values) -> Trend:
     rows = [finite_vector(row, "differences") for row in differences]
     if any(len(row) != len(x) for row in rows):
         raise ValueError(f"differences: found {[len(row) for row in rows]} sizes by seed, expected {len(x)}")
-    slopes = [float(centred @ row / (centred @ centred)) for row in rows]
-    return Trend(slopes, paired_t(slopes))
+    return [float(centred @ row / (centred @ centred)) for row in rows]
 
 
 def multiplier(
