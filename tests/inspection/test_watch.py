@@ -9,8 +9,11 @@ import pytest
 from rich.console import Console
 
 from tokentrial.inspection.watch import read_progress, watch
+from tokentrial.plan.work import expected_seconds
+from tokentrial.run.run_folder import write_trial
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import lock
+from tokentrial.trial.sweep import variants
 
 STARTED = 1_000_000.0
 
@@ -65,6 +68,25 @@ def test_a_stage_that_was_stopped_midway_is_in_the_plain_status_too(half, tokent
     with lock(half):
         [line] = [line for line in tokentrial("status", half)[1].splitlines() if begun in line]
     assert "stopped" not in line
+
+
+def test_a_size_of_a_ladder_has_its_own_steps_and_seconds(tiny, tmp_path):
+    """Of 10 steps of a size half are done, where the trial's own cells have 20. Nothing else is, and each cell of the
+    size weighs as its plan says."""
+    trial = tiny(tmp_path / "run", "seeds=[1]", "ladder={sizes: [{n_layer: 1, n_head: 1, n_embd: 16, tokens: 40960}]}")
+    [size] = variants(trial)
+    for member in (trial, size.trial):
+        write_trial(member)
+    partial = size.trial.folder / "baseline" / "seed1" / "pretrain.partial"
+    partial.mkdir(parents=True)
+    (partial / "metrics.jsonl").write_bytes(orjson.dumps({"step": 4, "loss": 2.5}) + b"\n")
+    progress = read_progress(trial.folder, STARTED)
+    assert progress.running == ["ladder/1x16/baseline/seed1 pretrain 50%, step 5, loss 2.500"]
+    own, of_size = expected_seconds(trial, {}), expected_seconds(size.trial, {})
+    cells = len(trial.arms)
+    assert progress.share == pytest.approx(
+        of_size["pretrain"] / 2 / (cells * (sum(own.values()) + sum(of_size.values())))
+    )
 
 
 def test_what_was_done_before_the_last_start_says_nothing_of_its_speed(half):

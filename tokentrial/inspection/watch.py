@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import orjson
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tokentrial.executors.progress import clock
-from tokentrial.plan.work import expected_seconds
+from tokentrial.plan.work import expected_of_family
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.steps.stage import stages
 from tokentrial.store.folders import MANIFEST
@@ -21,7 +22,7 @@ from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
 _REFRESH_S = 2.0
-_IDLE = 5  # looks in a row at a folder that no process holds; between two variants none does for a moment
+_IDLE = 5  # readings in a row of a folder that no process holds; between two variants none does for a moment
 _MIN_SHARE = 0.01  # a smaller share of the run shows no pace
 
 
@@ -53,23 +54,31 @@ def begun_stages(
 ) -> dict[tuple[str, str], tuple[float, str]]:
     """Of the `cells` as `status` has them the stages that are under way or were stopped midway, by cell and stage: the
     share that is done, and what was logged last."""
-    folders, running = _step_folders(_family(trial)), {}
+    family, running = _family(trial), {}
+    step_folders = _step_folders(family)
     for cell, of_cell in cells.items():
         for stage in (name for name, is_done in of_cell.items() if not is_done):
-            partial = folder / cell / f"{folders[stage]}.partial"
+            partial = folder / cell / f"{step_folders[stage]}.partial"
             if partial.is_dir():
-                running[cell, stage] = _last_logged(partial, trial)
+                running[cell, stage] = _last_logged(partial, family[_below(cell)])
     return running
 
 
-def _family(trial: Trial) -> list[Trial]:
-    """A trial and its variants; a sweep may have stages that the trial has not."""
-    return [trial, *(variant.trial for variant in to_run(trial))]
+def _family(trial: Trial) -> dict[str, Trial]:
+    """A trial and its variants, by the folder below the trial's in which their cells stand; a sweep may have stages
+    that the trial has not."""
+    members = (trial, *(variant.trial for variant in to_run(trial)))
+    return {member.folder.relative_to(trial.folder).as_posix(): member for member in members}
 
 
-def _step_folders(family: Sequence[Trial]) -> dict[str, str]:
+def _below(cell: str) -> str:
+    """The member of the family that a cell of `status` is of: `.`, or such as `ladder/2x64`."""
+    return PurePosixPath(cell).parents[1].as_posix()  # above are the seed and the arm
+
+
+def _step_folders(family: Mapping[str, Trial]) -> dict[str, str]:
     """In which folder of its cell each stage stands."""
-    return {stage.name: stage.folder for member in family for stage in stages(member)}
+    return {stage.name: stage.folder for member in family.values() for stage in stages(member)}
 
 
 def read_progress(folder: Path, now: float) -> RunProgress:
@@ -79,15 +88,18 @@ def read_progress(folder: Path, now: float) -> RunProgress:
     took in the cells that have it, or is expected to.
     """
     state, trial = status(folder), open_run(folder)
-    durations = {stage: by_cell.values() for stage, by_cell in state["seconds"].items()}
-    family, expected = _family(trial), dict[str, float]()
-    for member in family:
-        expected = expected_seconds(member, durations) | expected
+    family, measured = _family(trial), defaultdict[str, dict[str, list[float]]](lambda: defaultdict(list))
+    for stage, by_cell in state["seconds"].items():
+        for cell, seconds in by_cell.items() if stage != "corpus" else ():
+            measured[_below(cell)][stage].append(seconds)
+    of_family = expected_of_family([*family.values()], [measured[below] for below in family])
+    expected_by_member = dict(zip(family, of_family, strict=True))
     folders = _step_folders(family)
     started = (folder / "trial.yaml").stat().st_mtime  # written anew by each run
     logs = begun_stages(folder, trial, state["cells"])
     total = done = done_since_start = 0.0  # expected seconds
     for cell, of_cell in state["cells"].items():
+        expected = expected_by_member[_below(cell)]
         for stage, is_done in of_cell.items():
             share, recent = 0.0, False
             if is_done:

@@ -5,7 +5,7 @@ GRPO and scoring run at the Trainer's share of pretraining's speed (`devices.py`
 What a stage computes stands in its file in `steps/`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from statistics import median
 
@@ -46,6 +46,20 @@ def expected_seconds(trial: Trial, measured: Mapping[str, Collection[float]]) ->
     known = {stage: median(measured[stage]) for stage in planned if measured.get(stage)}
     scale = sum(known.values()) / sum(planned[stage] for stage in known) if known else 1.0
     return {stage: known.get(stage, scale * seconds) for stage, seconds in planned.items()}
+
+
+def expected_of_family(
+    family: Sequence[Trial], measured: Sequence[Mapping[str, Collection[float]]]
+) -> list[dict[str, float]]:
+    """`expected_seconds` of a trial and its variants. One of which nothing is measured takes as much longer than
+    planned as those of which something is."""
+    planned = [expected_seconds(trial, {}) for trial in family]
+    known = [
+        expected_seconds(trial, of) if any(of.values()) else {} for trial, of in zip(family, measured, strict=True)
+    ]
+    both = [(sum(k.values()), sum(p.values())) for k, p in zip(known, planned, strict=True) if k]
+    pace = sum(k for k, _ in both) / sum(p for _, p in both) if both else 1.0
+    return [k or {stage: pace * s for stage, s in p.items()} for k, p in zip(known, planned, strict=True)]
 
 
 @lru_cache(maxsize=64)  # whoever watches a run asks every other second, and problems are made up to be measured

@@ -277,9 +277,9 @@ def _finding(record: Record) -> str:
     if not is_measured(record):
         return f"{words.contrast} on {words.outcome}: not measured."
     if record["verdict"] in (NO_DIFFERENCE, NOT_LEARNT):
-        finds = f", so many seeds find a true difference of {record['detectable']:.3g} in four trials of five"
         is_open = record["p"] >= record["alpha"]  # else only Holm's p, which the note gives, is too large
-        power = finds if record["detectable"] else ""
+        finds = record["detectable"]
+        power = f", so many seeds find a true difference of {finds:.3g} in four trials of five" if finds else ""
         left_open = f"; a difference of either sign is left open{power}" if is_open else "; significant before Holm"
     floor = "" if record["floor"] is None else f" (floor {record['floor']:.3f})"
     note = f"; {words.note}" if words.note else ""
