@@ -96,6 +96,20 @@ def test_every_outcome_has_its_signal_to_noise_the_clearest_first(power, pilot):
     assert all(name in shown for name in (OUTCOME, LOGPROB, TEXT))
 
 
+def test_seeds_that_differ_by_round_off_alone_have_no_noise_and_come_last(power, tmp_path):
+    """5/12 - 4/12 and 8/12 - 7/12 are one twelfth, and differ in the last bit."""
+    x, y = [5 / 12, 8 / 12], [4 / 12, 7 / 12]
+    assert x[0] - y[0] != x[1] - y[1]
+    table = ResultsTable(tmp_path)
+    for seed in (1, 2):
+        for arm, scores, bits in (("x", x, [1.0, 1.2]), ("y", y, [1.1, 1.1])):
+            table.add(arm, seed, "pretrain", CellResults({OUTCOME: scores[seed - 1], TEXT: bits[seed - 1]}), [])
+    table.close()
+    (tmp_path / "declared.json").write_text(json.dumps({"declaration": {"verdict": VERDICT}}))
+    _, last = json.loads(power(tmp_path, "--json")[1])["signals"]
+    assert (last["outcome"], last["sd"], last["signal_to_noise"]) == (OUTCOME, 0.0, None)
+
+
 def test_a_standard_deviation_that_is_given_stands(power):
     code, out, _ = power("--sd", "0.25", "--effect", "0.3", "0.1")
     assert code == 0

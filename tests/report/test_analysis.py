@@ -98,6 +98,15 @@ def test_every_difference_is_treatment_minus_control_seed_by_seed(trial_of):
         assert found["differences"] == pytest.approx([x - y for x, y in zip(a, b, strict=True)])
 
 
+def test_a_pair_of_arms_is_compared_once_and_the_way_round_that_was_declared(trial_of):
+    reversed_pair = "baseline - mul_append"
+    trial = trial_of(f"verdict.secondary=[{{outcome: {NEVER}, contrast: {reversed_pair}}}]")
+    records = contrasts(trial, cells(trial))[1]
+    assert {pair for _, pair in records} == {TOKENS, reversed_pair}
+    assert records[NEVER, reversed_pair]["role"] == "secondary"
+    assert records[BITS, reversed_pair]["role"] == "exploratory"
+
+
 def test_declared_contrasts_get_a_verdict_and_no_others_and_only_the_secondary_family_is_adjusted(trial_of):
     trial = trial_of()
     results = cells(trial)

@@ -33,7 +33,8 @@ def read_report(run: Path) -> Reported:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise file_error(path, f"not a report ({error!r}); make it again with `tokentrial report {run}`") from None
     contrasts = [validate(path, SystemContrast, c, f"contrast on {c['outcome']}: ") for c in cited]
-    return {(c.outcome, frozenset((c.a, c.b))): c for c in contrasts}
+    # what was declared stands first, and goes before the same pair the other way round, which is exploratory
+    return {(c.outcome, frozenset((c.a, c.b))): c for c in reversed(contrasts)}
 
 
 def _cited(c: dict[str, Any], floors: Any) -> dict[str, Any]:

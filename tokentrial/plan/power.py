@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 from tokentrial.errors import SettingsError, TrialError
@@ -13,7 +13,7 @@ from tokentrial.facts.families import build_facts
 from tokentrial.report.formats import one_line
 from tokentrial.report.outcomes import METRICS
 from tokentrial.report.results import floor_accuracies, read_outcomes
-from tokentrial.statistics.paired import Interval
+from tokentrial.statistics.paired import Interval, paired_differences, paired_t
 from tokentrial.statistics.power import mde, planning_sd, power, sd_interval, seeds_needed
 from tokentrial.statistics.sequential import boundaries, expected
 from tokentrial.store.files import read_json
@@ -117,19 +117,19 @@ def _noise_of_run(folder: Path, outcome: str | None, contrast: str | None) -> _R
     if treatment not in arms or control not in arms or treatment == control:
         raise SettingsError(one_line(f"{folder}: found no {pair!r}, expected 'a - b' of the arms {', '.join(arms)}"))
     of_pair = {key: (by_arm.get(treatment, {}), by_arm.get(control, {})) for key, by_arm in measured.items()}
-    differences = {key: [a[seed] - b[seed] for seed in a if seed in b] for key, (a, b) in of_pair.items()}
-    signals = {key: _signal(key, pair, of_seeds, verdict) for key, of_seeds in differences.items() if len(of_seeds) > 1}
+    scores = {key: [(a[seed], b[seed]) for seed in a if seed in b] for key, (a, b) in of_pair.items()}
+    signals = {key: _signal(key, pair, of_seeds, verdict) for key, of_seeds in scores.items() if len(of_seeds) > 1}
     if name not in signals:
-        problem = f"found {len(differences[name])} seeds with both arms, expected two or more to estimate their noise"
+        problem = f"found {len(scores[name])} seeds with both arms, expected two or more to estimate their noise"
         raise TrialError(one_line(f"{folder}: {name}: {problem}"))
     clearest = sorted(signals.values(), key=lambda signal: -(signal.signal_to_noise or 0.0))
     return _RunNoise(signals[name], pair, verdict, clearest)
 
 
-def _signal(outcome: str, pair: str, differences: Sequence[float], verdict: Verdict) -> Signal:
-    difference, sd, n = mean(differences), stdev(differences), len(differences)
-    if abs(difference) < 1e-12:  # round-off
-        difference = 0.0
+def _signal(outcome: str, pair: str, scores: Sequence[tuple[float, float]], verdict: Verdict) -> Signal:
+    """Of the scores by seed of treatment and control, two or more."""
+    n, difference, sd, *_ = paired_t(paired_differences(*zip(*scores, strict=True)))
+    assert sd is not None
     declared = (
         compared
         for compared in (verdict.primary, *verdict.secondary)

@@ -67,14 +67,17 @@ def analyse(
     records = [_record(primary, verdict.primary, "primary")]
     records += [asdict(again) for rerun in reruns if (again := _rerun(rerun, declared, counted, look))]
     records += [_record(c, pair, "secondary") for c, pair in zip(family, verdict.secondary, strict=True)]
-    done = {(pair.outcome, pair.contrast) for pair in (verdict.primary, *verdict.secondary)}
-    against_control = [f"{arm} - {declared.control}" for arm in arms if arm != declared.control]
+    compared = (verdict.primary, *verdict.secondary)
+    done = {(pair.outcome, frozenset(pair.arms)) for pair in compared}
+    against_control = [(arm, declared.control) for arm in arms if arm != declared.control]
+    # a pair of arms once, the way round that was declared
+    pairs = {frozenset(of_pair): of_pair for of_pair in (*against_control, *(pair.arms for pair in compared))}
     for name in outcomes:
-        for pair in dict.fromkeys([*against_control, *(p for _, p in done)]):
-            if (name, pair) not in done and (explored := compare(name, pair, "exploratory")):
+        for pair, of_pair in pairs.items():
+            if (name, pair) not in done and (explored := compare(name, " - ".join(of_pair), "exploratory")):
                 records.append(asdict(explored))
     over_all, added = list[Contrast | None](), [s for s in seeds if s not in declared.seeds]
-    for declared_pair in (verdict.primary, *verdict.secondary) if len(counted) == look.seeds else ():
+    for declared_pair in compared if len(counted) == look.seeds else ():
         name = declared_pair.outcome
         more = [s for s in added if all(name in _values(results, arm, s) for arm in declared_pair.arms)]
         over_all += [compare(name, declared_pair, "exploratory", more)] if more else []
