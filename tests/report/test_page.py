@@ -73,6 +73,22 @@ def test_a_reader_with_a_minute_gets_what_was_compared_how_sure_it_is_and_what_e
     assert len(narrative.summary(report)) == 2
 
 
+def test_the_heat_map_names_the_operands_and_nothing_where_facts_have_none(report):
+    """In the synthetic run a fact's operands go from 1 to 9, and begin at 2 once it has none of 1."""
+
+    def ticks():
+        with mpl.rc_context(RC_PARAMS):
+            first = figures._heatmap(report).axes[0]
+        return [[label.get_text() for label in labels()] for labels in (first.get_yticklabels, first.get_xticklabels)]
+
+    assert report["facts"]["axes"] == [[*range(1, 10)]] * 2
+    assert ticks() == [["1", "5", "9"]] * 2
+    report["facts"]["axes"] = [[*range(2, 11)], [*range(4, 13)]]
+    assert ticks() == [["2", "6", "10"], ["4", "8", "12"]]
+    report["facts"]["axes"] = []
+    assert ticks() == [[], []]
+
+
 def test_the_questions_whose_answers_arms_differ_in_most_come_first_by_group(report):
     lines = text_report.questions(report, "pretrain")
     apart = [max(map(float, line.shares)) - min(map(float, line.shares)) for line in lines]

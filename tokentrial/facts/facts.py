@@ -122,12 +122,20 @@ class Facts(tuple[Fact, ...]):
         return {line: (fact, form) for fact in self for w in fact.wordings for form, line in w.drill_lines.items()}
 
     @cached_property
+    def table_axes(self) -> list[list[int]]:
+        """The operands at the rows and at the columns of a figure of the table; nothing where they are not two."""
+        operands = [wording.operands for fact in self for wording in fact.wordings]
+        if any(len(of_question) != 2 for of_question in operands):
+            return []
+        return [sorted({of_question[side] for of_question in operands}) for side in (0, 1)]
+
+    @cached_property
     def table_cells(self) -> dict[str, tuple[int, int]]:
-        """Row and column of every question in a figure of the table: its operands where they are two, else in a
+        """Row and column of every question in a figure of the table: of its operands where they are two, else in a
         square."""
         wordings = [wording for fact in self for wording in fact.wordings]
-        if all(len(wording.operands) == 2 for wording in wordings):
-            rows, columns = (sorted({wording.operands[side] for wording in wordings}) for side in (0, 1))
+        if self.table_axes:
+            rows, columns = self.table_axes
             return {w.question: (rows.index(w.operands[0]), columns.index(w.operands[1])) for w in wordings}
         width = math.ceil(math.sqrt(len(wordings)))
         return {wording.question: divmod(index, width) for index, wording in enumerate(wordings)}

@@ -132,7 +132,8 @@ def _report(
         "curves": run_summary.learning_curves(trained),
         "consumed": run_summary.consumed(trial, exposure, evaluations, trained),
         "facts": {"table": facts.table_task, "facts": len(facts), "choice_floor": choice_floor}
-        | {"questions": {question: list(place) for question, place in facts.table_cells.items()}},
+        | {"questions": {question: list(place) for question, place in facts.table_cells.items()}}
+        | {"axes": facts.table_axes},
         "tables": items.tables(),
         "checks": items.checks(),
         "corpus": run_summary.corpus_checks(trial.folder / "corpus", trial.arms),

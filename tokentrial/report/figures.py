@@ -24,6 +24,7 @@ from tokentrial.report.ladder_curves import multipliers, multipliers_alt, trends
 from tokentrial.report.outcomes import outcome_label
 from tokentrial.report.plot_style import CSS_VARIABLES, GROUP_LABELS, RC_PARAMS, arm_style, legend, new_figure
 from tokentrial.report.probes import probes, probes_alt
+from tokentrial.report.run_summary import LEARNT_AT
 from tokentrial.report.sweep_curves import sweep, sweep_alt, swept_outcomes
 from tokentrial.report.tuning_curves import tuned, tuned_alt
 from tokentrial.statistics.paired import paired_t
@@ -145,8 +146,10 @@ def _heatmap(report: Report) -> Figure:
             vmax=scales[metric][1],
             extent=(0.5, last_column + 0.5, last_row + 0.5, 0.5),
         )
-        axis.set_xticks([1, (last_column + 1) // 2, last_column])
-        axis.set_yticks([1, (last_row + 1) // 2, last_row])
+        ticks_of_axes = zip(report["facts"]["axes"] or ([], []), (axis.set_yticks, axis.set_xticks), strict=True)
+        for operands, set_ticks in ticks_of_axes:
+            ticks = [1, (len(operands) + 1) // 2, len(operands)] if operands else []
+            set_ticks(ticks, [str(operands[tick - 1]) for tick in ticks])
         axis.tick_params(length=0, pad=2)
         axis.spines[:].set_visible(False)
         if row == 0:
@@ -196,7 +199,7 @@ def _curves(report: Report) -> Figure:
             axis.fill_between(
                 shared, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.12, linewidth=0
             )
-        axis.axhline(0.6, color=plot_style.MUTED, linewidth=0.9, linestyle=plot_style.DASHED)
+        axis.axhline(LEARNT_AT, color=plot_style.MUTED, linewidth=0.9, linestyle=plot_style.DASHED)
         axis.set_title(GROUP_LABELS[group])
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("pretraining tokens")
