@@ -89,6 +89,25 @@ def test_the_plan_of_a_ladder_says_which_sizes_and_seeds_the_money_buys():
         assert row["dollars_corpus"] + row["seeds"] * row["dollars_a_seed"] <= 300
 
 
+def test_what_is_no_size_of_a_ladder_is_not_listed_as_one():
+    where = group("H100", {})
+    for more in (
+        "robustness_reruns=[budget.match=bytes]",
+        "tune={grid: {pretrain.lr: [0.001, 0.003]}, seeds: [901, 902]}",
+    ):
+        rows = plans.budget(load("ladder", [more]), 300, [where], ASSUMED)
+        assert [row["size"] for row in rows if len(row["arms"]) == 4] == [
+            *("up to 2x64", "up to 2x128", "up to 4x192", "up to 6x256"),
+        ]
+
+
+def test_the_disks_reserve_is_counted_once():
+    trial, where = load("ladder"), group("H100", {})
+    variants = plans.variants(trial, [where])
+    without = plans.variants(trial.model_copy(update={"disk_reserve_gb": 0.0}), [where])
+    assert [row["disk_gb"] for row in variants] == [row["disk_gb"] for row in without]
+
+
 def test_the_table_of_the_plan_has_them(tokentrial):
     code, out, _ = tokentrial("plan", "ladder", "--budget", "1.3", "--device", "H100")
     assert code == 0

@@ -232,7 +232,9 @@ def test_a_pilot_that_cannot_tell_the_noise_is_refused(tmp_path, pilot):
 
 def has_warning(*overrides, sd):
     trial, where = load("pilot", overrides), [group("A40", {})]
-    return any("No effect can be found" in note for note in plans.plan(trial, where, Noise(sd, "given"))["notes"])
+    return any(
+        "No improvement would be found" in note for note in plans.plan(trial, where, Noise(sd, "given"))["notes"]
+    )
 
 
 def test_seeds_that_find_no_possible_effect_are_warned_of():

@@ -20,7 +20,6 @@ from tokentrial.statistics.power import mde
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import vocabulary_size
 from tokentrial.steps.stage import stages
-from tokentrial.trial.ladder import size_name
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
@@ -132,12 +131,13 @@ def costs(trial: Trial, machine: Group) -> dict[str, Any]:
 
 
 def variants(trial: Trial, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """What each variant of a sweep, or rerun, takes on top. Its corpus is counted whole: what it shares costs less."""
+    """What each variant takes on top, in the trial's own reserve of disk. Its corpus is counted whole: what it shares
+    costs less."""
     return [
         {
             "name": f"{variant.kind} {variant.name}",
             "cells": len(variant.trial.arms) * len(variant.trial.seeds),
-            "disk_gb": max(disk_gb(variant.trial, machine.device.workers) for machine in groups),
+            "disk_gb": max(peak_gb(variant.trial, machine.device.workers) for machine in groups),
             "devices": {machine.name: _brief(variant.trial, machine) for machine in groups},
         }
         for variant in to_run(trial)
@@ -214,9 +214,11 @@ def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
             for size, tokens in SIZES.items()
         ]
     families = [(narrowed, _family(narrowed)) for narrowed in with_arms(trial)]
+    in_order = [name for name, _ in budget_order(trial)]  # any tuning, the sizes by compute, then what is no size
     return [
-        (f"up to {size_name(rung.pretrain)}", [(narrowed, family[: number + 1]) for narrowed, family in families])
-        for number, rung in enumerate(families[0][1])
+        (f"up to {name.removeprefix('ladder ')}", [(narrowed, family[: number + 1]) for narrowed, family in families])
+        for number, name in enumerate(in_order)
+        if name.startswith("ladder ")
     ]
 
 
@@ -301,8 +303,9 @@ def notes(trial: Trial, groups: Sequence[Group], planned_seeds: Mapping[str, Any
     if largest and max(finds, effect) > largest:
         words = f"the seeds find {finds:.3g}" if finds > largest else f"the smallest effect is {effect:g}"
         texts.append(
-            f"No effect can be found: {outcome} rises above its floor by {largest:.2g} at the most, and {words}; "
-            "declare more seeds, or an outcome with less noise, such as choice_logprob, and its smallest effect."
+            f"No improvement would be found in four trials of five: {outcome} rises above its floor by {largest:.2g} "
+            f"at the most, and {words}; declare more seeds, or an outcome with less noise, such as choice_logprob, and "
+            "its smallest effect."
         )
     held, read = corpus.held_tokens(trial), (1 - trial.corpus.drills.share) * trial.pretrain.tokens
     if held is not None and read > held * trial.corpus.epochs:
