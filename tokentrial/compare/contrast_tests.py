@@ -15,7 +15,7 @@ import numpy as np
 from tokentrial.compare.system import ALPHA, EXPLORATORY, ItemResults, System, SystemContrast
 from tokentrial.report.results import mean_of
 from tokentrial.statistics.contrast import contrast
-from tokentrial.statistics.paired import paired_t, sign_flip
+from tokentrial.statistics.paired import ROUND_OFF, paired_t, sign_flip
 from tokentrial.statistics.proportions import (
     fisher_exact,
     mcnemar_bounds,
@@ -27,7 +27,6 @@ from tokentrial.statistics.unpaired import unpaired_t
 
 DIFFER = "these two models differ; one seed each"
 ALIKE = "not distinguishable at 5 %; one seed each"
-_ROUND_OFF = 1e-9
 
 
 def _with(row: SystemContrast, *notes: str, **measured: Any) -> SystemContrast:
@@ -176,8 +175,8 @@ def _with_floors(row: SystemContrast, floors: Mapping[str, float]) -> SystemCont
         return row
     policy, floor = max(floors.items(), key=lambda named: named[1])
     above = {row.a: row.value_a - floor, row.b: row.value_b - floor}
-    at = [name for name, by in above.items() if abs(by) <= _ROUND_OFF]
-    under = [name for name, by in above.items() if by < -_ROUND_OFF]
+    at = [name for name, by in above.items() if abs(by) <= ROUND_OFF]
+    under = [name for name, by in above.items() if by < -ROUND_OFF]
     notes = [
         f"{' and '.join(names)} {where} the highest floor, {floor:.3f} of {policy.replace('_', ' ')}"
         for names, where in ((under, "under"), (at, "at"))

@@ -214,7 +214,7 @@ def _sizes(trial: Trial) -> list[tuple[str, list[tuple[Trial, list[Trial]]]]]:
             for size, tokens in SIZES.items()
         ]
     families = [(narrowed, _family(narrowed)) for narrowed in with_arms(trial)]
-    in_order = [name for name, _ in budget_order(trial)]  # any tuning, the sizes by compute, then what is no size
+    in_order = [name for name, _ in budget_order(trial)]  # the sizes by compute, then what is no size
     return [
         (f"up to {name.removeprefix('ladder ')}", [(narrowed, family[: number + 1]) for narrowed, family in families])
         for number, name in enumerate(in_order)

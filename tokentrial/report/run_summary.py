@@ -1,4 +1,4 @@
-"""What the report shows of the run: what was consumed, learning curves, the look inside the models, dose, the corpus,
+"""What the report shows of the run: what was consumed, learning curves, the probes inside the models, dose, the corpus,
 what ran against what was declared, and the provenance. Gathered from the run folder into plain JSON values.
 
 `trained` is of every evaluated cell, by arm and seed, the `results.json` of its pretraining.
