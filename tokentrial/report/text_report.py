@@ -30,19 +30,19 @@ LADDER_NOTE = (
     "the original text takes, the more text an arm reads with the same tokens."
 )
 _BOUND_NOTE = (
-    "`floor` or `ceiling`: both arms lie there, so the scale\n"
-    "leaves no room for a difference, and one that vanishes there is no sign that the effect does."
+    "`floor` or `ceiling`: both arms lie there, so the scale leaves no room for a difference, and one that vanishes\n"
+    "there is no sign that the effect does."
 )
 TREND_NOTE = (
     "Each declared difference at each size, and its slope by seed over log10 of the FLOPs, tested by Student's t,\n"
     "with 95 % intervals. The treatment `gains` on its control where the slope is in the outcome's good direction,\n"
-    f"whatever the sign of the difference. The primary trend is tested at alpha, the others by Holm. {_BOUND_NOTE}"
+    f"whatever the sign of the difference. The primary trend is tested at alpha, the others by Holm.\n{_BOUND_NOTE}"
 )
 MULTIPLIER_NOTE = (
     "FLOPs that the control needs for the arm's outcome, over the arm's own: 2 means that half suffices.\n"
     "Geometric mean over seeds with a 95 % interval, interpolated seed by seed between neighbouring sizes on log\n"
     "scales, never beyond them. For steps to 60 %: the control's steps over the arm's at the same size, points of\n"
-    f"the learning curve, so the ratio is coarse. {_BOUND_NOTE}"
+    f"the learning curve, so the ratio is coarse.\n{_BOUND_NOTE}"
 )
 TUNING_NOTE = (
     "What each arm came to at each point of the grid: means over the tuning seeds, on which no verdict rests, with\n"
