@@ -14,7 +14,7 @@ from tokentrial.run import run as runs
 from tokentrial.run.check import check, measured_stages
 from tokentrial.run.declaration import AGAIN, declaration
 from tokentrial.run.run import rebuild, run
-from tokentrial.run.run_folder import open_run, status
+from tokentrial.run.run_folder import open_run, status, write_trial
 from tokentrial.run.standing import standing
 from tokentrial.store.files import read_json, write_json
 from tokentrial.trial.declaration import declaration_hash, differences
@@ -183,6 +183,16 @@ def test_seeds_and_arms_that_are_added_do_not_enter_the_verdict(finished_copy, t
     differences = [a - b for a, b in zip(values[old[0]["treatment"]], values[old[0]["control"]], strict=True)]
     assert over_all["difference"] == pytest.approx(sum(differences) / 3)
     assert "With the added seeds, exploratory: " in (finished_copy / "report.md").read_text()
+
+
+def test_an_extension_that_was_interrupted_is_finished_by_the_same_command(finished_copy, tokentrial, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tokentrial.run.run.run", lambda trial: asked.append(trial.seeds))
+    write_trial(open_run(finished_copy).model_copy(update={"seeds": [1, 2, 3, 4]}))  # and then it was interrupted
+    for words in ([2], [3], [1], []):
+        code, _, err = tokentrial("extend", finished_copy, *words)
+        assert code == 0, err
+    assert asked == [[1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4], [1, 2, 3, 4]]
 
 
 # names that exist

@@ -123,8 +123,8 @@ def run_one(
         within = cells(trial) if by_phase is None else list(by_phase[0])
 
         def needed() -> list[Cell]:
-            wanted = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
-            return [cell for cell in within if cell.seed in wanted]
+            seeds_now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
+            return [cell for cell in within if cell.seed in seeds_now]
 
         these = needed() if chosen is None else list(chosen)
         replaced = settle(corpus, storage, these, overwrite)
@@ -154,9 +154,9 @@ def run_one(
             _walk(corpus, these, asked, False, storage, replaced, by_phase)
         report = None
         if chosen is None and wanted is None and within:
-            for gate, _ in phases(trial, asked):  # the record may be lost, while what it was decided by is there
-                if gate and by_phase is None and not gate.is_decided:
-                    gate.goes_on(corpus)
+            for decider, _ in phases(trial, asked):  # the record may be lost, while what it was decided by is there
+                if decider and by_phase is None and not decider.is_decided:
+                    decider.goes_on(corpus)
             report = _report(trial, evaluated(corpus))
         storage.state.send()
         storage.send_report()
@@ -175,21 +175,21 @@ def _walk(
     """The corpus where it is to be made, then phase after phase what is pending of the asked stages, of the cells that
     a budget allows in that phase; before the first of them the declaration."""
     trial, ahead = corpus.trial, []
-    for number, (gate, names) in enumerate(phases(trial, asked)):
+    for number, (decider, names) in enumerate(phases(trial, asked)):
         allowed = these if by_phase is None else [cell for cell in these if cell in by_phase[number]]
         if todo := _todo(corpus, allowed, names):
-            ahead.append((gate, todo))
-    _order_holds([cell for _, todo in ahead for cell in todo], corpus, asked)
+            ahead.append((decider, todo))
+    _order_holds([entry for _, todo in ahead for entry in todo], corpus, asked)
 
-    def goes_on(gate: Stage | None) -> bool:
-        return gate is None or gate.goes_on(corpus)
+    def goes_on(decider: Stage | None) -> bool:
+        return decider is None or decider.goes_on(corpus)
 
     while ahead and not make_corpus and not goes_on(ahead[0][0]):
         del ahead[0]  # before a worker is started for it
     if not ahead and not make_corpus:
         return
     pending = [left for _, todo in ahead for _, left in todo]
-    workers = _workers(trial, len(these))
+    workers = _workers(trial, max((len(todo) for _, todo in ahead), default=1))
     need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
     # the workers of the cells start first, and import what takes seconds while the corpus is made
     with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
@@ -199,9 +199,9 @@ def _walk(
         if ahead:
             declare(trial, replaced, storage)
             storage.state.send()  # what is declared lasts before the first training step
-        for number, (gate, todo) in enumerate(ahead):
-            if executor and ((number == 0 and not make_corpus) or goes_on(gate)):
-                _run_cells(corpus, gate.name if gate else "cells", todo, executor, progress, storage)
+        for number, (decider, todo) in enumerate(ahead):
+            if executor and ((number == 0 and not make_corpus) or goes_on(decider)):
+                _run_cells(corpus, decider.name if decider else "cells", todo, executor, progress, storage)
 
 
 def _todo(corpus: CorpusPlan, these: Sequence[Cell], names: Sequence[str]) -> Todo:

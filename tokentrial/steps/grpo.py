@@ -42,6 +42,11 @@ class GRPOStage(Stage):
     def is_decided(self) -> bool:
         return (self.trial.folder / DECISION).exists()
 
+    @property
+    def is_declined(self) -> bool:
+        skips = self.is_decided and self.settings.on_zero == "skip"
+        return skips and not read_json(self.trial.folder / DECISION, "go_on")["go_on"]
+
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to
         `grpo_decision.json`, for the report."""

@@ -95,6 +95,11 @@ class Stage(ABC):
         """Where `decided_once`: whether the decision is on record."""
         return True
 
+    @property
+    def is_declined(self) -> bool:
+        """Where `decided_once`: whether the decision on record is that no cell goes through this stage."""
+        return False
+
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """Where `decided_once`: whether the trial's cells go through this stage. Raises TrialError where that cannot
         be said yet."""
@@ -163,7 +168,9 @@ def _file(name: str) -> Any:
 
 def phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
     """The asked stages, those apart that follow from a stage which is decided once for all cells, with that stage."""
-    gates: dict[str | None, Stage | None] = {}
+    deciders: dict[str | None, Stage | None] = {}
     for stage in stages(trial):
-        gates[stage.name] = stage if stage.decided_once else gates.get(stage.reads)
-    return [(gate, [name for name in asked if gates[name] is gate]) for gate in dict.fromkeys(gates.values())]
+        deciders[stage.name] = stage if stage.decided_once else deciders.get(stage.reads)
+    return [
+        (decider, [name for name in asked if deciders[name] is decider]) for decider in dict.fromkeys(deciders.values())
+    ]
