@@ -106,6 +106,20 @@ def test_a_change_redoes_what_it_bears_on_and_keeps_the_rest(asked_for, finished
         assert all(after[name] != before[name] for name in before if fnmatch(name, redone))
 
 
+def test_a_resumed_run_starts_as_many_workers_as_cells_are_pending(finished_copy, tiny, inline, monkeypatch):
+    started = []
+
+    class Counted(Inline):
+        def __init__(self, workers, *given):
+            started.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(runs, "LocalExecutor", Counted)
+    shutil.rmtree(finished_copy / "mul_tokens" / "seed2" / "eval_pretrain")
+    run(tiny(finished_copy, "workers=4"))
+    assert started == [1]
+
+
 # the same outcomes every time
 
 

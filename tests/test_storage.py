@@ -285,6 +285,17 @@ def test_of_two_trials_that_come_at_once_one_has_the_storage(tiny, tmp_path, sto
             assert read_json(storage_path / str(number) / "state.json")["trial"] == winner
 
 
+def test_a_disk_without_hard_links_can_be_a_storage(tiny, tmp_path, storage_path, monkeypatch):
+    def refused(path, to):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(objects.os, "link", refused)
+    Storage(tiny(tmp_path / "one", f"storage={storage_path}")).state.claim()
+    with pytest.raises(TrialError, match="holds the trial"):
+        Storage(tiny(tmp_path / "other", "name=other", f"storage={storage_path}")).state.claim()
+    assert [path.name for path in storage_path.iterdir()] == ["state.json"]
+
+
 @pytest.mark.parametrize("chosen", [None, [Cell("baseline", 1)]])
 def test_what_another_machine_made_otherwise_is_replaced_only_when_asked_for(kept, storage_path, chosen):
     """Its step is whole there, as this one's is here; of cells that are not asked for, nothing is replaced at all."""
