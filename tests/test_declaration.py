@@ -359,6 +359,11 @@ def test_a_placebo_is_the_control_on_other_seeds(finished_copy, tiny, inline):
         assert [c.treatment, c.control, c.seeds] == ["placebo", "baseline", [1, 2]]
         control = [own[c.outcome]["baseline"][seed] for seed in (1, 2)]
         assert c.control_mean == pytest.approx(sum(control) / 2)
+    changed = tiny(finished_copy, "evaluate.probes_each=3")
+    with pytest.raises(TrialError, match="or --overwrite to replace them"):
+        run_placebo(changed)
+    run_placebo(changed, overwrite=True)
+    assert contents(finished_copy / "baseline") != before
 
 
 # ways round it

@@ -232,6 +232,13 @@ def test_a_signal_ends_the_work_as_resumable_and_the_old_handlers_come_back(tmp_
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_between_two_trials_is_one_like_any_other(finished_copy, tiny, inline, monkeypatch):
+    real = runs.run_one
+    monkeypatch.setattr(runs, "run_one", lambda *given: (real(*given), signal.raise_signal(signal.SIGTERM)))
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run(tiny(finished_copy, "sweep={pretrain.lr: [0.004]}"))
+
+
 @pytest.mark.slow
 def test_a_trial_on_web_text_finishes_its_exposure_as_its_stream_serves_it(tiny, tmp_path, shared_data, inline):
     settings = "arms=[baseline,mul_tokens]", "seeds=[1]", "verdict.gate=null"

@@ -228,6 +228,16 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, stor
     assert weights(fresh.folder) == ["a.checkpoints/step_2/model.safetensors", "a.checkpoints/step_3/model.safetensors"]
 
 
+def test_a_checkpoint_that_is_damaged_here_comes_from_the_storage(tiny, tmp_path, storage_path):
+    trial = tiny(tmp_path / "run", f"storage={storage_path}")
+    checkpoint = write_step(trial.folder / "a.checkpoints" / "step_1", "checkpoint 1", "model.safetensors")
+    Storage(trial).send_checkpoint(checkpoint)
+    whole = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(bytes(len(whole)))  # of the same size
+    Storage(trial).fetch_checkpoints(trial.folder / "a.checkpoints")
+    assert (checkpoint / "model.safetensors").read_bytes() == whole
+
+
 def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_path, monkeypatch):
     """As two cells of one machine that read the same corpus: both would write one partial folder."""
     trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))

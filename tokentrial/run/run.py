@@ -60,28 +60,31 @@ def run(
 ) -> dict[str, Any] | None:
     """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; where it tunes
     its arms, they are tuned before. After a whole run build the report and return it. Finished results of other
-    settings are replaced with `overwrite` alone. With `budget_minutes` what fits is run, of which the corpora come
+    settings are replaced only with `overwrite`. With `budget_minutes` what fits is run, of which the corpora come
     first, and the rest stays pending."""
     check(trial)
     check_machine(trial)
     affordable = None
-    if budget_minutes is not None:
-        if chosen is not None:
-            raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
-        if trial.tune:
-            raise SettingsError("--budget-minutes and tune: no seed is run before tuning is finished; leave one out")
-        affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
-    if trial.tune and (wanted is None or {*wanted} - {"corpus"}):
-        tune(trial, trial.tune, run_one, overwrite)
-    others = [] if trial.tune else to_run(trial)
-    report, earlier = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial]
-    for number, variant in enumerate(others, 1):
-        its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
-        if affordable is None or any(affordable[variant.trial.folder]):
-            print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
-            run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
-        earlier.append(variant.trial)
-    return rebuild(trial.folder) if others and report else report
+    with interruptible(trial.folder):
+        if budget_minutes is not None:
+            if chosen is not None:
+                raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
+            if trial.tune:
+                raise SettingsError(
+                    "--budget-minutes and tune: no seed is run before tuning is finished; leave one out"
+                )
+            affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
+        if trial.tune and (wanted is None or {*wanted} - {"corpus"}):
+            tune(trial, trial.tune, run_one, overwrite)
+        others = [] if trial.tune else to_run(trial)
+        report, earlier = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial]
+        for number, variant in enumerate(others, 1):
+            its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
+            if affordable is None or any(affordable[variant.trial.folder]):
+                print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
+                run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
+            earlier.append(variant.trial)
+        return rebuild(trial.folder) if others and report else report
 
 
 def _within_budget(
@@ -110,9 +113,9 @@ def run_one(
     if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
         raise TrialError(beyond)
     storage = Storage(trial)
-    with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
+    with translate_os_errors(trial.folder), lock(trial.folder):
         refuse_taking_over(trial, overwrite)
-        remove_stale_partials(trial.folder, trial.folder / "corpus")
+        remove_stale_partials(trial.folder, trial.folder / "corpus", *trial.folder.glob("*/seed*"))
         storage.state.fetch(changed=True)
         refuse_taking_over(trial, overwrite)  # the declaration that came may not be that of the results here
         if earlier:

@@ -121,6 +121,7 @@ class Storage:
         for name in self._below(folder):
             stored = self.manifest(self.folder / name)
             if stored and not is_usable(self.folder / name, stored["fingerprint"]):
+                shutil.rmtree(self.folder / name, ignore_errors=True)  # a damaged file of the right size would stay
                 self.fetch(self.folder / name, stored["fingerprint"])
 
     def drop(self, folder: Path) -> None:
