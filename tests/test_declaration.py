@@ -16,7 +16,7 @@ from tokentrial.run.declaration import AGAIN, declaration
 from tokentrial.run.run import rebuild, run
 from tokentrial.run.run_folder import open_run, status, write_trial
 from tokentrial.run.standing import standing
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import json_bytes, read_json, write_json
 from tokentrial.trial.declaration import declaration_hash, differences
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"
@@ -103,6 +103,14 @@ def test_other_settings_do_not_replace_what_is_finished(finished_copy, tiny, no_
         assert "mul_tokens/seed2: pretrain" in str(refused.value)
         assert "settings.pretrain.lr: 0.001 instead of the declared 0.008" in str(refused.value)
     assert contents(finished_copy) == before
+
+
+def test_what_would_be_lost_of_the_corpus_is_what_its_slowest_step_took(finished_copy, tiny, no_workers):
+    (finished_copy / "corpus" / "manifest.json").write_bytes(
+        json_bytes(read_json(finished_copy / "corpus" / "manifest.json") | {"seconds": 7200.0})
+    )
+    with pytest.raises(TrialError, match=r"corpus \(7,200 s\)"):
+        run(tiny(finished_copy, "corpus.piece_characters=399"))
 
 
 def test_what_is_replaced_when_asked_for_is_exploratory_also_after_the_way_back(finished_copy, tiny, inline, undrawn):

@@ -15,7 +15,7 @@ from tokentrial.errors import TrialError
 from tokentrial.pretrain.start import start_content
 from tokentrial.report.outcomes import tuning_outcome
 from tokentrial.steps.stage import stages
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import PARTIAL, read_json, write_json
 from tokentrial.store.folders import MANIFEST
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.contents import source_hashes
@@ -107,7 +107,9 @@ def read_declared(folder: Path) -> dict[str, Any] | None:
 def why_broken(trial: Trial) -> str | None:
     """Why the declaration is not the one that the results were made under; None where it is."""
     before, path = read_declared(trial.folder), trial.folder / DECLARED
-    made_under = [read_json(manifest, "fingerprint", "files").get("declaration") for manifest in manifests(trial)]
+    made_under = [
+        read_json(manifest, "fingerprint", "files").get("declaration") for manifest in manifests(trial.folder)
+    ]
     if before is None:  # of a tuning or a variant, too: whoever has seen it may not declare anew
         return f"{path} is gone, and training has begun under it" if made_under or _begun(trial) else None
     known = {None}  # results of 0.1 name no declaration
@@ -127,14 +129,15 @@ def is_of_old_form(trial: Trial) -> bool:
 
 
 def _begun(trial: Trial) -> bool:
-    """Whether any training has begun, of whatever arms and seeds, of the trial or a variant of it: what it logs on the
-    way is a look."""
+    """Whether any training has begun, of whatever arms and seeds, of the trial or a variant of it: its training log
+    already shows results."""
     return any(any(trial.folder.glob(f"{below}*/seed*/*")) for below in ("", "*/*/"))
 
 
-def manifests(trial: Trial) -> list[Path]:
-    """Manifests of all finished results in the folder, of any arm and seed."""
-    return sorted(trial.folder.glob(f"*/seed*/*/{MANIFEST}"))
+def manifests(folder: Path) -> list[Path]:
+    """Manifests of all finished results in a run folder, of any arm and seed."""
+    # one that ends in .partial was killed before it took its place, or could not be deleted after
+    return sorted(path for path in folder.glob(f"*/seed*/*/{MANIFEST}") if path.parent.suffix != PARTIAL)
 
 
 def changes(trial: Trial) -> list[tuple[str, str]]:

@@ -32,8 +32,8 @@ from tokentrial.report.items import EvaluationFolders
 from tokentrial.run.budget import affordable_cells
 from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
-from tokentrial.run.declaration import declare, hash_in_force
-from tokentrial.run.replacing import refuse_taking_over, settle
+from tokentrial.run.declaration import declare, hash_in_force, manifests
+from tokentrial.run.replacing import refuse_replacing, refuse_taking_over
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
 from tokentrial.run.standing import standing
 from tokentrial.run.tuning import tune
@@ -130,7 +130,7 @@ def run_one(
             return [cell for cell in within if cell.seed in seeds_now]
 
         these = needed() if chosen is None else list(chosen)
-        replaced = settle(corpus, storage, these, overwrite)
+        replaced = refuse_replacing(corpus, storage, these, overwrite)
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
@@ -139,7 +139,7 @@ def run_one(
         contents.remember(trial)
         write_trial(trial)
         storage.state.claim()  # before anything is sent there
-        sync_storage(corpus, these, storage)  # of which `settle` knows that they replace nothing
+        sync_storage(corpus, these, storage)  # they replace nothing, as was checked above
         fetch_results(corpus, [cell for cell in cells(trial) if cell not in these], storage)
         make_corpus = not corpus_step.is_ready(corpus)
         if make_corpus and wanted is not None and "corpus" not in wanted:
@@ -152,7 +152,7 @@ def run_one(
         # one look after another, until the declared plan needs no further seeds
         while chosen is None and len(more := needed()) > len(these):
             these = more
-            replaced = settle(corpus, storage, these, overwrite)
+            replaced = refuse_replacing(corpus, storage, these, overwrite)
             check_inputs(corpus, these, asked, storage)
             _walk(corpus, these, asked, False, storage, replaced, by_phase)
         report = None
@@ -309,7 +309,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
     for variant in [] if trial.tune else to_run(trial):  # cells that were collected have no report of their variant yet
-        if (variant.trial.folder / "trial.yaml").exists() and any(variant.trial.folder.glob("*/seed*/*/manifest.json")):
+        if (variant.trial.folder / "trial.yaml").exists() and manifests(variant.trial.folder):
             rebuild(variant.trial.folder)
     corpus = CorpusPlan(trial)
     folders, all_stages = evaluated(corpus), stages(trial)
