@@ -17,6 +17,7 @@ from tokentrial.store.files import file_hash, fingerprint, link, read_json, writ
 from tokentrial.store.folders import MANIFEST, is_done, read_manifest, step
 from tokentrial.store.network import hub_api
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
+from tokentrial.trial.pretraining import SHAPE
 from tokentrial.trial.trial import Trial
 
 PINNED = "start.json"  # which revision of a checkpoint on the Hub the run has begun with
@@ -145,7 +146,7 @@ def _check_compatible(folder: Path, trial: Trial, vocabulary: Vocabulary) -> Non
     for key, expected in _ARCHITECTURE.items():
         if (given := config.get(key, expected[0])) not in expected:
             raise SettingsError(f"{_SETTING}: {init} has {key} {given!r}, expected {expected[0]!r} as in GPT-2")
-    for key in ("n_layer", "n_head", "n_embd"):
+    for key in SHAPE:
         if (given := config.get(key)) != getattr(settings, key):
             raise SettingsError(f"{_SETTING}: {init} has {key} {given}; set pretrain.{key}={given}")
     if config.get("n_inner") not in (None, 4 * settings.n_embd):

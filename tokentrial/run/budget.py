@@ -31,9 +31,8 @@ def affordable_cells(
         if durations:
             known[member.folder] = expected_seconds(member, durations)
     # of what has not been run anywhere: as much longer than planned as what has
-    pace = 1.0
-    if known:
-        pace = sum(sum(s.values()) for s in known.values()) / sum(sum(planned[folder].values()) for folder in known)
+    as_planned = sum(sum(planned[folder].values()) for folder in known)
+    pace = sum(sum(stages.values()) for stages in known.values()) / as_planned if known else 1.0
     parts: list[Part] = []
     bought: dict[Path, list[list[Cell]]] = {}
     places: list[tuple[Trial, list[Cell]]] = []  # by part: whose it is, and where the cells that it buys go

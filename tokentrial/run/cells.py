@@ -80,24 +80,27 @@ def _make(
 
 def sync_storage(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
     """Bring the finished steps of the corpus and of cells from the run folder to its storage, and from there."""
-    for folder, wanted in corpus.steps:
-        storage.sync(folder, wanted)
+    for folder, fingerprint in corpus.steps:
+        storage.sync(folder, fingerprint)
     storage.state.fetch()  # the corpus's small files lie in its step
-    for folder, wanted in _steps(corpus, cells):
-        storage.sync(folder, wanted)
+    for folder, fingerprint in _steps(corpus, cells):
+        storage.sync(folder, fingerprint)
 
 
 def fetch_results(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
     """Bring the finished steps of cells that the storage alone has; nothing there is replaced."""
-    for folder, wanted in _steps(corpus, cells):
-        if not is_done(folder, wanted):
-            storage.fetch(folder, wanted, weights=False)
+    for folder, fingerprint in _steps(corpus, cells):
+        if not is_done(folder, fingerprint):
+            storage.fetch(folder, fingerprint, weights=False)
 
 
 def _steps(corpus: CorpusPlan, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
     """Folder and fingerprint of each stage of these cells; of none where the trial has no storage to ask."""
-    of_cells = [(cell, cell.fingerprints(corpus)) for cell in (cells if corpus.trial.storage else ())]
-    return [(cell.folder(corpus.trial, stage), wanted) for cell, prints in of_cells for stage, wanted in prints.items()]
+    return [
+        (cell.folder(corpus.trial, stage), fingerprint)
+        for cell in (cells if corpus.trial.storage else ())
+        for stage, fingerprint in cell.fingerprints(corpus).items()
+    ]
 
 
 def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:

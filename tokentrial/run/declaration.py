@@ -72,12 +72,10 @@ def declare(trial: Trial, replaced: Sequence[str], storage: Storage) -> None:
         again = [written | {"changes": [], "replaced": list(replaced)}] if replaced else []
         write_json(path, written | {"tokentrial": __version__, "declaration": current, "amendments": again})
         return
-    amendments = before["amendments"]
-    in_force = amendments[-1]["sha256"] if amendments else before["sha256"]
-    if replaced or in_force != written["sha256"]:
+    if replaced or hash_in_force(trial.folder) != written["sha256"]:
         changes = [f"{name}: {change}" for name, change in differences_from(before["declaration"], current)]
         amendment = written | {"changes": changes, "replaced": list(replaced)}
-        write_json(path, before | {"amendments": [*amendments, amendment]})
+        write_json(path, before | {"amendments": [*before["amendments"], amendment]})
 
 
 def hash_in_force(folder: Path) -> str | None:

@@ -1,7 +1,7 @@
 """The run: a walk over what is pending. What is done is skipped, what is next is handed to workers.
 
-Stage by stage is the way of a cell (`cells.py`); between cells the walk stops only before a stage that is decided once
-for all of them (GRPO), which needs what every cell has shown so far.
+A cell goes through its stages one after the other (`cells.py`); between cells the walk stops only before a stage that
+is decided once for all of them (GRPO), which needs what every cell has shown so far.
 """
 
 import signal
@@ -28,7 +28,6 @@ from tokentrial.plan.work import cells_at_a_time, expected_seconds
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
-from tokentrial.report.items import EvaluationFolders
 from tokentrial.run.budget import affordable_cells
 from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
@@ -160,7 +159,7 @@ def run_one(
             for decider, _ in phases(trial, asked):  # the record may be lost, while what it was decided by is there
                 if decider and by_phase is None and not decider.is_decided:
                     decider.goes_on(corpus)
-            report = _report(trial, evaluated(corpus))
+            report = build(trial, evaluated(corpus), standing(trial), seconds(trial))
         storage.state.send()
         storage.send_report()
     return report
@@ -331,10 +330,6 @@ def rebuild(folder: Path) -> dict[str, Any]:
         )
     if left_out:
         print(f"{folder}: left out, made with other settings: {', '.join(left_out)}", file=sys.stderr)
-    return _report(trial, folders)
-
-
-def _report(trial: Trial, folders: EvaluationFolders) -> dict[str, Any]:
     return build(trial, folders, standing(trial), seconds(trial))
 
 
@@ -356,8 +351,8 @@ def materialize(
     return out, written_out(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
 
 
-def verify(trial: Trial, full: bool, documents: int = 100) -> dict[str, Any]:
-    """Derive sampled documents of a prepared corpus again from its source, and compare them in every arm."""
+def verify(trial: Trial, full: bool) -> dict[str, Any]:
+    """Derive about 100 sampled documents of a prepared corpus again from its source, and compare them in every arm."""
     check(trial)
     refuse_taking_over(trial, overwrite=False)
-    return rederive(CorpusPlan(trial), full, documents, trial.corpus.seed)
+    return rederive(CorpusPlan(trial), full, 100, trial.corpus.seed)
