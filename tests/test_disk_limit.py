@@ -15,6 +15,7 @@ from tokentrial.run.run import run
 from tokentrial.steps import corpus
 from tokentrial.steps import stage as stage_file
 from tokentrial.steps.cell import cells
+from tokentrial.steps.costs import weights_bytes
 from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.disk import held_bytes
@@ -182,6 +183,11 @@ def test_the_last_model_of_every_branch_is_kept(finished_copy, tiny, monkeypatch
     for cell in cells(trial):
         prune_weights(CorpusPlan(trial), cell, Storage(trial), [])
         assert (cell.folder(trial, "export") / "model.safetensors").exists()
+    every = [stage_names(trial)] * len(cells(trial))
+    stored = trial.model_copy(update={"storage": "there"})
+    # beside what the cell at work reads: two models of every cell, or the one that it writes
+    more = 2 * len(cells(trial)) - 1
+    assert cell_bytes(trial, every, 1) - cell_bytes(stored, every, 1) == more * weights_bytes(trial)
 
 
 @pytest.mark.parametrize(("given", "found"), [("20GB", 20), ("500MB", 0.5), ("1.5tb", 1500)])

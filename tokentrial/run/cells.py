@@ -9,7 +9,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import report, stoppable
 from tokentrial.steps.cell import Cell
-from tokentrial.steps.stage import Job, stage_of, stages
+from tokentrial.steps.stage import Job, last_models, stage_of, stages
 from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import is_done, is_weights, lock, prune, read_manifest, require_intact, step
@@ -112,9 +112,8 @@ def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequen
         return
     reads, fingerprints = {stage.name: stage.reads for stage in stages(trial)}, cell.fingerprints(corpus)
     pending = cell.pending(corpus)
-    sources = {stage.reads for stage in stages(trial) if stage.leaves_model}
     needed = {reads[name] for name in (left if trial.storage else pending)}
-    needed |= set() if trial.storage else {*reads} - sources
+    needed |= set() if trial.storage else last_models(trial)
     for name in {model for model in reads.values() if model} - needed - {*pending}:
         folder = cell.folder(trial, name)
         gone = list(filter(is_weights, read_manifest(folder)["files"]))

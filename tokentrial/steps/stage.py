@@ -153,6 +153,12 @@ def stage_of(trial: Trial, name: str) -> Stage:
     return by_name[name]
 
 
+def last_models(trial: Trial) -> set[str]:
+    """The stages that leave a model from which no other is made: the last one, and those of other branches."""
+    models = [stage for stage in stages(trial) if stage.leaves_model]
+    return {stage.name for stage in models} - {stage.reads for stage in models}
+
+
 def _file(name: str) -> Any:
     # imported as it is asked for: the files of the stages import this one
     if name.isidentifier() and find_spec(f"tokentrial.steps.{name}"):
