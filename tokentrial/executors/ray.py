@@ -48,7 +48,10 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
         raise  # a signal, as Ray starts
     except Exception as error:  # noqa: BLE001 - Ray raises bare ones too: of a node that is not up in time
         if address is None:
-            raise TrialError(f"ray: Ray could not be started on this machine: {error}") from None
+            raise TrialError(
+                f"executor: Ray could not be started on this machine: {error}; give executor=local, or ray.address="
+                "HOST:PORT of a cluster"
+            ) from None
         raise TrialError(
             f"ray.address: {address}: no connection ({error}); start `ray start --head` on one machine, `ray start "
             "--address=HOST:6379` on the others, and run tokentrial on one of them"

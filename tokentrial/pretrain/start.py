@@ -71,8 +71,7 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     """Bring the checkpoint into the run folder, where the trial has one, and hold it against the trial's settings.
 
     A folder that has changed is brought anew; what was downloaded stays, and where it is lost the same revision is
-    downloaded again. Raises SettingsError where it is no GPT-2 of
-    the trial's size and merges, or not in safetensors.
+    downloaded again. Raises SettingsError where it is no GPT-2 of the trial's size and merges, or not in safetensors.
     """
     init, to = trial.pretrain.from_checkpoint, start_folder(trial)
     if init is None:

@@ -116,9 +116,8 @@ def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequen
     needed |= set() if trial.storage else last_models(trial)
     for name in {model for model in reads.values() if model} - needed - {*pending}:
         folder = cell.folder(trial, name)
-        gone = list(filter(is_weights, read_manifest(folder)["files"]))
-        if not trial.storage and name == "pretrain":
-            gone = [file for file in gone if file not in _kept_every(trial, folder)]
+        kept = _kept_every(trial, folder) if name == "pretrain" and not trial.storage else ()
+        gone = [file for file in filter(is_weights, read_manifest(folder)["files"]) if file not in kept]
         if trial.storage and not storage.holds(folder, fingerprints[name]):
             continue
         if any((folder / file).exists() for file in gone):
@@ -128,6 +127,7 @@ def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequen
 def _kept_every(trial: Trial, pretrained: Path) -> set[str]:
     """Names of the weights before the end that `keep_every` keeps, of a cell that may have taken more or fewer steps
     than the trial says (`budget.match=bytes`)."""
-    every = trial.pretrain.checkpoint.keep_every
+    if (every := trial.pretrain.checkpoint.keep_every) is None:
+        return set()
     steps = read_json(pretrained / "results.json")["total_steps"]
-    return {weights_name(step) for step in range(every, steps, every)} if every else set()
+    return {weights_name(step) for step in range(every, steps, every)}
