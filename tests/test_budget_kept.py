@@ -1,5 +1,8 @@
 """A run within a budget: whole seeds, the rest pending, no verdict that was not declared."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
 from tests.test_ladder import LADDER
@@ -9,10 +12,12 @@ from tokentrial.run import budget
 from tokentrial.run.budget import affordable_cells
 from tokentrial.run.declaration import declare
 from tokentrial.run.run import run
-from tokentrial.run.run_folder import open_run, status
+from tokentrial.run.run_folder import open_run, status, write_trial
+from tokentrial.steps import stage as stage_file
 from tokentrial.steps.cell import Cell, cells
+from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import phases, stage_names
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import read_json, sealed, write_json
 from tokentrial.store.storage import Storage
 from tokentrial.trial.sweep import to_run
 
@@ -97,6 +102,28 @@ def test_what_is_decided_once_for_all_cells_is_bought_when_all_have_come_so_far(
         assert [[cell for cell in phase if cell not in done] for phase in (first, second)] == [
             [Cell(arm, seed) for seed in seeds for arm in trial.arms] for seeds in of_third
         ]
+
+
+class AfterGRPO(ExportStage):
+    name, reads, folder = "late", "grpo", "late"
+
+
+def test_a_decision_against_grpo_costs_nothing_and_leaves_nothing_to_do(climbed_copy, ladder, monkeypatch):
+    """One seed is left to train; nobody pays for GRPO, nor for the stage that follows it."""
+    real, late = stage_file._file, SimpleNamespace(build=lambda trial: [AfterGRPO(trial)])
+    monkeypatch.setattr(stage_file, "_file", lambda name: late if name == "late" else real(name))
+    trial = ladder(climbed_copy, "seeds=[1,2,3]", "grpo.on_zero=skip", "stages={late: {}}")
+    write_json(climbed_copy / "grpo_decision.json", sealed({"go_on": False, "pass_at_k": {}}))
+    for path in climbed_copy.glob("*/seed*/*grpo"):
+        shutil.rmtree(path)
+    hour = expected_seconds(trial, {})
+    least = 2.1 * sum(hour[stage] for stage in phases(trial, stage_names(trial))[0][1])
+    monkeypatch.setattr(budget, "seconds", lambda trial: {})
+    first, second = affordable_cells(trial, None, least, lambda trial, cells: 1)[trial.folder]
+    assert affordable_cells(ladder(climbed_copy, "grpo.on_zero=skip"), None, -1.0, lambda trial, cells: 1)
+    assert (first, second) == (cells(trial), [])
+    write_trial(trial)
+    assert done(trial) == cells_of(1, 2)
 
 
 def test_a_trial_whose_looks_are_decided_pays_for_no_further_seeds(finished, tiny, monkeypatch):

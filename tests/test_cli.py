@@ -201,6 +201,8 @@ def test_an_error_that_can_be_mended_is_one_message_and_its_exit_code(refused, m
           for verb in ("run", "plan", "corpus", "pretrain", "export", "evaluate")),
         *((f"{verb} absent", "absent: no trial.yaml there") for verb in ("status", "report")),
         ("status absent --watch --json", "--watch"),
+        *((f"run smoke --placebo {option} 1", option)
+          for option in ("--stages", "--arm", "--seed", "--budget-minutes")),
         ("run smoke --pretrain.lr=0.1", "give pretrain.lr=0.1"),
         ("run smoke --pretrain.lr 0.1", "give pretrain.lr=VALUE"),
         ("run smoke pretrain.stpes=200", "pretrain.stpes: unknown setting; did you mean `steps`?"),

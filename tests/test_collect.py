@@ -122,6 +122,13 @@ def test_what_departs_on_one_machine_departs_in_the_whole(machines, tmp_path):
     assert any("settings.pretrain.lr" in departure for departure in departures)
 
 
+def test_a_step_that_has_not_taken_its_place_is_none(machines, tmp_path):
+    """Killed between its manifest and its name."""
+    cell = machines[1] / "baseline" / "seed2"
+    (cell / "hf").rename(cell / "hf.partial")
+    assert not {path for path in collect(machines, tmp_path / "joined") if path.startswith("baseline/seed2/hf")}
+
+
 def test_an_unfinished_step_stays_where_it_is(machines, tmp_path):
     (machines[1] / "baseline" / "seed2" / "eval_pretrain" / "samples.jsonl").unlink()
     came = collect(machines, tmp_path / "joined")

@@ -14,9 +14,9 @@ from tokentrial.run import run as runs
 from tokentrial.run.check import check, measured_stages
 from tokentrial.run.declaration import AGAIN, declaration
 from tokentrial.run.run import rebuild, run
-from tokentrial.run.run_folder import open_run, status
+from tokentrial.run.run_folder import open_run, status, write_trial
 from tokentrial.run.standing import standing
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import json_bytes, read_json, write_json
 from tokentrial.trial.declaration import declaration_hash, differences
 
 PRIMARY = "pretrain/mul_table/never_asked/accuracy"
@@ -105,6 +105,14 @@ def test_other_settings_do_not_replace_what_is_finished(finished_copy, tiny, no_
     assert contents(finished_copy) == before
 
 
+def test_what_would_be_lost_of_the_corpus_is_what_its_slowest_step_took(finished_copy, tiny, no_workers):
+    (finished_copy / "corpus" / "manifest.json").write_bytes(
+        json_bytes(read_json(finished_copy / "corpus" / "manifest.json") | {"seconds": 7200.0})
+    )
+    with pytest.raises(TrialError, match=r"corpus \(7,200 s\)"):
+        run(tiny(finished_copy, "corpus.piece_characters=399"))
+
+
 def test_what_is_replaced_when_asked_for_is_exploratory_also_after_the_way_back(finished_copy, tiny, inline, undrawn):
     first = read_json(finished_copy / "declared.json")
     assert None not in verdicts(rebuild(finished_copy))
@@ -183,6 +191,16 @@ def test_seeds_and_arms_that_are_added_do_not_enter_the_verdict(finished_copy, t
     differences = [a - b for a, b in zip(values[old[0]["treatment"]], values[old[0]["control"]], strict=True)]
     assert over_all["difference"] == pytest.approx(sum(differences) / 3)
     assert "With the added seeds, exploratory: " in (finished_copy / "report.md").read_text()
+
+
+def test_an_extension_that_was_interrupted_is_finished_by_the_same_command(finished_copy, tokentrial, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tokentrial.run.run.run", lambda trial: asked.append(trial.seeds))
+    write_trial(open_run(finished_copy).model_copy(update={"seeds": [1, 2, 3, 4]}))  # and then it was interrupted
+    for words in ([2], [3], [1], []):
+        code, _, err = tokentrial("extend", finished_copy, *words)
+        assert code == 0, err
+    assert asked == [[1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4], [1, 2, 3, 4]]
 
 
 # names that exist
@@ -349,6 +367,11 @@ def test_a_placebo_is_the_control_on_other_seeds(finished_copy, tiny, inline):
         assert [c.treatment, c.control, c.seeds] == ["placebo", "baseline", [1, 2]]
         control = [own[c.outcome]["baseline"][seed] for seed in (1, 2)]
         assert c.control_mean == pytest.approx(sum(control) / 2)
+    changed = tiny(finished_copy, "evaluate.probes_each=3")
+    with pytest.raises(TrialError, match="or --overwrite to replace them"):
+        run_placebo(changed)
+    run_placebo(changed, overwrite=True)
+    assert contents(finished_copy / "baseline") != before
 
 
 # ways round it

@@ -2,20 +2,28 @@
 
 import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from tokentrial.cli.words import gigabytes
+from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.plan.disk import cell_bytes
+from tokentrial.run.cells import prune_weights
 from tokentrial.run.run import run
 from tokentrial.steps import corpus
+from tokentrial.steps import stage as stage_file
 from tokentrial.steps.cell import cells
+from tokentrial.steps.costs import weights_bytes
+from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.disk import held_bytes
 from tokentrial.store.files import read_json
-from tokentrial.store.folders import damaged_files, is_done
+from tokentrial.store.folders import damaged_files, is_done, write_manifest
+from tokentrial.store.storage import Storage
 from tokentrial.trial.load import load
+from tokentrial.trial.pretraining import weights_name
 
 WIDE = (
     "pretrain.n_embd=192",
@@ -147,6 +155,39 @@ def test_what_grows_beyond_the_limit_ends_the_run_and_keeps_what_is_done(held, l
     assert is_done(
         tmp_path / "run/baseline/seed1/sft", read_json(trial.folder / "baseline/seed1/sft/manifest.json")["fingerprint"]
     )
+
+
+def test_weights_are_kept_by_the_steps_that_the_arm_took_however_many_the_trial_says(finished_copy, tiny):
+    """As with matched bytes, where an arm that appends tokens takes more steps."""
+    trial = tiny(finished_copy, "disk_limit_gb=1", "pretrain.checkpoint.keep_every=12")
+    corpus, cell = CorpusPlan(trial), cells(trial)[0]
+    folder = cell.folder(trial, "pretrain")
+    for step in (12, 24, 26):
+        (folder / weights_name(step)).write_bytes(b"weights")
+    results = folder / "results.json"
+    results.write_bytes(results.read_bytes().replace(b'"total_steps": 20', b'"total_steps": 26'))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, cell.fingerprints(corpus)["pretrain"])
+    prune_weights(corpus, cell, Storage(trial), [])
+    assert {path.name for path in folder.glob("*.safetensors")} == {weights_name(step) for step in (12, 24)}
+
+
+class Branch(ExportStage):
+    name, reads, folder = "branch", "pretrain", "branch"
+
+
+def test_the_last_model_of_every_branch_is_kept(finished_copy, tiny, monkeypatch):
+    real, branch = stage_file._file, SimpleNamespace(build=lambda trial: [Branch(trial)])
+    monkeypatch.setattr(stage_file, "_file", lambda name: branch if name == "branch" else real(name))
+    trial = tiny(finished_copy, "disk_limit_gb=1", "stages={branch: {}}")
+    for cell in cells(trial):
+        prune_weights(CorpusPlan(trial), cell, Storage(trial), [])
+        assert (cell.folder(trial, "export") / "model.safetensors").exists()
+    every = [stage_names(trial)] * len(cells(trial))
+    stored = trial.model_copy(update={"storage": "there"})
+    # beside what the cell at work reads: two models of every cell, or the one that it writes
+    more = 2 * len(cells(trial)) - 1
+    assert cell_bytes(trial, every, 1) - cell_bytes(stored, every, 1) == more * weights_bytes(trial)
 
 
 @pytest.mark.parametrize(("given", "found"), [("20GB", 20), ("500MB", 0.5), ("1.5tb", 1500)])

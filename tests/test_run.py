@@ -106,6 +106,20 @@ def test_a_change_redoes_what_it_bears_on_and_keeps_the_rest(asked_for, finished
         assert all(after[name] != before[name] for name in before if fnmatch(name, redone))
 
 
+def test_a_resumed_run_starts_as_many_workers_as_cells_are_pending(finished_copy, tiny, inline, monkeypatch):
+    started = []
+
+    class Counted(Inline):
+        def __init__(self, workers, *given):
+            started.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(runs, "LocalExecutor", Counted)
+    shutil.rmtree(finished_copy / "mul_tokens" / "seed2" / "eval_pretrain")
+    run(tiny(finished_copy, "workers=4"))
+    assert started == [1]
+
+
 # the same outcomes every time
 
 
@@ -216,6 +230,13 @@ def test_a_signal_ends_the_work_as_resumable_and_the_old_handlers_come_back(tmp_
         signal.raise_signal(number)
     assert error.value.code == 75
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_between_two_trials_is_one_like_any_other(finished_copy, tiny, inline, monkeypatch):
+    real = runs.run_one
+    monkeypatch.setattr(runs, "run_one", lambda *given: (real(*given), signal.raise_signal(signal.SIGTERM)))
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run(tiny(finished_copy, "sweep={pretrain.lr: [0.004]}"))
 
 
 @pytest.mark.slow

@@ -228,6 +228,16 @@ def test_an_old_checkpoint_goes_once_the_newer_one_is_whole(tiny, tmp_path, stor
     assert weights(fresh.folder) == ["a.checkpoints/step_2/model.safetensors", "a.checkpoints/step_3/model.safetensors"]
 
 
+def test_a_checkpoint_that_is_damaged_here_comes_from_the_storage(tiny, tmp_path, storage_path):
+    trial = tiny(tmp_path / "run", f"storage={storage_path}")
+    checkpoint = write_step(trial.folder / "a.checkpoints" / "step_1", "checkpoint 1", "model.safetensors")
+    Storage(trial).send_checkpoint(checkpoint)
+    whole = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(bytes(len(whole)))  # of the same size
+    Storage(trial).fetch_checkpoints(trial.folder / "a.checkpoints")
+    assert (checkpoint / "model.safetensors").read_bytes() == whole
+
+
 def test_of_two_workers_that_need_a_step_one_fetches_it(tiny, tmp_path, storage_path, monkeypatch):
     """As two cells of one machine that read the same corpus: both would write one partial folder."""
     trial, fresh = (tiny(tmp_path / name, f"storage={storage_path}") for name in ("run", "fresh"))
@@ -283,6 +293,17 @@ def test_of_two_trials_that_come_at_once_one_has_the_storage(tiny, tmp_path, sto
             claims = [pool.submit(claim, name, number, together) for name in ("one", "other")]
             [winner] = [name for call in claims if (name := call.result())]
             assert read_json(storage_path / str(number) / "state.json")["trial"] == winner
+
+
+def test_a_disk_without_hard_links_can_be_a_storage(tiny, tmp_path, storage_path, monkeypatch):
+    def refused(path, to):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(objects.os, "link", refused)
+    Storage(tiny(tmp_path / "one", f"storage={storage_path}")).state.claim()
+    with pytest.raises(TrialError, match="holds the trial"):
+        Storage(tiny(tmp_path / "other", "name=other", f"storage={storage_path}")).state.claim()
+    assert [path.name for path in storage_path.iterdir()] == ["state.json"]
 
 
 @pytest.mark.parametrize("chosen", [None, [Cell("baseline", 1)]])

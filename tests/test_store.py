@@ -264,6 +264,18 @@ def test_what_a_killed_writer_left_goes_after_an_hour_and_what_is_being_written_
     assert [*tmp_path.iterdir()] == [new]
 
 
+def test_a_replaced_folder_that_cannot_be_deleted_is_in_nobodys_way(done, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.shutil, "rmtree", lambda path, ignore_errors: None)
+        for wanted in ("new", "newer"):
+            with folders.step(done, wanted) as partial:
+                (partial / wanted).write_text("")
+    assert folders.is_done(done, "newer")
+    assert len([*done.parent.iterdir()]) > 1
+    files.remove_stale_partials(done.parent)
+    assert [*done.parent.iterdir()] == [done]
+
+
 def test_json_reads_back_and_what_is_no_number_is_null(tmp_path):
     path = tmp_path / "results.json"
     files.write_json(path, {"loss": float("nan"), "most": float("inf"), "mean": np.float64(0.5), "all": np.arange(2)})

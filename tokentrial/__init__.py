@@ -41,7 +41,7 @@ def load_trial(
 def run_trial(trial: Trial, *, overwrite: bool = False) -> dict[str, Any]:
     """Bring a trial up to date, to its verdict, and return the report (`comparison_report.json`).
 
-    What is done is skipped, also after a kill. Finished results of other settings are replaced with `overwrite` alone,
+    What is done is skipped, also after a kill. Finished results of other settings are replaced only with `overwrite`,
     else `tokentrial.errors.TrialError` lists them. Call it from the main thread: while it runs, it takes SIGTERM and
     Ctrl-C to save what is at work.
     """

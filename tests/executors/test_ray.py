@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,15 @@ def test_a_cluster_that_is_not_there_is_an_error():
         port = server.getsockname()[1]
     expected = rf"ray\.address: 127\.0\.0\.1:{port}: no connection .*ray start"
     with pytest.raises(TrialError, match=expected), connected(f"127.0.0.1:{port}", 1):
+        pass
+
+
+def test_a_local_ray_that_does_not_start_is_an_error_of_its_own(monkeypatch):
+    def init(**given):
+        raise RuntimeError("no port is free")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(TrialError, match="could not be started on this machine: no port is free"), connected(None, 1):
         pass
 
 

@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished_copy, finished, tiny, inli
     else:
         flip(path) if damage == "flipped" else path.write_bytes(path.read_bytes()[:-5])
     run(trial, ("pretrain", "export"), [Cell("baseline", 1)])
-    assert ("damaged; resuming from the checkpoint before" in capsys.readouterr().err) == (damage != "truncated")
+    assert ("damaged; this checkpoint is not used" in capsys.readouterr().err) == (damage != "truncated")
     for weights in (f"{CELL}/pretrain/model_00019.safetensors", f"{CELL}/hf/model.safetensors"):
         assert (finished_copy / weights).read_bytes() == (finished.folder / weights).read_bytes()
 

@@ -25,6 +25,7 @@ from tokentrial.statistics.power import mde, planning_sd, power
 from tokentrial.steps import corpus
 from tokentrial.steps.cell import cells
 from tokentrial.steps.costs import lengths, vocabulary_size
+from tokentrial.steps.evaluate import EvaluateStage
 from tokentrial.steps.stage import stage_names
 from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tokenizer.vocabulary import Vocabulary
@@ -97,6 +98,16 @@ def test_gsm8ks_published_lengths_are_those_of_its_rows(shared_data, split):
     assert known.longest_of(16) == pytest.approx(longest, rel=0.05)
 
 
+def test_gsm8k_of_ones_own_is_planned_by_its_own_rows(tmp_path):
+    rows = [{"question": f"Ann has {i} pens. How many?", "answer": f"{i}\n#### {i}"} for i in range(12)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trial = load("gpt2_50m", [f"tasks.gsm8k=path:{tmp_path}"])
+    for split in ("train", "test"):
+        known = lengths(trial, "gsm8k", split)
+        assert (known.rows, known.row < 40) == (12, True)
+
+
 # the model's counts
 
 
@@ -141,6 +152,11 @@ def test_the_disk_is_planned_for_what_a_run_writes(climbed):
     written = sum(path.stat().st_size for cell in folders for path in cell.rglob("*") if path.is_file())
     planned = cell_bytes(climbed, [stage_names(climbed)] * len(folders), workers=0)
     assert written <= planned <= 2 * written
+
+
+def test_an_evaluation_of_more_facts_takes_more_disk():
+    few, many = (load("smoke", [f"facts.range=[1,{last}]"]) for last in (9, 12))
+    assert EvaluateStage(many, "pretrain").disk_bytes() > EvaluateStage(few, "pretrain").disk_bytes()
 
 
 def test_cells_at_work_hold_two_checkpoints_of_a_trainer_each():

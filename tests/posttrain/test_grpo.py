@@ -23,10 +23,12 @@ from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.posttrain import grpo as grpos
 from tokentrial.posttrain.grpo import measure_pass_at_k, prompts
 from tokentrial.posttrain.trainer import CheckpointCallback, last_checkpoint
+from tokentrial.run.declaration import declare
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.grpo import GRPOStage
 from tokentrial.store.files import read_json, write_json
 from tokentrial.store.folders import write_manifest
+from tokentrial.store.storage import Storage
 from tokentrial.tasks.task import Example
 from tokentrial.trial.settings import GRPO
 
@@ -449,6 +451,7 @@ SOME = {cell: value for cell, value in ZERO.items() if cell != ("mul_tokens", 2)
         *((ZERO | {cell: 1 / 32}, "skip", True) for cell in ZERO),  # one cell is enough, in whichever arm
         (SOME, "skip", None),  # nothing is skipped before every cell is measured
         (SOME | {("baseline", 1): 0.5}, "skip", True),
+        (SOME, "go on", True),
     ],
 )
 def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(
@@ -465,4 +468,17 @@ def test_skipped_only_where_it_is_zero_in_every_cell_and_the_trial_says_so(
         return
     assert GRPOStage(trial).goes_on(CorpusPlan(trial)) is read_json(tmp_path / "grpo_decision.json")["go_on"] is go_on
     zero = f"pass@3 is 0): RL has nothing to learn from; grpo.on_zero is '{on_zero}'"
-    assert (zero in capsys.readouterr().err) == (not any(passes.values()))
+    said = capsys.readouterr().err
+    assert (zero in said) == (not any(passes.values()) and not absent)
+    assert ("not measured in mul_tokens/seed2; GRPO goes on" in said) == bool(absent and not any(passes.values()))
+
+
+def test_seeds_and_arms_that_are_added_change_no_decision(tiny, tmp_path, monkeypatch):
+    declared = tiny(tmp_path, settings(on_zero="skip"))
+    declare(declared, [], Storage(declared))
+    trial = tiny(tmp_path, settings(on_zero="skip"), "seeds=[1,2,3]", "arms=[baseline,mul_tokens,one_slot]")
+    for cell in cells(trial):
+        path = cell.folder(trial, "eval_pretrain") / "pass_at_k.json"
+        write_json(path, {"pass_at_k": float(cell not in cells(declared))})
+    monkeypatch.setattr(Cell, "pending", lambda self, plan: [])
+    assert GRPOStage(trial).goes_on(CorpusPlan(trial)) is False

@@ -15,8 +15,10 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.pretrain.export import from_hf, load_gpt, load_initial_weights, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.start import prepare_start, start_fingerprint
+from tokentrial.run.cells import run_cell
 from tokentrial.run.run import run
 from tokentrial.steps.cell import Cell
+from tokentrial.steps.pretrain import PretrainStage
 from tokentrial.tokenizer.export import to_transformers
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -134,6 +136,18 @@ def test_the_content_of_the_files_is_what_counts(trial, checkpoint, tmp_path):
     save_file(state, checkpoint / "model.safetensors")
     prepare_start(trial(), VOCABULARY)
     assert start_fingerprint(trial()) != first
+
+
+def test_a_start_that_was_saved_anew_in_place_is_not_trained_from(trial, checkpoint, monkeypatch):
+    """Its files are hard links: what begins later would begin with other weights under the same fingerprint."""
+    prepare_start(trial(), VOCABULARY)
+    monkeypatch.setattr(PretrainStage, "make", lambda self, job: pytest.fail("it was read"))
+    monkeypatch.setattr(CorpusPlan, "sets_of", lambda self, seed: [])
+    with (checkpoint / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    with pytest.raises(TrialError, match=r"start/model\.safetensors: its bytes differ from its manifest"):
+        run_cell(trial(), Cell("baseline", 1), ["pretrain"])
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from tokentrial.publish.hub import pull, push
 from tokentrial.report.narrative import verdict_sentence
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import SEAL
+from tokentrial.store.storage import Storage
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"
@@ -99,7 +100,7 @@ def handler(state):
             resolved = f"/{NAME}/resolve/{COMMIT}/"
             if state.status != 200:
                 self.answer({"error": "no"}, state.status)
-            elif path in (f"/api/models/{NAME}", f"/api/models/{NAME}/revision/main"):
+            elif path in (f"/api/models/{NAME}", *(f"/api/models/{NAME}/revision/{name}" for name in ("main", COMMIT))):
                 siblings = [{"rfilename": file} for file in state.files]
                 self.answer({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": siblings})
             elif path.startswith(resolved) and path.removeprefix(resolved) in state.files:
@@ -249,6 +250,19 @@ def test_a_trial_starts_from_a_model_on_the_hub_and_asks_for_it_once(stub, cell,
     assert start_fingerprint(trial) == start_fingerprint(local)
     stub.status = 500
     prepare_start(trial, Vocabulary(256, 45))
+
+
+def test_a_fresh_machine_starts_from_the_revision_that_the_run_has_begun_with(stub, cell, tiny, tmp_path):
+    push(cell, NAME)
+    settings = f"pretrain.from_checkpoint={NAME}", f"storage={tmp_path / 'there'}"
+    begun, fresh = (tiny(tmp_path / name, *settings) for name in ("begun", "fresh"))
+    prepare_start(begun, Vocabulary(256, 45))
+    Storage(begun).state.claim()
+    Storage(fresh).state.fetch()
+    stub.asked.clear()
+    prepare_start(fresh, Vocabulary(256, 45))
+    assert [path for path, _ in stub.asked if path.startswith("/api")] == [f"/api/models/{NAME}/revision/{COMMIT}"]
+    assert start_fingerprint(fresh) == start_fingerprint(begun)
 
 
 def test_a_start_that_the_hub_does_not_know_is_named(stub, tiny, tmp_path):

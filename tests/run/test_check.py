@@ -11,6 +11,7 @@ from tokentrial.errors import SettingsError, TrialError
 from tokentrial.evaluate.score import Spelling
 from tokentrial.facts.families import build_facts
 from tokentrial.run.check import check
+from tokentrial.run.placebo import run_placebo
 from tokentrial.run.run import run
 from tokentrial.run.run_folder import open_run
 from tokentrial.tasks.arithmetic import Arithmetic
@@ -100,8 +101,10 @@ def test_a_tracker_that_is_not_installed_is_named_at_once(tiny, tmp_path, monkey
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_gpu_that_torch_does_not_see_is_named_at_once(tiny, tmp_path, monkeypatch, no_workers, device):
     monkeypatch.setattr(f"torch.{device}.is_available", lambda: False)
-    with pytest.raises(SettingsError, match=rf"pretrain\.device: {device}"):
-        run(tiny(tmp_path / "run", f"pretrain.device={device}"))
+    trial = tiny(tmp_path / "run", f"pretrain.device={device}")
+    for command in (run, run_placebo):
+        with pytest.raises(SettingsError, match=rf"pretrain\.device: {device}"):
+            command(trial)
     assert not (tmp_path / "run").exists()
 
 

@@ -61,17 +61,19 @@ def extend(
 ) -> None:
     """Continue to the next declared look, or add seeds.
 
-    Seeds that were not declared do not enter the verdict: they are exploratory.
+    Seeds that were not declared do not enter the verdict: they are exploratory. Those that an interrupted `extend`
+    has left unfinished are finished first, and count.
 
     Example: tokentrial extend outputs/pilot 6
     """
     from tokentrial.run import run as runs
-    from tokentrial.run.run_folder import open_run
+    from tokentrial.run.run_folder import open_run, unfinished_added_seeds
 
     trial = open_run(out)
-    if seeds is None and trial.verdict.looks is None:
+    unfinished = unfinished_added_seeds(trial)
+    if seeds is None and trial.verdict.looks is None and not unfinished:
         raise SettingsError(f"{out}: its trial declares no looks; say how many seeds to add, such as 6")
-    more = [trial.unused_seed + number for number in range(seeds or 0)]
+    more = [trial.unused_seed + number for number in range((seeds or 0) - len(unfinished))]
     # looks are of the declared seeds: those added lie beyond the last one
     trial = trial.model_copy(update={"seeds": [*trial.seeds, *more]})
     if report := runs.run(trial):

@@ -94,7 +94,10 @@ def run(
     if placebo:
         from tokentrial.run.placebo import print_placebo, run_placebo
 
-        print_placebo(run_placebo(loaded), console())
+        options = {"--stages": stages, "--arm": arm, "--seed": seed, "--budget-minutes": budget_minutes}
+        if given := [option for option, value in options.items() if value is not None]:
+            raise SettingsError(f"--placebo and {given[0]}: the placebo is the control on all seeds; leave one out")
+        print_placebo(run_placebo(loaded, overwrite), console())
         return
     chosen = select(loaded, stages, arm, seed)
     report = runs.run(loaded, chosen.stages, chosen.cells, overwrite, budget_minutes)

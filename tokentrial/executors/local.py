@@ -42,8 +42,8 @@ _STOPPED = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}
 
 class LocalExecutor:
     """Up to `workers` processes of so many threads each, started as calls need them; where `imports` names modules, all
-    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by Interrupted
-    gives the calls at work time to save themselves, leaving it by another exception kills them."""
+    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by a TrialError,
+    such as Interrupted, gives the calls at work time to save themselves, leaving it by another exception kills them."""
 
     def __init__(self, workers: int, threads: int = 1, imports: Sequence[str] = ()) -> None:
         self.workers, self._threads, self._imports = workers, threads, tuple(imports)
@@ -63,8 +63,9 @@ class LocalExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is not None and issubclass(kind, Interrupted):
-                self._stop()
+            if kind is not None and issubclass(kind, TrialError):
+                with signals_held():  # a second signal would end the workers while they save
+                    self._stop()
         finally:
             for connection, process in self._processes.items():
                 if kind is not None:
@@ -111,7 +112,7 @@ class LocalExecutor:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # a fork would copy CUDA's and OpenMP's state, which breaks them
         resource_tracker.ensure_running()  # it is started by the first process, and would let SIGINT through
-        with _signals_held(), _inherited(worker_environment(self._threads)), _without_main():
+        with signals_held(), _inherited(worker_environment(self._threads)), _without_main():
             parent_end, worker_end = context.Pipe()
             process = context.Process(target=_serve, args=(worker_end, os.getpid(), self._imports))
             process.start()
@@ -160,7 +161,7 @@ def _without_main() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """Signals that come within the block are delivered after it. Their handler raises: in the middle of a start that
     would leave a worker that nobody knows, or one that reads what it was to do from a pipe that has gone."""
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone

@@ -1,7 +1,7 @@
 """The Ray executor: calls are tasks of a Ray cluster, in workers that live on, on as many machines as it has.
 
 A call whose worker or node is lost is sent again, and goes on from what it has left on storage that all nodes share; an
-error of the call itself is raised as it is. Leaving by Interrupted gives the calls the local executor's grace: Ray's
+error of the call itself is raised as it is. Leaving by a TrialError gives the calls the local executor's grace: Ray's
 word to cancel is handed on as SIGTERM, so that they save themselves.
 """
 
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tokentrial.errors import Interrupted, SettingsError, TrialError
+from tokentrial.executors.local import signals_held
 from tokentrial.executors.worker import GRACE_S, POLL_S, Call, Report, cores, listen, report, worker_environment
 
 _ATTEMPTS = 4  # a call whose worker or node is lost is sent again, so often in all
@@ -46,6 +47,11 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
     except TrialError:
         raise  # a signal, as Ray starts
     except Exception as error:  # noqa: BLE001 - Ray raises bare ones too: of a node that is not up in time
+        if address is None:
+            raise TrialError(
+                f"executor: Ray could not be started on this machine: {error}; give executor=local, or ray.address="
+                "HOST:PORT of a cluster"
+            ) from None
         raise TrialError(
             f"ray.address: {address}: no connection ({error}); start `ray start --head` on one machine, `ray start "
             "--address=HOST:6379` on the others, and run tokentrial on one of them"
@@ -114,7 +120,8 @@ class RayExecutor:
     ) -> None:
         try:
             if kind is not None and self._at_work:
-                self._cancel(gently=issubclass(kind, Interrupted))
+                with signals_held():
+                    self._cancel(gently=issubclass(kind, TrialError))
         finally:
             self._connection.__exit__(None, None, None)
 

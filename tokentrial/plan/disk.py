@@ -2,14 +2,14 @@
 
 At its peak a run folder holds the corpus, what every cell keeps, and, of the cells at work, the checkpoints that are
 pruned when their stage ends. With `disk_limit_gb` a cell at work holds the model that a stage reads and the one that it
-writes, and another cell its newest model, or none where `storage` has it.
+writes, and another cell its last model, or none where `storage` has it. Each further branch of stages leaves one more.
 """
 
 from collections.abc import Sequence
 
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import weights_bytes
-from tokentrial.steps.stage import stages
+from tokentrial.steps.stage import last_models, stages
 from tokentrial.trial.trial import Trial
 
 
@@ -22,7 +22,8 @@ def cell_bytes(trial: Trial, pending: Sequence[Sequence[str]], workers: int) -> 
     kept = sum(stage.disk_bytes() for stage in to_make)
     if trial.disk_limit_gb is not None:
         models = sum(stage.leaves_model for stage in to_make)
-        held = min(models, 2 * at_work + (0 if trial.storage else len(pending) - at_work))
+        ends = 0 if trial.storage else len(last_models(trial))
+        held = min(models, (1 + max(1, ends)) * at_work + ends * (len(pending) - at_work))
         kept -= (models - held) * weights_bytes(trial)
     return kept + at_work * max((stage.checkpoint_bytes() for stage in to_make), default=0)
 

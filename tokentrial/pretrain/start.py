@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.errors import SettingsError
-from tokentrial.store.files import file_hash, fingerprint, link, read_json
+from tokentrial.store.files import file_hash, fingerprint, link, read_json, write_json
 from tokentrial.store.folders import MANIFEST, is_done, read_manifest, step
 from tokentrial.store.network import hub_api
 from tokentrial.tokenizer.vocabulary import Vocabulary, gpt2_merges
+from tokentrial.trial.pretraining import SHAPE
 from tokentrial.trial.trial import Trial
 
+PINNED = "start.json"  # which revision of a checkpoint on the Hub the run has begun with
 _VERSION = 1
 _SETTING = "pretrain.from_checkpoint"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
@@ -68,8 +70,8 @@ def start_content(trial: Trial) -> str | None:
 def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
     """Bring the checkpoint into the run folder, where the trial has one, and hold it against the trial's settings.
 
-    A folder that has changed is brought anew; what was downloaded stays. Raises SettingsError where it is no GPT-2 of
-    the trial's size and merges, or not in safetensors.
+    A folder that has changed is brought anew; what was downloaded stays, and where it is lost the same revision is
+    downloaded again. Raises SettingsError where it is no GPT-2 of the trial's size and merges, or not in safetensors.
     """
     init, to = trial.pretrain.from_checkpoint, start_folder(trial)
     if init is None:
@@ -90,13 +92,16 @@ def prepare_start(trial: Trial, vocabulary: Vocabulary) -> None:
             raise SettingsError(f"{_SETTING}: {init}: neither a folder nor an OWNER/NAME on the Hub")
         _download(init, to, trial, vocabulary)
     _check_compatible(to, trial, vocabulary)
+    revision = read_manifest(to).get("revision")
+    if revision and _pinned(trial) != revision:
+        write_json(trial.folder / PINNED, {"init": init, "revision": revision})
 
 
 def _download(init: str, to: Path, trial: Trial, vocabulary: Vocabulary) -> None:
     """From the Hub, the small files first: they say whether the weights are worth it."""
     name, _, revision = init.partition("@")
     with hub_api(name, "pull") as api:
-        info = api.model_info(name, revision=revision or None)
+        info = api.model_info(name, revision=_pinned(trial) or revision or None)
         names = _checkpoint_files([file.rfilename for file in info.siblings or ()], init)
         # of the commit and not of the branch's name: all files are of one commit, whatever is pushed meanwhile
         current = fingerprint("start", _VERSION, init=init, revision=info.sha)
@@ -106,6 +111,13 @@ def _download(init: str, to: Path, trial: Trial, vocabulary: Vocabulary) -> None
                     _check_compatible(partial, trial, vocabulary)
                 api.hf_hub_download(name, file, revision=info.sha, local_dir=partial)
             shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's own notes
+
+
+def _pinned(trial: Trial) -> str | None:
+    """The revision that the run has begun with; None before that, and after `from_checkpoint` has changed."""
+    path = trial.folder / PINNED
+    pinned = read_json(path, "init", "revision") if path.exists() else {}
+    return pinned["revision"] if pinned.get("init") == trial.pretrain.from_checkpoint else None
 
 
 def _checkpoint_files(names: Collection[str], init: str) -> list[str]:
@@ -133,7 +145,7 @@ def _check_compatible(folder: Path, trial: Trial, vocabulary: Vocabulary) -> Non
     for key, expected in _ARCHITECTURE.items():
         if (given := config.get(key, expected[0])) not in expected:
             raise SettingsError(f"{_SETTING}: {init} has {key} {given!r}, expected {expected[0]!r} as in GPT-2")
-    for key in ("n_layer", "n_head", "n_embd"):
+    for key in SHAPE:
         if (given := config.get(key)) != getattr(settings, key):
             raise SettingsError(f"{_SETTING}: {init} has {key} {given}; set pretrain.{key}={given}")
     if config.get("n_inner") not in (None, 4 * settings.n_embd):

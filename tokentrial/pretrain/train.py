@@ -23,7 +23,7 @@ from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
 from tokentrial.store.disk import need_disk
 from tokentrial.store.files import write_json
-from tokentrial.trial.pretraining import Pretrain, weights_name
+from tokentrial.trial.pretraining import SHAPE, Pretrain, weights_name
 
 _EXPLODED = 2.0  # times the loss of ids drawn evenly
 
@@ -148,7 +148,7 @@ def _results(
     train_losses = [record["loss"] for record in meter.records if "loss" in record]
     val_losses = [record["val_loss"] for record in meter.records if "val_loss" in record]
     probed = [record for record in meter.records if "tokens" in record]
-    shape = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd")}
+    shape = {name: getattr(config, name) for name in SHAPE}
     return {
         "condition": stream.arm,
         "seed": stream.seed,

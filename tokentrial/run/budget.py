@@ -8,7 +8,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.plan.budget import Part, affordable, budget_order, shares
 from tokentrial.plan.work import expected_seconds
-from tokentrial.run.run_folder import seconds, wanted_seeds
+from tokentrial.run.run_folder import seconds, to_do, wanted_seeds
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import phases, stage_names
 from tokentrial.trial.trial import Trial
@@ -31,7 +31,8 @@ def affordable_cells(
         if durations:
             known[member.folder] = expected_seconds(member, durations)
     # of what has not been run anywhere: as much longer than planned as what has
-    pace = sum(map(_total, known.values())) / sum(_total(planned[folder]) for folder in known) if known else 1.0
+    as_planned = sum(sum(planned[folder].values()) for folder in known)
+    pace = sum(sum(stages.values()) for stages in known.values()) / as_planned if known else 1.0
     parts: list[Part] = []
     bought: dict[Path, list[list[Cell]]] = {}
     places: list[tuple[Trial, list[Cell]]] = []  # by part: whose it is, and where the cells that it buys go
@@ -42,15 +43,17 @@ def affordable_cells(
         in_turn = phases(variant, asked)
         bought[variant.folder] = [[] for _ in in_turn]
         corpus = CorpusPlan(variant)
-        pending = {cell: cell.pending(corpus) for cell in cells(variant)}
+        pending = {cell: to_do(corpus, cell) for cell in cells(variant)}
         for words, seeds in _seeds_in_turn(corpus, pending):
-            for (gate, stages), cells_of_phase in zip(in_turn, bought[variant.folder], strict=True):
-                part = f"{name}{words}{f', {gate.name}' if gate else ''}"
+            for (decider, stages), cells_of_phase in zip(in_turn, bought[variant.folder], strict=True):
+                if decider and decider.is_declined:
+                    continue
+                part = f"{name}{words}{f', {decider.name}' if decider else ''}"
                 costs = _costs(variant, seeds, stages, expected, pending)
                 parts.append(Part(part, costs, workers(variant, len(cells(variant)))))
                 places.append((variant, cells_of_phase))
     least = next((cost for part in parts for seed in part.seeds if (cost := part.cost([seed]))), 0.0)
-    if least > seconds_left:
+    if least and least > seconds_left:
         raise SettingsError(
             f"--budget-minutes: {seconds_left / 60:.3g} minutes are left, but the first pending seed needs about "
             f"{least / 60:.3g} in all arms; give more"
@@ -83,7 +86,3 @@ def _costs(
         return sum(expected[stage] for stage in pending[cell] if stage in stages)
 
     return {seed: [cost(Cell(arm, seed)) for arm in trial.arms] for seed in seeds}
-
-
-def _total(expected: Mapping[str, float]) -> float:
-    return sum(expected.values())

@@ -9,8 +9,9 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import Interrupted
 from tokentrial.executors.worker import report, stoppable
 from tokentrial.steps.cell import Cell
-from tokentrial.steps.stage import Job, stage_of, stages
+from tokentrial.steps.stage import Job, last_models, stage_of, stages
 from tokentrial.store.disk import held_bytes, need_within, translate_os_errors
+from tokentrial.store.files import read_json
 from tokentrial.store.folders import is_done, is_weights, lock, prune, read_manifest, require_intact, step
 from tokentrial.store.storage import Storage
 from tokentrial.store.tuned import arm_trial
@@ -50,18 +51,18 @@ def _make(
     name: str, corpus: CorpusPlan, cell: Cell, storage: Storage, progress: Progress, declared: str | None
 ) -> None:
     """One stage into its folder, the model that it reads first where that was pruned."""
-    trial, wanted, model = corpus.trial, cell.fingerprints(corpus), corpus.folder
+    trial, fingerprints, model = corpus.trial, cell.fingerprints(corpus), corpus.folder
     stage, folder = stage_of(trial, name), cell.folder(trial, name)
     if stage.reads:
         model = cell.folder(trial, stage.reads)
-        if not is_done(model, wanted[stage.reads], whole=True):
-            storage.fetch(model, wanted[stage.reads])
+        if not is_done(model, fingerprints[stage.reads], whole=True):
+            storage.fetch(model, fingerprints[stage.reads])
             # what comes may have been pruned there, too
-            if not is_done(model, wanted[stage.reads], whole=True):
+            if not is_done(model, fingerprints[stage.reads], whole=True):
                 _make(stage.reads, corpus, cell, storage, progress, declared)
-    checkpoints = cell.checkpoints(trial, name, wanted[name])
+    checkpoints = cell.checkpoints(trial, name, fingerprints[name])
     storage.fetch_checkpoints(checkpoints)
-    attempt = step(folder, wanted[name], stage=name, arm=cell.arm, seed=cell.seed, declaration=declared)
+    attempt = step(folder, fingerprints[name], stage=name, arm=cell.arm, seed=cell.seed, declaration=declared)
     with translate_os_errors(folder), attempt as partial:
         needed = stage.disk_bytes() + stage.checkpoint_bytes() - held_bytes(checkpoints)
         need_within(trial.folder, needed, f"{cell.name}: {name}", trial.disk_limit_gb)
@@ -79,41 +80,54 @@ def _make(
 
 def sync_storage(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
     """Bring the finished steps of the corpus and of cells from the run folder to its storage, and from there."""
-    for folder, wanted in corpus.steps:
-        storage.sync(folder, wanted)
+    for folder, fingerprint in corpus.steps:
+        storage.sync(folder, fingerprint)
     storage.state.fetch()  # the corpus's small files lie in its step
-    for folder, wanted in _steps(corpus, cells):
-        storage.sync(folder, wanted)
+    for folder, fingerprint in _steps(corpus, cells):
+        storage.sync(folder, fingerprint)
 
 
 def fetch_results(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:
     """Bring the finished steps of cells that the storage alone has; nothing there is replaced."""
-    for folder, wanted in _steps(corpus, cells):
-        if not is_done(folder, wanted):
-            storage.fetch(folder, wanted, weights=False)
+    for folder, fingerprint in _steps(corpus, cells):
+        if not is_done(folder, fingerprint):
+            storage.fetch(folder, fingerprint, weights=False)
 
 
 def _steps(corpus: CorpusPlan, cells: Sequence[Cell]) -> list[tuple[Path, str]]:
     """Folder and fingerprint of each stage of these cells; of none where the trial has no storage to ask."""
-    of_cells = [(cell, cell.fingerprints(corpus)) for cell in (cells if corpus.trial.storage else ())]
-    return [(cell.folder(corpus.trial, stage), wanted) for cell, prints in of_cells for stage, wanted in prints.items()]
+    return [
+        (cell.folder(corpus.trial, stage), fingerprint)
+        for cell in (cells if corpus.trial.storage else ())
+        for stage, fingerprint in cell.fingerprints(corpus).items()
+    ]
 
 
 def prune_weights(corpus: CorpusPlan, cell: Cell, storage: Storage, left: Sequence[str]) -> None:
-    """Under a limit of the disk, prune weights: where a storage has them, what none of the stages `left` reads; without
-    one, what no pending stage reads, the model in which the trial ends left out, and what `keep_every` keeps."""
+    """Under a limit of the disk, prune weights: where a storage has them, those that none of the stages `left` reads.
+    Without a storage, those that no pending stage reads, except the models from which no other is made and the weights
+    that `keep_every` keeps."""
     trial = corpus.trial
     if trial.disk_limit_gb is None:
         return
-    reads, wanted = {stage.name: stage.reads for stage in stages(trial)}, cell.fingerprints(corpus)
-    pending, every = cell.pending(corpus), trial.pretrain.checkpoint.keep_every
-    kept = {weights_name(steps) for steps in range(every, trial.pretrain.steps, every)} if every else set()
-    read = {reads[name] for name in (left if trial.storage else [*pending, [*reads][-1]])}
-    for name in {model for model in reads.values() if model} - read - {*pending}:
+    reads, fingerprints = {stage.name: stage.reads for stage in stages(trial)}, cell.fingerprints(corpus)
+    pending = cell.pending(corpus)
+    needed = {reads[name] for name in (left if trial.storage else pending)}
+    needed |= set() if trial.storage else last_models(trial)
+    for name in {model for model in reads.values() if model} - needed - {*pending}:
         folder = cell.folder(trial, name)
-        weights = filter(is_weights, read_manifest(folder)["files"])
-        gone = [file for file in weights if trial.storage or file not in kept]
-        if trial.storage and not storage.holds(folder, wanted[name]):
+        kept = _kept_every(trial, folder) if name == "pretrain" and not trial.storage else ()
+        gone = [file for file in filter(is_weights, read_manifest(folder)["files"]) if file not in kept]
+        if trial.storage and not storage.holds(folder, fingerprints[name]):
             continue
         if any((folder / file).exists() for file in gone):
             prune(folder, gone)
+
+
+def _kept_every(trial: Trial, pretrained: Path) -> set[str]:
+    """Names of the weights before the end that `keep_every` keeps, of a cell that may have taken more or fewer steps
+    than the trial says (`budget.match=bytes`)."""
+    if (every := trial.pretrain.checkpoint.keep_every) is None:
+        return set()
+    steps = read_json(pretrained / "results.json")["total_steps"]
+    return {weights_name(step) for step in range(every, steps, every)}

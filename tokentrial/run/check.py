@@ -26,7 +26,8 @@ from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
 
 _LONGEST = 20  # questions whose tokens are counted
-_REMOTE = re.compile(r"hf:|fineweb-edu|.*://")  # a run asks the network, and not whoever declares it
+# read from the network: checked when the trial runs, not when it is declared
+_REMOTE = re.compile(r"hf:|fineweb-edu|.*://")
 
 
 def check(trial: Trial) -> None:
@@ -104,8 +105,8 @@ def check_machine(trial: Trial) -> None:
 def check_inputs(corpus: CorpusPlan, cells: Sequence[Cell], asked: Sequence[str], storage: Storage) -> None:
     """Raises TrialError where a file is gone that the run has read before, and something is yet to be made from it."""
 
-    def is_there(folder: Path, wanted: str) -> bool:
-        return is_done(folder, wanted) or storage.holds(folder, wanted)
+    def is_there(folder: Path, fingerprint: str) -> bool:
+        return is_done(folder, fingerprint) or storage.holds(folder, fingerprint)
 
     trial = corpus.trial
     if not is_there(corpus.folder, corpus.text_fingerprint):
@@ -114,9 +115,9 @@ def check_inputs(corpus: CorpusPlan, cells: Sequence[Cell], asked: Sequence[str]
     if gone and not is_ready(corpus):
         require(trial, gone & {*stage_sources(trial, "sft"), *stage_sources(trial, "grpo")}, "the audit")
     for cell in cells if gone else ():
-        wanted = cell.fingerprints(corpus)
+        fingerprints = cell.fingerprints(corpus)
         for stage in stages(trial):
-            if stage.name in asked and not is_there(cell.folder(trial, stage.name), wanted[stage.name]):
+            if stage.name in asked and not is_there(cell.folder(trial, stage.name), fingerprints[stage.name]):
                 require(trial, gone.intersection(stage.rows), f"{cell.name}: {stage.name}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrial.errors import TrialError
+from tokentrial.run.declaration import manifests
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.grpo import DECISION
 from tokentrial.store.files import read_json, sealed, write_bytes, write_json
@@ -119,7 +120,7 @@ def _same_choice(paths: Sequence[Path]) -> None:
 def _finished(folder: Path) -> dict[str, list[str]]:
     """Cell: its steps that are whole."""
     steps: dict[str, list[str]] = {}
-    for path in sorted(folder.glob(f"*/seed*/*/{MANIFEST}")):
+    for path in manifests(folder):
         if is_whole(path.parent):
             steps.setdefault(path.parent.parent.relative_to(folder).as_posix(), []).append(path.parent.name)
     return steps

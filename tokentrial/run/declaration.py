@@ -15,7 +15,7 @@ from tokentrial.errors import TrialError
 from tokentrial.pretrain.start import start_content
 from tokentrial.report.outcomes import tuning_outcome
 from tokentrial.steps.stage import stages
-from tokentrial.store.files import read_json, write_json
+from tokentrial.store.files import PARTIAL, read_json, write_json
 from tokentrial.store.folders import MANIFEST
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.contents import source_hashes
@@ -72,12 +72,10 @@ def declare(trial: Trial, replaced: Sequence[str], storage: Storage) -> None:
         again = [written | {"changes": [], "replaced": list(replaced)}] if replaced else []
         write_json(path, written | {"tokentrial": __version__, "declaration": current, "amendments": again})
         return
-    amendments = before["amendments"]
-    in_force = amendments[-1]["sha256"] if amendments else before["sha256"]
-    if replaced or in_force != written["sha256"]:
+    if replaced or hash_in_force(trial.folder) != written["sha256"]:
         changes = [f"{name}: {change}" for name, change in differences_from(before["declaration"], current)]
         amendment = written | {"changes": changes, "replaced": list(replaced)}
-        write_json(path, before | {"amendments": [*amendments, amendment]})
+        write_json(path, before | {"amendments": [*before["amendments"], amendment]})
 
 
 def hash_in_force(folder: Path) -> str | None:
@@ -107,7 +105,9 @@ def read_declared(folder: Path) -> dict[str, Any] | None:
 def why_broken(trial: Trial) -> str | None:
     """Why the declaration is not the one that the results were made under; None where it is."""
     before, path = read_declared(trial.folder), trial.folder / DECLARED
-    made_under = [read_json(manifest, "fingerprint", "files").get("declaration") for manifest in manifests(trial)]
+    made_under = [
+        read_json(manifest, "fingerprint", "files").get("declaration") for manifest in manifests(trial.folder)
+    ]
     if before is None:  # of a tuning or a variant, too: whoever has seen it may not declare anew
         return f"{path} is gone, and training has begun under it" if made_under or _begun(trial) else None
     known = {None}  # results of 0.1 name no declaration
@@ -127,14 +127,15 @@ def is_of_old_form(trial: Trial) -> bool:
 
 
 def _begun(trial: Trial) -> bool:
-    """Whether any training has begun, of whatever arms and seeds, of the trial or a variant of it: what it logs on the
-    way is a look."""
+    """Whether any training has begun, of whatever arms and seeds, of the trial or a variant of it: its training log
+    already shows results."""
     return any(any(trial.folder.glob(f"{below}*/seed*/*")) for below in ("", "*/*/"))
 
 
-def manifests(trial: Trial) -> list[Path]:
-    """Manifests of all finished results in the folder, of any arm and seed."""
-    return sorted(trial.folder.glob(f"*/seed*/*/{MANIFEST}"))
+def manifests(folder: Path) -> list[Path]:
+    """Manifests of all finished results in a run folder, of any arm and seed."""
+    # one that ends in .partial was killed before it took its place, or could not be deleted after
+    return sorted(path for path in folder.glob(f"*/seed*/*/{MANIFEST}") if path.parent.suffix != PARTIAL)
 
 
 def changes(trial: Trial) -> list[tuple[str, str]]:

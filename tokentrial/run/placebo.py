@@ -4,7 +4,6 @@ come to there is noise, weights and documents and all.
     OUT/placebo/    the control's cells on seeds + 1000, or a little more
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,12 @@ from rich.console import Console
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.report.formats import format_interval, format_number
+from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import METRICS, outcome_label
 from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
 from tokentrial.report.text_report import terminal_table
-from tokentrial.run.check import check
-from tokentrial.run.run import run_one
+from tokentrial.run.check import check, check_machine
+from tokentrial.run.run import interruptible, run_one
 from tokentrial.run.run_folder import evaluated
 from tokentrial.statistics.contrast import Contrast, contrast
 from tokentrial.steps.cell import Cell
@@ -28,24 +28,31 @@ from tokentrial.trial.trial import Trial
 SHIFT = 1000  # of the seeds, at least
 
 
-def run_placebo(trial: Trial) -> list[Contrast]:
+def run_placebo(trial: Trial, overwrite: bool = False) -> list[Contrast]:
     """Run the control on the trial's seeds and on others, and compare the two on each declared outcome, pair by pair.
-    Every seed is one of its arm's draws: a difference that is significant is a false alarm."""
+    Every seed is one of its arm's draws: a difference that is significant is a false alarm. Finished results of other
+    settings are replaced only with `overwrite`."""
     if trial.tune:
         raise SettingsError("tune: a placebo is the control against itself with the same values; give tune=null")
     check(trial)
+    check_machine(trial)
     folds = trial.corpus.drills.holdout_folds or 1
     shift = -(-SHIFT // folds) * folds  # a seed holds out fold seed mod folds: of a pair both hold out the same facts
     update: dict[str, Any] = ALONE | {"seeds": [seed + shift for seed in trial.seeds]}
     pair = trial, trial.model_copy(update=update | places_below(trial, "placebo"))
     # GRPO is decided for all arms at once, and has none to be decided by here
     before_decisions = ["corpus", *phases(trial, stage_names(trial))[0][1]]
-    for of, earlier in zip(pair, ((), (trial,)), strict=True):
-        run_one(of, before_decisions, [Cell(trial.control, seed) for seed in of.seeds], earlier, False)
-    folders = [{cell: stages for cell, stages in evaluated(CorpusPlan(of)).items() if stages} for of in pair]
-    untouched = untouched_documents([Path(f) for of in folders for stages in of.values() for f in stages.values()])
+    with interruptible(trial.folder):
+        for member, earlier in zip(pair, ((), (trial,)), strict=True):
+            its_cells = [Cell(trial.control, seed) for seed in member.seeds]
+            run_one(member, before_decisions, its_cells, earlier, overwrite)
+    folders = [{cell: stages for cell, stages in evaluated(CorpusPlan(member)).items() if stages} for member in pair]
+    untouched = untouched_documents(
+        [folder for of_member in folders for stages in of_member.values() for folder in stages.values()]
+    )
     own, other = (
-        [_results(of, trial.control, s, untouched) for s in t.seeds] for of, t in zip(folders, pair, strict=True)
+        [_results(of_member, trial.control, seed, untouched) for seed in member.seeds]
+        for of_member, member in zip(folders, pair, strict=True)
     )
     contrasts = []
     for name in dict.fromkeys(compared.outcome for compared in trial.compared):
@@ -65,7 +72,7 @@ def run_placebo(trial: Trial) -> list[Contrast]:
     return contrasts
 
 
-def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: int, untouched: set[str]) -> CellResults:
+def _results(folders: EvaluationFolders, arm: str, seed: int, untouched: set[str]) -> CellResults:
     results = CellResults()
     for stage, folder in folders.get((arm, seed), {}).items():
         read_evaluation(results, stage, folder, untouched, None)

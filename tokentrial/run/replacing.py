@@ -31,10 +31,13 @@ def refuse_taking_over(trial: Trial, overwrite: bool) -> None:
         raise TrialError(f"{broken}; put it back, or give --overwrite: what is there is then exploratory, {AGAIN}")
 
 
-def settle(corpus: CorpusPlan, storage: Storage, within: Sequence[Cell], overwrite: bool) -> list[str]:
+def refuse_replacing(corpus: CorpusPlan, storage: Storage, within: Sequence[Cell], overwrite: bool) -> list[str]:
     """Refuse, unless `overwrite`, to replace finished results of these cells, listing them with the seconds they took;
     returns the stages whose results are replaced. Nothing is written."""
-    trial, doomed = corpus.trial, dict(_doomed(corpus, storage, within))
+    trial, doomed = corpus.trial, dict[str, float]()
+    for name, seconds in _doomed(corpus, storage, within):
+        # the corpus has many steps of one name, of which the text takes longest; others are here and in the storage
+        doomed[name] = max(seconds, doomed.get(name, 0.0))
     if doomed and not overwrite:
         listed = [f"  {name} ({seconds:,.0f} s)" for name, seconds in list(doomed.items())[:_MOST]]
         more = [f"  and {len(doomed) - _MOST} more"] if len(doomed) > _MOST else []
@@ -68,7 +71,7 @@ def _other_trial(trial: Trial) -> str | None:
 
 def _stages_made(trial: Trial) -> list[str]:
     """The stages that have any result."""
-    names = [str(read_json(path).get("stage", path.parent.name)) for path in manifests(trial)]
+    names = [str(read_json(path).get("stage", path.parent.name)) for path in manifests(trial.folder)]
     return list(dict.fromkeys(names))
 
 

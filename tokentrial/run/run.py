@@ -1,7 +1,7 @@
 """The run: a walk over what is pending. What is done is skipped, what is next is handed to workers.
 
-Stage by stage is the way of a cell (`cells.py`); between cells the walk stops only before a stage that is decided once
-for all of them (GRPO), which needs what every cell has shown so far.
+A cell goes through its stages one after the other (`cells.py`); between cells the walk stops only before a stage that
+is decided once for all of them (GRPO), which needs what every cell has shown so far.
 """
 
 import signal
@@ -28,12 +28,11 @@ from tokentrial.plan.work import cells_at_a_time, expected_seconds
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
-from tokentrial.report.items import EvaluationFolders
 from tokentrial.run.budget import affordable_cells
 from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
-from tokentrial.run.declaration import declare, hash_in_force
-from tokentrial.run.replacing import refuse_taking_over, settle
+from tokentrial.run.declaration import declare, hash_in_force, manifests
+from tokentrial.run.replacing import refuse_replacing, refuse_taking_over
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
 from tokentrial.run.standing import standing
 from tokentrial.run.tuning import tune
@@ -60,28 +59,31 @@ def run(
 ) -> dict[str, Any] | None:
     """Bring the wanted stages up to date, all of them where None, of the trial and then of its variants; where it tunes
     its arms, they are tuned before. After a whole run build the report and return it. Finished results of other
-    settings are replaced with `overwrite` alone. With `budget_minutes` what fits is run, of which the corpora come
+    settings are replaced only with `overwrite`. With `budget_minutes` what fits is run, of which the corpora come
     first, and the rest stays pending."""
     check(trial)
     check_machine(trial)
     affordable = None
-    if budget_minutes is not None:
-        if chosen is not None:
-            raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
-        if trial.tune:
-            raise SettingsError("--budget-minutes and tune: no seed is run before tuning is finished; leave one out")
-        affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
-    if trial.tune and (wanted is None or {*wanted} - {"corpus"}):
-        tune(trial, trial.tune, run_one, overwrite)
-    others = [] if trial.tune else to_run(trial)
-    report, earlier = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial]
-    for number, variant in enumerate(others, 1):
-        its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
-        if affordable is None or any(affordable[variant.trial.folder]):
-            print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
-            run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
-        earlier.append(variant.trial)
-    return rebuild(trial.folder) if others and report else report
+    with interruptible(trial.folder):
+        if budget_minutes is not None:
+            if chosen is not None:
+                raise SettingsError("--budget-minutes chooses whole seeds by itself; leave --arm and --seed out")
+            if trial.tune:
+                raise SettingsError(
+                    "--budget-minutes and tune: no seed is run before tuning is finished; leave one out"
+                )
+            affordable = _within_budget(trial, wanted, overwrite, budget_minutes)
+        if trial.tune and (wanted is None or {*wanted} - {"corpus"}):
+            tune(trial, trial.tune, run_one, overwrite)
+        others = [] if trial.tune else to_run(trial)
+        report, earlier = run_one(trial, wanted, chosen, (), overwrite, affordable), [trial]
+        for number, variant in enumerate(others, 1):
+            its_cells = None if chosen is None else [cell for cell in chosen if cell in cells(variant.trial)]
+            if affordable is None or any(affordable[variant.trial.folder]):
+                print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
+                run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
+            earlier.append(variant.trial)
+        return rebuild(trial.folder) if others and report else report
 
 
 def _within_budget(
@@ -110,9 +112,9 @@ def run_one(
     if beyond := beyond_limit(trial, _workers(trial, len(cells(trial)))):
         raise TrialError(beyond)
     storage = Storage(trial)
-    with translate_os_errors(trial.folder), lock(trial.folder), interruptible(trial.folder):
+    with translate_os_errors(trial.folder), lock(trial.folder):
         refuse_taking_over(trial, overwrite)
-        remove_stale_partials(trial.folder, trial.folder / "corpus")
+        remove_stale_partials(trial.folder, trial.folder / "corpus", *trial.folder.glob("*/seed*"))
         storage.state.fetch(changed=True)
         refuse_taking_over(trial, overwrite)  # the declaration that came may not be that of the results here
         if earlier:
@@ -123,11 +125,11 @@ def run_one(
         within = cells(trial) if by_phase is None else list(by_phase[0])
 
         def needed() -> list[Cell]:
-            wanted = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
-            return [cell for cell in within if cell.seed in wanted]
+            seeds_now = wanted_seeds(corpus)  # reads every cell's answers where looks are declared
+            return [cell for cell in within if cell.seed in seeds_now]
 
         these = needed() if chosen is None else list(chosen)
-        replaced = settle(corpus, storage, these, overwrite)
+        replaced = refuse_replacing(corpus, storage, these, overwrite)
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
@@ -136,7 +138,7 @@ def run_one(
         contents.remember(trial)
         write_trial(trial)
         storage.state.claim()  # before anything is sent there
-        sync_storage(corpus, these, storage)  # of which `settle` knows that they replace nothing
+        sync_storage(corpus, these, storage)  # they replace nothing, as was checked above
         fetch_results(corpus, [cell for cell in cells(trial) if cell not in these], storage)
         make_corpus = not corpus_step.is_ready(corpus)
         if make_corpus and wanted is not None and "corpus" not in wanted:
@@ -149,15 +151,15 @@ def run_one(
         # one look after another, until the declared plan needs no further seeds
         while chosen is None and len(more := needed()) > len(these):
             these = more
-            replaced = settle(corpus, storage, these, overwrite)
+            replaced = refuse_replacing(corpus, storage, these, overwrite)
             check_inputs(corpus, these, asked, storage)
             _walk(corpus, these, asked, False, storage, replaced, by_phase)
         report = None
         if chosen is None and wanted is None and within:
-            for gate, _ in phases(trial, asked):  # the record may be lost, while what it was decided by is there
-                if gate and by_phase is None and not gate.is_decided:
-                    gate.goes_on(corpus)
-            report = _report(trial, evaluated(corpus))
+            for decider, _ in phases(trial, asked):  # the record may be lost, while what it was decided by is there
+                if decider and by_phase is None and not decider.is_decided:
+                    decider.goes_on(corpus)
+            report = build(trial, evaluated(corpus), standing(trial), seconds(trial))
         storage.state.send()
         storage.send_report()
     return report
@@ -175,21 +177,21 @@ def _walk(
     """The corpus where it is to be made, then phase after phase what is pending of the asked stages, of the cells that
     a budget allows in that phase; before the first of them the declaration."""
     trial, ahead = corpus.trial, []
-    for number, (gate, names) in enumerate(phases(trial, asked)):
+    for number, (decider, names) in enumerate(phases(trial, asked)):
         allowed = these if by_phase is None else [cell for cell in these if cell in by_phase[number]]
         if todo := _todo(corpus, allowed, names):
-            ahead.append((gate, todo))
-    _order_holds([cell for _, todo in ahead for cell in todo], corpus, asked)
+            ahead.append((decider, todo))
+    _order_holds([entry for _, todo in ahead for entry in todo], corpus, asked)
 
-    def goes_on(gate: Stage | None) -> bool:
-        return gate is None or gate.goes_on(corpus)
+    def goes_on(decider: Stage | None) -> bool:
+        return decider is None or decider.goes_on(corpus)
 
     while ahead and not make_corpus and not goes_on(ahead[0][0]):
         del ahead[0]  # before a worker is started for it
     if not ahead and not make_corpus:
         return
     pending = [left for _, todo in ahead for _, left in todo]
-    workers = _workers(trial, len(these))
+    workers = _workers(trial, max((len(todo) for _, todo in ahead), default=1))
     need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
     # the workers of the cells start first, and import what takes seconds while the corpus is made
     with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
@@ -199,9 +201,9 @@ def _walk(
         if ahead:
             declare(trial, replaced, storage)
             storage.state.send()  # what is declared lasts before the first training step
-        for number, (gate, todo) in enumerate(ahead):
-            if executor and ((number == 0 and not make_corpus) or goes_on(gate)):
-                _run_cells(corpus, gate.name if gate else "cells", todo, executor, progress, storage)
+        for number, (decider, todo) in enumerate(ahead):
+            if executor and ((number == 0 and not make_corpus) or goes_on(decider)):
+                _run_cells(corpus, decider.name if decider else "cells", todo, executor, progress, storage)
 
 
 def _todo(corpus: CorpusPlan, these: Sequence[Cell], names: Sequence[str]) -> Todo:
@@ -306,7 +308,7 @@ def rebuild(folder: Path) -> dict[str, Any]:
     if not (folder / "corpus" / "exposure.json").exists():
         raise TrialError(f"{folder}: no corpus yet; there is nothing to report")
     for variant in [] if trial.tune else to_run(trial):  # cells that were collected have no report of their variant yet
-        if (variant.trial.folder / "trial.yaml").exists() and any(variant.trial.folder.glob("*/seed*/*/manifest.json")):
+        if (variant.trial.folder / "trial.yaml").exists() and manifests(variant.trial.folder):
             rebuild(variant.trial.folder)
     corpus = CorpusPlan(trial)
     folders, all_stages = evaluated(corpus), stages(trial)
@@ -328,10 +330,6 @@ def rebuild(folder: Path) -> dict[str, Any]:
         )
     if left_out:
         print(f"{folder}: left out, made with other settings: {', '.join(left_out)}", file=sys.stderr)
-    return _report(trial, folders)
-
-
-def _report(trial: Trial, folders: EvaluationFolders) -> dict[str, Any]:
     return build(trial, folders, standing(trial), seconds(trial))
 
 
@@ -353,8 +351,8 @@ def materialize(
     return out, written_out(CorpusPlan(trial), arm, seed, tokens, shard_size, out)
 
 
-def verify(trial: Trial, full: bool, documents: int = 100) -> dict[str, Any]:
-    """Derive sampled documents of a prepared corpus again from its source, and compare them in every arm."""
+def verify(trial: Trial, full: bool) -> dict[str, Any]:
+    """Derive about 100 sampled documents of a prepared corpus again from its source, and compare them in every arm."""
     check(trial)
     refuse_taking_over(trial, overwrite=False)
-    return rederive(CorpusPlan(trial), full, documents, trial.corpus.seed)
+    return rederive(CorpusPlan(trial), full, 100, trial.corpus.seed)

@@ -13,8 +13,7 @@ from tokentrial.report.results import CellResults, read_evaluation, untouched_do
 from tokentrial.run.standing import standing
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
-from tokentrial.steps.grpo import DECISION
-from tokentrial.steps.stage import stage_names, stages
+from tokentrial.steps.stage import phases, stage_names, stages
 from tokentrial.store.files import read_json, write_bytes
 from tokentrial.store.folders import MANIFEST, is_held, is_whole, require_intact
 from tokentrial.trial.load import load
@@ -163,12 +162,31 @@ def missing(corpus: CorpusPlan, cell: Cell) -> list[str]:
     return cell.pending(corpus)
 
 
+def to_do(corpus: CorpusPlan, cell: Cell) -> list[str]:
+    """The missing stages of a cell, without those that were decided against for all cells (GRPO)."""
+    declined = {
+        name
+        for decider, names in phases(corpus.trial, stage_names(corpus.trial))
+        for name in names
+        if decider and decider.is_declined
+    }
+    return [stage for stage in missing(corpus, cell) if stage not in declined]
+
+
+def unfinished_added_seeds(trial: Trial) -> list[int]:
+    """Seeds that were added to the declared ones and have something to do, in the trial or in a variant of it."""
+    declared, unfinished = standing(trial).declared.seeds, set[int]()
+    for member in (trial, *(variant.trial for variant in to_run(trial))):
+        corpus, is_begun = CorpusPlan(member), (member.folder / "trial.yaml").exists()
+        added = [cell for cell in cells(member) if cell.seed not in declared]
+        unfinished |= {cell.seed for cell in added if not is_begun or to_do(corpus, cell)}
+    return [seed for seed in trial.seeds if seed in unfinished]
+
+
 def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
-    """Whether a trial's corpus is ready, and which stages of its cells are done, or decided against (GRPO)."""
-    corpus, decision = CorpusPlan(trial), trial.folder / DECISION
-    skipped = {"grpo", "eval_grpo"} if decision.exists() and not read_json(decision, "go_on")["go_on"] else set()
+    """Whether a trial's corpus is ready, and which stages of its cells are done, or decided against."""
+    corpus = CorpusPlan(trial)
     seeds = wanted_seeds(corpus)
-    needed = [cell for cell in cells(trial) if cell.seed in seeds]
-    pending = {cell.name: {*missing(corpus, cell)} - skipped for cell in needed}
+    pending = {cell.name: to_do(corpus, cell) for cell in cells(trial) if cell.seed in seeds}
     done = {name: {stage.name: stage.name not in left for stage in stages(trial)} for name, left in pending.items()}
     return is_ready(corpus), done

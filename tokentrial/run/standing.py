@@ -33,7 +33,9 @@ def standing(trial: Trial) -> Standing:
     if before["tokentrial"] != __version__:  # reading what another release made changes nothing in it
         changes = [(c, since) for c, since in changes if _is_known(c.split(": ")[0], before["declaration"])]
     # also one that was taken back: its results may have been seen
-    of_amendments = [(c, f"since {after['time']}") for after in before["amendments"] for c in after["changes"]]
+    of_amendments = [
+        (change, f"since {amendment['time']}") for amendment in before["amendments"] for change in amendment["changes"]
+    ]
     for change, since in {**dict(changes), **dict(reversed(of_amendments))}.items():
         name = change.split(": ")[0]
         words = f"{change}, {since}"
@@ -99,7 +101,7 @@ def _is_known(name: str, declared: Mapping[str, Any]) -> bool:
 
 
 def _stage_of(trial: Trial, name: str) -> str | None:
-    """The stage that a setting is of alone; None where it bears on all."""
+    """The only stage that a setting affects; None if it may affect all."""
     part, _, rest = name.partition(".")
     if part == "versions":
         return None if rest.startswith("arm ") else rest

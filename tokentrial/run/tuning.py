@@ -11,12 +11,12 @@ from tokentrial.errors import TrialError
 from tokentrial.report.outcomes import METRICS, after_pretraining, tuning_outcome
 from tokentrial.report.results import CellResults, mean_of, read_evaluation, untouched_documents
 from tokentrial.report.tuning import best
-from tokentrial.run.declaration import changes, declare, why_broken
+from tokentrial.run.declaration import changes, declare, manifests, why_broken
 from tokentrial.run.run_folder import evaluated
 from tokentrial.run.standing import standing
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import sealed, write_json
-from tokentrial.store.folders import MANIFEST, lock
+from tokentrial.store.folders import lock
 from tokentrial.store.storage import Storage
 from tokentrial.store.tuned import TUNED, read_tuned
 from tokentrial.trial.declaration import differences
@@ -65,8 +65,7 @@ def _refuse_another(trial: Trial, tuning: Tuning, overwrite: bool) -> None:
     if overwrite:
         return
     if before is None:
-        has_cells = any(trial.folder.glob(f"*/seed*/*/{MANIFEST}"))
-        if has_cells and any(name.split(".")[0] == "tune" for name, _ in changes(trial)):
+        if manifests(trial.folder) and any(name.split(".")[0] == "tune" for name, _ in changes(trial)):
             raise TrialError(f"{trial.folder}: its cells were trained without this tuning; {_ADVICE}")
         return
     was = before.tune.model_dump() | {"outcome": before.outcome}

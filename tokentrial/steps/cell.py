@@ -40,8 +40,8 @@ class Cell:
 
     def pending(self, corpus: CorpusPlan) -> list[str]:
         """Stages without a result, in order."""
-        wanted = self.fingerprints(corpus)
-        return [stage for stage in wanted if not is_done(self.folder(corpus.trial, stage), wanted[stage])]
+        fingerprints = self.fingerprints(corpus).items()
+        return [stage for stage, wanted in fingerprints if not is_done(self.folder(corpus.trial, stage), wanted)]
 
 
 def cells(trial: Trial) -> list[Cell]:

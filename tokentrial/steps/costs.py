@@ -74,10 +74,11 @@ _GSM8K = {"train": Lengths(7_473, 59.9, 96.2, 0.34), "test": Lengths(1_319, 61.5
 
 
 def lengths(trial: Trial, name: str, split: str) -> Lengths:
-    """Lengths of a task's rows in the trial's tokens; GSM8K's as published, of others from the rows themselves. Of rows
-    that are gone as GSM8K's: what was made from them is there, and only weighed against the rest."""
+    """Lengths of a task's rows in the trial's tokens; GSM8K's of the Hub as published, of others from the rows
+    themselves. Rows that are gone count as GSM8K's: their results exist, so the figure only weighs stages against each
+    other."""
     per_token = characters_a_token(trial.tokenizer.merges)
-    if name == "gsm8k" or lost(trial, name):
+    if (name == "gsm8k" and trial.tasks.gsm8k == "hub") or lost(trial, name):
         known, scale = _GSM8K[split], characters_a_token(50_000) / per_token
         return Lengths(known.rows, known.prompt * scale, known.completion * scale, known.spread)
     rows = (

@@ -75,7 +75,7 @@ class EvaluateStage(Stage):
         """Probes, the answers of the table, held-out text, problems solved and their gold solutions."""
         trial, settings = self.trial, self.trial.evaluate
         table, answers = questions(trial), len(build_facts(trial.facts).answers)
-        probes = table + _PROBES * settings.probes_each
+        probes = self._probes
         text = 2 * _OVERLAP * settings.heldout_bytes / characters_a_token(trial.tokenizer.merges)
         tokens = probes * 2 * settings.max_new_tokens + table * answers * _SPELLED + text
         decoded = batches(probes, trial) * settings.max_new_tokens + batches(table, trial)
@@ -91,6 +91,10 @@ class EvaluateStage(Stage):
     def _checkpoints(self) -> int:
         return self.trial.evaluate.checkpoints if self.measures == "pretrain" else 1
 
+    @property
+    def _probes(self) -> int:
+        return questions(self.trial) + _PROBES * self.trial.evaluate.probes_each
+
     def _pass_at_k(self, settings: GRPO) -> Work:
         trial, known = self.trial, lengths(self.trial, settings.task, "train")
         samples = min(PASS_PROMPTS, known.rows) * settings.num_generations
@@ -101,5 +105,5 @@ class EvaluateStage(Stage):
         settings = self.trial.evaluate
         solution_characters = settings.solution_tokens * characters_a_token(self.trial.tokenizer.merges)
         solutions = len(settings.tasks) * min(settings.limit or _SOLUTIONS, _SOLUTIONS)
-        items = (81 + 5 * settings.probes_each) * _ITEM
+        items = self._probes * _ITEM
         return int(self._checkpoints * (items + solutions * (_SOLUTION[0] + _SOLUTION[1] * solution_characters)))

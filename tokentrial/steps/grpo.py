@@ -12,6 +12,7 @@ from tokentrial.steps.stage import Job, Stage
 from tokentrial.store.files import read_json, sealed, write_json
 from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.training_examples import stage_sources
+from tokentrial.trial.declaration import DECLARED
 from tokentrial.trial.trial import Trial
 
 DECISION = "grpo_decision.json"
@@ -42,13 +43,17 @@ class GRPOStage(Stage):
     def is_decided(self) -> bool:
         return (self.trial.folder / DECISION).exists()
 
+    @property
+    def is_declined(self) -> bool:
+        skips = self.is_decided and self.settings.on_zero == "skip"
+        return skips and not read_json(self.trial.folder / DECISION, "go_on")["go_on"]
+
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to
         `grpo_decision.json`, for the report."""
         trial, settings = self.trial, self.settings
         stage = self.before.name
-        # once for all: where seeds are looked at in turn, by those of the first look
-        deciding = [cell for cell in cells(trial) if cell.seed in trial.first_look]
+        deciding = self._deciding()
         evaluated = [cell for cell in deciding if stage not in cell.pending(corpus)]
         measured = {c.name: read_json(c.folder(trial, stage) / "pass_at_k.json")["pass_at_k"] for c in evaluated}
         absent = [cell.name for cell in deciding if cell not in evaluated]
@@ -58,7 +63,12 @@ class GRPOStage(Stage):
                 f"grpo: pass@k is not measured yet in {', '.join(absent)}, and whether GRPO goes on is decided once "
                 "for all cells; run `tokentrial evaluate` with the same trial first"
             )
-        if nothing:
+        if nothing and absent:
+            print(
+                f"grpo: pass@k is not measured in {', '.join(absent)}; GRPO goes on, as grpo.on_zero is 'go on'",
+                file=sys.stderr,
+            )
+        elif nothing:
             print(
                 f"grpo: no sample of any cell is right (pass@{settings.num_generations} is 0): RL has nothing to learn "
                 f"from; grpo.on_zero is {settings.on_zero!r}",
@@ -67,6 +77,18 @@ class GRPOStage(Stage):
         go_on = not nothing or settings.on_zero == "go on"
         write_json(trial.folder / DECISION, sealed({"pass_at_k": measured, "go_on": go_on}))
         return go_on
+
+    def _deciding(self) -> list[Cell]:
+        """The cells that decide once for all: those of the declared arms and seeds, of which those of the first look.
+        An arm or seed that is added later changes no decision."""
+        trial, path = self.trial, self.trial.folder / DECLARED
+        declared = read_json(path) if path.exists() else {}
+        declared = declared.get("declaration", declared)
+        for field in ("arms", "seeds"):
+            current = getattr(trial, field)
+            known = [value for value in current if value in declared.get(field, current)]
+            trial = trial.model_copy(update={field: known or current})
+        return [cell for cell in cells(trial) if cell.seed in trial.first_look]
 
     def make(self, job: Job) -> None:
         from tokentrial.posttrain.grpo import grpo

@@ -54,7 +54,9 @@ class PretrainStage(Stage):
 
     def sources(self, job: Job) -> list[Path]:
         corpus, sets = job.corpus, job.corpus.sets_of(job.cell.seed)
-        return [*map(corpus.set_folder, sets), *(corpus.patch_step(job.cell.arm, name)[0] for name in sets)]
+        start = [start_folder(self.trial)] if self.trial.pretrain.from_checkpoint else []
+        patches = [corpus.patch_step(job.cell.arm, name)[0] for name in sets]
+        return [*map(corpus.set_folder, sets), *patches, *start]
 
     def make(self, job: Job) -> None:
         ranks = ranks_of(self.trial.pretrain)

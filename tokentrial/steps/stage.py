@@ -95,6 +95,11 @@ class Stage(ABC):
         """Where `decided_once`: whether the decision is on record."""
         return True
 
+    @property
+    def is_declined(self) -> bool:
+        """Where `decided_once`: whether the decision on record is that no cell goes through this stage."""
+        return False
+
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """Where `decided_once`: whether the trial's cells go through this stage. Raises TrialError where that cannot
         be said yet."""
@@ -148,6 +153,12 @@ def stage_of(trial: Trial, name: str) -> Stage:
     return by_name[name]
 
 
+def last_models(trial: Trial) -> set[str]:
+    """The stages that leave a model from which no other is made: the last one, and those of other branches."""
+    models = [stage for stage in stages(trial) if stage.leaves_model]
+    return {stage.name for stage in models} - {stage.reads for stage in models}
+
+
 def _file(name: str) -> Any:
     # imported as it is asked for: the files of the stages import this one
     if name.isidentifier() and find_spec(f"tokentrial.steps.{name}"):
@@ -163,7 +174,9 @@ def _file(name: str) -> Any:
 
 def phases(trial: Trial, asked: Sequence[str]) -> list[tuple[Stage | None, list[str]]]:
     """The asked stages, those apart that follow from a stage which is decided once for all cells, with that stage."""
-    gates: dict[str | None, Stage | None] = {}
+    deciders: dict[str | None, Stage | None] = {}
     for stage in stages(trial):
-        gates[stage.name] = stage if stage.decided_once else gates.get(stage.reads)
-    return [(gate, [name for name in asked if gates[name] is gate]) for gate in dict.fromkeys(gates.values())]
+        deciders[stage.name] = stage if stage.decided_once else deciders.get(stage.reads)
+    return [
+        (decider, [name for name in asked if deciders[name] is decider]) for decider in dict.fromkeys(deciders.values())
+    ]

@@ -33,7 +33,11 @@ def _fault(error: Exception, folder: Path) -> str | None:
     torch have errors of their own for a full disk."""
     number, named = (error.errno, Path(str(error.filename))) if isinstance(error, OSError) else (None, folder)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or _free(existing) < _NOTHING:
+    if (
+        number in (errno.ENOSPC, errno.EDQUOT)
+        or "os error 28" in str(error)
+        or shutil.disk_usage(existing).free < _NOTHING
+    ):
         return f"{folder}: No space left on device; free some space or give output=OTHER_FOLDER"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error}; make it writable, or give output=OTHER_FOLDER"
@@ -44,14 +48,10 @@ def _fault(error: Exception, folder: Path) -> str | None:
     return None
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 def need_disk(folder: Path, needed: int, what: str, reserve_gb: float) -> None:
     """Refuse before writing when `needed` bytes and a reserve do not fit on the folder's disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    free = _free(folder)
+    free = shutil.disk_usage(folder).free
     if free < needed + reserve_gb * 1e9:
         raise TrialError(
             f"{folder}: {what} needs {needed / 1e9:.3g} GB and a reserve of {reserve_gb:g} GB (disk_reserve_gb), "

@@ -14,6 +14,7 @@ import orjson
 from tokentrial.errors import TrialError
 
 PARTIAL = ".partial"  # how the name of what is not whole yet ends
+REPLACED = f".old{PARTIAL}"  # of a folder that another has taken the place of
 SEAL = "sha256_of_content"  # of all else in a record, which no manifest covers
 
 
@@ -57,9 +58,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def remove_stale_partials(*folders: Path) -> None:
-    """Delete what killed processes left of files that they were writing, an hour ago or longer."""
-    for path in (path for folder in folders for path in folder.glob(f"*{PARTIAL}") if path.is_file()):
-        if time.time() - path.stat().st_mtime > 3600:
+    """Delete what killed processes left: files that they were writing, an hour ago or longer, and replaced folders."""
+    for path in (path for folder in folders for path in folder.glob(f"*{PARTIAL}")):
+        if path.name.endswith(REPLACED):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and time.time() - path.stat().st_mtime > 3600:
             path.unlink(missing_ok=True)
 
 

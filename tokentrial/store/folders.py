@@ -3,11 +3,12 @@
 A step is a folder written to `<name>.partial`, renamed when whole, its `manifest.json` written last inside.
 A step is done when its manifest carries the fingerprint asked for and every file it lists has its size, or was pruned:
 weights that nothing still to do reads may be deleted, and the manifest then says so (`pruned`). A stage that needs them
-later has them fetched from the trial's storage, or made again (`cell.run_cell`).
+later has them fetched from the trial's storage, or made again (`run/cells.py`).
 """
 
 import errno
 import fcntl
+import secrets
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokentrial.errors import TrialError
-from tokentrial.store.files import PARTIAL, file_hash, is_as_sealed, link, read_json, sealed, write_json
+from tokentrial.store.files import PARTIAL, REPLACED, file_hash, is_as_sealed, link, read_json, sealed, write_json
 from tokentrial.store.provenance import provenance
 
 MANIFEST = "manifest.json"
@@ -82,7 +83,7 @@ def is_usable(folder: Path, wanted: str) -> bool:
     except TrialError:
         damaged = [MANIFEST]
     if damaged:
-        print(f"{folder / damaged[0]}: damaged; resuming from the checkpoint before", file=sys.stderr)
+        print(f"{folder / damaged[0]}: damaged; this checkpoint is not used", file=sys.stderr)
     return damaged == []
 
 
@@ -146,21 +147,21 @@ def place(partial_folder: Path, folder: Path, *accepted: int) -> bool:
 
 def replace(partial_folder: Path, folder: Path) -> None:
     """Let a whole folder take the place of another."""
-    replaced = partial(folder.with_name(f"{folder.name}.old"))
     while not place(partial_folder, folder):
-        # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name
-        shutil.rmtree(replaced, ignore_errors=True)
-        place(folder, replaced, errno.ENOENT)  # another may have been faster
-    shutil.rmtree(replaced, ignore_errors=True)
+        # renamed away before it is deleted, so that a kill leaves no half-deleted folder under the name; to a name of
+        # its own, as what was renamed earlier may still be there
+        replaced = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}{REPLACED}")
+        if place(folder, replaced, errno.ENOENT):  # another may have been faster
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def link_folder(folder: Path, to: Path) -> None:
     """A finished folder under another name, whole or not at all; its files are the same ones."""
     shutil.rmtree(partial(to), ignore_errors=True)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        place = partial(to) / path.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        link(path, place)
+        target = partial(to) / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link(path, target)
     replace(partial(to), to)
 
 

@@ -25,6 +25,7 @@ _FILES = (
     *_DECISIONS,
     "sources.json",
     "inputs.json",
+    "start.json",
     *(f"corpus/{name}.json" for name in ("bytes", "exposure", "audit", "meta")),
 )
 

@@ -51,7 +51,7 @@ class Storage:
             raise SettingsError(f"storage: {trial.storage} and output, {self.folder}, overlap; give another folder")
 
     def sync(self, folder: Path, wanted: str) -> None:
-        """Bring a step that is finished on one side alone to the other; weights stay there until they are needed."""
+        """Copy a step that only one side has finished to the other; weights stay in the storage until needed."""
         if is_done(folder, wanted):
             self.send(folder)
         else:
@@ -77,7 +77,8 @@ class Storage:
                 self.objects.delete(f"{self._name(folder)}/{name}")
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: self._put(folder / name), names))
-        # of a step whose manifest is damaged there, the weights that were pruned here may be whole still; `fetch` sees
+        # of a step whose manifest is damaged there, weights that were pruned here may be whole still: `fetch` checks
+        # their hashes
         lacking = [name for name in pruned if self.objects.size(f"{self._name(folder)}/{name}") != sizes[name]]
         manifest = {key: value for key, value in local.items() if key != "pruned"}
         data = json_bytes(manifest | ({"pruned": lacking} if lacking else {}))
@@ -121,6 +122,7 @@ class Storage:
         for name in self._below(folder):
             stored = self.manifest(self.folder / name)
             if stored and not is_usable(self.folder / name, stored["fingerprint"]):
+                shutil.rmtree(self.folder / name, ignore_errors=True)  # a damaged file of the right size would stay
                 self.fetch(self.folder / name, stored["fingerprint"])
 
     def drop(self, folder: Path) -> None:

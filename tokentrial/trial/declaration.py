@@ -52,11 +52,9 @@ def differences(declared: Any, current: Any, path: str = "") -> Iterator[tuple[s
         changes = [(path, f"{_words(item)} added") for item in current if item not in declared]
         changes += [(path, f"{_words(item)} left out") for item in declared if item not in current]
         # the same items in another order or number are another list
-        yield from changes or (
-            [(path, f"{_words(current)} instead of the declared {_words(declared)}")] if declared != current else []
-        )
+        yield from changes or ([(path, _change(declared, current))] if declared != current else [])
     elif declared != current:
-        yield path, f"{_words(current)} instead of the declared {_words(declared)}"
+        yield path, _change(declared, current)
 
 
 def _change(declared: Any, current: Any) -> str:

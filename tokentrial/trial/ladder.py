@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tokentrial.trial.pretraining import Pretrain
+from tokentrial.trial.pretraining import SHAPE, Pretrain
 from tokentrial.trial.settings import Count, Settings
 
 
@@ -75,7 +75,7 @@ def rung_settings(
     """What a size changes in the trial's settings, by dotted name; `vocabulary` ids, `seeds` the trial's own."""
     size = pretrain.model_copy(update={"n_layer": rung.n_layer, "n_head": rung.n_head, "n_embd": rung.n_embd})
     lr = pretrain.lr * pretrain.n_embd / rung.n_embd if ladder.lr == "inverse_width" else pretrain.lr
-    changed: dict[str, Any] = {f"pretrain.{name}": getattr(rung, name) for name in ("n_layer", "n_head", "n_embd")}
+    changed: dict[str, Any] = {f"pretrain.{name}": getattr(rung, name) for name in SHAPE}
     tokens = rung.tokens or _tokens(ladder, size, pretrain, vocabulary)
     changed |= {"pretrain.steps": max(1, round(tokens / pretrain.batch_tokens)), "pretrain.lr": rung.lr or lr}
     if rung.seeds is not None:

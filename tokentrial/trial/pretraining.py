@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from tokentrial.trial.places import CheckpointPlace
 from tokentrial.trial.settings import Beta, Count, Decay, Rate, Settings, Share, Times
 
+SHAPE = ("n_layer", "n_head", "n_embd")  # settings of a model's size
 # the shapes of Radford et al. 2019: 124M, 355M, 774M and 1558M parameters
 _SIZES = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tokentrial.errors import SettingsError
 from tokentrial.trial.ladder import Ladder, Rung, rung_settings
 from tokentrial.trial.load import parse, put, read_override
+from tokentrial.trial.pretraining import SHAPE
 from tokentrial.trial.settings import LOCAL
 from tokentrial.trial.trial import Trial
 
@@ -23,8 +24,6 @@ _PARTS = ("tokenizer", "corpus", "pretrain", "budget", "sft", "grpo", "tasks", "
 # of a trial without variants
 ALONE: dict[str, Any] = {"sweep": {}, "robustness_reruns": [], "ladder": None, "tune": None}
 _STRANGE = re.compile(r"[^\w.,=+-]+")  # in the name of a folder
-# what the size fills in where it is not given; a trial that was read once has everything given
-_OF_SIZE = ("n_layer", "n_head", "n_embd")
 _NAME_BYTES = 255  # of a file system, for one folder
 
 
@@ -58,13 +57,9 @@ def variants(trial: Trial) -> list[Variant]:
     if trial.ladder:
         all_variants += [_rung(trial, trial.ladder, rung) for rung in trial.ladder.sizes]
     if trial.tune:
-        alone: dict[str, Any] = {
-            "seeds": trial.tune.seeds,
-            "sft": None,
-            "grpo": None,
-            "stages": {},
-        }  # pretraining is what is tuned
-        alone |= {"verdict": trial.verdict.model_copy(update={"looks": None}).model_dump(mode="json")}
+        verdict = trial.verdict.model_copy(update={"looks": None}).model_dump(mode="json")
+        # pretraining is what is tuned
+        alone = {"seeds": trial.tune.seeds, "sft": None, "grpo": None, "stages": {}, "verdict": verdict}
         all_variants += [_variant(trial, "tune", settings, alone) for settings in _points(trial.tune.grid)]
     folders = [variant.trial.folder for variant in all_variants]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
@@ -98,8 +93,8 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
                 + ("; give what the recipe sets instead" if key == "pretrain.recipe" else "")
             )
         if key == "pretrain.size":
-            for given in _OF_SIZE:
-                del changed["pretrain"][given]
+            for name_of_shape in SHAPE:  # the size fills them in where they are not given, as they are by now
+                del changed["pretrain"][name_of_shape]
         put(changed, key, value, f"{setting} {name}")
     same = trial.model_dump(mode="json") | ALONE
     varied = parse(changed, f"{setting} {name}")
