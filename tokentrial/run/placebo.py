@@ -14,7 +14,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.report.formats import format_interval, format_number
 from tokentrial.report.outcomes import METRICS, outcome_label
-from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
+from tokentrial.report.results import CellResults, SharedItems, read_evaluation, shared_items
 from tokentrial.report.text_report import terminal_table
 from tokentrial.run.check import check
 from tokentrial.run.run import run_one
@@ -43,9 +43,9 @@ def run_placebo(trial: Trial) -> list[Contrast]:
     for of, earlier in zip(pair, ((), (trial,)), strict=True):
         run_one(of, before_decisions, [Cell(trial.control, seed) for seed in of.seeds], earlier, False)
     folders = [{cell: stages for cell, stages in evaluated(CorpusPlan(of)).items() if stages} for of in pair]
-    untouched = untouched_documents([Path(f) for of in folders for stages in of.values() for f in stages.values()])
+    shared = shared_items([Path(f) for of in folders for stages in of.values() for f in stages.values()])
     own, other = (
-        [_results(of, trial.control, s, untouched) for s in t.seeds] for of, t in zip(folders, pair, strict=True)
+        [_results(of, trial.control, s, shared) for s in t.seeds] for of, t in zip(folders, pair, strict=True)
     )
     contrasts = []
     for name in dict.fromkeys(compared.outcome for compared in trial.compared):
@@ -65,10 +65,10 @@ def run_placebo(trial: Trial) -> list[Contrast]:
     return contrasts
 
 
-def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: int, untouched: set[str]) -> CellResults:
+def _results(folders: dict[tuple[str, int], dict[str, Path]], arm: str, seed: int, shared: SharedItems) -> CellResults:
     results = CellResults()
     for stage, folder in folders.get((arm, seed), {}).items():
-        read_evaluation(results, stage, folder, untouched, None)
+        read_evaluation(results, stage, folder, shared, None)
     return results
 
 

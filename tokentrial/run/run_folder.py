@@ -9,7 +9,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.analysis import look_of
 from tokentrial.report.comparison import REPORT
-from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
+from tokentrial.report.results import CellResults, read_evaluation, shared_items
 from tokentrial.run.standing import standing
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
@@ -97,9 +97,9 @@ def wanted_seeds(corpus: CorpusPlan) -> list[int]:
         for cell in cells(trial)
         if name and cell.seed in declared.seeds and cell.arm in declared.arms and name not in missing(corpus, cell)
     }
-    values, untouched = {cell: CellResults() for cell in folders}, untouched_documents([*folders.values()])
+    values, shared = {cell: CellResults() for cell in folders}, shared_items([*folders.values()])
     for cell, folder in folders.items():
-        read_evaluation(values[cell], measured, folder, untouched, None)
+        read_evaluation(values[cell], measured, folder, shared, None)
     return declared.needed(trial.seeds, look_of(values, declared).wanted)
 
 
