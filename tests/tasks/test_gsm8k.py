@@ -52,6 +52,7 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
         ("no number", None, None),
         ("", None, None),
         ("#### 5\n#### 6", "5", "6"),
+        ("#### .\n#### 6", None, "6"),  # the first marker counts, and no number follows it
         ("#### 5\nUser: What is 7 times 8?", "5", "5"),  # what follows a new turn is nobody's answer
         ("so User: #### 5", None, None),
     ],
