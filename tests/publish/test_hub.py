@@ -22,6 +22,7 @@ from tokentrial.publish.hub import pull, push
 from tokentrial.report.narrative import verdict_sentence
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import SEAL
+from tokentrial.store.folders import prune
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
 NAME = "me/tiny-seed1"
@@ -267,6 +268,14 @@ def test_a_damaged_model_stays_here(stub, finished_copy):
     path.write_bytes(data)
     with pytest.raises(TrialError, match=r"model\.safetensors: its bytes differ from its manifest"):
         push(path.parents[1], NAME)
+    assert stub.asked == []
+
+
+def test_a_model_whose_weights_were_pruned_is_not_pushed_without_them(stub, finished_copy):
+    cell = finished_copy / "baseline" / "seed1"
+    prune(cell / "hf", ["model.safetensors"])
+    with pytest.raises(TrialError, match=r"hf: its weights are not here, they were pruned .*disk_limit_gb=null"):
+        push(cell, NAME)
     assert stub.asked == []
 
 

@@ -16,7 +16,7 @@ from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.grpo import DECISION
 from tokentrial.steps.stage import stage_names, stages
 from tokentrial.store.files import read_json, write_bytes
-from tokentrial.store.folders import MANIFEST, is_held, is_whole, require_intact
+from tokentrial.store.folders import MANIFEST, is_held, is_weights, is_whole, require_intact
 from tokentrial.trial.load import load
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
@@ -61,13 +61,18 @@ def open_cell(folder: Path) -> tuple[Trial, Cell]:
 
 
 def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
-    """The folder of a cell's model as it is evaluated after `pretrain`, `sft` or `grpo`."""
+    """The folder of a cell's model as it is evaluated after `pretrain`, `sft` or `grpo`. Raises TrialError where it is
+    not there with its weights."""
     evaluated = {step.measures: step.reads for step in stages(trial) if step.measures and step.reads}
     if stage not in evaluated:
         raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(map(str, evaluated))}")
     folder = cell.folder(trial, evaluated[stage])
     if not (folder / MANIFEST).is_file():
         raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
+    if not any(is_weights(path.name) for path in folder.iterdir()):
+        again = f"delete {folder} and run the trial again with disk_limit_gb=null"
+        advice = f"copy its *.safetensors from the storage, {trial.storage}" if trial.storage else again
+        raise TrialError(f"{folder}: its weights are not here, they were pruned to save disk; {advice}")
     return folder
 
 
