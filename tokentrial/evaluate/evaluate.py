@@ -92,7 +92,9 @@ def evaluate(
         samples += rows
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
-    for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.holdout_folds))):
+    # drills of an earlier run of the folder may lie there still, where the trial has none
+    drills = {"drills": drills_name(seed, trial.corpus.drills.holdout_folds)} if trial.corpus.drills.share else {}
+    for kind, name in ({"text": TEXT} | drills).items():
         held = list(heldout_documents(corpus, name, vocabulary, arm, settings.heldout_bytes))
         bits = document_bits(model, [document.ids for document in held], settings.batch)
         documents += [

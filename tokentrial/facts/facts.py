@@ -107,6 +107,11 @@ class Facts(tuple[Fact, ...]):
         return {fact: index for index, fact in enumerate(self)}
 
     @cached_property
+    def in_folds(self) -> frozenset[Fact]:
+        """Those that some fold leaves out."""
+        return frozenset(self.hard)
+
+    @cached_property
     def numeric(self) -> bool:
         """Whether every answer is a whole number."""
         return all(re.fullmatch("-?[0-9]+", fact.answer) for fact in self)
