@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.corpus.patching import FORMS, Counts, Survey
+from tokentrial.corpus.patching import FORMS, Ints, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch
 from tokentrial.corpus.stream import MORE_TEXT, document_order, drills_name
@@ -30,10 +30,10 @@ class TrainDocuments(NamedTuple):
     """
 
     shards: dict[str, list[slice]]
-    tokens: dict[str, Counts]  # (documents,) each
-    fact_tokens: dict[str, Counts]  # (documents,) each
-    base_tokens: Counts  # (documents,)
-    bytes: Counts  # (documents,)
+    tokens: dict[str, Ints]  # (documents,) each
+    fact_tokens: dict[str, Ints]  # (documents,) each
+    base_tokens: Ints  # (documents,)
+    bytes: Ints  # (documents,)
     statements: list[tuple[NDArray[np.int32], NDArray[np.int32]]]  # (statements of the shard,) each
 
 
@@ -55,7 +55,7 @@ def _train_documents(plan: CorpusPlan) -> TrainDocuments:
     """The train documents, from the surveys and patches of their shards."""
     paths = [(name, path) for name in plan.sets for path in plan.shards(name, "train")]
     rows: list[slice] = []  # of each shard
-    lengths, sizes, statements = list[Counts](), list[Counts](), []
+    lengths, sizes, statements = list[Ints](), list[Ints](), []
     for _, path in paths:
         survey, start = Survey.read(plan.survey_path(path)), rows[-1].stop if rows else 0
         rows.append(slice(start, start + len(survey)))
@@ -110,7 +110,7 @@ def _expose_seed(plan: CorpusPlan, seed: int, documents: TrainDocuments) -> dict
     return records
 
 
-def _extended(walk: Counts, rows: Iterator[int], documents: TrainDocuments, arm: str, budget: int) -> Counts:
+def _extended(walk: Ints, rows: Iterator[int], documents: TrainDocuments, arm: str, budget: int) -> Ints:
     """The walk and as many of the rows as bring the arm's tokens to the budget."""
     while (tokens := documents.tokens[arm][walk].sum()) < budget:
         chunk = np.fromiter(islice(rows, _CHUNK), np.int64)
@@ -122,7 +122,7 @@ def _extended(walk: Counts, rows: Iterator[int], documents: TrainDocuments, arm:
     return walk
 
 
-def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts) -> dict[str, Any]:
+def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Ints) -> dict[str, Any]:
     """What the rows of a walk hold in all."""
     times = np.bincount(walk, minlength=len(documents.bytes))  # (rows,): how often each is read
     texts = documents.shards[TEXT][-1].stop

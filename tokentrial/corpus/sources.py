@@ -38,8 +38,8 @@ class File(NamedTuple):
 
 class Source:
     """The files of one setting, in the order of their paths. `memory` is a file that remembers their hashes, and
-    which revision of the Hub's data a run has begun with; local files that it knows and that are gone stand for what
-    they were, until somebody has to read them."""
+    which revision of the Hub's data a run has begun with. A local file that is gone keeps its remembered hash; only
+    reading it is an error (`require`)."""
 
     def __init__(self, setting: str, text_column: str, memory: Path | None = None) -> None:
         self.setting, self.text_column, self.memory = setting, text_column, memory

@@ -48,7 +48,7 @@ _IGNORED = -100  # the label of a token that has no loss, as in torch and transf
 _SMALL_VOCABULARY = 8192
 
 
-class Row(NamedTuple):
+class EncodedRow(NamedTuple):
     """One row as it is trained."""
 
     input_ids: list[int]
@@ -56,14 +56,14 @@ class Row(NamedTuple):
     truncated: bool
 
 
-def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> Row:
+def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> EncodedRow:
     """Ids of prompt, rewritten completion and eos, cut at `max_length`."""
     prompt, completion = encode_plain(tokenizer, [example.prompt, arm.rewrite(example.completion)])
     ids = [*prompt, *completion, tokenizer.eos_token_id]
     # The labels are made here and not by a collator: padding is eos too, and a mask by id would take the true end with
     # it, so that the model never learnt to stop (defect R8).
     labels = [_IGNORED] * len(prompt) + ids[len(prompt) :]
-    return Row(ids[:max_length], labels[:max_length], len(ids) > max_length)
+    return EncodedRow(ids[:max_length], labels[:max_length], len(ids) > max_length)
 
 
 class HeldAccuracy(TrainerCallback):  # type: ignore[misc]
@@ -169,7 +169,11 @@ def arguments(settings: SFT, stage: SFTPass, rows: int) -> dict[str, Any]:
 
 
 def _trainer(
-    model: Any, tokenizer: Any, arguments: dict[str, Any], trained: Sequence[Row], evaluated: Sequence[Row]
+    model: Any,
+    tokenizer: Any,
+    arguments: dict[str, Any],
+    trained: Sequence[EncodedRow],
+    evaluated: Sequence[EncodedRow],
 ) -> Any:
     """TRL's trainer of one stage, in which the model is trained in place."""
     from datasets import Dataset
