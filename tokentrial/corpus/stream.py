@@ -14,7 +14,7 @@ import numpy as np
 
 from tokentrial.arms.arm import Arm
 from tokentrial.corpus.patching import Ints
-from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, patch_path, set_folder, shard_paths
+from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, patch_path, set_folder, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.facts.facts import Facts
 from tokentrial.facts.families import build_facts
@@ -183,7 +183,7 @@ def heldout_documents(
     for path in shard_paths(corpus, set_name, "val"):
         shard = open_shard(path, vocabulary.eos, patch_path(corpus, arm.name, path))
         for index in range(len(shard)):
-            size = len(document_text(shard.base_document(index), vocabulary).encode())
+            size = int(vocabulary.byte_sizes[shard.base_document(index)].sum())
             if read + size > limit and read:
                 return
             read += size

@@ -153,7 +153,7 @@ def _results(
         "condition": stream.arm,
         "seed": stream.seed,
         "vocab_size": config.vocab,
-        "num_params": model.num_params(),
+        "num_params": settings.parameters(config.vocab),
         "config": settings.model_dump(mode="json"),
         "gpt_config": {"block_size": config.context, "vocab_size": config.vocab, **shape},
         "final_train_loss": train_losses[-1],

@@ -25,9 +25,9 @@ def solution_prompt(question: str) -> str:
     return f"User: {question}\nAssistant:"
 
 
-def extract_marked(text: str, marker: str = MARKER) -> str | None:
-    """The number after the first `marker` of an answer, strict: `#### 1,234` gives 1234."""
-    match = re.search(f"{re.escape(marker)} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
+def extract_marked(text: str) -> str | None:
+    """The number after the first marker of an answer, strict: `#### 1,234` gives 1234."""
+    match = re.search(f"{MARKER} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
     # the harness's pattern takes a full stop alone, too
     return normalize_number(match[1]) if match and re.search("[0-9]", match[1]) else None
 
@@ -45,8 +45,6 @@ def normalize_number(number: str) -> str:
 
 class SolutionTask(Task):
     """Reads worked solutions, strictly: GRPO's reward and the accuracy are this `score`."""
-
-    name = "solutions"
 
     def extract_answer(self, completion: str) -> str | None:
         return extract_marked(completion)
