@@ -168,7 +168,7 @@ def _too_long(samples: Path) -> Iterator[tuple[str, str]]:
             # few lines have it: to parse them all again would double the time that a report takes to read them
             if b'"gold_nats_per_byte":null' in line:
                 row = orjson.loads(line)
-                yield row["task"], row["question"]
+                yield str(row["task"]), str(row["question"])  # whatever others wrote there
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrialError(f"{samples}: cannot be read ({error!r}); evaluate this cell again") from None
 
