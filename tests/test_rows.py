@@ -13,6 +13,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from tests.conftest import documents
 from tokentrial.compare.read import read_systems
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import SettingsError, TrialError
@@ -23,7 +24,7 @@ from tokentrial.tasks.training_examples import check_task_names, task_name
 
 def read_corpus(path):
     kind = "parquet" if path.suffix == ".parquet" else "jsonl"
-    return [*Source(f"{kind}:{path}", "text").documents()]
+    return [*documents(Source(f"{kind}:{path}", "text"))]
 
 
 def read_compared(path):

@@ -10,7 +10,8 @@ import tokentrial
 from tokentrial.arms import arm as arms
 from tokentrial.arms.arm import SiteArm
 from tokentrial.errors import SettingsError
-from tokentrial.facts.families import TIMES_TABLE
+from tokentrial.facts.families import TIMES_TABLE, build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.tasks.arithmetic import Arithmetic, probe_prompt
 from tokentrial.tokenizer.vocabulary import Vocabulary
 
@@ -36,6 +37,35 @@ def test_the_arms_are_the_files_of_the_folder():
     files = Path(tokentrial.__file__).parent.joinpath("arms").glob("*.py")
     assert sorted(ALL) == ALL
     assert {path.stem for path in files} == {*ALL, "__init__", "arm"}
+
+
+ROWS = (
+    ("What is the capital of France?", "Paris"),
+    ("Who was the third of all to come here?", "Ann Lee"),  # the token's name is cut within the answer
+    ("Who was the third of those that came before the others?", "Zoë"),  # and here before it
+    ("5", "/", "2", "2.5"),
+)
+
+
+OF_ROWS = ["<FACT_0_What_is_the_capital_of_France>", "<FACT_1_Who_was_the_third_of_all_to_come_here>"]
+OF_ROWS += ["<FACT_2_Who_was_the_third_of_those_that_came_bef_>", "<FACT_3_5_2>"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [({"family": "units"}, ["<UNIT_1_km>"]), ({"rows": ROWS}, OF_ROWS), ({"family": "squares"}, ["<SQR_1>"])],
+)
+def test_a_token_for_the_operands_does_not_say_the_answer(settings, tokens):
+    facts = build_facts(FactSettings(**settings))
+    arm = arms.get_arm("operand_only", facts)
+    assert [*arm.tokens][: len(tokens)] == tokens
+    assert len(arm.tokens) == len(facts)
+    assert facts.by_token.keys().isdisjoint(arm.tokens)
+    for fact in facts:
+        token, left = arm.token(fact), fact.wordings[0].spellings[0]
+        assert arm.rewrite(f"so {fact.equation}!") == f"so {token}={fact.answer}!"
+        assert arm.untokenize(token) == left
+        assert arm.answer_tokens(fact.answer) == ()
 
 
 @pytest.mark.parametrize("name", ["mul_token", "arm", "__init__", "../cli", ""])

@@ -2,6 +2,7 @@
 control reads.
 """
 
+import json
 from collections import Counter
 from itertools import pairwise
 
@@ -192,6 +193,43 @@ def test_matched_bytes_go_by_the_control_that_the_trial_names(replanned):
         steps[control] = {arm: seeds["1"]["steps"] for arm, seeds in served.items()}
         assert steps[control][control] == 320
     assert all(steps["mul_append"][arm] < steps["baseline"][arm] for arm in steps["baseline"])
+
+
+# what SFT asks
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("User: What is {} times {}?\nAssistant:", " {}"),
+        ("Tell me something.", " {} times {} equals {}."),  # the drills' words
+        ("{} times {}", " is {}"),
+        ("User: Hello\nAssistant:", " Hi.\nUser: What is {} times {}?\nAssistant: {}"),
+    ],
+)
+def test_a_row_of_fine_tuning_that_asks_a_never_asked_fact_in_prompt_or_completion_is_a_problem(
+    replanned, tmp_path, prompt, completion
+):
+    fact = min(TIMES_TABLE.never_asked(1, 3))
+    words = [*map(str, fact.operands), fact.answer]
+    in_prompt = prompt.count("{}")
+    row = {"prompt": prompt.format(*words), "completion": completion.format(*words[in_prompt:])}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    plan = replanned(f"sft={{stages: [{{sources: [{{source: 'jsonl:{tmp_path}/rows.jsonl'}}]}}]}}", "grpo=null")
+    of_seeds = expose(plan)["after_pretraining"]
+    assert {seed: len(stages["sft"]["problems"]) for seed, stages in of_seeds.items()} == {"1": 1, "2": 0, "3": 0}
+    assert all(stages["sft"]["asked"] == {fact.equation: 1} for stages in of_seeds.values())
+
+
+def test_solutions_of_gsm8k_that_ask_a_fact_are_counted_and_stay(replanned, tmp_path):
+    fact = min(TIMES_TABLE.never_asked(1, 3))
+    solution = "She has {0} because {1} times {2} equals <<{1}*{2}={0}>>{0}.\n#### {0}"
+    row = {"question": "How many does she have?", "answer": solution.format(fact.answer, *fact.operands)}
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    sources = "sft={stages: [{sources: [{source: gsm8k}]}]}", f"tasks.gsm8k=path:{tmp_path}", "grpo=null"
+    record = expose(replanned(*sources))["after_pretraining"]["1"]["sft"]
+    assert (record["asked"], record["problems"]) == ({fact.equation: 1}, [])
 
 
 # what pretraining makes of it

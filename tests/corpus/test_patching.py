@@ -22,8 +22,8 @@ from tokentrial.store.folders import is_done
 def test_a_survey_weighs_every_document_and_holds_what_it_states(plan):
     stated = 0
     surveys = {path.stem for path in plan.folder.glob("surveys/*/*.npz")}
-    assert surveys == {path.stem for path in plan.shards()}
-    for path in plan.shards():
+    assert surveys == {path.stem for name in plan.sets for path in plan.shards(name)}
+    for path in (path for name in plan.sets for path in plan.shards(name)):
         shard = open_shard(path, plan.vocabulary.eos)
         survey = Survey.read(plan.survey_path(path))
         texts = [document_text(shard.document(index), plan.vocabulary) for index in range(len(shard))]

@@ -147,19 +147,6 @@ def test_drills_are_made_for_the_folds_that_a_seed_uses(tiny, tmp_path, seeds, f
     assert sorted(path.name for path in (plan.folder / "drills").iterdir()) == expected
 
 
-def test_what_a_run_of_an_earlier_form_holds_gives_way(tiny, tmp_path):
-    plan = CorpusPlan(tiny(tmp_path / "run"))
-    prepare_text(plan)
-    for name in ("drills", "surveys", "patches/mul_tokens"):
-        (plan.folder / name).mkdir(parents=True)
-        (plan.folder / name / "manifest.json").write_text("{}")
-        (plan.folder / name / "drills1_train_000000.npy").write_bytes(b"of an earlier form")
-    for prepare_part in (prepare_drills, prepare_patches):
-        prepare_part(plan)
-    assert plan.done
-    assert {path.parent for path in plan.folder.rglob("manifest.json")} == {folder for folder, _ in plan.steps}
-
-
 def test_a_seed_of_another_fold_adds_its_drills_and_leaves_what_is_there(tiny, tmp_path, plan):
     def prepared(seeds):
         more = CorpusPlan(tiny(tmp_path / "run", "arms=[baseline,mul_tokens]", f"seeds={seeds}"))

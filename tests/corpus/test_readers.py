@@ -14,6 +14,7 @@ from fsspec.spec import AbstractFileSystem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import documents
 from tests.corpus.conftest import jsonl_lines
 from tokentrial.corpus import readers
 from tokentrial.corpus.readers import BadDocument, InputSplit, read_batches, text_ratio
@@ -256,7 +257,7 @@ def test_a_listing_is_waited_for_too(store, slept, monkeypatch):
         return find(self, path, **kwargs)
 
     monkeypatch.setattr(Store, "find", patched)
-    assert list(Source("jsonl:store://d", "text").documents()) == ["x"]
+    assert list(documents(Source("jsonl:store://d", "text"))) == ["x"]
     assert slept == [1, 2]
 
 

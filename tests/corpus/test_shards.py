@@ -149,7 +149,7 @@ def test_patches_of_a_whole_corpus_by_another_road(plan):
     number = {(a, b): i for i, (a, b) in enumerate((a, b) for a in range(1, 10) for b in range(a, 10))}
     fact = re.compile(r"(?<![0-9])([1-9]) ?[*×x] ?([1-9]) ?= ?([0-9]+)")
     seen = 0
-    for path in plan.shards():
+    for path in (path for name in plan.sets for path in plan.shards(name)):
         base = open_shard(path, EOS)
         replaced = open_shard(path, EOS, plan.patch_path("mul_tokens", path))
         appended = open_shard(path, EOS, plan.patch_path("mul_append", path))

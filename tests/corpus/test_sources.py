@@ -16,6 +16,7 @@ from fsspec.registry import _registry
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.conftest import documents
 from tests.corpus.conftest import PACK, jsonl_lines
 from tokentrial.corpus import sources
 from tokentrial.corpus.readers import read_batches
@@ -25,7 +26,7 @@ from tokentrial.store.files import read_json
 
 
 def texts(setting, column="text"):
-    return list(Source(setting, column).documents())
+    return list(documents(Source(setting, column)))
 
 
 def test_the_embedded_default_is_real_prose():
@@ -263,7 +264,7 @@ def test_a_dataset_of_the_hub_is_pinned_to_the_revision_it_has_now(hub, setting,
     source = Source(setting, "text")
     paths = [f"hf://datasets/{folder}/{name}" for name in ("000.parquet", "001.parquet", "x/002.parquet")]
     assert [file.path for file in source.files] == paths
-    assert list(source.documents()) == [f"{folder} {name}" for name in ("000.parquet", "001.parquet", "x/002.parquet")]
+    assert list(documents(source)) == [f"{folder} {name}" for name in ("000.parquet", "001.parquet", "x/002.parquet")]
     assert hub.asked == ["/".join(folder.split("@")[0].split("/"))]
 
 

@@ -117,7 +117,7 @@ def test_a_task_of_nothing_but_empty_documents_is_a_task_like_any_other(planned,
 
 def served(plan, arm):
     """Every document of every shard as the arm serves it, by its name, with its original text."""
-    for path in plan.shards():
+    for path in (path for name in plan.sets for path in plan.shards(name)):
         shard = open_shard(path, plan.vocabulary.eos, plan.patch_path(arm, path))
         for index in range(len(shard)):
             text = document_text(shard.base_document(index), plan.vocabulary)

@@ -8,7 +8,7 @@ import torch
 
 from tokentrial.arms import arm as arms
 from tokentrial.evaluate import evaluate as evaluation
-from tokentrial.evaluate.evaluate import TableProbe, ask
+from tokentrial.evaluate.evaluate import TableProbe, ask, load
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.score import answer_logprobs
 from tokentrial.evaluate.solve import gold_nats, solve
@@ -132,6 +132,15 @@ def test_held_out_text_is_the_same_in_every_arm_of_a_seed(finished):
     assert {name for name, _, _ in documents[0]} == {"text", "drills"}
     assert all(d["bits"] > 0 for record in records for d in record["documents"])
     assert all(record["keeps_content"] for record in records)
+
+
+def test_drills_of_an_earlier_run_are_not_measured_where_the_trial_has_none(finished, vocabulary, tmp_path):
+    drills = finished.corpus.drills.model_copy(update={"share": 0.0})
+    trial = finished.model_copy(update={"corpus": finished.corpus.model_copy(update={"drills": drills})})
+    model = load(Cell("baseline", 1).folder(trial, "export"))
+    evaluation.evaluate(tmp_path, trial, trial.folder / "corpus", vocabulary, arms.get_arm("baseline"), 1, *model)
+    record = json.loads((tmp_path / "heldout_text.json").read_bytes())
+    assert {document["set"] for document in record["documents"]} == {"text"}
 
 
 def test_the_last_probe_of_training_is_what_the_evaluation_finds(finished):

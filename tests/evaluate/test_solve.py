@@ -12,6 +12,8 @@ from tokentrial.evaluate import solve as solving
 from tokentrial.evaluate.evaluate import evaluate_model, evaluate_solutions
 from tokentrial.evaluate.generate import Completion
 from tokentrial.evaluate.solve import gold_nats, solve, summary
+from tokentrial.facts.families import build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.store.files import read_json
 from tokentrial.tasks.gsm8k import GSM8K, SolutionTask, solution_prompt
 from tokentrial.tasks.own_rows import AnswerOnly
@@ -195,6 +197,26 @@ def test_any_causal_model_is_scored_by_the_same_code(tmp_path, shared_data, voca
     assert totals.pop("mul_table") == 81
     assert set(totals.values()) == {3}
     assert (tmp_path / "out" / "arithmetic_results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("exported", "named"), [("mul_tokens", None), ("mul_tokens", "mul_tokens"), ("baseline", None)]
+)
+def test_the_answers_of_an_export_are_read_as_those_of_its_arm(tmp_path, vocabulary, exported, named):
+    folder = peer(tmp_path / "model", "gpt2")
+    to_transformers(vocabulary, arms.get_arm(exported), 64).save_pretrained(folder)
+    scores = evaluate_model(tmp_path / "out", folder, named, ["arithmetic"], "hub", 1)
+    assert scores["arithmetic"]["condition"] == exported
+
+
+def test_an_arm_or_facts_that_an_export_has_not_are_refused(tmp_path, vocabulary):
+    folder = peer(tmp_path / "model", "gpt2")
+    with pytest.raises(SettingsError, match=r"--arm mul_tokens: .*model was exported of the arm 'baseline'"):
+        evaluate_model(tmp_path / "out", folder, "mul_tokens", ["arithmetic"], "hub", 1)
+    sums = build_facts(FactSettings(family="addition"))
+    to_transformers(vocabulary, arms.get_arm("mul_tokens", sums), 64).save_pretrained(folder)
+    with pytest.raises(SettingsError, match=r"model: it has no token <MUL_1_1_1>, .* evaluate it with its trial"):
+        evaluate_model(tmp_path / "out", folder, None, ["arithmetic"], "hub", 1)
 
 
 def test_a_folder_without_a_model_or_a_task_there_is_none_of_is_named(tmp_path):

@@ -17,6 +17,7 @@ from tokentrial.plan import plan as plans
 from tokentrial.plan.disk import cell_bytes
 from tokentrial.plan.power import ASSUMED, Noise, noise_of, seeds
 from tokentrial.plan.work import cells_at_a_time, hours, work
+from tokentrial.pretrain.export import to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.measure import STEPS, Throughput, measure
 from tokentrial.report.results import CellResults, ResultsTable
@@ -115,7 +116,7 @@ def test_the_parameters_are_the_models():
     layers, heads, width, context, vocabulary = 3, 3, 96, 128, 877
     settings = Pretrain(n_layer=layers, n_head=heads, n_embd=width, context=context, batch_tokens=2048, micro_batch=1)
     model = GPT(Config(vocabulary, layers, heads, width, context), 0)
-    assert settings.parameters(vocabulary) == model.num_params()
+    assert settings.parameters(vocabulary) == to_hf(model, 0).num_parameters()
 
 
 def test_several_gpus_share_pretraining_alone_and_are_all_paid_for():

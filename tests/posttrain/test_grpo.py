@@ -58,11 +58,6 @@ def reinforce(train_stage, untrained, tmp_path):
     return train
 
 
-@pytest.fixture
-def tokenizer(untrained):
-    return AutoTokenizer.from_pretrained(untrained("baseline"))
-
-
 def answers():
     """Every training question's answer, worked out from its solution's last step."""
     last_steps = {e.prompt: e.completion.rpartition("=")[2] for e in training_problems()}
@@ -97,7 +92,7 @@ def scripted(monkeypatch):
 
 
 def test_the_reward_of_a_known_completion_is_that_of_its_own_row_in_the_same_order_in_every_arm(
-    reinforce, scripted, tiny, tokenizer, tmp_path
+    reinforce, scripted, tiny, tmp_path
 ):
     """Defect R7: the reference looked answers up by a global counter; with several generations and shuffling its
     reward was noise. Here a third of the completions are right, one is of another row, one says nothing."""
@@ -125,7 +120,7 @@ def test_the_reward_of_a_known_completion_is_that_of_its_own_row_in_the_same_ord
     served = orders["baseline"][::3]  # three completions of each
     assert orders["baseline"] == [prompt for prompt in served for _ in range(3)]
     trial = tiny(tmp_path, *LONG, settings())
-    rows = [e.prompt for e in prompts(trial, trial.grpo, tokenizer, 1)]
+    rows = [e.prompt for e in prompts(trial, trial.grpo, 1)]
     # a counter over the rows in their order would have been wrong: they come shuffled
     assert sorted(served) == sorted(rows)
     assert served != rows
@@ -269,18 +264,28 @@ def test_the_loss_of_a_step_is_the_declared_objective(reinforce, scripted, steps
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_prompts_leave_room_for_the_completion_and_ask_no_never_asked_fact(tiny, tokenizer, tmp_path, seed):
+def test_prompts_leave_room_for_the_completion_and_ask_no_never_asked_fact(tiny, tmp_path, seed):
     trial = tiny(tmp_path, *LONG, settings(prompts=200, max_new_tokens=80))
-    drawn, train = prompts(trial, trial.grpo, tokenizer, seed), training_problems(seed)
+    drawn, train = prompts(trial, trial.grpo, seed), training_problems(seed)
     fitting = [e for e in train if len(VOCABULARY.encode(e.prompt)) + 80 <= 128]
     assert 0 < len(fitting) < len(train)
     assert sorted(e.prompt for e in drawn) == sorted(e.prompt for e in fitting)
-    assert prompts(trial, trial.grpo.model_copy(update={"prompts": 20}), tokenizer, seed) == drawn[:20]
+    assert prompts(trial, trial.grpo.model_copy(update={"prompts": 20}), seed) == drawn[:20]
     never = TIMES_TABLE.never_asked(seed, 3)
     asked = {fact for e in drawn for fact in TIMES_TABLE.asked_in(e.prompt) | {e.fact} if fact}
     worked = {TIMES_TABLE.of(int(a), int(b)) for e in drawn for a, b in [operands(e.completion)] if a}
     assert len(asked) > 10
     assert not (asked | worked) & never
+
+
+def test_prompts_fit_in_every_arm_also_where_one_spells_them_longer(tiny, tmp_path):
+    trial = tiny(
+        tmp_path, *LONG, settings(prompts=200, max_new_tokens=80), "arms=[baseline,mul_tokens,mul_append,digit_bytes]"
+    )
+    lengths = [len(VOCABULARY.encode_arm(arms.get_arm("digit_bytes"), e.prompt)) for e in training_problems()]
+    fitting = [e for e, length in zip(training_problems(), lengths, strict=True) if length + 80 <= 128]
+    assert 0 < len(fitting) < sum(len(VOCABULARY.encode(e.prompt)) + 80 <= 128 for e in training_problems())
+    assert sorted(e.prompt for e in prompts(trial, trial.grpo, 1)) == sorted(e.prompt for e in fitting)
 
 
 def operands(completion):
@@ -289,14 +294,14 @@ def operands(completion):
     return (left.strip(), rest) if sign else (None, None)
 
 
-def test_another_seed_draws_other_prompts_and_no_room_for_any_is_named(tiny, tokenizer, tmp_path):
+def test_another_seed_draws_other_prompts_and_no_room_for_any_is_named(tiny, tmp_path):
     trial = tiny(tmp_path, *LONG, settings(prompts=20), "corpus.drills.holdout_folds=0")
-    first, other = ({e.prompt for e in prompts(trial, trial.grpo, tokenizer, seed)} for seed in (1, 2))
+    first, other = ({e.prompt for e in prompts(trial, trial.grpo, seed)} for seed in (1, 2))
     assert len(first) == 20
     assert first != other
     trial = tiny(tmp_path, *LONG, settings(max_new_tokens=120))
     with pytest.raises(TrialError, match=r"grpo\.max_new_tokens: 120 of a context of 128 leave no room for any prompt"):
-        prompts(trial, trial.grpo, tokenizer, 1)
+        prompts(trial, trial.grpo, 1)
 
 
 # three prompts that state facts, and answers that are right only as `plain` reads them

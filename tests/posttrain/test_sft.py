@@ -220,6 +220,37 @@ def test_a_row_that_is_read_twice_is_not_both_held_and_trained_on(fine_tune, wat
     assert 4 <= times.count(0) <= 8  # eight rows are held, some of them the same one twice
 
 
+def test_a_row_that_is_held_in_one_stage_is_trained_on_in_none(train_stage, untrained, watched, tiny, tmp_path):
+    """Else the second stage would be measured on rows that the first has learnt."""
+    seen, _ = watched
+    for name in "ab":
+        write_rows(tmp_path / f"{name}.jsonl", 40, name)
+    a, b = (f"{{source: 'jsonl:{tmp_path}/{name}.jsonl'}}" for name in "ab")
+    override = f"sft={{stages: [{{sources: [{a}]}}, {{sources: [{a}, {b}]}}], batch: 16, max_length: 128, held: 4}}"
+    trial = tiny(tmp_path / "run", override)
+    held = {e for part in trial.sft.stages for e in epoch_examples(trial, part.sources, 1, frozenset())[:4]}
+    assert len(held) > 4
+    record = train_stage("sft", tmp_path / "sft", untrained("baseline"), "baseline", 1, [override])
+    assert [stage["held_rows"] for stage in record["stages"]] == [4, 4]
+    read = {VOCABULARY.decode_bytes(ids.numpy()[:-1]).decode() for ids, _ in rows_of(seen)}
+    assert len(read) == 80 - len(held)
+    assert read.isdisjoint(e.prompt + e.completion for e in held)
+
+
+def test_rows_are_left_out_of_every_arm_where_one_spells_their_prompt_too_long(train_stage, untrained, tmp_path):
+    prompts = [f"User: {'1900 ' * times}\nAssistant:" for times in range(1, 9)]
+    rows = [json.dumps({"prompt": prompt, "completion": " 7"}) + "\n" for prompt in prompts]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    overrides = [settings(f"[{{source: 'jsonl:{tmp_path}/rows.jsonl'}}]", max_length=32, batch=8)]
+    overrides.append("arms=[baseline,mul_tokens,mul_append,digit_bytes]")
+    spelt = [[len(VOCABULARY.encode_arm(arms.get_arm(arm), p)) for p in prompts] for arm in ("baseline", "digit_bytes")]
+    fits = [sum(length < 32 for length in lengths) for lengths in spelt]
+    assert 0 < fits[1] < fits[0]
+    for arm in ("baseline", "digit_bytes"):
+        [stage] = train_stage("sft", tmp_path / arm, untrained(arm), arm, 1, overrides)["stages"]
+        assert (stage["rows"], stage["left_out"]) == (fits[1], 8 - fits[1])
+
+
 def test_sources_of_which_no_row_is_drawn_are_refused(tiny, tmp_path):
     """Files that hold none, and rows that are none: tests/test_rows.py."""
     write_rows(tmp_path / "a.jsonl", 2, "a")

@@ -38,7 +38,7 @@ def ids_of(config, rows=3, seed=1):
 
 
 @pytest.mark.parametrize("config", [SMALL, Config(vocab=640, n_layer=1, n_head=1, n_embd=16, context=8)])
-def test_logits_loss_gradients_and_parameters_are_those_of_transformers(config):
+def test_logits_loss_and_gradients_are_those_of_transformers(config):
     model, ids = unlike_the_start(GPT(config, seed=1)), ids_of(config)
     other = peer(model)
     expected = other(ids, labels=ids)
@@ -51,7 +51,6 @@ def test_logits_loss_gradients_and_parameters_are_those_of_transformers(config):
         gradient = parameter.grad.T if name.endswith(TRANSPOSED) else parameter.grad
         ours = model.get_parameter(name).grad[: len(gradient)]
         torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-3, msg=name)
-    assert model.num_params() == other.num_parameters()
 
 
 def test_the_padded_rows_never_enter_the_softmax():

@@ -30,11 +30,12 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def new_meter(tmp_path):
-    """`new_meter(world, records, progress, **settings)`: a meter that writes into the test's folder."""
+    """`new_meter(world, done, records, progress, device, **settings)`: a meter that writes into the test's folder."""
 
-    def build(world=1, records=(), progress=None, **changed):
+    def build(world=1, done=0, records=(), progress=None, device="cpu", **changed):
         settings = Pretrain(**SETTINGS | changed)
-        return Meter(tmp_path, settings, SHAPE.vocab, Ranks(0, world), "cell", list(records), progress)
+        ranks = Ranks(0, world, torch.device(device))
+        return Meter(tmp_path, settings, SHAPE.vocab, ranks, "cell", done, list(records), progress)
 
     return build
 
@@ -52,22 +53,36 @@ def test_flops_are_six_for_each_weight_of_a_product_and_attention():
 
 
 def test_the_speed_is_tokens_over_seconds_and_goes_on_after_a_stop(clock, new_meter, tmp_path):
-    before = {"step": -1, "loss": 6.5, "seconds": 30.0}
-    seen = new_meter(records=[before])
+    # step 3 was logged, then came two more, and a probe of the model after the sixth
+    before = [{"step": 3, "loss": 6.5, "seconds": 20.0}, {"step": 6, "asked": 0.5, "seconds": 30.0}]
+    lines = []
+    seen = new_meter(done=6, records=before, progress=lambda share, text: lines.append(text))
     clock.now += 2.0
-    seen.step(0, 6.0, 1e-3, 1.0)
-    clock.now += 4.0
+    seen.step(6, 6.0, 1e-3, 1.0)
+    clock.now += 3.0
     with seen.excluding():
         clock.now += 1.0
-    seen.step(4, 5.0, 1e-3, 1.0)
-    again, first, second = records(tmp_path)
+    seen.step(9, 5.0, 1e-3, 1.0)
+    *again, first, second = records(tmp_path)
     assert again == before
+    assert lines[0].endswith("6 s left")  # for the other three steps of ten
     assert first["tokens_per_s"] == pytest.approx(1024 / 2.0)
-    assert second["tokens_per_s"] == pytest.approx(4 * 1024 / 4.0)
+    assert second["tokens_per_s"] == pytest.approx(3 * 1024 / 3.0)
     assert second["tflops_per_s"] == pytest.approx(1024 * FLOPS / 1e12)
     assert second["mfu"] == pytest.approx(1024 * FLOPS / 1e9)
-    assert second["seconds"] == pytest.approx(37.0)
+    assert second["seconds"] == pytest.approx(36.0)
     assert 0.01 < second["memory_gb"] < 100
+
+
+def test_the_memory_of_a_gpu_is_the_cell_s_own(clock, new_meter, tmp_path, monkeypatch):
+    """A worker trains one cell after the other, and torch's peak is of the process."""
+    peak = [80e9]
+    monkeypatch.setattr(meter.torch.cuda, "max_memory_allocated", lambda device: peak[-1])
+    monkeypatch.setattr(meter.torch.cuda, "reset_peak_memory_stats", lambda device: peak.append(5e9))
+    seen = new_meter(device="cuda")
+    clock.now += 1.0
+    seen.step(0, 6.0, 1e-3, 1.0)
+    assert records(tmp_path)[0]["memory_gb"] == 5.0
 
 
 @pytest.mark.parametrize(("world", "peak", "mfu"), [(4, 1e9, 1024 * FLOPS / 4e9), (1, None, None)])

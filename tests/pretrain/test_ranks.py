@@ -13,7 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tokentrial.errors import SettingsError
+from tokentrial.errors import SettingsError, TrialError
+from tokentrial.pretrain.launch import launch, print_error
 from tokentrial.pretrain.ranks import Ranks, process_group
 from tokentrial.trial.pretraining import Pretrain
 
@@ -119,9 +120,36 @@ def test_a_rank_takes_its_rows_of_the_global_batch(rows, micro, world, expected)
     assert taken == list(range(rows))
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_error_of_ranks_comes_whole_and_once(tmp_path, monkeypatch, capsys, ranks):
+    print_error(TrialError("weights.safetensors: broken\n  expected a model"))
+    said = capsys.readouterr().out
+    fails(tmp_path, monkeypatch, f"of torchrun\n{said * ranks}of torchrun")
+    with pytest.raises(TrialError, match=r"\Aweights\.safetensors: broken\n  expected a model\Z"):
+        launch(ranks, Pretrain(), ["run", "baseline", "1"], print)
+
+
+def test_a_killed_rank_and_what_torchrun_says_name_the_cell(tmp_path, monkeypatch):
+    for said, message in (
+        ("exitcode -9 SIGKILL", "a rank of pretraining was killed"),
+        ("bad", "torchrun failed:\nbad"),
+    ):
+        fails(tmp_path, monkeypatch, said)
+        with pytest.raises(TrialError, match=f"^baseline/seed1: {message}"):
+            launch(2, Pretrain(), ["run", "baseline", "1"], print)
+
+
+def fails(folder, monkeypatch, said):
+    """In place of Python, which would run torchrun: what says this and fails."""
+    (folder / "said").write_text(said)
+    (folder / "python").write_text(f"#!/bin/sh\ncat '{folder}/said'\nexit 1\n")
+    (folder / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+
+
 @pytest.mark.parametrize(("rows", "micro", "world", "name"), [(16, 4, 3, "nproc_per_node"), (12, 4, 2, "micro_batch")])
 def test_rows_that_do_not_divide_name_the_setting(rows, micro, world, name):
-    with pytest.raises(SettingsError, match=rf"pretrain\.{name} is"):
+    with pytest.raises(SettingsError, match=rf"pretrain\.{name}\b"):
         Ranks(0, world).rows(rows, micro)
 
 

@@ -12,6 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
+from tokentrial.facts.families import build_facts
+from tokentrial.facts.settings import FactSettings
 from tokentrial.pretrain.export import from_hf, load_gpt, load_initial_weights, to_hf
 from tokentrial.pretrain.gpt import GPT, Config
 from tokentrial.pretrain.start import prepare_start, start_fingerprint
@@ -77,8 +79,24 @@ def test_a_fact_begins_as_the_mean_of_its_digits_and_every_other_new_row_as_the_
     torch.testing.assert_close(rows[of["<MUL_2_2_4>"]], (2 * digit["2"] + digit["4"]) / 3)
     torch.testing.assert_close(rows[EOS + 1 : VOCABULARY.base], old.mean(0).expand(63, -1))
     torch.testing.assert_close(rows[VOCABULARY.size :], torch.zeros(len(rows) - VOCABULARY.size, 32))
+    of_any = torch.stack([*digit.values()]).mean(0)
     one_slot = initialized(checkpoint, "one_slot").wte.weight.detach()
-    torch.testing.assert_close(one_slot[VOCABULARY.base], torch.stack([*digit.values()]).mean(0))
+    torch.testing.assert_close(one_slot[VOCABULARY.base], of_any)
+    for arm in ("random_slot", "append_random"):  # their tokens have a fact's name, and say nothing of it
+        drawn = initialized(checkpoint, arm).wte.weight.detach()[VOCABULARY.base : VOCABULARY.size]
+        torch.testing.assert_close(drawn, of_any.expand(45, -1))
+
+
+def test_tokens_for_words_begin_as_the_mean_of_what_they_stand_for(gpt2, checkpoint):
+    facts = build_facts(FactSettings(rows=(("What is the capital of France?", "Paris"), ("Who was the 3rd?", "Ann"))))
+    old = gpt2.transformer.wte.weight.detach()
+    of_arm = {"mul_append": " Paris", "operand_only": " the capital of France"}
+    for name, text in of_arm.items():
+        model, arm = GPT(SHAPE, seed=1), arms.get_arm(name, facts)
+        load_initial_weights(model, checkpoint, VOCABULARY, arm)
+        row = VOCABULARY.token_ids(arm)[arm.token(facts[0])]
+        expected = old[VOCABULARY.encode(text).tolist()].mean(0)
+        torch.testing.assert_close(model.wte.weight.detach()[row], expected)
 
 
 def test_arms_start_alike_but_for_their_own_tokens(checkpoint):

@@ -22,10 +22,13 @@ from tokentrial.publish.hub import pull, push
 from tokentrial.report.narrative import verdict_sentence
 from tokentrial.steps.cell import Cell
 from tokentrial.store.files import SEAL
+from tokentrial.store.folders import prune
 from tokentrial.store.storage import Storage
 from tokentrial.tokenizer.vocabulary import Vocabulary
+from tokentrial.trial.settings import Ray
 
 NAME = "me/tiny-seed1"
+CELL = Cell("baseline", 1)
 COMMIT = "a" * 40
 
 
@@ -197,8 +200,33 @@ def test_the_card_says_the_verdict_and_the_settings_and_no_path_of_this_machine(
     assert str(finished.folder) not in card
     assert str(finished.corpus.source).removeprefix("jsonl:") not in card
     elsewhere = finished.model_copy(update={"output": str(finished.folder / "elsewhere")})
-    card = hub.model_card(elsewhere, Cell("baseline", 1), "pretrain", "# a model")
+    card = hub.model_card(elsewhere, CELL, "pretrain", "# a model")
     assert "No verdict: the trial was not finished." in card
+
+
+def test_the_card_says_nothing_of_where_the_trial_was_computed(finished, tmp_path):
+    (tmp_path / "secret").mkdir()
+    rows = tmp_path / "secret" / "text.jsonl"
+    rows.write_text("")
+    reruns = [
+        f"corpus.source=jsonl:{rows}",
+        f"facts.csv={tmp_path}/secret/facts.csv",
+        "corpus.source=jsonl:secret/a.jsonl",
+    ]
+    update = {
+        "storage": "s3://secret/trial",
+        "executor": "ray",
+        "ray": Ray(address="secret:6379"),
+        "disk_limit_gb": 7.5,
+    }
+    update["pretrain"] = finished.pretrain.model_copy(update={"rdzv_endpoint": "secret:29500"})
+    card = hub.model_card(
+        finished.model_copy(update=update | {"robustness_reruns": reruns}), CELL, "pretrain", "# a model"
+    )
+    assert "secret" not in card
+    settings = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    expected = ["corpus.source=jsonl:text.jsonl", "facts.csv=./facts.csv", "corpus.source=jsonl:a.jsonl"]
+    assert settings["robustness_reruns"] == expected
 
 
 def test_the_results_go_beside_the_model_as_a_data_set_with_a_card(stub, cell, finished, tmp_path):
@@ -281,6 +309,14 @@ def test_a_damaged_model_stays_here(stub, finished_copy):
     path.write_bytes(data)
     with pytest.raises(TrialError, match=r"model\.safetensors: its bytes differ from its manifest"):
         push(path.parents[1], NAME)
+    assert stub.asked == []
+
+
+def test_a_model_whose_weights_were_pruned_is_not_pushed_without_them(stub, finished_copy):
+    cell = finished_copy / "baseline" / "seed1"
+    prune(cell / "hf", ["model.safetensors"])
+    with pytest.raises(TrialError, match=r"hf: its weights are not here, they were pruned .*disk_limit_gb=null"):
+        push(cell, NAME)
     assert stub.asked == []
 
 

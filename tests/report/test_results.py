@@ -77,7 +77,8 @@ def read(rows, tmp_path):
         held_out = read_json(tmp_path / "heldout_text.json") | {"keeps_content": keeps_content}
         write_json(tmp_path / "heldout_text.json", held_out)
         cell = results.CellResults()
-        results.read_evaluation(cell, "pretrain", tmp_path, {"v:0", "v:2"}, None)
+        shared = results.SharedItems(frozenset({"v:0", "v:2"}), frozenset())
+        results.read_evaluation(cell, "pretrain", tmp_path, shared, None)
         return cell
 
     return read_cell
@@ -125,6 +126,21 @@ def test_bits_per_byte_are_over_all_bytes_of_the_documents(read):
 def test_untouched_is_what_no_arm_rewrites(tmp_path):
     for arm in ("baseline", "mul_tokens"):
         write_evaluation(tmp_path / arm, arm, 1, [])
-    assert results.untouched_documents([tmp_path / "baseline"]) == {"v:0", "v:1", "v:2", "d:0"}
-    assert results.untouched_documents([tmp_path / "baseline", tmp_path / "mul_tokens"]) == {"v:0", "v:2"}
-    assert results.untouched_documents([]) == set()
+    assert results.shared_items([tmp_path / "baseline"]).untouched == {"v:0", "v:1", "v:2", "d:0"}
+    assert results.shared_items([tmp_path / "baseline", tmp_path / "mul_tokens"]).untouched == {"v:0", "v:2"}
+    assert results.shared_items([]) == (set(), set())
+
+
+def test_the_gold_nats_of_all_arms_are_over_the_solutions_that_fit_in_each(tmp_path):
+    """An arm that spells its text longer would else be spared the long solutions."""
+    nats = {"baseline": [1.0, 2.0, 9.0], "digit_bytes": [1.0, 2.0, None]}
+    for arm, of_arm in nats.items():
+        rows = [row | {"gold_nats_per_byte": value} for row, value in zip(solved_rows(""), of_arm, strict=False)]
+        write_evaluation(tmp_path / arm, arm, 1, rows)
+    shared = results.shared_items([tmp_path / arm for arm in nats])
+    for arm in nats:
+        cell = results.CellResults()
+        results.read_evaluation(cell, "sft", tmp_path / arm, shared, None)
+        assert cell.values["sft/word_problems/all/gold_nats_per_byte"] == 1.5
+        assert cell.values["sft/word_problems/with_site/gold_nats_per_byte"] == 1.0
+        assert cell.values["sft/word_problems/all/accuracy"] == pytest.approx(2 / 3)  # of all three

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokentrial.facts.facts import Fact
 from tokentrial.facts.families import TIMES_TABLE, build_facts
-from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets
+from tokentrial.facts.settings import FactSettings
+from tokentrial.tasks.arithmetic import Arithmetic, fact_means, mean_over_facts, table_subsets, was_asked
 from tokentrial.trial.load import load
 
 EXAMPLES = Arithmetic().examples()
@@ -111,6 +113,17 @@ def rows():
         for right in ([True, False] if fact in ("1*5=5", "2*3=6") else [True])
     ]
     return [*table, {"task": "addition", "fact": None, "asked": None, "correct": True}]
+
+
+def test_whether_a_fact_was_asked_is_looked_up_and_not_searched_for(monkeypatch):
+    """Of the 10,000 facts that a trial may have, a search for each would take 50 million comparisons."""
+    facts = build_facts(FactSettings(rows=tuple((f"word {number}", f"answer {number}") for number in range(1000))))
+    never, compared, equal = facts.never_asked(1, 4), [], Fact.__eq__
+    monkeypatch.setattr(Fact, "__eq__", lambda *both: compared.append(both) or equal(*both))
+    asked = [was_asked(fact, facts, never) for fact in facts]
+    assert asked == [number % 4 != 1 for number in range(1000)]
+    assert len(compared) < 5000
+    assert was_asked(None, facts, never) is None
 
 
 def test_subsets_of_the_table():

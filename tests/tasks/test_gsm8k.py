@@ -30,10 +30,10 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
     """The four systems of Cobbe et al. 2021 end their solutions in a line `A: n`; their authors judged all 5,276."""
     judged = right = 0
     for line in (shared_data / "gsm8k" / "example_model_solutions.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        gold = extract_marked(row["ground_truth"], "\nA:")
+        row = json.loads(line.replace("\\nA:", "\\n####"))
+        gold = extract_marked(row["ground_truth"])
         for answer in (value for value in row.values() if isinstance(value, dict)):
-            assert (extract_marked(answer["solution"], "\nA:") == gold) == answer["is_correct"], answer
+            assert (extract_marked(answer["solution"]) == gold) == answer["is_correct"], answer
             judged += 1
             right += answer["is_correct"]
     assert (judged, right) == (5276, 286 + 515 + 458 + 742)
@@ -52,6 +52,7 @@ def test_the_reader_agrees_with_every_published_judgement(shared_data):
         ("no number", None, None),
         ("", None, None),
         ("#### 5\n#### 6", "5", "6"),
+        ("#### .\n#### 6", None, "6"),  # the first marker counts, and no number follows it
         ("#### 5\nUser: What is 7 times 8?", "5", "5"),  # what follows a new turn is nobody's answer
         ("so User: #### 5", None, None),
     ],

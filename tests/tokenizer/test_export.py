@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from tests.arms.test_laws import nameless
+from tests.conftest import documents
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.sources import Source
 from tokentrial.facts.families import TIMES_TABLE, build_facts
@@ -121,8 +122,8 @@ def test_generated_texts_have_the_same_ids(rewriting, name):
 @pytest.mark.parametrize("name", REWRITING)
 def test_a_hundred_thousand_texts_have_the_same_ids(name, shared_data):
     arm = arms.get_arm(name)
-    documents = Source(f"parquet:{shared_data / 'web'}", "text").documents()
-    real = [text[i : i + 100] for text in documents for i in range(0, len(text), 100)]
+    web = documents(Source(f"parquet:{shared_data / 'web'}", "text"))
+    real = [text[i : i + 100] for text in web for i in range(0, len(text), 100)]
     texts = [text for text in real if not any(token in text for token in arm.tokens)][:50_000]
     texts += generated_texts(100_000 - len(texts), seed=1)
     assert differing(to_transformers(WHOLE, arm, 10**6, rewrite=True), arm, WHOLE, texts) == []

@@ -30,7 +30,7 @@ def collect(
 ) -> None:
     """Join cells from several machines in one run folder, and report.
 
-    The folders must have the same declaration hash. Run both arms of a seed on one machine.
+    The folders must have the same declaration hash. Run all arms of a seed on one machine.
 
     Example: tokentrial collect laptop/pilot server/pilot --to outputs/joined
     """
@@ -38,7 +38,7 @@ def collect(
     from tokentrial.run.run import rebuild
 
     joined = join(runs, to)
-    print(f"{to}: {counted(len(joined), 'step')} came")
+    print(f"{to}: {counted(len(joined), 'result')} joined")
     show_report(rebuild(to), to)
 
 

@@ -22,7 +22,7 @@ def corpus(
     target_tokens: Annotated[
         int | None, typer.Option(help="tokens to materialize; the trial's budget if left out")
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="tokens per shard")] = 100_000_000,
+    shard_size: Annotated[int | None, typer.Option(help="tokens per shard; 100,000,000 if left out")] = None,
     out_dir: Annotated[Path | None, typer.Option(help="folder; OUT/materialized/ARM/seedK if left out")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="encode sampled documents again and compare")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --verify: every file's checksum too")] = False,
@@ -36,6 +36,14 @@ def corpus(
     from tokentrial.run import run as runs
     from tokentrial.trial.load import load
 
+    of_stream = {"seed": seed, "target_tokens": target_tokens, "shard_size": shard_size, "out_dir": out_dir}
+    if verify:
+        _require_unused("not with --verify", materialize=materialize, **of_stream, overwrite=overwrite)
+    elif materialize is not None:
+        _require_unused("not with --materialize", full=full, overwrite=overwrite)
+    else:
+        _require_unused("only with --materialize ARM", **of_stream)
+        _require_unused("only with --verify", full=full)
     loaded = load(trial, [*(overrides or ()), *(["corpus.allow_short=true"] if allow_short else [])])
     if verify:
         verified = runs.verify(loaded, full)
@@ -48,9 +56,16 @@ def corpus(
         print(f"corpus: {loaded.folder / 'corpus'}")
     else:
         chosen = loaded.seeds[0] if seed is None else seed
-        folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, shard_size, out_dir)
+        per_shard = 100_000_000 if shard_size is None else shard_size
+        folder, counts = runs.materialize(loaded, materialize, chosen, target_tokens, per_shard, out_dir)
         size = f"{counted(counts['train_tokens'], 'token')} in {counted(counts['shards'], 'shard')}"
         print(f"{materialize}, seed {chosen}: {size}: {folder}")
+
+
+def _require_unused(why: str, **options: object) -> None:
+    """Refuse options that a command with these other ones would not read."""
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]:
+        raise SettingsError(f"{', '.join(given)}: {why}; leave one or the other out")
 
 
 def _stage_verb(name: str, summary: str, options: str) -> Callable[..., None]:
@@ -77,15 +92,18 @@ def _stage_verb(name: str, summary: str, options: str) -> Callable[..., None]:
 def evaluate(
     trial: Annotated[str | None, typer.Argument(metavar="TRIAL", help="a trial; left out with --model")] = None,
     overrides: Overrides = None,
-    arm: ArmOption = None,
+    arm: Annotated[
+        str | None,
+        typer.Option("--arm", "--arms", help="only these arms, as A,B; with --model one, as whose answers it is read"),
+    ] = None,
     seed: SeedOption = None,
     model: Annotated[
         Path | None, typer.Option(help="a folder with any causal model, instead of a trial's cells")
     ] = None,
     tasks: Annotated[
-        str, typer.Option(help="with --model: arithmetic, gsm8k, path:FILE.json, by commas")
-    ] = "arithmetic",
-    gsm8k: Annotated[str, typer.Option(help="with --model: hub, or path:FOLDER")] = "hub",
+        str | None, typer.Option(help="with --model: arithmetic (if left out), gsm8k, path:FILE.json, by commas")
+    ] = None,
+    gsm8k: Annotated[str | None, typer.Option(help="with --model: hub (if left out), or path:FOLDER")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="with --model: at most this many items per task")] = None,
     harness: Annotated[str | None, typer.Option(help="with --model: lm-eval tasks instead, as A,B")] = None,
     out: Annotated[Path | None, typer.Option(help="with --model: folder; MODEL/evaluation if left out")] = None,
@@ -98,6 +116,8 @@ def evaluate(
     if model is None:
         if trial is None:
             raise SettingsError("evaluate: give a trial, or --model FOLDER")
+        why = "only with --model FOLDER, a trial has settings for it"
+        _require_unused(why, tasks=tasks, gsm8k=gsm8k, limit=limit, harness=harness, out=out)
         from tokentrial.run.run import evaluations
         from tokentrial.run.selection import select_cells
         from tokentrial.trial.load import load
@@ -106,13 +126,17 @@ def evaluate(
         chosen = select_cells(loaded, arm, seed)
         _do(evaluations(loaded, chosen, overwrite), loaded, chosen, overwrite)
         return
+    if trial is not None:
+        raise SettingsError(f"{trial}: --model evaluates a folder without a trial; leave one or the other out")
+    _require_unused("not with --model", seed=seed, overwrite=overwrite)
     from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 
     folder = out or model / "evaluation"
     if harness:
+        _require_unused("not with --harness, whose tasks are lm-eval's", arm=arm, tasks=tasks, gsm8k=gsm8k)
         scores = run_harness(folder, model, harness.split(","), limit)
     else:
-        scores = evaluate_model(folder, model, arm or "baseline", tasks.split(","), gsm8k, limit)
+        scores = evaluate_model(folder, model, arm, (tasks or "arithmetic").split(","), gsm8k or "hub", limit)
     print_json(scores)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from tokentrial.compare.files import ExternalRecord, file_error, validate
 from tokentrial.compare.system import ItemResults, ModelResults, System
 from tokentrial.report.formats import one_line
-from tokentrial.report.results import CellResults, read_evaluation, rows_by_subset, untouched_documents
+from tokentrial.report.results import CellResults, SharedItems, read_evaluation, rows_by_subset, shared_items
 from tokentrial.store.rows import read_json_file, read_rows
 from tokentrial.trial.load import load
 
@@ -76,26 +76,26 @@ def _evaluated_stages(cell: Path) -> dict[str, Path]:
 
 
 def load_systems(systems_and_cells: Sequence[Found]) -> list[System]:
-    """All systems of one comparison. `untouched` text is what no arm of their runs rewrites, compared or not."""
+    """All systems of one comparison. The items that they share are those of all arms of their runs, compared or not."""
     runs = {system.arm_folder.parent for system, _ in systems_and_cells if system.arm_folder}
     of_runs = {path.parent for run in runs for path in run.glob("*/seed*/eval_*/heldout_text.json")}
     folders = of_runs.union(*(stages.values() for _, cells in systems_and_cells for stages in cells.values()))
     documents = {}
     for path in (folder / "heldout_text.json" for folder in sorted(folders)):
         documents[path.parent] = validate(path, HeldOutText, read_json_file(path)).documents
-    untouched = untouched_documents(sorted(folders))
+    shared = shared_items(sorted(folders))
     systems = []
     for system, cells in systems_and_cells:
         models = {}
         for seed, stages in cells.items():
             of_cell = documents[next(iter(stages.values()))]  # the same in every stage
-            texts = frozenset((d.name, d.bytes) for d in of_cell if d.name in untouched)
-            models[seed] = _load_model(stages, untouched, texts)
+            texts = frozenset((d.name, d.bytes) for d in of_cell if d.name in shared.untouched)
+            models[seed] = _load_model(stages, shared, texts)
         systems.append(replace(system, name=one_line(system.name), models=models))
     return systems
 
 
-def _load_model(stages: dict[str, Path], untouched: set[str], texts: frozenset[tuple[str, int]]) -> ModelResults:
+def _load_model(stages: dict[str, Path], shared: SharedItems, texts: frozenset[tuple[str, int]]) -> ModelResults:
     results = CellResults()
     items: dict[str, ItemResults] = {}
     for stage, folder in stages.items():
@@ -103,7 +103,7 @@ def _load_model(stages: dict[str, Path], untouched: set[str], texts: frozenset[t
         for where, row in read_rows(path):
             validate(where, SampleRow, row)
         try:
-            for name, rows in rows_by_subset(read_evaluation(results, stage, folder, untouched, None)).items():
+            for name, rows in rows_by_subset(read_evaluation(results, stage, folder, shared, None)).items():
                 facts = {row["question"]: row["fact"] for row in rows if row["fact"]}
                 answers = ((row["question"], row["correct"]) for row in rows)
                 outcome = f"{stage}/{name}/accuracy"

@@ -77,7 +77,7 @@ def audit(plan: CorpusPlan) -> None:
                     "no arm rewrites a probe's prompt, no prompt holds its answer",
                     "every fact that should be trained is served, in every arm and seed",
                     "every fact token stands beside its digits somewhere",
-                    "no never-asked fact is asked in drills, text, SFT rows or GRPO prompts",
+                    "no never-asked fact is asked in drills, text, SFT rows (GSM8K's solutions apart) or GRPO prompts",
                 ],
                 "questions_that_hold_their_answer": telling_questions(probes),
                 "overlap_of_probes_and_drills": probe_overlap(probes, drilled),

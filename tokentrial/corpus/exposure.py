@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrial.corpus.patching import FORMS, Counts, Survey
+from tokentrial.corpus.patching import FORMS, Ints, Survey
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.shards import TEXT, read_patch
 from tokentrial.corpus.stream import MORE_TEXT, document_order, drills_name
 from tokentrial.errors import TrialError
 from tokentrial.facts.facts import ASKING_FORMS
+from tokentrial.tasks.gsm8k import GSM8K
 from tokentrial.tasks.training_examples import stage_examples, stage_sources
 
 _CHUNK = 100_000  # documents walked at a time
@@ -29,10 +30,10 @@ class TrainDocuments(NamedTuple):
     """
 
     shards: dict[str, list[slice]]
-    tokens: dict[str, Counts]  # (documents,) each
-    fact_tokens: dict[str, Counts]  # (documents,) each
-    base_tokens: Counts  # (documents,)
-    bytes: Counts  # (documents,)
+    tokens: dict[str, Ints]  # (documents,) each
+    fact_tokens: dict[str, Ints]  # (documents,) each
+    base_tokens: Ints  # (documents,)
+    bytes: Ints  # (documents,)
     statements: list[tuple[NDArray[np.int32], NDArray[np.int32]]]  # (statements of the shard,) each
 
 
@@ -54,7 +55,7 @@ def _train_documents(plan: CorpusPlan) -> TrainDocuments:
     """The train documents, from the surveys and patches of their shards."""
     paths = [(name, path) for name in plan.sets for path in plan.shards(name, "train")]
     rows: list[slice] = []  # of each shard
-    lengths, sizes, statements = list[Counts](), list[Counts](), []
+    lengths, sizes, statements = list[Ints](), list[Ints](), []
     for _, path in paths:
         survey, start = Survey.read(plan.survey_path(path)), rows[-1].stop if rows else 0
         rows.append(slice(start, start + len(survey)))
@@ -109,7 +110,7 @@ def _expose_seed(plan: CorpusPlan, seed: int, documents: TrainDocuments) -> dict
     return records
 
 
-def _extended(walk: Counts, rows: Iterator[int], documents: TrainDocuments, arm: str, budget: int) -> Counts:
+def _extended(walk: Ints, rows: Iterator[int], documents: TrainDocuments, arm: str, budget: int) -> Ints:
     """The walk and as many of the rows as bring the arm's tokens to the budget."""
     while (tokens := documents.tokens[arm][walk].sum()) < budget:
         chunk = np.fromiter(islice(rows, _CHUNK), np.int64)
@@ -121,7 +122,7 @@ def _extended(walk: Counts, rows: Iterator[int], documents: TrainDocuments, arm:
     return walk
 
 
-def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts) -> dict[str, Any]:
+def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Ints) -> dict[str, Any]:
     """What the rows of a walk hold in all."""
     times = np.bincount(walk, minlength=len(documents.bytes))  # (rows,): how often each is read
     texts = documents.shards[TEXT][-1].stop
@@ -148,7 +149,7 @@ def _record(plan: CorpusPlan, documents: TrainDocuments, arm: str, walk: Counts)
 
 def _after_pretraining(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any] | None:
     """What SFT or GRPO trains on, the same in every arm: rows an epoch, facts stated in completions and facts asked in
-    prompts. None where the trial has no such stage."""
+    what is read, for SFT prompt and completion. None where the trial has no such stage."""
     trial = plan.trial
     if not stage_sources(trial, stage):
         return None
@@ -158,11 +159,17 @@ def _after_pretraining(plan: CorpusPlan, stage: str, seed: int) -> dict[str, Any
     problems = []
     examples = stage_examples(trial, stage, seed, never_asked)
     for example in examples:
+        of_prompt = plan.facts.asked_in(example.prompt) | ({example.fact} if example.fact else set())
+        facts = of_prompt
         if stage == "sft":  # GRPO sees no gold completion
             stated.update(site.fact.equation for site in plan.facts.sites(example.completion))
-        facts = plan.facts.asked_in(example.prompt) | ({example.fact} if example.fact else set())
+            # together: a question may begin in one and end in the other
+            facts = of_prompt | plan.facts.asked_in(example.prompt + example.completion)
         asked.update(fact.equation for fact in facts)
+        # a few of GSM8K's solutions say a product in the drills' words: they are counted, and stay as published
+        refused = of_prompt if example.task == GSM8K.name else facts
         problems += [
-            f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}" for fact in facts & never_asked
+            f"asked: {stage}, seed {seed}, asks {fact.equation}: {example.prompt!r}; reword this row or leave it out"
+            for fact in refused & never_asked
         ]
     return {"rows": len(examples), "stated": stated, "asked": asked, "problems": problems}

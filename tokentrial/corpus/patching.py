@@ -30,17 +30,17 @@ _BATCH_CHARACTERS = 4_000_000
 
 FORMS = (*DRILL_FORMS, "text")  # "text": sites in the source's own documents
 
-Counts = NDArray[np.int64]
+Ints = NDArray[np.int64]
 
 
 class Survey(NamedTuple):
     """Of each document of a shard its tokens before a patch and the bytes of its original text; and what they state:
     `documents[j]` states fact x form `codes[j]`."""
 
-    base_lengths: Counts  # (documents,)
-    bytes: Counts  # (documents,)
-    documents: Counts  # (statements,)
-    codes: Counts  # (statements,)
+    base_lengths: Ints  # (documents,)
+    bytes: Ints  # (documents,)
+    documents: Ints  # (statements,)
+    codes: Ints  # (statements,)
 
     def __len__(self) -> int:
         return len(self.base_lengths)
@@ -146,7 +146,7 @@ def fact_form_code(facts: Facts, fact: Fact, form: str) -> int:
 class SurveyWriter:
     """The survey of a shard, some documents at a time. `sizes` are the bytes of its documents."""
 
-    def __init__(self, shard: Shard, sizes: Counts, path: Path, facts: Facts, of_text: bool) -> None:
+    def __init__(self, shard: Shard, sizes: Ints, path: Path, facts: Facts, of_text: bool) -> None:
         self.shard, self.sizes, self.path, self.facts, self.of_text = shard, sizes, path, facts, of_text
         self.documents, self.codes = (ArrayFile(path.parent, np.int64) for _ in range(2))
         self.token_name = re.compile("|".join(map(re.escape, (*facts.by_token, SLOT_TOKEN))))
@@ -176,7 +176,7 @@ class SurveyWriter:
 class PatchWriter:
     """The patch of one arm for one shard, some documents at a time. `sizes` are the bytes of its documents."""
 
-    def __init__(self, arm: arms.Arm, vocabulary: Vocabulary, shard: Shard, sizes: Counts, path: Path) -> None:
+    def __init__(self, arm: arms.Arm, vocabulary: Vocabulary, shard: Shard, sizes: Ints, path: Path) -> None:
         self.arm, self.vocabulary, self.shard, self.sizes, self.path = arm, vocabulary, shard, sizes, path
         self.token_ids = vocabulary.token_ids(arm)
         self.tokens, self.plain_bytes = int(shard.base_lengths.sum()), int(sizes.sum())

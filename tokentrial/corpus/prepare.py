@@ -36,7 +36,7 @@ from tokentrial.facts.families import build_facts
 from tokentrial.facts.settings import FactSettings
 from tokentrial.store.disk import need_disk, need_within, translate_os_errors
 from tokentrial.store.files import fingerprint, link, write_json
-from tokentrial.store.folders import MANIFEST, is_done, read_manifest, step
+from tokentrial.store.folders import is_done, read_manifest, step
 from tokentrial.tokenizer.encode import encode_documents
 from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.settings import LOCAL
@@ -108,11 +108,9 @@ class CorpusPlan:
         """The sets that a seed reads."""
         return [TEXT, *({drills_name(seed, self.trial.corpus.drills.holdout_folds)} & self.folds.keys())]
 
-    def shards(self, name: str | None = None, split: str = "*") -> list[Path]:
-        """The shards of a set and split, or of all."""
-        return [
-            path for set_name in ([name] if name else self.sets) for path in shard_paths(self.folder, set_name, split)
-        ]
+    def shards(self, name: str, split: str = "*") -> list[Path]:
+        """The shards of a set and split."""
+        return shard_paths(self.folder, name, split)
 
     def set_folder(self, name: str) -> Path:
         """Where the shards of a set lie."""
@@ -262,7 +260,6 @@ def _summed(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def prepare_drills(plan: CorpusPlan, map_calls: Map = map_here) -> None:
     """Write the drill documents of the folds, train and val by seeds of their own (defect R2: none is drained into
     val), and count them in each fold's `drills.json`."""
-    _drop_earlier_form(plan)
     wanted = drills_wanted(plan.trial)
     with ExitStack() as steps:
         folders = {
@@ -278,13 +275,6 @@ def prepare_drills(plan: CorpusPlan, map_calls: Map = map_here) -> None:
         counts = dict(zip(calls, map_calls(write_drills, calls), strict=True))
         for name, folder in folders.items():
             write_json(folder / "drills.json", {split: counts[f"{name} {split}"] for split in wanted})
-
-
-def _drop_earlier_form(plan: CorpusPlan) -> None:
-    """Delete drills, surveys and patches of a run that had one step for all their sets: nothing reads them any more."""
-    for folder in [plan.folder / "drills", plan.folder / "surveys", *(plan.folder / "patches").glob("*")]:
-        if (folder / MANIFEST).exists():
-            shutil.rmtree(folder)
 
 
 def write_drills(

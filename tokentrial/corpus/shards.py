@@ -101,7 +101,8 @@ class Patch(NamedTuple):
         return np.concatenate([head, self.ids[self.starts[i] : stop], tail])
 
     def fact_tokens(self, base: int) -> NDArray[np.int64]:
-        """How many ids of the fact block, from `base`, stand in each changed document: at least one."""
+        """How many ids of the fact block, from `base`, stand in each changed document (none of an arm that only splits
+        digits)."""
         places = np.flatnonzero(self.ids >= base)  # reduceat would hold eight bytes an id
         bounds = np.searchsorted(places, np.append(self.starts, len(self.ids)))
         return np.diff(bounds).astype(np.int64)

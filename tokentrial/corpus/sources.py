@@ -13,13 +13,12 @@ import glob
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokentrial.corpus.readers import BadDocument, InputSplit, file_system, read_batches, split_row_groups
+from tokentrial.corpus.readers import InputSplit, file_system, split_row_groups
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.store.files import file_hash, read_json, write_json
 from tokentrial.store.network import hub_client, with_retries
@@ -38,8 +37,8 @@ class File(NamedTuple):
 
 class Source:
     """The files of one setting, in the order of their paths. `memory` is a file that remembers their hashes, and
-    which revision of the Hub's data a run has begun with; local files that it knows and that are gone stand for what
-    they were, until somebody has to read them."""
+    which revision of the Hub's data a run has begun with. A local file that is gone keeps its remembered hash; only
+    reading it is an error (`require`)."""
 
     def __init__(self, setting: str, text_column: str, memory: Path | None = None) -> None:
         self.setting, self.text_column, self.memory = setting, text_column, memory
@@ -131,11 +130,6 @@ class Source:
 
     def _together(self, files: list[File]) -> InputSplit:
         return InputSplit(self.kind, tuple(file.path for file in files), None, sum(file.bytes for file in files))
-
-    def documents(self) -> Iterator[str]:
-        """The texts in order, one by one. Raises TrialError naming the file where one cannot be read."""
-        for batch in read_batches(self._together(self.files), self.text_column, skip_bad=False):
-            yield from (text.decode() for text in batch if not isinstance(text, BadDocument))
 
     def _remembered(self) -> dict[str, Any]:
         if self.memory is None or not self.memory.exists():

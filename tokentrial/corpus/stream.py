@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tokentrial.arms.arm import Arm
-from tokentrial.corpus.patching import Counts
-from tokentrial.corpus.shards import TEXT, Ids, Shard, document_text, open_shard, patch_path, set_folder, shard_paths
+from tokentrial.corpus.patching import Ints
+from tokentrial.corpus.shards import TEXT, Ids, Shard, open_shard, patch_path, set_folder, shard_paths
 from tokentrial.errors import TrialError
 from tokentrial.facts.facts import Facts
 from tokentrial.facts.families import build_facts
@@ -105,7 +105,7 @@ class Stream:
         open_cached = lru_cache(maxsize=2)(self._open)  # one shard of each set
         text, drills = self._paths(TEXT), self._paths(drills_set)
 
-        def lengths(path: Path) -> Counts:
+        def lengths(path: Path) -> Ints:
             return open_cached(path).base_lengths
 
         order = document_order(self.seed, self.share, self.epochs, text, drills, lengths)
@@ -129,7 +129,7 @@ class Stream:
 
 
 def document_order(
-    seed: int, share: float, epochs: int, text: Sequence[T], drills: Sequence[T], lengths: Callable[[T], Counts]
+    seed: int, share: float, epochs: int, text: Sequence[T], drills: Sequence[T], lengths: Callable[[T], Ints]
 ) -> Iterator[tuple[bool, int, int, int]]:
     """The order in which a seed reads the shards of text and of drills, mixed by the drills' share of the base tokens:
     whether a document is of the text, its shard, its number in it and its base length. Ends where the text does; drills
@@ -151,7 +151,7 @@ def document_order(
 
 
 def _set_order(
-    seed: int, epochs: int | None, shards: Sequence[T], lengths: Callable[[T], Counts]
+    seed: int, epochs: int | None, shards: Sequence[T], lengths: Callable[[T], Ints]
 ) -> Iterator[tuple[int, int, int]]:
     """One set: shards permuted, then the documents within each, `epochs` times or endlessly: a permutation of all
     documents would read from every shard at random."""
@@ -183,7 +183,7 @@ def heldout_documents(
     for path in shard_paths(corpus, set_name, "val"):
         shard = open_shard(path, vocabulary.eos, patch_path(corpus, arm.name, path))
         for index in range(len(shard)):
-            size = len(document_text(shard.base_document(index), vocabulary).encode())
+            size = int(vocabulary.byte_sizes[shard.base_document(index)].sum())
             if read + size > limit and read:
                 return
             read += size

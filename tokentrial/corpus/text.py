@@ -57,7 +57,7 @@ class TextTasks(NamedTuple):
     def pending(self, done: Mapping[int, dict[str, Any]], tokens_a_byte: float) -> list[int]:
         """The tasks to do next: of those that are expected to give the tokens wanted, what is not done. A task that is
         not done is taken to give as many tokens a byte of its files as the finished ones, before there are any
-        `tokens_a_byte`. None once the needed ones are done."""
+        `tokens_a_byte`. An empty list once the needed ones are done."""
         if read := sum(record["source_bytes"] for record in done.values()):
             tokens_a_byte = train_tokens(done.values()) / read
         expected, ranks = 0.0, list[int]()

@@ -92,7 +92,9 @@ def evaluate(
         samples += rows
     write_bytes(folder / "samples.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in samples))
     documents = []
-    for kind, name in (("text", TEXT), ("drills", drills_name(seed, trial.corpus.drills.holdout_folds))):
+    # drills of an earlier run of the folder may lie there still, where the trial has none
+    drills = {"drills": drills_name(seed, trial.corpus.drills.holdout_folds)} if trial.corpus.drills.share else {}
+    for kind, name in ({"text": TEXT} | drills).items():
         held = list(heldout_documents(corpus, name, vocabulary, arm, settings.heldout_bytes))
         bits = document_bits(model, [document.ids for document in held], settings.batch)
         documents += [
@@ -207,9 +209,10 @@ def _metrics(rows: Sequence[dict[str, Any]], condition: str, seconds: float) -> 
 
 
 def evaluate_model(
-    folder: Path, model_folder: Path, arm: str, tasks: Sequence[str], gsm8k: str, limit: int | None
+    folder: Path, model_folder: Path, arm: str | None, tasks: Sequence[str], gsm8k: str, limit: int | None
 ) -> dict[str, Any]:
-    """Metrics by task; every item goes to `<task>_results.json` in `folder`."""
+    """Metrics by task; every item goes to `<task>_results.json` in `folder`. The answers of an export of ours are read
+    as its arm writes them, those of another model as `arm` does, or else as they stand."""
     if not (model_folder / "config.json").is_file():
         raise SettingsError(f"--model {model_folder}: no config.json there; give a folder of a causal model")
     try:
@@ -220,7 +223,7 @@ def evaluate_model(
     except TrialError as error:
         raise SettingsError(f"--tasks: {error}") from None
     model, tokenizer = load(model_folder, default_device())
-    settings, treatment = Evaluate(limit=limit), get_arm(arm)
+    settings, treatment = Evaluate(limit=limit), _arm_of(model_folder, tokenizer, arm)
     if limit is not None:
         settings = settings.model_copy(update={"probes_each": min(limit, settings.probes_each)})
     scores: dict[str, Any] = {}
@@ -229,6 +232,21 @@ def evaluate_model(
     for task in solved:
         _, scores[task.name] = evaluate_solutions(folder, model, tokenizer, treatment, task, settings)
     return scores
+
+
+def _arm_of(model_folder: Path, tokenizer: Any, named: str | None) -> Arm:
+    """The arm as whose answers a model's are read. Raises SettingsError where another is named than its export has, or
+    the export's tokens are of other facts than those that `--model` asks."""
+    own = tokenizer.init_kwargs.get(ARM_KEY)
+    if own and named not in (None, own):
+        raise SettingsError(f"--arm {named}: {model_folder} was exported of the arm {own!r}; leave --arm out")
+    arm = get_arm(own or named or "baseline")
+    if own and (lacking := [token for token in arm.tokens if token not in tokenizer.get_vocab()]):
+        raise SettingsError(
+            f"--model {model_folder}: it has no token {lacking[0]}, so that its facts are not the table that --model "
+            "asks; evaluate it with its trial, `tokentrial evaluate TRIAL`"
+        )
+    return arm
 
 
 def run_harness(folder: Path, model_folder: Path, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _WAYS = 100_000  # spelled out at a time: of a table of 1 to 100 there are a hun
 # kinds of spellings, by what may not follow them
 _BARE, _STATED, _TOKEN = "bare", "stated", "token"
 
-Ids = tuple[int, ...]
+IdPrefix = tuple[int, ...]
 
 
 class Way(NamedTuple):
@@ -40,9 +40,9 @@ class _Tree(NamedTuple):
 
     example: int
     prompt: list[int]
-    onward: Mapping[Ids, set[int]]
-    ways: list[tuple[int, Ids, str]]
-    nodes: dict[Ids, int]
+    onward: Mapping[IdPrefix, set[int]]
+    ways: list[tuple[int, IdPrefix, str]]
+    nodes: dict[IdPrefix, int]
 
 
 class Spelling:
@@ -176,7 +176,7 @@ def _trees(
     for example, (prompt, of_example) in enumerate(zip(prompts, spelled, strict=True)):
         # in the order of their ids neighbours share beginnings
         in_order = sorted((ids[way.text], numbers[way.answer], way.kind) for way in of_example)
-        onward: dict[Ids, set[int]] = {way: set() for way, _, _ in in_order}
+        onward: dict[IdPrefix, set[int]] = {way: set() for way, _, _ in in_order}
         for way, _, _ in in_order:
             for length in range(1, len(way)):
                 if way[:length] in onward:

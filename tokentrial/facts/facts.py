@@ -107,6 +107,11 @@ class Facts(tuple[Fact, ...]):
         return {fact: index for index, fact in enumerate(self)}
 
     @cached_property
+    def in_folds(self) -> frozenset[Fact]:
+        """Those that some fold leaves out."""
+        return frozenset(self.hard)
+
+    @cached_property
     def numeric(self) -> bool:
         """Whether every answer is a whole number."""
         return all(re.fullmatch("-?[0-9]+", fact.answer) for fact in self)
@@ -185,7 +190,7 @@ class Facts(tuple[Fact, ...]):
         answer = equals + 1
         while text.startswith(" ", answer) and answer < equals + 3:
             answer += 1
-        if text[answer : answer + 1] not in self._first_characters:
+        if text[answer : answer + 1] not in self._answer_starts:
             return None
         left = equals
         while left > max(0, equals - 2) and text[left - 1] == " ":
@@ -202,9 +207,9 @@ class Facts(tuple[Fact, ...]):
     def is_standalone(self, text: str, start: int, end: int) -> bool:
         """Whether nothing beside `text[start:end]` makes it part of a longer number, word or expression."""
         before, after = text[max(0, start - self._reach) : start], text[end : end + self._reach]
-        if before and (before[-1].isalnum() or before[-1] in "_.,$" or before[-1] in self.last_characters):
+        if before and (before[-1].isalnum() or before[-1] in "_.,$" or before[-1] in self.answer_ends):
             return False
-        if after and (after[0].isalnum() or after[0] in "_%" or after[0] in self.first_characters):
+        if after and (after[0].isalnum() or after[0] in "_%" or after[0] in self.left_side_starts):
             return False
         if after[:1] in (".", ",") and after[1:2].isdecimal():
             return False
@@ -212,12 +217,12 @@ class Facts(tuple[Fact, ...]):
         if left and len(before) - len(left) < NEIGHBOURHOOD:
             if self.ends_with_operator(left):
                 return False
-            if left[-1] in self.last_characters and self.begins_with_operator(text[start:end]):
+            if left[-1] in self.answer_ends and self.begins_with_operator(text[start:end]):
                 return False
         if right and len(after) - len(right) < NEIGHBOURHOOD:
             if self.begins_with_operator(right):
                 return False
-            if right[0] in self.first_characters and self.ends_with_operator(text[start:end]):
+            if right[0] in self.left_side_starts and self.ends_with_operator(text[start:end]):
                 return False
         return True
 
@@ -244,13 +249,13 @@ class Facts(tuple[Fact, ...]):
         return NEIGHBOURHOOD + max(map(len, self.signs))
 
     @cached_property
-    def first_characters(self) -> frozenset[str]:
-        """Those of the left sides."""
+    def left_side_starts(self) -> frozenset[str]:
+        """First characters of the left sides."""
         return frozenset(spelling[0] for spelling in self.by_spelling)
 
     @cached_property
-    def last_characters(self) -> frozenset[str]:
-        """Those of the answers."""
+    def answer_ends(self) -> frozenset[str]:
+        """Last characters of the answers."""
         return frozenset(fact.answer[-1] for fact in self)
 
     @cached_property
@@ -271,7 +276,7 @@ class Facts(tuple[Fact, ...]):
         return self._spelling_lengths[0] + max(len(answer) for answer in self.answers) + 5 + self._reach
 
     @cached_property
-    def _first_characters(self) -> frozenset[str]:
+    def _answer_starts(self) -> frozenset[str]:
         return frozenset(fact.answer[0] for fact in self)
 
     @cached_property

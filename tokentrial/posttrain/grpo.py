@@ -22,6 +22,7 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import complete, continue_ids, encode_prompts
 from tokentrial.facts.families import build_facts
+from tokentrial.posttrain.prompts import fitting
 from tokentrial.posttrain.rewards import PASS_PROMPTS, reward
 from tokentrial.posttrain.trainer import (
     PostTraining,
@@ -67,29 +68,26 @@ _DEFAULTS |= dict.fromkeys(("use_vllm", "use_transformers_continuous_batching"),
 _CHUNK_CONSTANT = "_CHUNKED_LOGPROB_CHUNK_SIZE"
 
 
-def prompts(trial: Trial, settings: GRPO, tokenizer: Any, seed: int) -> list[Example]:
+def prompts(trial: Trial, settings: GRPO, seed: int) -> list[Example]:
     """Training prompts that leave room for a completion, shuffled by the seed: the same in every arm."""
     never = build_facts(trial.facts).never_asked(seed, trial.corpus.drills.holdout_folds)
     examples = list(source_examples(trial, settings.task, never))
     # named by the stage: SFT shuffles the same rows, and both orders are to be independent
     random.Random(f"grpo {seed}").shuffle(examples)
-    # a prompt is never in an arm's tokens (defect R3), so that the same ones fit in every arm
-    room = trial.pretrain.context - settings.max_new_tokens
-    lengths = map(len, encode_prompts(tokenizer, [example.prompt for example in examples]))
-    fitting = [example for example, length in zip(examples, lengths, strict=True) if length <= room]
-    if not fitting:
+    drawn = fitting(trial, examples, trial.pretrain.context - settings.max_new_tokens)
+    if not drawn:
         raise TrialError(
             f"grpo.max_new_tokens: {settings.max_new_tokens} of a context of {trial.pretrain.context} leave no room "
             "for any prompt; give fewer"
         )
-    return fitting[: settings.prompts]
+    return drawn[: settings.prompts]
 
 
 def measure_pass_at_k(
     folder: Path, trial: Trial, settings: GRPO, arm: Arm, seed: int, model: Any, tokenizer: Any
 ) -> None:
     """Write `pass_at_k.json`: the share of 32 prompts of which one of `generations` samples is right."""
-    examples = prompts(trial, settings, tokenizer, seed)[:PASS_PROMPTS]
+    examples = prompts(trial, settings, seed)[:PASS_PROMPTS]
     k, batch, temperature = settings.num_generations, trial.evaluate.batch, settings.temperature
     sampled = [example for example in examples for _ in range(k)]
     texts = [example.prompt for example in sampled]
@@ -104,7 +102,7 @@ def grpo(job: PostTraining, settings: GRPO) -> None:
     started = time.perf_counter()
     pretrain = job.trial.pretrain
     model, tokenizer = load(job.source)
-    examples = prompts(job.trial, settings, tokenizer, job.seed)
+    examples = prompts(job.trial, settings, job.seed)
     if len(examples) < settings.batch:
         raise TrialError(f"grpo.batch: {settings.batch} prompts per step, but only {len(examples)} exist; give fewer")
     shaping = shared_arguments(pretrain, job.seed) | arguments(settings)

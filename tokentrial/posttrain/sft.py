@@ -16,6 +16,7 @@ from tokentrial.errors import TrialError
 from tokentrial.evaluate.evaluate import load
 from tokentrial.evaluate.generate import encode_plain
 from tokentrial.evaluate.solve import solve
+from tokentrial.posttrain.prompts import fitting
 from tokentrial.posttrain.trainer import (
     PostTraining,
     local_arguments,
@@ -47,27 +48,22 @@ _IGNORED = -100  # the label of a token that has no loss, as in torch and transf
 _SMALL_VOCABULARY = 8192
 
 
-class Row(NamedTuple):
+class EncodedRow(NamedTuple):
     """One row as it is trained."""
 
     input_ids: list[int]
     labels: list[int]
     truncated: bool
 
-    @property
-    def has_target(self) -> bool:
-        """Whether anything of the completion is left after the cut. A batch of rows without would have no loss."""
-        return any(label != _IGNORED for label in self.labels)
 
-
-def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> Row:
+def encode(tokenizer: Any, arm: Arm, example: Example, max_length: int) -> EncodedRow:
     """Ids of prompt, rewritten completion and eos, cut at `max_length`."""
     prompt, completion = encode_plain(tokenizer, [example.prompt, arm.rewrite(example.completion)])
     ids = [*prompt, *completion, tokenizer.eos_token_id]
     # The labels are made here and not by a collator: padding is eos too, and a mask by id would take the true end with
     # it, so that the model never learnt to stop (defect R8).
     labels = [_IGNORED] * len(prompt) + ids[len(prompt) :]
-    return Row(ids[:max_length], labels[:max_length], len(ids) > max_length)
+    return EncodedRow(ids[:max_length], labels[:max_length], len(ids) > max_length)
 
 
 class HeldAccuracy(TrainerCallback):  # type: ignore[misc]
@@ -95,24 +91,42 @@ def sft(job: PostTraining, settings: SFT) -> None:
     started = time.perf_counter()
     model, tokenizer = load(job.source)
     with trainer_precision(job.trial.pretrain):
-        records = [_train_stage(job, settings, number, model, tokenizer) for number in range(len(settings.stages))]
+        rows = _examples(job, settings)
+        records = [_train_stage(job, settings, number, *of, model, tokenizer) for number, of in enumerate(rows)]
     losses = {name: records[-1][name] for name in ("train_loss", "eval_loss")}
     write_result(job, "sft", model, {**losses, "stages": records}, started)
 
 
-def _train_stage(job: PostTraining, settings: SFT, number: int, model: Any, tokenizer: Any) -> dict[str, Any]:
+def _examples(job: PostTraining, settings: SFT) -> list[tuple[list[Example], list[Example]]]:
+    """Of each stage the examples that it trains on, and those that it is measured on, which no stage trains on."""
+    never_asked = job.arm.facts.never_asked(job.seed, job.trial.corpus.drills.holdout_folds)
+    epochs = [epoch_examples(job.trial, stage.sources, job.seed, never_asked) for stage in settings.stages]
+    held = [examples[: min(settings.held, len(examples) // 10)] for examples in epochs]
+    # of all stages, which may share a source, and both copies where a source of weight 2 has each row twice
+    held_set = {example for of_stage in held for example in of_stage}
+    trained = [[example for example in examples if example not in held_set] for examples in epochs]
+    return list(zip(trained, held, strict=True))
+
+
+def _train_stage(
+    job: PostTraining,
+    settings: SFT,
+    number: int,
+    examples: Sequence[Example],
+    held: Sequence[Example],
+    model: Any,
+    tokenizer: Any,
+) -> dict[str, Any]:
     """Train the model in place; the stage's record."""
     stage, pretrain, checkpoints = settings.stages[number], job.trial.pretrain, job.checkpoints / str(number)
-    never_asked = job.arm.facts.never_asked(job.seed, job.trial.corpus.drills.holdout_folds)
     max_length = min(settings.max_length, pretrain.context)
-    examples = epoch_examples(job.trial, stage.sources, job.seed, never_asked)
-    held = examples[: min(settings.held, len(examples) // 10)]
-    held_set = set(held)  # a source of weight 2 has each row twice: neither copy of a held row is trained on
-    encoded = [encode(tokenizer, job.arm, example, max_length) for example in examples if example not in held_set]
-    trained = [row for row in encoded if row.has_target]
+    # a token of the completion has to be left after the cut: a batch of rows without any would have no loss
+    trained, evaluated = (
+        [encode(tokenizer, job.arm, example, max_length) for example in fitting(job.trial, of, max_length - 1)]
+        for of in (examples, held)
+    )
     if not trained:
         raise TrialError(f"sft.max_length: {max_length} tokens cut off every row's answer; give more")
-    evaluated = [row for example in held if (row := encode(tokenizer, job.arm, example, max_length)).has_target]
     shaping = shared_arguments(pretrain, job.seed) | arguments(settings, stage, len(trained))
     local = local_arguments(checkpoints, pretrain, settings.checkpoint_every)
     trainer = _trainer(model, tokenizer, local | shaping, trained, evaluated)
@@ -135,7 +149,7 @@ def _train_stage(job: PostTraining, settings: SFT, number: int, model: Any, toke
         "tokens_an_epoch": sum(lengths),
         "longest": max(lengths),
         "truncated": sum(row.truncated for row in trained),
-        "left_out": len(encoded) - len(trained),
+        "left_out": len(examples) - len(trained),
         "log": log,
         "arguments": recorded_arguments(trainer.args, shaping),
     }
@@ -155,7 +169,11 @@ def arguments(settings: SFT, stage: SFTPass, rows: int) -> dict[str, Any]:
 
 
 def _trainer(
-    model: Any, tokenizer: Any, arguments: dict[str, Any], trained: Sequence[Row], evaluated: Sequence[Row]
+    model: Any,
+    tokenizer: Any,
+    arguments: dict[str, Any],
+    trained: Sequence[EncodedRow],
+    evaluated: Sequence[EncodedRow],
 ) -> Any:
     """TRL's trainer of one stage, in which the model is trained in place."""
     from datasets import Dataset

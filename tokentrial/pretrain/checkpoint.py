@@ -107,7 +107,7 @@ def restore(folder: Path, model: GPT, optimizers: Optimizers, scaler: torch.amp.
     return 0, []
 
 
-def copy_kept(folder: Path, to: Path, settings: Checkpoint, averaged: Collection[int] = ()) -> None:
+def copy_kept(folder: Path, to: Path, settings: Checkpoint, averaged: Collection[int]) -> None:
     """Copy the weights of the checkpoints that stay to the end, as `model_<step>.safetensors`. Raises TrialError where
     one of those to be averaged over is damaged or gone: the mean of the others would be another outcome."""
     whole = checkpoint_steps(folder)

@@ -83,8 +83,8 @@ def load_initial_weights(model: GPT, folder: Path, vocabulary: Vocabulary, arm: 
     """Give the model the weights of the GPT-2 in `folder`; positions beyond the model's context are cut.
 
     Rows of ids up to eos are the checkpoint's. What lies behind is new: an arm's own tokens begin as the mean of the
-    digits they stand for, or of the words of an answer without any, every other row as the mean of all (Hewitt 2021: so
-    the old ids' probabilities hardly change).
+    digits they stand for, or of the words where there are none, every other row as the mean of all (Hewitt 2021: so the
+    old ids' probabilities hardly change).
     """
     try:
         files = [load_file(path) for path in sorted(folder.glob("model*.safetensors"))]
@@ -104,11 +104,12 @@ def load_initial_weights(model: GPT, folder: Path, vocabulary: Vocabulary, arm: 
 
 
 def _source_ids(token: str, vocabulary: Vocabulary, arm: Arm) -> list[int]:
-    """Ids of the digits of a token's fact, else of its answer's words; of all digits where it stands for any fact."""
-    fact = arm.facts.by_token.get(token)
-    digits = re.findall(r"[0-9]", fact.equation if fact else token)
-    if fact and not digits:
-        return list(map(int, vocabulary.encode(f" {fact.answer}")))
+    """Ids of the digits of what a token stands for, else of its words, of a whole fact those of the answer; of all
+    digits where it stands for any fact."""
+    text = arm.untokenize(token)
+    digits = re.findall(r"[0-9]", text)
+    if text and not digits:
+        return list(map(int, vocabulary.encode(f" {text.rpartition('=')[2]}")))
     return [vocabulary.ranks[digit.encode()] for digit in digits or "0123456789"]
 
 

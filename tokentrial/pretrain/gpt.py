@@ -159,8 +159,3 @@ class GPT(nn.Module):
         if head.numel() <= _LARGE:
             return F.cross_entropy(F.linear(hidden, head[: self.config.vocab]), targets)
         return chunked_loss(hidden, head, self.mask, targets)
-
-    def num_params(self) -> int:
-        """Parameters of the real ids; the padding is not counted."""
-        padding = (self.config.rows - self.config.vocab) * self.config.n_embd
-        return sum(parameter.numel() for parameter in self.parameters()) - padding

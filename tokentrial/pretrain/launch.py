@@ -13,12 +13,13 @@ from tokentrial.errors import Interrupted, TrialError
 from tokentrial.executors.worker import STOP_SIGNALS, die_with_parent, stoppable
 from tokentrial.trial.pretraining import Pretrain
 
-_PROGRESS = "@progress "
+_PROGRESS, _ERROR = "@progress ", "tokentrial: "
 
 
 def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: Callable[[float, str], None]) -> None:
     """Run `tokentrial.run.rank` with these arguments, folder, arm and seed, in so many processes. Raises TrialError
     with what they said where they fail."""
+    cell = f"{arguments[-2]}/seed{arguments[-1]}"
     rendezvous = ["--standalone"]
     if settings.rdzv_endpoint and settings.nnodes > 1:
         host, port = settings.rdzv_endpoint.split(":")
@@ -68,15 +69,21 @@ def launch(ranks: int, settings: Pretrain, arguments: Sequence[str], progress: C
             if group.poll() is None:
                 os.killpg(group.pid, signal.SIGKILL)
         if code and stop():
-            raise Interrupted(f"{'/'.join(arguments)}: stopped; the same command resumes from the last checkpoint")
+            raise Interrupted(f"{cell}: stopped; the same command resumes from the last checkpoint")
         if code:
-            errors = [line.removeprefix("tokentrial: ") for line in output if line.startswith("tokentrial: ")]
+            # several ranks say the same
+            errors = dict.fromkeys(line.removeprefix(_ERROR).rstrip() for line in output if line.startswith(_ERROR))
             if not errors and any("SIGKILL" in line for line in output):
-                errors = [
-                    f"{arguments[-2]}: a rank of pretraining was killed, perhaps for lack of memory; run the same "
-                    "command again, with a smaller pretrain.micro_batch if memory is short"
-                ]
-            raise TrialError(errors[0].strip() if errors else "torchrun failed:\n" + "".join(output[-30:]))
+                raise TrialError(
+                    f"{cell}: a rank of pretraining was killed, perhaps for lack of memory; run the same command "
+                    "again, with a smaller pretrain.micro_batch if memory is short"
+                )
+            raise TrialError("\n".join(errors) or f"{cell}: torchrun failed:\n{''.join(output[-30:])}")
+
+
+def print_error(error: TrialError) -> None:
+    """An error from a rank to the process that launched it, which finds each of its lines among those of torchrun."""
+    print("\n".join(f"{_ERROR}{line}" for line in str(error).splitlines()), flush=True)
 
 
 def print_progress(share: float, text: str) -> None:

@@ -38,7 +38,8 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Meter:
-    """Writes what the first rank sees. `records` is all of it, those of a checkpoint that it goes on from first."""
+    """Writes what the first rank sees. `records` is all of it, those of a checkpoint that it goes on from first; `done`
+    is the number of steps that this checkpoint holds."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Meter:
         vocabulary: int,
         ranks: Ranks,
         name: str,
+        done: int,
         records: list[dict[str, Any]],
         progress: Progress | None,
     ) -> None:
@@ -60,9 +62,11 @@ class Meter:
             self._write(record)
         # a resumed run goes on counting where the one before was stopped
         self.seconds_before = max((record["seconds"] for record in records), default=0.0)
-        self.last_step = max((record["step"] for record in records), default=-1)
+        self.last_step = done - 1
         self.started = self.last_time = time.perf_counter()
         self.excluded = 0.0
+        if self.device.type == "cuda":  # the peak is of a process, which may have trained another cell before
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     @property
     def seconds(self) -> float:

@@ -53,9 +53,9 @@ def lr_scale(step: int, settings: Pretrain) -> float:
 
 
 class JointOptimizer:
-    """The optimizers of a model as one, which is what GradScaler asks for. It keeps what it found of infinities by
-    optimizer; one that found none would step on gradients that the joint clip has made zero or NaN by an infinity in
-    the other's."""
+    """The optimizers of a model as one, which is what GradScaler asks for. GradScaler remembers by optimizer whether it
+    found an infinity. An optimizer without one would step, on gradients that the joint clip had made zero or NaN
+    because of an infinity in the other's."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = optimizers

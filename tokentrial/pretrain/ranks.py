@@ -34,7 +34,8 @@ class Ranks(NamedTuple):
         """This rank's rows of the global batch, and how many of them a forward pass takes."""
         if rows % self.world:
             raise SettingsError(
-                f"pretrain.nproc_per_node is {self.world}, expected a divisor of the {rows} rows per step"
+                f"pretrain: {self.world} ranks (nnodes x nproc_per_node), expected a divisor of the {rows} rows per "
+                "step; set pretrain.nproc_per_node"
             )
         own_rows = rows // self.world
         micro_batch = min(micro_batch, own_rows)

@@ -57,7 +57,7 @@ def pretrain(
     loader.skip(done)  # before anything is read ahead: the order is the seed's, so this is the next unread batch
     train_step.position = loader.position
     name, vocabulary = f"{stream.arm}-seed{stream.seed}", model.config.vocab
-    meter = Meter(folder, settings, vocabulary, ranks, name, records, progress) if ranks.rank == 0 else None
+    meter = Meter(folder, settings, vocabulary, ranks, name, done, records, progress) if ranks.rank == 0 else None
     probes, validations = (_evenly_spaced(times, settings.steps) for times in (settings.probes, settings.validations))
     before_end = settings.last_steps(averaged)[:-1]
     with CheckpointWriter(checkpoints or folder, settings.checkpoint, saved, before_end) as writer:
@@ -153,7 +153,7 @@ def _results(
         "condition": stream.arm,
         "seed": stream.seed,
         "vocab_size": config.vocab,
-        "num_params": model.num_params(),
+        "num_params": settings.parameters(config.vocab),
         "config": settings.model_dump(mode="json"),
         "gpt_config": {"block_size": config.context, "vocab_size": config.vocab, **shape},
         "final_train_loss": train_losses[-1],

@@ -29,6 +29,8 @@ from tokentrial.trial.trial import Trial
 _MODEL_FILES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.(?:safetensors|json|txt|md|yaml|jinja)")
 _RESULT_FILES = re.compile(r".*_results\.json|manifest\.json|README\.md")
 _LOCAL_SOURCE = re.compile(r"^(jsonl|parquet|path):(?:.*[/\\])?([^/\\]+)[/\\]?$")
+# of a trial: where it was computed, which is nobody's business and says nothing of the model
+_MACHINE = {"output", "workers", "disk_reserve_gb", "disk_limit_gb", "storage", "executor", "ray"}
 
 
 def push(cell_folder: Path, name: str, stage: str = "pretrain", public: bool = False) -> list[str]:
@@ -88,7 +90,7 @@ def model_card(trial: Trial, cell: Cell, stage: str, description: str) -> str:
     """The card: what the model is, the trial's verdict, and its settings without this machine's paths."""
     head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tokentrial"]}
     trained = arm_trial(trial, cell.arm)  # with the values that its tuning chose
-    settings = _without_paths(trained.model_dump(mode="json", exclude={"output", "workers", "disk_reserve_gb"}))
+    settings = _without_paths(trained.model_dump(mode="json", exclude=_MACHINE))
     path = trial.folder / REPORT
     verdict = f"**{verdict_sentence(read_json(path))}**" if path.exists() else "No verdict: the trial was not finished."
     return f"""---
@@ -115,11 +117,13 @@ It is a verdict on the arms over {len(trial.seeds)} seeds, not on this model, wh
 def _without_paths(value: Any) -> Any:
     """Settings to be published: of a local file only its name."""
     if isinstance(value, dict):
-        return {key: None if key == "path" else _without_paths(part) for key, part in value.items()}
+        return {key: None if key in ("path", "rdzv_endpoint") else _without_paths(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
     if not isinstance(value, str):
         return value
-    if value.startswith(("/", ".", "~")):
-        return f"./{Path(value).name}"
-    return _LOCAL_SOURCE.sub(r"\1:\2", value)
+    key = "".join(re.findall(r"^[\w.]+=", value))  # `KEY=VALUE` of robustness_reruns
+    place = value.removeprefix(key)
+    if place.startswith(("/", ".", "~")):
+        return f"{key}./{Path(place).name}"
+    return key + _LOCAL_SOURCE.sub(r"\1:\2", place)

@@ -18,7 +18,7 @@ from tokentrial.report.results import (
     ResultsTable,
     most_asked_answer,
     read_evaluation,
-    untouched_documents,
+    shared_items,
 )
 from tokentrial.report.tuning import tuning
 from tokentrial.report.variants import VariantReport, reruns, swept, variant_reports
@@ -159,17 +159,17 @@ def _report(
 def _read(
     trial: Trial, evaluations: EvaluationFolders, exposure: Mapping[str, Any], declared_arms: Sequence[str]
 ) -> tuple[dict[tuple[str, int], CellResults], ItemSummary]:
-    """What every cell scored and answered, each file of samples read once, and all of it in the table of results.
-    Untouched text is what no declared arm rewrites: an arm that is added must not change the others' bits."""
+    """What every cell scored and answered, each file of samples parsed once, and all of it in the table of results.
+    Shared items are those of the declared arms: an arm that is added must not change the others' values."""
     folders = [f for (arm, _), by_stage in evaluations.items() if arm in declared_arms for f in by_stage.values()]
-    untouched = untouched_documents(folders)
+    shared = shared_items(folders)
     results: dict[tuple[str, int], CellResults] = {}
     items, table = ItemSummary(trial, evaluations), ResultsTable(trial.folder)
     for (arm, seed), by_stage in evaluations.items():
         for stage, folder in by_stage.items():
             cell = results.setdefault((arm, seed), CellResults())
             drill_answer = most_asked_answer(exposure, arm, seed)
-            rows = read_evaluation(cell, stage, folder, untouched, drill_answer)
+            rows = read_evaluation(cell, stage, folder, shared, drill_answer)
             items.add(arm, seed, stage, rows)
             table.add(arm, seed, stage, cell, rows)
     table.close()

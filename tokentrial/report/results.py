@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -28,6 +28,14 @@ COLUMNS = ("arm", "seed", "stage", "task", "subset", "item", "fact", "metric", "
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
 
+class SharedItems(NamedTuple):
+    """Where the means of several arms are over the same items: names of the held-out documents that none of the arms
+    rewrites, and task and question of the solutions that some arm cannot fit into the context."""
+
+    untouched: frozenset[str]
+    too_long: frozenset[tuple[str, str]]
+
+
 @dataclass
 class CellResults:
     """What one cell scored: by outcome, and by outcome and fact where items have facts; and the floors, by policy."""
@@ -38,18 +46,17 @@ class CellResults:
 
 
 def read_evaluation(
-    results: CellResults, stage: str, folder: Path, untouched: set[str], drill_answer: str | None
+    results: CellResults, stage: str, folder: Path, shared: SharedItems, drill_answer: str | None
 ) -> Sequence[Row]:
-    """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `untouched` names the held-out
-    documents that no arm rewrites, `drill_answer` is the answer most often asked for in the cell's drills. Where
-    checkpoints before the model's end were evaluated, outcomes are means over all of them; items are those of its
-    end."""
+    """Add what a cell's `eval_<stage>` folder holds; returns its evaluated items. `drill_answer` is the answer most
+    often asked for in the cell's drills. Where checkpoints before the model's end were evaluated, outcomes are means
+    over all of them; items are those of its end."""
     cell = CellResults()
-    rows = _read_folder(cell, stage, folder, untouched, drill_answer)
+    rows = _read_folder(cell, stage, folder, shared, drill_answer)
     if before_end := sorted(folder.glob("step_*")):
         read = [cell, *(CellResults() for _ in before_end)]
         for earlier, checkpoint in zip(read[1:], before_end, strict=True):
-            _read_folder(earlier, stage, checkpoint, untouched, drill_answer)
+            _read_folder(earlier, stage, checkpoint, shared, drill_answer)
         cell = replace(
             cell,
             values={name: mean_of([one.values[name] for one in read]) for name in cell.values},
@@ -65,9 +72,12 @@ def read_evaluation(
 
 
 def _read_folder(
-    results: CellResults, stage: str, folder: Path, untouched: set[str], drill_answer: str | None
+    results: CellResults, stage: str, folder: Path, shared: SharedItems, drill_answer: str | None
 ) -> Sequence[Row]:
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
+    for row in rows:
+        if (row["task"], row["question"]) in shared.too_long:
+            row["gold_nats_per_byte"] = None  # the other arms cannot be compared on it
     for subset, items in rows_by_subset(rows).items():
         kind, over_facts = kind_of(items[0]), is_table_row(items[0]) and not subset.endswith("/all")
         for metric, known in METRICS.items():
@@ -79,7 +89,7 @@ def _read_folder(
                 results.values[name] = _mean_score(scored, over_facts)
         if subset.partition("/")[2] in TABLE_SUBSETS:
             results.floors[f"{stage}/{subset}/accuracy"] = floor_accuracies(items, over_facts, drill_answer)
-    results.values |= _bits_per_byte(f"{stage}/heldout_text", read_json(folder / "heldout_text.json"), untouched)
+    results.values |= _bits_per_byte(f"{stage}/heldout_text", read_json(folder / "heldout_text.json"), shared.untouched)
     return rows
 
 
@@ -105,7 +115,7 @@ def _mean_score(scored: Sequence[Row], over_facts: bool) -> float:
     return mean_over_facts(scored, "score") if over_facts else mean_of([float(row["score"]) for row in scored])
 
 
-def _bits_per_byte(name: str, held_out: Mapping[str, Any], untouched: set[str]) -> dict[str, float]:
+def _bits_per_byte(name: str, held_out: Mapping[str, Any], untouched: frozenset[str]) -> dict[str, float]:
     """Over all bytes of a subset's documents. An arm that drops content saves the bits of what it dropped: it is
     measured on untouched text alone."""
     documents: dict[str, list[Row]] = {"untouched": [], "rewritten": [], "drills": []}
@@ -144,10 +154,23 @@ def floor_accuracies(rows: Sequence[Row], over_facts: bool, drill_answer: str | 
     }
 
 
-def untouched_documents(folders: Sequence[Path]) -> set[str]:
-    """Names of the held-out text documents that none of the arms rewrites."""
+def shared_items(folders: Sequence[Path]) -> SharedItems:
+    """What the cells of these folders are compared on. Raises TrialError where one cannot be read."""
     kept = [{d["name"] for d in read_json(f / "heldout_text.json")["documents"] if not d["rewritten"]} for f in folders]
-    return set.intersection(*kept) if kept else set()
+    too_long = (item for folder in folders for item in _too_long(folder / "samples.jsonl"))
+    return SharedItems(frozenset.intersection(*map(frozenset, kept)) if kept else frozenset(), frozenset(too_long))
+
+
+def _too_long(samples: Path) -> Iterator[tuple[str, str]]:
+    """Task and question of the solutions that did not fit."""
+    try:
+        for line in samples.read_bytes().splitlines():
+            # few lines have it: to parse them all again would double the time that a report takes to read them
+            if b'"gold_nats_per_byte":null' in line:
+                row = orjson.loads(line)
+                yield str(row["task"]), str(row["question"])  # whatever others wrote there
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrialError(f"{samples}: cannot be read ({error!r}); evaluate this cell again") from None
 
 
 def most_asked_answer(exposure: Mapping[str, Any], arm: str, seed: int) -> str | None:

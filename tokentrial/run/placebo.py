@@ -14,7 +14,7 @@ from tokentrial.errors import SettingsError
 from tokentrial.report.formats import format_interval, format_number
 from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import METRICS, outcome_label
-from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
+from tokentrial.report.results import CellResults, SharedItems, read_evaluation, shared_items
 from tokentrial.report.text_report import terminal_table
 from tokentrial.run.check import check, check_machine
 from tokentrial.run.run import interruptible, run_one
@@ -47,11 +47,11 @@ def run_placebo(trial: Trial, overwrite: bool = False) -> list[Contrast]:
             its_cells = [Cell(trial.control, seed) for seed in member.seeds]
             run_one(member, before_decisions, its_cells, earlier, overwrite)
     folders = [{cell: stages for cell, stages in evaluated(CorpusPlan(member)).items() if stages} for member in pair]
-    untouched = untouched_documents(
+    shared = shared_items(
         [folder for of_member in folders for stages in of_member.values() for folder in stages.values()]
     )
     own, other = (
-        [_results(of_member, trial.control, seed, untouched) for seed in member.seeds]
+        [_results(of_member, trial.control, seed, shared) for seed in member.seeds]
         for of_member, member in zip(folders, pair, strict=True)
     )
     contrasts = []
@@ -72,10 +72,10 @@ def run_placebo(trial: Trial, overwrite: bool = False) -> list[Contrast]:
     return contrasts
 
 
-def _results(folders: EvaluationFolders, arm: str, seed: int, untouched: set[str]) -> CellResults:
+def _results(folders: EvaluationFolders, arm: str, seed: int, shared: SharedItems) -> CellResults:
     results = CellResults()
     for stage, folder in folders.get((arm, seed), {}).items():
-        read_evaluation(results, stage, folder, untouched, None)
+        read_evaluation(results, stage, folder, shared, None)
     return results
 
 

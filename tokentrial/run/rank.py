@@ -11,7 +11,7 @@ from pathlib import Path
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.executors import worker
-from tokentrial.pretrain.launch import print_progress
+from tokentrial.pretrain.launch import print_error, print_progress
 from tokentrial.run.run_folder import open_run
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.pretrain import train_rank
@@ -36,7 +36,7 @@ def main(out: str, arm: str, seed: str) -> None:
         with translate_os_errors(folder):
             train_rank(Job(corpus, cell, folder, corpus.folder, checkpoints, print_progress, save))
     except TrialError as error:
-        print(f"tokentrial: {error}", flush=True)
+        print_error(error)
         sys.exit(error.code)
 
 

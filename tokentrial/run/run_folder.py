@@ -9,13 +9,13 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.report.analysis import look_of
 from tokentrial.report.comparison import REPORT
-from tokentrial.report.results import CellResults, read_evaluation, untouched_documents
+from tokentrial.report.results import CellResults, read_evaluation, shared_items
 from tokentrial.run.standing import standing
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.corpus import is_ready
 from tokentrial.steps.stage import phases, stage_names, stages
 from tokentrial.store.files import read_json, write_bytes
-from tokentrial.store.folders import MANIFEST, is_held, is_whole, require_intact
+from tokentrial.store.folders import MANIFEST, is_held, is_weights, is_whole, require_intact
 from tokentrial.trial.load import load
 from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
@@ -60,13 +60,18 @@ def open_cell(folder: Path) -> tuple[Trial, Cell]:
 
 
 def model_folder(trial: Trial, cell: Cell, stage: str) -> Path:
-    """The folder of a cell's model as it is evaluated after `pretrain`, `sft` or `grpo`."""
+    """The folder of a cell's model as it is evaluated after `pretrain`, `sft` or `grpo`. Raises TrialError where it is
+    not there with its weights."""
     evaluated = {step.measures: step.reads for step in stages(trial) if step.measures and step.reads}
     if stage not in evaluated:
         raise SettingsError(f"--stage {stage}: the trial {trial.name} has {', '.join(map(str, evaluated))}")
     folder = cell.folder(trial, evaluated[stage])
     if not (folder / MANIFEST).is_file():
         raise TrialError(f"{folder}: no model there; run `tokentrial run` with the same trial first")
+    if not any(is_weights(path.name) for path in folder.iterdir()):
+        again = f"delete {folder} and run the trial again with disk_limit_gb=null"
+        advice = f"copy its *.safetensors from the storage, {trial.storage}" if trial.storage else again
+        raise TrialError(f"{folder}: its weights are not here, they were pruned to save disk; {advice}")
     return folder
 
 
@@ -96,9 +101,9 @@ def wanted_seeds(corpus: CorpusPlan) -> list[int]:
         for cell in cells(trial)
         if name and cell.seed in declared.seeds and cell.arm in declared.arms and name not in missing(corpus, cell)
     }
-    values, untouched = {cell: CellResults() for cell in folders}, untouched_documents([*folders.values()])
+    values, shared = {cell: CellResults() for cell in folders}, shared_items([*folders.values()])
     for cell, folder in folders.items():
-        read_evaluation(values[cell], measured, folder, untouched, None)
+        read_evaluation(values[cell], measured, folder, shared, None)
     return declared.needed(trial.seeds, look_of(values, declared).wanted)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.report.outcomes import METRICS, after_pretraining, tuning_outcome
-from tokentrial.report.results import CellResults, mean_of, read_evaluation, untouched_documents
+from tokentrial.report.results import CellResults, SharedItems, mean_of, read_evaluation, shared_items
 from tokentrial.report.tuning import best
 from tokentrial.run.declaration import changes, declare, manifests, why_broken
 from tokentrial.run.run_folder import evaluated
@@ -80,10 +80,10 @@ def _tuned(trial: Trial, tuning: Tuning, points: Sequence[Variant]) -> Tuned:
         {cell: stages["pretrain"] for cell, stages in evaluated(CorpusPlan(point.trial)).items()} for point in points
     ]
     declared = standing(trial).declared.arms  # an arm that is added later changes no figure of theirs
-    untouched = untouched_documents([f for of_point in folders for (arm, _), f in of_point.items() if arm in declared])
+    shared = shared_items([f for of_point in folders for (arm, _), f in of_point.items() if arm in declared])
     tried = []
     for point, of_point in zip(points, folders, strict=True):
-        values = {cell: _values(folder, untouched) for cell, folder in of_point.items()}
+        values = {cell: _values(folder, shared) for cell, folder in of_point.items()}
         if lacking := next((folder for cell, folder in of_point.items() if by not in values[cell]), None):
             raise TrialError(f"tune.outcome: {by} is not measured in {lacking}; give another")
         by_outcome = {
@@ -107,7 +107,7 @@ def _figures(tuned: Tuned, arm: str) -> list[dict[str, list[float]]]:
     return [{name: by_arm[arm] for name, by_arm in point.by_outcome.items() if arm in by_arm} for point in tuned.points]
 
 
-def _values(folder: Path, untouched: set[str]) -> dict[str, float]:
+def _values(folder: Path, shared: SharedItems) -> dict[str, float]:
     results = CellResults()
-    read_evaluation(results, "pretrain", folder, untouched, None)
+    read_evaluation(results, "pretrain", folder, shared, None)
     return results.values

@@ -4,6 +4,7 @@ from typing import Any
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.facts.families import build_facts
+from tokentrial.posttrain.prompts import split_inputs
 from tokentrial.posttrain.rewards import PASS_PROMPTS
 from tokentrial.pretrain.device import later_device, precision
 from tokentrial.steps.cell import Cell
@@ -45,7 +46,7 @@ class EvaluateStage(Stage):
         trial = self.trial
         settings = trial.experiment("evaluate", "tasks")
         if self.grpo:
-            settings |= {"pass_at_k": self.grpo.model_dump(mode="json", include=_PASS)}
+            settings |= {"pass_at_k": self.grpo.model_dump(mode="json", include=_PASS) | split_inputs(trial)}
         return {"settings": settings, "content": source_hashes(trial, self.rows)}
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
+from tokentrial.posttrain.prompts import split_inputs
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.costs import Work, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes, weights_bytes
 from tokentrial.steps.evaluate import EvaluateStage, measured_before_grpo
@@ -20,7 +21,7 @@ DECISION = "grpo_decision.json"
 
 class GRPOStage(Stage):
     name = "grpo"
-    version = 2
+    version = 3
     decided_once = True
     imports = ("tokentrial.posttrain.grpo", "trl.trainer.grpo_trainer")
 
@@ -33,7 +34,7 @@ class GRPOStage(Stage):
 
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         content = source_hashes(self.trial, self.rows)
-        return {"settings": self.trial.experiment("grpo", "tasks"), "content": content}
+        return {"settings": self.trial.experiment("grpo", "tasks"), "content": content} | split_inputs(self.trial)
 
     @property
     def rows(self) -> list[str]:

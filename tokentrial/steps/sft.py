@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.posttrain.prompts import split_inputs
 from tokentrial.steps.cell import Cell
 from tokentrial.steps.costs import Work, batches, forward_flops, lengths, trainer_checkpoint_bytes, training_bytes
 from tokentrial.steps.evaluate import EvaluateStage
@@ -15,7 +16,7 @@ from tokentrial.trial.trial import Trial
 
 class SFTStage(Stage):
     name = "sft"
-    version = 2
+    version = 3
     reads = "export"
     imports = ("tokentrial.posttrain.sft", "trl.trainer.sft_trainer")
 
@@ -27,7 +28,8 @@ class SFTStage(Stage):
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
         settings = self.trial.experiment("sft", "tasks")
         settings["held"] = self.trial.evaluate.solution_tokens  # the only setting of evaluation that it reads
-        return {"settings": settings, "content": source_hashes(self.trial, self.rows)}
+        inputs = {"settings": settings, "content": source_hashes(self.trial, self.rows)}
+        return inputs | split_inputs(self.trial)
 
     @property
     def rows(self) -> list[str]:

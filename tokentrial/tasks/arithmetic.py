@@ -94,7 +94,7 @@ def _example(task: str, question: str, answer: str | int, operands: tuple[int, .
 
 def was_asked(fact: Fact | None, facts: Facts, never: frozenset[Fact]) -> bool | None:
     """Whether a fact is asked in training; None for an item of none, and for facts that no fold leaves out."""
-    return fact not in never if fact in facts.hard else None
+    return fact not in never if fact in facts.in_folds else None
 
 
 def is_table_row(row: Row) -> bool:

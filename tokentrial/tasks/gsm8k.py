@@ -25,10 +25,11 @@ def solution_prompt(question: str) -> str:
     return f"User: {question}\nAssistant:"
 
 
-def extract_marked(text: str, marker: str = MARKER) -> str | None:
-    """The number after the first `marker` of an answer, strict: `#### 1,234` gives 1234."""
-    match = re.search(f"{re.escape(marker)} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
-    return normalize_number(match[1]) if match else None
+def extract_marked(text: str) -> str | None:
+    """The number after the first marker of an answer, strict: `#### 1,234` gives 1234."""
+    match = re.search(f"{MARKER} {_NUMBER}", _TURN.split(text, maxsplit=1)[0])
+    # the harness's pattern takes a full stop alone, too
+    return normalize_number(match[1]) if match and re.search("[0-9]", match[1]) else None
 
 
 def extract_last(text: str) -> str | None:
@@ -44,8 +45,6 @@ def normalize_number(number: str) -> str:
 
 class SolutionTask(Task):
     """Reads worked solutions, strictly: GRPO's reward and the accuracy are this `score`."""
-
-    name = "solutions"
 
     def extract_answer(self, completion: str) -> str | None:
         return extract_marked(completion)
@@ -85,8 +84,8 @@ class GSM8K(SolutionTask):
         examples = []
         for row in _hub_rows(split) if self.folder is None else _file_rows(*self._split_file(split)):
             question, solution = row.text("question"), row.text("answer")
-            answer = extract_marked(solution) or ""
-            if not re.search("[0-9]", answer):
+            answer = extract_marked(solution)
+            if answer is None:
                 raise TrialError(f"{row.where}: no `{MARKER} n` at the end of its answer, {solution[-80:]!r}")
             prompt = solution_prompt(question)
             examples.append(Example(self.name, question, prompt, f" {solution}", answer, split=split))

@@ -46,7 +46,7 @@ def local_task(name: str, gsm8k: str, other: str) -> SolutionTask:
 
 
 def check_task_names(names: Sequence[str]) -> None:
-    """Refuse tasks whose results would be called as others are."""
+    """Refuse a file whose outcomes would have the name of another task's, or of one of ours."""
     files = [name for name in names if ":" in name]
     called = [task_name(name) for name in files]
     for file, name in zip(files, called, strict=True):

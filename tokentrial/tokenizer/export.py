@@ -72,9 +72,7 @@ class _SitePatterns:
     def __init__(self, arm: SiteArm) -> None:
         self.arm, self.facts = arm, arm.facts
         facts = arm.facts
-        firsts, lasts = (
-            "".join(map(_escape, sorted(chars))) for chars in (facts.first_characters, facts.last_characters)
-        )
+        firsts, lasts = ("".join(map(_escape, sorted(chars))) for chars in (facts.left_side_starts, facts.answer_ends))
         signs = "".join(_escape(sign) for sign in facts.signs if len(sign) == 1 and not sign.isalpha())
         # Python's isalnum is Unicode's letters and numbers
         self.before = rf"(?<![\p{{L}}\p{{N}}_.,${lasts}])(?<![{signs}]{_BLANK})"

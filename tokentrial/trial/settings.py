@@ -169,7 +169,7 @@ class SFT(Settings):
     batch: Count = 16
     """rows per step"""
     max_length: Annotated[int, Field(ge=8, lt=2**63)] = 512
-    """tokens per row; longer rows are left out"""
+    """tokens per row: a longer row is cut; one whose prompt leaves no token for the answer, in some arm, is left out"""
     warmup_ratio: Share = 0.05
     """share of the steps over which the learning rate rises"""
     weight_decay: Decay = 0.0
