@@ -7,7 +7,7 @@ from pathlib import Path
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.plan.budget import Part, affordable, budget_order, shares
-from tokentrial.plan.work import expected_seconds
+from tokentrial.plan.work import expected_of_family
 from tokentrial.run.run_folder import seconds, to_do, wanted_seeds
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import phases, stage_names
@@ -24,20 +24,15 @@ def affordable_cells(
     finished cells took; it is printed, with what is run and what is left. Raises SettingsError where not even the first
     seed fits."""
     family = budget_order(trial)
-    planned = {member.folder: expected_seconds(member, {}) for _, member in family}
-    known: dict[Path, dict[str, float]] = {}
-    for _, member in family:
-        durations = {stage: by_cell.values() for stage, by_cell in seconds(member).items() if stage != "corpus"}
-        if durations:
-            known[member.folder] = expected_seconds(member, durations)
-    # of what has not been run anywhere: as much longer than planned as what has
-    as_planned = sum(sum(planned[folder].values()) for folder in known)
-    pace = sum(sum(stages.values()) for stages in known.values()) / as_planned if known else 1.0
+    measured = [
+        {stage: by_cell.values() for stage, by_cell in seconds(member).items() if stage != "corpus"}
+        for _, member in family
+    ]
+    expected_by_member = expected_of_family([member for _, member in family], measured)
     parts: list[Part] = []
     bought: dict[Path, list[list[Cell]]] = {}
     places: list[tuple[Trial, list[Cell]]] = []  # by part: whose it is, and where the cells that it buys go
-    for name, variant in family:
-        expected = known.get(variant.folder) or {stage: pace * s for stage, s in planned[variant.folder].items()}
+    for (name, variant), expected in zip(family, expected_by_member, strict=True):
         asked = [stage for stage in stage_names(variant) if wanted is None or stage in wanted]
         # what is decided once for all cells comes when all have come so far
         in_turn = phases(variant, asked)
@@ -59,7 +54,7 @@ def affordable_cells(
             f"{least / 60:.3g} in all arms; give more"
         )
     seeds_of_parts, spent = affordable(parts, seconds_left)
-    source = "judging by finished cells" if known else "as planned for this machine"
+    source = "judging by finished cells" if any(measured) else "as planned for this machine"
     print(f"budget: {spent / 60:.3g} of {seconds_left / 60:.3g} minutes, {source}", file=sys.stderr)
     for share in shares(parts, seeds_of_parts):
         lines = [f"seeds {seeds} {when}" for seeds, when in ((share.bought, "now"), (share.left, "later")) if seeds]
