@@ -125,6 +125,10 @@ def test_a_decision_against_grpo_costs_nothing_and_leaves_nothing_to_do(climbed_
     assert (first, second) == (cells(trial), [])
     write_trial(trial)
     assert done(trial) == cells_of(1, 2)
+    # an evaluation that was made again since says otherwise: nobody takes the old word for it
+    path = cells(trial)[0].folder(trial, "eval_sft") / "pass_at_k.json"
+    write_json(path, read_json(path) | {"pass_at_k": 0.25})
+    assert done(trial) == set()
 
 
 def test_a_trial_whose_looks_are_decided_pays_for_no_further_seeds(finished, tiny, monkeypatch):

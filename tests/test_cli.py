@@ -48,6 +48,7 @@ def refused(tokentrial):
         ("evaluate --model . --harness hellaswag --tasks gsm8k", "--tasks: not with --harness"),
         ("corpus smoke --full", "--full: only with --verify"),
         ("corpus smoke --seed 2 --out-dir x", "--seed, --out-dir: only with --materialize"),
+        ("corpus smoke --seed 0", "--seed: only with --materialize"),
         ("corpus smoke --verify --materialize baseline", "--materialize: not with --verify"),
         ("corpus smoke --materialize baseline --overwrite", "--overwrite: not with --materialize"),
     ],

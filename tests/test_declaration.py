@@ -194,13 +194,17 @@ def test_seeds_and_arms_that_are_added_do_not_enter_the_verdict(finished_copy, t
 
 
 def test_an_extension_that_was_interrupted_is_finished_by_the_same_command(finished_copy, tokentrial, monkeypatch):
-    asked = []
+    """Two seeds are added; with none, one and both of them finished."""
+    asked, done = [], {1, 2}
     monkeypatch.setattr("tokentrial.run.run.run", lambda trial: asked.append(trial.seeds))
-    write_trial(open_run(finished_copy).model_copy(update={"seeds": [1, 2, 3, 4]}))  # and then it was interrupted
-    for words in ([2], [3], [1], []):
+    unfinished = lambda corpus, cell: [] if cell.seed in done else ["pretrain"]  # noqa: E731
+    monkeypatch.setattr("tokentrial.run.run_folder.to_do", unfinished)
+    write_trial(open_run(finished_copy).model_copy(update={"seeds": [1, 2, 3, 4]}))
+    for seeds, words in (([], [2]), ([3], [2]), ([3], []), ([3, 4], [2])):
+        done.update(seeds)
         code, _, err = tokentrial("extend", finished_copy, *words)
         assert code == 0, err
-    assert asked == [[1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4], [1, 2, 3, 4]]
+    assert asked == [[1, 2, 3, 4]] * 3 + [[1, 2, 3, 4, 5, 6]]
 
 
 # names that exist

@@ -4,9 +4,10 @@ import pytest
 
 from tokentrial.errors import SettingsError
 from tokentrial.report.text_report import markdown
+from tokentrial.report.variants import variant_reports
 from tokentrial.run.run import run
 from tokentrial.run.run_folder import open_run, status
-from tokentrial.store.files import read_json
+from tokentrial.store.files import read_json, sealed, write_json
 
 LADDER = "ladder={sizes: [{n_layer: 1, n_head: 1, n_embd: 16, tokens: 40960}], tokens_exponent: 0.5}"
 
@@ -29,6 +30,10 @@ def test_the_sizes_are_run_reported_together_and_not_run_again(tiny, tmp_path, i
     declared = read_json(trial.folder / "declared.json")["declaration"]
     assert declared["ladder"]["sizes"][0]["n_embd"] == 16
     assert run(open_run(trial.folder)) == report
+    path = trial.folder / "ladder" / "1x16" / "comparison_report.json"
+    write_json(path, sealed(read_json(path) | {"version": 15}))  # by an earlier release: its fields are others
+    [(_, old)] = variant_reports(trial, path.name, report["version"])
+    assert old is None
 
 
 def test_the_trials_own_size_is_no_size_beside_it(tiny, tmp_path):

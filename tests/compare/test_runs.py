@@ -1,6 +1,7 @@
 """Our run folders: a verdict stands where a run's own report gives one, everything else is exploratory."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -59,6 +60,15 @@ def test_text_that_an_arm_of_either_run_rewrites_is_left_out_of_untouched_text(l
     """Whichever arms are compared: of three documents mul_tokens rewrites the second, of 50 bytes."""
     contrast = by_outcome(low, two_arms / "baseline")[BITS]
     assert contrast["value_a"] == contrast["value_b"] == pytest.approx(np.mean([700 + s for s in SEEDS]) / 400)
+
+
+def test_an_evaluation_that_has_not_taken_its_place_is_none(two_arms_copy, by_outcome):
+    """A kill while it was linked: the text is there, the samples are not."""
+    cell = two_arms_copy / "baseline" / "seed1"
+    expected = by_outcome(two_arms_copy / "baseline", two_arms_copy / "mul_tokens")
+    (cell / "eval_sft.partial").mkdir()
+    shutil.copy(cell / "eval_pretrain" / "heldout_text.json", cell / "eval_sft.partial")
+    assert by_outcome(two_arms_copy / "baseline", two_arms_copy / "mul_tokens") == expected
 
 
 def test_texts_that_differ_are_not_compared_by_bits(low, two_arms_copy, tokentrial):

@@ -132,7 +132,7 @@ def test_of_several_workers_the_one_that_died_is_named(tmp_path):
         run(executor, stays, dies, *waits)
 
 
-@pytest.mark.parametrize("how", ["stopped", "told twice", "another call has failed"])
+@pytest.mark.parametrize("how", ["stopped", "told twice", "another call has failed", "by a mistake of ours"])
 def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tmp_path, how):
     """18 calls on two workers, stopped while the first two are at work."""
     paths = [tmp_path / f"{i}" for i in range(18)]
@@ -143,11 +143,14 @@ def test_a_stop_ends_what_runs_once_it_is_saved_and_begins_nothing_that_waits(tm
         if how == "told twice":
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()  # while they save
             signal.raise_signal(signal.SIGTERM)
+        if how == "by a mistake of ours":
+            raise ZeroDivisionError
         raise Interrupted("stopped") if how == "stopped" else TrialError("failed")
 
     calls = [Call(path.name, save_when_told, (path, paths[:2])) for path in paths]
     begun = time.monotonic()
-    with pytest.raises(TrialError), interruptible(tmp_path), LocalExecutor(2) as executor:
+    expected = ZeroDivisionError if how == "by a mistake of ours" else TrialError
+    with pytest.raises(expected), interruptible(tmp_path), LocalExecutor(2) as executor:
         executor.run(calls, interrupt)
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "0.saved", "1.saved"}
     assert time.monotonic() - begun < GRACE_S  # nobody waited for workers that had nothing more to do

@@ -123,6 +123,12 @@ def test_an_unfinished_size_of_the_trial_itself_leaves_the_others_whole(trial):
     assert {len(record["by_seed"]) for record in found["multipliers"]} == {len(SEEDS)}
 
 
+def test_a_size_that_was_run_without_the_declared_control_is_not_complete(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    del made["4x64"]["consumed"]["baseline"]
+    assert reports(trial, made)["missing"] == ["4x64"]
+
+
 def test_a_trend_is_exploratory_where_a_size_or_the_list_of_sizes_is_not_as_declared(trial):
     made = {size: a_report(size, GROWING[size]) for size in SIZES}
     made["2x32"]["declaration"] = {

@@ -61,8 +61,8 @@ def extend(
 ) -> None:
     """Continue to the next declared look, or add seeds.
 
-    Seeds that were not declared do not enter the verdict: they are exploratory. Those that an interrupted `extend`
-    has left unfinished are finished first, and count.
+    Seeds that were not declared do not enter the verdict: they are exploratory. Where an interrupted `extend` has left
+    some unfinished, these are finished, and no others are added.
 
     Example: tokentrial extend outputs/pilot 6
     """
@@ -73,7 +73,9 @@ def extend(
     unfinished = unfinished_added_seeds(trial)
     if seeds is None and trial.verdict.looks is None and not unfinished:
         raise SettingsError(f"{out}: its trial declares no looks; say how many seeds to add, such as 6")
-    more = [trial.unused_seed + number for number in range((seeds or 0) - len(unfinished))]
+    if unfinished and seeds:
+        print(f"the seeds {unfinished}, which were added before, are finished; the same command then adds more")
+    more = [] if unfinished else [trial.unused_seed + number for number in range(seeds or 0)]
     # looks are of the declared seeds: those added lie beyond the last one
     trial = trial.model_copy(update={"seeds": [*trial.seeds, *more]})
     if report := runs.run(trial):

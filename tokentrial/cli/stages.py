@@ -64,7 +64,9 @@ def corpus(
 
 def _require_unused(why: str, **options: object) -> None:
     """Refuse options that a command with these other ones would not read."""
-    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]:
+    if given := [
+        f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None and value is not False
+    ]:
         raise SettingsError(f"{', '.join(given)}: {why}; leave one or the other out")
 
 

@@ -11,6 +11,7 @@ from tokentrial.compare.files import ExternalRecord, file_error, validate
 from tokentrial.compare.system import ItemResults, ModelResults, System
 from tokentrial.report.formats import one_line
 from tokentrial.report.results import CellResults, SharedItems, read_evaluation, rows_by_subset, shared_items
+from tokentrial.store.files import PARTIAL
 from tokentrial.store.rows import read_json_file, read_rows
 from tokentrial.trial.load import load
 
@@ -78,7 +79,8 @@ def _evaluated_stages(cell: Path) -> dict[str, Path]:
 def load_systems(systems_and_cells: Sequence[Found]) -> list[System]:
     """All systems of one comparison. The items that they share are those of all arms of their runs, compared or not."""
     runs = {system.arm_folder.parent for system, _ in systems_and_cells if system.arm_folder}
-    of_runs = {path.parent for run in runs for path in run.glob("*/seed*/eval_*/heldout_text.json")}
+    evaluations = (path.parent for run in runs for path in run.glob("*/seed*/eval_*/heldout_text.json"))
+    of_runs = {folder for folder in evaluations if folder.suffix != PARTIAL}
     folders = of_runs.union(*(stages.values() for _, cells in systems_and_cells for stages in cells.values()))
     documents = {}
     for path in (folder / "heldout_text.json" for folder in sorted(folders)):

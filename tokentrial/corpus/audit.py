@@ -21,7 +21,7 @@ from tokentrial.tasks.contents import source_hashes
 from tokentrial.tasks.task import Example
 from tokentrial.tasks.training_examples import stage_sources
 
-VERSION = 2
+VERSION = 3  # 2 did not read the completions of SFT
 
 
 def audit_fingerprint(plan: CorpusPlan) -> str:

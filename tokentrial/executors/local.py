@@ -42,8 +42,8 @@ _STOPPED = {code for number in STOP_SIGNALS for code in (-number, 128 + number)}
 
 class LocalExecutor:
     """Up to `workers` processes of so many threads each, started as calls need them; where `imports` names modules, all
-    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by a TrialError,
-    such as Interrupted, gives the calls at work time to save themselves, leaving it by another exception kills them."""
+    of them at once, which import these while they wait for calls. Use as a context manager; leaving it by an error,
+    such as Interrupted, gives the calls at work time to save themselves."""
 
     def __init__(self, workers: int, threads: int = 1, imports: Sequence[str] = ()) -> None:
         self.workers, self._threads, self._imports = workers, threads, tuple(imports)
@@ -63,7 +63,7 @@ class LocalExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is not None and issubclass(kind, TrialError):
+            if kind is not None and issubclass(kind, Exception):
                 with signals_held():  # a second signal would end the workers while they save
                     self._stop()
         finally:

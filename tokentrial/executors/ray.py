@@ -1,7 +1,7 @@
 """The Ray executor: calls are tasks of a Ray cluster, in workers that live on, on as many machines as it has.
 
 A call whose worker or node is lost is sent again, and goes on from what it has left on storage that all nodes share; an
-error of the call itself is raised as it is. Leaving by a TrialError gives the calls the local executor's grace: Ray's
+error of the call itself is raised as it is. Leaving by an error gives the calls the local executor's grace: Ray's
 word to cancel is handed on as SIGTERM, so that they save themselves.
 """
 
@@ -121,7 +121,7 @@ class RayExecutor:
         try:
             if kind is not None and self._at_work:
                 with signals_held():
-                    self._cancel(gently=issubclass(kind, TrialError))
+                    self._cancel(gently=issubclass(kind, Exception))
         finally:
             self._connection.__exit__(None, None, None)
 

@@ -46,7 +46,7 @@ def build(
     that some needed cells lack are named under `missing`. `seconds` are those that each stage took, by cell; they alone
     make no report anew.
     """
-    reports = variant_reports(trial, REPORT)
+    reports = variant_reports(trial, REPORT, VERSION)
     wanted = fingerprint(
         "report",
         VERSION,
@@ -110,6 +110,7 @@ def _report(
     stages = list(dict.fromkeys(stage for by_stage in evaluations.values() for stage in by_stage))
     needed = declared.needed(trial.seeds, look.wanted)
     report = {
+        "version": VERSION,
         "trial": trial.name,
         "arms": trial.arms,
         "seeds": trial.seeds,

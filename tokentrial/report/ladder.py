@@ -31,9 +31,9 @@ def ladder(trial: Trial, declared: Declared, reports: Sequence[VariantReport], o
         return None
     by_name = {variant.name: report for variant, report in reports if variant.kind == "ladder"}
     by_name[size_name(trial.pretrain)] = None if own["missing"] else own
-    complete = [(name, report) for name, report in by_name.items() if report is not None]
+    complete = [(name, report) for name, report in by_name.items() if report and declared.control in report["consumed"]]
     sizes = sorted(complete, key=lambda size: _flops(size[1], declared.control))
-    missing = [name for name, report in by_name.items() if report is None]
+    missing = [name for name in by_name if name not in dict(sizes)]
     content: dict[str, Any] = {
         "sizes": [_size(name, report, declared.control) for name, report in sizes],
         "missing": missing,
@@ -117,10 +117,9 @@ def _trend(
 ) -> dict[str, Any]:
     """A declared contrast at each size, over the seeds of that size, and its trend over the seeds that every size has;
     without one while a size is missing."""
-    treatment, control = pair.arms
+    scores = [tuple(_by_seed(report, pair.outcome, arm) for arm in pair.arms) for _, report in sizes]
     by_size = []
-    for name, report in sizes:
-        a, b = (_by_seed(report, pair.outcome, arm) for arm in pair.arms)
+    for (name, report), (a, b) in zip(sizes, scores, strict=True):
         seeds = sorted(a.keys() & b.keys())
         t = paired_t(paired_differences([a[s] for s in seeds], [b[s] for s in seeds])) if seeds else None
         bound = _bound(report, pair, margin)
@@ -137,12 +136,8 @@ def _trend(
         "p": None,
     }
     if is_complete and record["seeds"]:
-        of_arm = {arm: [_by_seed(report, pair.outcome, arm) for _, report in sizes] for arm in pair.arms}
-        rows = [
-            paired_differences([size[s] for size in of_arm[treatment]], [size[s] for size in of_arm[control]])
-            for s in record["seeds"]
-        ]
-        by_seed = slopes(rows, [_flops(report, control) for _, report in sizes])
+        rows = [paired_differences([a[s] for a, _ in scores], [b[s] for _, b in scores]) for s in record["seeds"]]
+        by_seed = slopes(rows, [_flops(report, pair.arms[1]) for _, report in sizes])
         t = paired_t(by_seed)
         # as of a contrast: where all slopes are equal, Student's t has no p
         p = sign_flip(by_seed, np.random.default_rng(0)) if t.sd == 0 else t.p

@@ -28,16 +28,19 @@ class Rerun(NamedTuple):
     is_other_budget: bool  # whether it differs in `budget.match` alone
 
 
-def variant_reports(trial: Trial, name: str) -> list[VariantReport]:
-    """Each variant with its report, the file of this name; None where there is none of these settings yet, or the
-    variant is the trial itself."""
-    return [(variant, None if variant.is_itself else _report(variant.trial, name)) for variant in variants(trial)]
+def variant_reports(trial: Trial, name: str, version: int) -> list[VariantReport]:
+    """Each variant with its report, the file of this name; None where there is none of these settings and this version
+    yet, or the variant is the trial itself."""
+    reports = [None if variant.is_itself else _report(variant.trial, name, version) for variant in variants(trial)]
+    return list(zip(variants(trial), reports, strict=True))
 
 
-def _report(trial: Trial, name: str) -> Mapping[str, Any] | None:
+def _report(trial: Trial, name: str, version: int) -> Mapping[str, Any] | None:
     if not (path := trial.folder / name).exists():
         return None
     report: Mapping[str, Any] = read_json(path)
+    if report.get("version") != version:
+        return None  # it is made again with the trial's
     same = parse(report["settings"], str(path)).experiment(*_PARTS) == trial.experiment(*_PARTS)
     return report if same and not report["missing"] else None
 

@@ -114,7 +114,8 @@ def run_one(
     storage = Storage(trial)
     with translate_os_errors(trial.folder), lock(trial.folder):
         refuse_taking_over(trial, overwrite)
-        remove_stale_partials(trial.folder, trial.folder / "corpus", *trial.folder.glob("*/seed*"))
+        of_corpus = [trial.folder / "corpus", *trial.folder.glob("corpus/*/"), *trial.folder.glob("corpus/patches/*/")]
+        remove_stale_partials(trial.folder, *of_corpus, *trial.folder.glob("*/seed*"))
         storage.state.fetch(changed=True)
         refuse_taking_over(trial, overwrite)  # the declaration that came may not be that of the results here
         if earlier:

@@ -46,8 +46,12 @@ class GRPOStage(Stage):
 
     @property
     def is_declined(self) -> bool:
-        skips = self.is_decided and self.settings.on_zero == "skip"
-        return skips and not read_json(self.trial.folder / DECISION, "go_on")["go_on"]
+        if not self.is_decided or self.settings.on_zero != "skip":
+            return False
+        paths = [c.folder(self.trial, self.before.name) / "pass_at_k.json" for c in self._deciding()]
+        # evaluations that were made again since have the last word: a run then decides anew
+        is_contradicted = any(read_json(path)["pass_at_k"] for path in paths if path.exists())
+        return not is_contradicted and not read_json(self.trial.folder / DECISION, "go_on")["go_on"]
 
     def goes_on(self, corpus: CorpusPlan) -> bool:
         """GRPO is skipped only where pass@k is zero in every cell and the trial says `skip`. The decision is written to

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tokentrial.arms.arm import get_arm
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import TrialError
@@ -49,8 +50,10 @@ class PretrainStage(Stage):
         resolved = {"dtype": resolve_dtype(trial.pretrain), "init": start_fingerprint(trial)}
         settings = trial.experiment("pretrain")["pretrain"] | resolved
         of_corpus = {"corpus": corpus.patch_fingerprint(cell.arm), "epochs": trial.corpus.epochs}
+        # version 2 of how drawn tokens begin: those of version 1 began as the fact that they are named after
+        drawn = {"drawn_tokens": 2} if trial.pretrain.from_checkpoint and get_arm(cell.arm).is_random else {}
         averaged = {"averaged": trial.evaluate.checkpoints} if trial.evaluate.checkpoints > 1 else {}
-        return {"settings": settings, "seed": cell.seed, **of_corpus, **matched, **averaged}
+        return {"settings": settings, "seed": cell.seed, **of_corpus, **matched, **drawn, **averaged}
 
     def sources(self, job: Job) -> list[Path]:
         corpus, sets = job.corpus, job.corpus.sets_of(job.cell.seed)

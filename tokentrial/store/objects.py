@@ -61,7 +61,7 @@ class Objects:
             try:
                 if self.folder is None:
                     self.system.pipe_file(path, data, mode="create")
-                else:  # whole or not at all, as a link takes no name that is taken
+                else:  # a link takes no name that is taken
                     partial = f"{path}.{token_hex(4)}{PARTIAL}"
                     self.system.pipe_file(partial, data)
                     try:
@@ -70,7 +70,12 @@ class Objects:
                         raise
                     except OSError:  # a disk without hard links: exFAT, CIFS, gcsfuse
                         with open(path, "xb") as file:
-                            file.write(data)
+                            try:
+                                file.write(data)
+                                file.flush()
+                            except BaseException:  # whole or not at all
+                                os.unlink(path)
+                                raise
                     finally:
                         self.system.rm_file(partial)
             except OSError as error:

@@ -118,7 +118,7 @@ class Storage:
                 self.drop(self.folder / name)
 
     def fetch_checkpoints(self, folder: Path) -> None:
-        """Bring the checkpoints below a folder that are not here."""
+        """Bring the checkpoints below a folder that are not here, or are damaged here."""
         for name in self._below(folder):
             stored = self.manifest(self.folder / name)
             if stored and not is_usable(self.folder / name, stored["fingerprint"]):
