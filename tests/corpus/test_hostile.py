@@ -357,6 +357,21 @@ def test_whatever_is_written_over_a_parquet_file_the_error_is_clear(sound, where
         )
 
 
+def test_a_damaged_name_of_a_parquet_column_is_a_damaged_file(sound):
+    """Each place of the footer that holds the name, as bytes that are no UTF-8; some of them are read by nobody."""
+    data = sound.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    places = [match.start() for match in re.finditer(b"text", data) if match.start() > footer]
+    path, damaged = sound.with_name("damaged.parquet"), []
+    for place in places:
+        path.write_bytes(data[:place] + b"\x80" + data[place + 1 :])
+        [source] = Source(f"parquet:{path}", "text").input_splits(10**9)
+        found = [document for batch in read_batches(source, "text", True, 10**9) for document in batch]
+        damaged += [document.where for document in found if isinstance(document, BadDocument)]
+        assert len(found) in (1, 30)
+    assert set(damaged) == {str(path)}
+
+
 @pytest.fixture
 def packed(folder):
     """`packed(ending, data)`: the folder with b compressed so."""

@@ -130,8 +130,13 @@ def _parquet_file(path: str) -> Any:
 
     try:
         if "://" not in path:
-            return pyarrow.parquet.ParquetFile(path)
-        return pyarrow.parquet.ParquetFile(_open(path), pre_buffer=True)
+            file = pyarrow.parquet.ParquetFile(path)
+        else:
+            file = pyarrow.parquet.ParquetFile(_open(path), pre_buffer=True)
+        file.schema_arrow.names  # noqa: B018 - decodes them
+        return file
+    except UnicodeDecodeError as error:  # a column's name
+        raise pyarrow.ArrowInvalid(str(error)) from error
     except OSError as error:
         if is_data_error(error):
             raise pyarrow.ArrowInvalid(str(error)) from error
