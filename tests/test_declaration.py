@@ -197,7 +197,7 @@ def test_an_extension_that_was_interrupted_is_finished_by_the_same_command(finis
     """Two seeds are added; with none, one and both of them finished."""
     asked, done = [], {1, 2}
     monkeypatch.setattr("tokentrial.run.run.run", lambda trial: asked.append(trial.seeds))
-    unfinished = lambda corpus, cell: [] if cell.seed in done else ["pretrain"]  # noqa: E731
+    unfinished = lambda corpus, of: {cell: [] if cell.seed in done else ["pretrain"] for cell in of}  # noqa: E731
     monkeypatch.setattr("tokentrial.run.run_folder.to_do", unfinished)
     write_trial(open_run(finished_copy).model_copy(update={"seeds": [1, 2, 3, 4]}))
     for seeds, words in (([], [2]), ([3], [2]), ([3], []), ([3, 4], [2])):

@@ -33,7 +33,8 @@ def ladder(trial: Trial, declared: Declared, reports: Sequence[VariantReport], o
     by_name[size_name(trial.pretrain)] = None if own["missing"] else own
     complete = [(name, report) for name, report in by_name.items() if report and declared.control in report["consumed"]]
     sizes = sorted(complete, key=lambda size: _flops(size[1], declared.control))
-    missing = [name for name in by_name if name not in dict(sizes)]
+    measured = dict(complete)
+    missing = [name for name in by_name if name not in measured]
     content: dict[str, Any] = {
         "sizes": [_size(name, report, declared.control) for name, report in sizes],
         "missing": missing,

@@ -31,8 +31,8 @@ class Rerun(NamedTuple):
 def variant_reports(trial: Trial, name: str, version: int) -> list[VariantReport]:
     """Each variant with its report, the file of this name; None where there is none of these settings and this version
     yet, or the variant is the trial itself."""
-    reports = [None if variant.is_itself else _report(variant.trial, name, version) for variant in variants(trial)]
-    return list(zip(variants(trial), reports, strict=True))
+    every = variants(trial)
+    return [(variant, None if variant.is_itself else _report(variant.trial, name, version)) for variant in every]
 
 
 def _report(trial: Trial, name: str, version: int) -> Mapping[str, Any] | None:

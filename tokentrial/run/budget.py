@@ -38,7 +38,7 @@ def affordable_cells(
         in_turn = phases(variant, asked)
         bought[variant.folder] = [[] for _ in in_turn]
         corpus = CorpusPlan(variant)
-        pending = {cell: to_do(corpus, cell) for cell in cells(variant)}
+        pending = to_do(corpus, cells(variant))
         for words, seeds in _seeds_in_turn(corpus, pending):
             for (decider, stages), cells_of_phase in zip(in_turn, bought[variant.folder], strict=True):
                 if decider and decider.is_declined:

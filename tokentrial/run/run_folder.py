@@ -1,6 +1,7 @@
 """A run folder, opened: its trial, one of its cells, a stage's model; and what of it is done."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +168,15 @@ def missing(corpus: CorpusPlan, cell: Cell) -> list[str]:
     return cell.pending(corpus)
 
 
-def to_do(corpus: CorpusPlan, cell: Cell) -> list[str]:
-    """The missing stages of a cell, without those that were decided against for all cells (GRPO)."""
+def to_do(corpus: CorpusPlan, of: Iterable[Cell]) -> dict[Cell, list[str]]:
+    """The missing stages of these cells, without those that were decided against for all cells (GRPO)."""
     declined = {
         name
         for decider, names in phases(corpus.trial, stage_names(corpus.trial))
         for name in names
         if decider and decider.is_declined
     }
-    return [stage for stage in missing(corpus, cell) if stage not in declined]
+    return {cell: [stage for stage in missing(corpus, cell) if stage not in declined] for cell in of}
 
 
 def unfinished_added_seeds(trial: Trial) -> list[int]:
@@ -184,7 +185,8 @@ def unfinished_added_seeds(trial: Trial) -> list[int]:
     for member in (trial, *(variant.trial for variant in to_run(trial))):
         corpus, is_begun = CorpusPlan(member), (member.folder / "trial.yaml").exists()
         added = [cell for cell in cells(member) if cell.seed not in declared]
-        unfinished |= {cell.seed for cell in added if not is_begun or to_do(corpus, cell)}
+        left = to_do(corpus, added) if is_begun else dict.fromkeys(added, stage_names(member))
+        unfinished |= {cell.seed for cell, pending in left.items() if pending}
     return [seed for seed in trial.seeds if seed in unfinished]
 
 
@@ -192,6 +194,7 @@ def _status(trial: Trial) -> tuple[bool, dict[str, dict[str, bool]]]:
     """Whether a trial's corpus is ready, and which stages of its cells are done, or decided against."""
     corpus = CorpusPlan(trial)
     seeds = wanted_seeds(corpus)
-    pending = {cell.name: to_do(corpus, cell) for cell in cells(trial) if cell.seed in seeds}
-    done = {name: {stage.name: stage.name not in left for stage in stages(trial)} for name, left in pending.items()}
+    pending = to_do(corpus, [cell for cell in cells(trial) if cell.seed in seeds])
+    names = stage_names(trial)
+    done = {cell.name: {name: name not in left for name in names} for cell, left in pending.items()}
     return is_ready(corpus), done
