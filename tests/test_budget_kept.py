@@ -19,7 +19,6 @@ from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import phases, stage_names
 from tokentrial.store.files import read_json, sealed, write_json
 from tokentrial.store.storage import Storage
-from tokentrial.trial.sweep import to_run
 
 MINUTES = 10  # of a seed: two arms of three stages, one worker
 
@@ -132,15 +131,14 @@ def test_a_decision_against_grpo_costs_nothing_and_leaves_nothing_to_do(climbed_
 
 
 def test_a_trial_whose_looks_are_decided_pays_for_no_further_seeds(finished, tiny, monkeypatch):
-    """Its two seeds are the first of two looks; were they enough, a variant's seeds would be next."""
-    trial = tiny(finished.folder, "seeds=[1,2,3,4]", "verdict.looks=[2,4]", "sweep={pretrain.lr: [0.004]}")
-    [variant] = [v.trial for v in to_run(trial)]
-    least = 2.1 * sum(expected_seconds(variant, {}).values())
+    """Its two seeds are the first of two looks."""
+    trial = tiny(finished.folder, "seeds=[1,2,3,4]", "verdict.looks=[2,4]")
+    least = 2.1 * sum(expected_seconds(trial, {}).values())
     monkeypatch.setattr(budget, "seconds", lambda trial: {})
-    for needed, seeds in (([1, 2], [1]), ([1, 2, 3, 4], [])):
-        monkeypatch.setattr(budget, "wanted_seeds", lambda corpus, now=needed: now if corpus.trial == trial else [1, 2])
-        [cells_of_variant] = affordable_cells(trial, None, least, lambda trial, cells: 1)[variant.folder]
-        assert cells_of_variant == [Cell(arm, seed) for seed in seeds for arm in trial.arms]
+    for needed, seeds in (([1, 2], [1, 2]), ([1, 2, 3, 4], [1, 2, 3])):
+        monkeypatch.setattr(budget, "wanted_seeds", lambda corpus, now=needed: now)
+        [affordable] = affordable_cells(trial, None, least, lambda trial, cells: 1)[trial.folder]
+        assert affordable == [Cell(arm, seed) for seed in seeds for arm in trial.arms]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError, TrialError
 from tokentrial.run.cells import run_cell
+from tokentrial.run.run import run
 from tokentrial.steps import stage as stage_file
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.export import ExportStage
@@ -116,6 +117,26 @@ def test_a_worker_evaluates_in_full_precision_after_it_has_trained_on_a_gpu(fini
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_a_trained_cell_is_done_on_a_machine_that_would_train_it_in_another_precision(finished, tiny, monkeypatch):
+    trial = tiny(finished.folder, "seeds=[1,2,3]")
+    trained, other = Cell("baseline", 1), Cell("baseline", 3)
+    before = other.fingerprints(CorpusPlan(trial))["pretrain"]
+    monkeypatch.setattr("tokentrial.steps.pretrain.resolve_dtype", lambda settings: "bf16")
+    assert trained.pending(CorpusPlan(trial)) == []
+    assert other.fingerprints(CorpusPlan(trial))["pretrain"] != before
+
+
+def test_checkpoints_that_a_finished_stage_could_not_drop_are_dropped_by_the_next_run(
+    finished_copy, tiny, no_workers, undrawn
+):
+    trial = tiny(finished_copy)
+    fingerprint = Cell("baseline", 1).fingerprints(CorpusPlan(trial))["pretrain"]
+    checkpoints = Cell("baseline", 1).checkpoints(trial, "pretrain", fingerprint)
+    (checkpoints / "step_000010").mkdir(parents=True)
+    run(trial)
+    assert not checkpoints.parent.exists()
 
 
 def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):

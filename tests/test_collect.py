@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tokentrial.errors import TrialError
+from tokentrial.errors import Interrupted, TrialError
 from tokentrial.run.collect import collect
 from tokentrial.run.run import rebuild
 from tokentrial.run.run_folder import open_run
@@ -42,6 +42,28 @@ def test_two_halves_make_the_whole_trial_with_its_verdict(machines, finished, tm
     assert collect(machines, tmp_path / into) == []  # all of it is there
 
 
+def test_what_is_no_run_and_what_says_not_what_it_declared_is_named(machines, tmp_path):
+    with pytest.raises(TrialError, match="machine3"):
+        collect([machines[0], tmp_path / "machine3"], tmp_path / "joined")
+    (machines[1] / "declared.json").unlink()
+    with pytest.raises(TrialError, match=r"machine2/declared\.json: not found"):
+        collect(machines, tmp_path / "joined")
+    assert not (tmp_path / "joined" / "trial.yaml").exists()
+
+
+def test_an_interrupted_collect_is_done_by_the_same_command(machines, tmp_path, monkeypatch):
+    def killed(path, data):
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokentrial.run.collect.write_bytes", killed)
+        with pytest.raises(Interrupted):
+            collect(machines, tmp_path / "joined")
+    (tmp_path / "joined" / "baseline" / "seed1" / "eval_pretrain" / "samples.jsonl").unlink()
+    collect(machines, tmp_path / "joined")
+    assert rebuild(tmp_path / "joined")["missing"] == []
+
+
 def test_what_machine_made_which_cell_and_that_a_pair_was_split_is_said(machines, tmp_path):
     for number, folder in enumerate(machines):
         for manifest in folder.glob("*/seed*/*/manifest.json"):
@@ -57,7 +79,6 @@ def test_what_machine_made_which_cell_and_that_a_pair_was_split_is_said(machines
     content["provenance"]["processor"] = "processor 7"
     manifest.unlink()
     write_json(manifest, content)
-    (tmp_path / "joined" / "comparison_report.json").unlink()  # of the same results it would not be made anew
     assert rebuild(tmp_path / "joined")["made_by"]["split_pairs"] == [1]
 
 

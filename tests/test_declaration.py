@@ -89,6 +89,12 @@ def test_it_is_written_before_the_first_training_step(tiny, plan, tmp_path, monk
         with pytest.raises(Interrupted):
             run(tiny(tmp_path / "run", *settings), ("pretrain",))
         assert seen[-1] == json.loads(json.dumps(declaration(tiny(tmp_path / "run", *settings))))
+    other = tiny(tmp_path / "run", "corpus.drills.share=0.4")
+    with pytest.raises(TrialError, match="would replace"):
+        run(other)
+    with pytest.raises(Interrupted):  # nor has a corpus that is made again shown anything
+        run(other, overwrite=True)
+    assert standing(other).departures == []
 
 
 # what would replace or take over
@@ -429,6 +435,30 @@ def test_a_later_release_takes_no_verdict_away(finished_copy, undrawn):
     report = rebuild(finished_copy)
     assert None not in verdicts(report)
     assert report["declaration"]["departures"] == []
+
+
+def test_of_another_release_s_run_a_ladder_that_it_did_not_declare_is_a_departure(finished_copy, tiny, undrawn):
+    declared = read_json(finished_copy / "declared.json") | {"tokentrial": "0.0.9"}
+    write_json(finished_copy / "declared.json", declared)
+    ladder = "ladder={sizes: [{n_layer: 1, n_head: 1, n_embd: 16}], tokens_exponent: 0.5}"
+    departures = standing(tiny(finished_copy, ladder)).departures
+    assert [words.partition(":")[0] for words in departures] == ["ladder"]
+
+
+def test_the_control_is_of_the_experiment_where_every_arm_reads_what_the_control_reads(finished_copy, tiny):
+    path = finished_copy / "declared.json"
+    declared = read_json(path)
+    other = tiny(finished_copy, "control=mul_tokens", "budget.match=bytes")
+    for match, is_withheld in (("tokens", False), ("bytes", True)):
+        declared["declaration"]["settings"]["budget"]["match"] = match
+        declared["sha256"] = declaration_hash(declared["declaration"])
+        write_json(path, declared)
+        for manifest in finished_copy.glob("*/seed*/*/manifest.json"):
+            write_json(manifest, read_json(manifest) | {"declaration": declared["sha256"]})
+        trial = other.model_copy(update={"budget": other.budget.model_copy(update={"match": match})})
+        stands = standing(trial)
+        assert [words for words in stands.departures if words.startswith("control:")]
+        assert bool(stands.withheld) is is_withheld
 
 
 @pytest.mark.slow

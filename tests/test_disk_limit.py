@@ -18,7 +18,7 @@ from tokentrial.steps.cell import cells
 from tokentrial.steps.costs import weights_bytes
 from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import stage_names
-from tokentrial.store.disk import held_bytes
+from tokentrial.store.disk import held_bytes, need_within
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import damaged_files, is_done, write_manifest
 from tokentrial.store.storage import Storage
@@ -129,6 +129,16 @@ def test_a_limit_that_cannot_hold_is_refused_before_anything_is_written(ladder, 
     with pytest.raises(TrialError, match=r"GB at the least, with storage=PATH; give more, or use fewer arms and seeds"):
         run(trial.model_copy(update={"disk_limit_gb": 1e-6}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_variant_shares_the_limit_of_the_folder_that_it_lies_in(tmp_path):
+    variant = tmp_path / "run" / "ladder" / "1x16"
+    for folder in (variant, tmp_path / "run" / "corpus", tmp_path / "run" / "sweep" / "a"):
+        folder.mkdir(parents=True)
+    (tmp_path / "run" / "sweep" / "a" / "weights").write_bytes(bytes(2_000_000))
+    need_within(variant, 500_000, "a model", 0.003)
+    with pytest.raises(TrialError, match=f"{tmp_path / 'run'}: a model needs"):
+        need_within(variant, 500_000, "a model", 0.002)
 
 
 def test_it_says_by_which_settings_it_would_fit(tokentrial, tmp_path):

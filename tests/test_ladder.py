@@ -15,8 +15,9 @@ LADDER = "ladder={sizes: [{n_layer: 1, n_head: 1, n_embd: 16, tokens: 40960}], t
 def test_the_sizes_are_run_reported_together_and_not_run_again(tiny, tmp_path, in_process, only, monkeypatch):
     in_process(monkeypatch)
     only("trends", "multipliers")
-    trial = tiny(tmp_path / "run", LADDER)
+    trial = tiny(tmp_path / "run", LADDER, f"storage={tmp_path / 'kept'}")
     report = run(trial)
+    assert read_json(tmp_path / "kept" / "comparison_report.json") == report  # with the sizes, which came after it
     sizes = report["ladder"]["sizes"]
     assert [size["name"] for size in sizes] == ["1x16", "1x32"]
     assert [size["tokens"] for size in sizes] == [40960, 81920]
@@ -41,6 +42,7 @@ def test_the_trials_own_size_is_no_size_beside_it(tiny, tmp_path):
         tiny(tmp_path / "run", LADDER.replace("n_head: 1, n_embd: 16", "n_head: 2, n_embd: 32"))
 
 
-def test_looks_and_a_ladder_do_not_go_together(tiny, tmp_path):
-    with pytest.raises(SettingsError, match="looks and ladder"):
-        tiny(tmp_path / "run", LADDER, "verdict.looks=[2]")
+def test_looks_and_trials_that_would_stop_by_their_own_results_do_not_go_together(tiny, tmp_path):
+    for others in (LADDER, "sweep={pretrain.lr: [0.004]}", "robustness_reruns=[budget.match=bytes]"):
+        with pytest.raises(SettingsError, match=f"looks and {others.partition('=')[0]}"):
+            tiny(tmp_path / "run", others, "verdict.looks=[2]")

@@ -302,6 +302,15 @@ def test_an_arm_that_is_left_out_after_the_tuning_is_left_out_of_its_figure(tune
     assert len(part.axes[0].containers) == len(whole.axes[0].containers) - 1
 
 
+def test_an_arm_that_is_left_out_after_the_tuning_keeps_nobody_from_going_on(copy, tiny, no_workers, undrawn):
+    record = read_json(copy / "tuned.json")
+    for by_arm in (by_arm for point in record["points"] for by_arm in point["by_outcome"].values()):
+        by_arm["mul_append"] = by_arm["baseline"]
+    record["chosen"]["mul_append"] = record["chosen"]["baseline"]
+    write_json(copy / "tuned.json", sealed(record))
+    assert run(tiny(copy, TUNE))
+
+
 def test_a_choice_that_the_tuning_cells_do_not_bear_out_is_refused(copy, tiny, no_workers):
     record = read_json(copy / "tuned.json")
     record["chosen"]["baseline"]["pretrain.lr"] = 0.058 - record["chosen"]["baseline"]["pretrain.lr"]

@@ -166,11 +166,14 @@ def parse_prices(options: Sequence[str]) -> dict[str, float]:
     return prices
 
 
-def this_machine(prices: dict[str, float]) -> Group:
-    """The GPUs that the driver lists, or the processor's cores; free of charge unless a price is given. One that the
-    table does not know counts as the slowest that it does."""
-    if has_gpu():
+def this_machine(prices: dict[str, float], device: str = "auto") -> Group:
+    """The GPUs that the driver lists and this process may see, or, without one or with `cpu` as the device, the
+    processor's cores; free of charge unless a price is given. A GPU that the table does not know counts as the slowest
+    that it does."""
+    if device != "cpu" and has_gpu():
         models = [_MODEL.findall(path.read_text())[0] for path in sorted(_DRIVER.glob("*/information"))] or ["GPU"]
+        visible = [len(os.environ[name].split(",")) for name in _HIDING if os.environ.get(name)]
+        models = models[: min(visible, default=None)]
         slowest = min(DEVICES, key=lambda device: device.tflops)
         guess = slowest._replace(source=f"{models[0]} is not in the table; assumed to be like a {slowest.name}")
         known = by_cuda_name(models[0]) or guess

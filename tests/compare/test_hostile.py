@@ -4,11 +4,13 @@ import json
 import re
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokentrial.compare.read import read_systems
 from tokentrial.errors import TrialError
+from tokentrial.store.files import sealed
 
 METRICS = {"accuracy": 0.5, "correct": 1, "total": 2}
 EXAMPLE = {"question": "1 and 1?", "true_answer": "2", "is_correct": True}
@@ -105,6 +107,20 @@ def test_figures_beyond_reason_are_refused(two_arms_copy, refused, bits):
 def test_a_broken_report_is_named(two_arms_copy, refused, report):
     (two_arms_copy / "comparison_report.json").write_bytes(report)
     assert "comparison_report.json: " in refused(two_arms_copy)
+
+
+def test_a_report_whose_verdict_was_edited_is_not_cited(two_arms_copy, refused):
+    path = two_arms_copy / "comparison_report.json"
+    path.write_text(json.dumps(sealed({"contrasts": [], "outcomes": {}}) | {"trial": "edited"}))
+    assert "does not match its sha256" in refused(two_arms_copy)
+
+
+def test_a_trial_of_somebody_else_opens_no_file_outside_its_folder(two_arms_copy, refused):
+    path = two_arms_copy / "trial.yaml"
+    own = yaml.safe_load(path.read_text())
+    for name, value in (("facts", {"csv": "/dev/zero", "family": "csv"}), ("arms", [*own["arms"], "/etc"])):
+        path.write_text(yaml.safe_dump(own | {name: value}))
+        assert f"{path}: {name}: found" in refused(two_arms_copy)
 
 
 def test_names_are_printed_without_control_characters(tmp_path, tokentrial):

@@ -279,6 +279,9 @@ def test_looks_are_planned_with_their_boundaries_and_the_seeds_to_expect():
     by_looks = seeds(load("pilot", [*twelve, "verdict.looks=[6,12]"]), ASSUMED)
     assert by_looks["boundaries"] == pytest.approx((4.65, 2.243), abs=0.005)  # of 4 million draws
     assert by_looks["power"] > 0.99
+    fourteen = ("seeds=[1,2,3,4,5,6,7,8,9,10,11,12,13,14]", "verdict.smallest_effect=0.5")
+    spare = seeds(load("pilot", [*fourteen, "verdict.looks=[6,12]"]), ASSUMED)
+    assert spare == by_looks  # no test uses seeds beyond the last look
     assert 6 < by_looks["mean_seeds"] < 10  # half of the trials and more stop at 6
     at_once = seeds(load("pilot", twelve), ASSUMED)
     assert at_once["power"] == pytest.approx(power(0.5, 0.25, 12))
@@ -355,6 +358,10 @@ def test_this_machines_gpus_are_those_that_the_driver_lists(monkeypatch, tmp_pat
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
     found = this_machine({})
     assert (found.number, found.device.tflops, found.device.price) == (2, 149.7, 0.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # a job's share of them
+    assert this_machine({}).number == 1
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert this_machine({}, "cpu").device.cuda == ""
     # one that the table, or the driver, does not know counts as the slowest
     (tmp_path / "0" / "information").write_text("Model: NVIDIA GeForce RTX 3060\n")
     assert (this_machine({}).number, this_machine({}).device.tflops) == (2, 65.0)
@@ -450,7 +457,7 @@ def test_this_machine_is_measured_in_real_steps(tiny, tmp_path):
 def test_a_measured_speed_takes_the_place_of_the_assumed_one(monkeypatch):
     monkeypatch.setattr("tokentrial.pretrain.measure.measure", lambda *given: Throughput(7_000.0, 20))
     trial = load("pilot")
-    [here] = plans.measured(trial, plans.chosen_groups(trial, [HERE], {}))
+    [here] = plans.measured(trial, plans.chosen_groups(trial, [HERE], {}), {})
     assert plans.costs(trial, here)["tokens_per_s"] == pytest.approx(7_000 * here.device.workers)
     assert here.device.source == "measured in 20 steps: 7,000 tokens/s a worker"
 

@@ -86,6 +86,20 @@ def test_checkpoints_are_pruned_those_to_keep_are_copied_and_a_broken_one_is_pas
     assert load_file(folder / "model_00003.safetensors")["wte.weight"].shape == (640, 32)
 
 
+def test_beyond_a_damaged_checkpoint_training_goes_on_although_one_alone_is_kept(cell, tmp_path):
+    alone = Checkpoint(interval=4, keep_last=1).model_dump()
+    interrupted(cell, "a", 9, checkpoint=alone)
+    newest = max((tmp_path / "a.checkpoints").iterdir()) / "model.safetensors"
+    newest.write_bytes(bytes([newest.read_bytes()[0] ^ 1]) + newest.read_bytes()[1:])
+    assert outcome(cell("a", checkpoint=alone)) == outcome(cell("whole", checkpoint=alone))
+
+
+def test_weights_are_kept_at_the_steps_that_were_asked_for_whatever_the_interval(cell):
+    folder = cell("a", checkpoint=Checkpoint(interval=100, keep_every=5).model_dump())
+    names = [f"model_{n - 1:05d}.safetensors" for n in (5, 10, 12)]
+    assert sorted(path.name for path in folder.glob("model_*")) == names
+
+
 @pytest.mark.parametrize("answers", [[], [10], [7, 1]])
 def test_the_checkpoints_to_be_averaged_over_are_those_of_any_training_however_often_it_was_stopped(
     cell, tmp_path, answers

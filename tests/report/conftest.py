@@ -11,7 +11,7 @@ from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.report.comparison import build
 from tokentrial.run.declaration import declare
 from tokentrial.run.standing import standing
-from tokentrial.store.files import read_json, write_bytes, write_json
+from tokentrial.store.files import file_hash, read_json, write_bytes, write_json
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic
 
@@ -74,11 +74,15 @@ def write_evaluation(folder, arm, seed, rows):
     ]
     write_json(folder / "heldout_text.json", {"keeps_content": True, "documents": documents})
     write_json(folder / "arithmetic_results.json", {"metrics": {"eval_time_seconds": 2.5}})
-    provenance = {"time": f"2026-01-0{seed}T00:00:00+00:00", "python": "3.11.7", "machine": "Linux, 2 cores"}
+    write_manifest(folder, seed, f"{arm} {seed} {[row['correct'] for row in rows]}")
+
+
+def write_manifest(folder, seed, fingerprint, *names, machine="Linux, 2 cores"):
+    """A step's manifest, by this machine, of these of its files."""
+    provenance = {"time": f"2026-01-0{seed}T00:00:00+00:00", "python": "3.11.7", "machine": machine}
     provenance |= {"processor": "made up", "versions": {"torch": "2.13.0"}, "commit": "abc"}
-    correct = [row["correct"] for row in rows]
-    made = {"fingerprint": f"{arm} {seed} {correct}", "files": {}, "provenance": provenance}
-    write_json(folder / "manifest.json", made)
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in names}
+    write_json(folder / "manifest.json", {"fingerprint": fingerprint, "files": files, "provenance": provenance})
 
 
 def write_cell(trial, arm, seed, known, completion=" 54.", stages=("pretrain",)):
@@ -92,8 +96,9 @@ def write_cell(trial, arm, seed, known, completion=" 54.", stages=("pretrain",))
     points = ((10, 40960, 0.5, 0.0), (20, 81920, 0.6, 0.59))
     curve = [dict(zip(("step", "tokens", "asked", "never_asked"), point, strict=True)) for point in points]
     trained = {"curve": curve, "seconds": 10.0 * seed, "num_params": 12345, "vocab_size": 1000, "total_steps": 20}
-    trained |= {"device": "cpu", "dtype": "fp32", "ranks": 1, "config": {"batch_tokens": trial.pretrain.batch_tokens}}
+    trained |= {"device": "cpu", "dtype": "fp32", "ranks": 1, "config": trial.pretrain.model_dump(mode="json")}
     write_json(folder / "pretrain" / "results.json", trained)
+    write_manifest(folder / "pretrain", seed, f"{arm} {seed}", "results.json")
 
 
 def mechanism(arm, seed):

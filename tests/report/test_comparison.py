@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.report.conftest import KNOWS
+from tests.report.conftest import KNOWS, write_manifest
 from tokentrial.errors import TrialError
 from tokentrial.report import comparison
 from tokentrial.run.run import rebuild
 from tokentrial.statistics.contrast import Contrast
+from tokentrial.store.files import read_json, write_json
 from tokentrial.tasks.arithmetic import Arithmetic
 
 NEVER = "pretrain/mul_table/never_asked/accuracy"
@@ -183,6 +184,33 @@ def test_it_is_built_again_only_where_results_changed_or_the_page_is_gone(synthe
     path.write_text('{"trial":')
     with pytest.raises(TrialError, match=r"comparison_report\.json: not valid JSON.*delete it and run again"):
         build_undrawn(trial)
+
+
+def test_an_evaluation_that_was_made_again_is_reported_again(synthetic_run, build_undrawn):
+    """On another machine, or with other passes: nothing of that is in the fingerprint."""
+    trial = synthetic_run("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))
+    before = build_undrawn(trial)
+    path = trial.folder / "baseline" / "seed1" / "eval_pretrain" / "manifest.json"
+    manifest = read_json(path)
+    manifest["provenance"]["time"] = "2026-02-02T00:00:00+00:00"
+    write_json(path, manifest)
+    after = build_undrawn(trial)
+    assert (before["made_by"]["last"][:10], after["made_by"]["last"][:10]) == ("2026-01-01", "2026-02-02")
+
+
+def test_what_training_came_to_must_be_as_it_was_written(synthetic_run, build_undrawn):
+    """Compute, and so the trends of a ladder, are reckoned with it."""
+    trial = synthetic_run("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))
+    path = trial.folder / "baseline" / "seed1" / "pretrain" / "results.json"
+    write_json(path, read_json(path) | {"vocab_size": 999})
+    with pytest.raises(TrialError, match=r"pretrain/results\.json: its bytes differ from its manifest"):
+        build_undrawn(trial)
+
+
+def test_arms_of_a_seed_that_were_trained_on_different_machines_are_named(synthetic_run, build_undrawn):
+    trial = synthetic_run("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))
+    write_manifest(trial.folder / "baseline" / "seed1" / "pretrain", 1, "x", "results.json", machine="Linux, 96 cores")
+    assert build_undrawn(trial)["made_by"]["split_pairs"] == [1]
 
 
 def test_a_run_that_has_nothing_yet_says_what_it_lacks(synthetic_run, build_undrawn, tmp_path):

@@ -183,11 +183,26 @@ def test_facts_that_no_run_asks_have_no_steps_to_60(trial):
     assert found == {TEXT_BITS, "pretrain/steps_to_60/asked"}
 
 
-def test_a_seed_that_one_size_lacks_counts_in_no_slope(trial):
+def test_a_trend_over_other_seeds_than_the_declared_ones_has_no_verdict(trial):
+    """A size may be declared with the first seeds alone; whoever leaves one out later has seen it."""
     made = {size: a_report(size, GROWING[size]) for size in SIZES}
     made["1x16"]["seeds"] = made["1x16"]["declared"]["seeds"] = [1, 2, 3]
     for outcome in made["1x16"]["outcomes"].values():
         outcome["per_seed"] = {arm: values[:3] for arm, values in outcome["per_seed"].items()}
-    primary = reports(trial, made)["trends"][0]
-    assert primary["seeds"] == [1, 2, 3]
+    left_out = reports(trial, made)["trends"]
+    assert [(trend["verdict"], trend["seeds"], trend["lacks"]) for trend in left_out] == [(None, [1, 2, 3], [4])] * 2
+    smallest, other = trial.ladder.sizes
+    smaller = trial.ladder.model_copy(update={"sizes": [smallest.model_copy(update={"seeds": 3}), other]})
+    primary, bits = reports(trial.model_copy(update={"ladder": smaller}), made)["trends"]
+    assert (primary["seeds"], primary["lacks"]) == ([1, 2, 3], [])
+    assert None not in (primary["verdict"], bits["verdict"])
     assert [size["n"] for size in primary["by_size"]] == [3, 4, 4]
+
+
+def test_arms_that_were_asked_at_other_points_of_training_are_not_compared_by_steps(trial):
+    made = {size: a_report(size, GROWING[size]) for size in SIZES}
+    curve = made["1x16"]["curves"]["mul_append"]["1"]
+    curve["points"] = 2 * curve["points"]
+    found = {r["size"]: r["by_seed"] for r in reports(trial, made)["multipliers"] if r["outcome"].endswith("/asked")}
+    assert found["1x16"] == [None, 4.0, 4.0, 4.0]
+    assert found["2x32"] == [4.0] * 4

@@ -169,10 +169,11 @@ def test_arms_that_read_unlike_amounts_of_text_are_not_said_to_differ_in_nothing
 
 
 def test_the_two_alphas_are_said_together(report):
-    [said] = narrative.error_rates(report)
-    assert "10 %" in said
+    assert "10 %" in narrative.error_rates(report)
     report["declared"]["secondary"] = []
-    assert narrative.error_rates(report) == []
+    assert "5 %" in narrative.error_rates(report)
+    report["tuning"] = {"chosen": {"baseline": {"pretrain.lr": 0.001}, "mul_tokens": {"pretrain.lr": 0.003}}}
+    assert "Here it is more" in narrative.error_rates(report)
 
 
 def test_the_limits_are_of_this_run(report):

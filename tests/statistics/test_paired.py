@@ -23,6 +23,12 @@ def brute_force_sign_flip(d):
     return np.mean(np.array(flipped) >= abs(sum(d)) - 1e-9 * sum(map(abs, d)))
 
 
+def test_a_table_too_large_for_an_interval_over_facts_is_refused_and_not_tried():
+    refused = crossed_interval(np.zeros((6, 5000)))
+    assert refused.interval is None
+    assert "30,000" in refused.refusal
+
+
 def crossed(seed, n, facts, sd_seed=0.3, sd_fact=0.3, sd_residual=0.3):
     rng = np.random.default_rng(seed)
     seeds, columns = sd_seed * rng.standard_normal((n, 1)), sd_fact * rng.standard_normal(facts)

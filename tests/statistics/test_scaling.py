@@ -71,6 +71,11 @@ def test_its_interval_covers_a_known_multiplier(known):
     assert 0.93 <= covered / trials <= 0.97
 
 
+@pytest.mark.parametrize("difference", [-1.0, 0.1, 1 / 3])
+def test_a_difference_that_is_the_same_at_every_size_has_no_slope(difference):
+    assert slopes([[difference] * 4, [difference + 1e-16] * 4], [1.3e12, 2.1e13, 1.7e14, 1.1e15]) == [0.0, 0.0]
+
+
 def test_ratios_are_summarised_on_their_logarithm():
     assert summarise([0.5, 2.0]).mean == pytest.approx(1.0)
     assert summarise([2.0, None]).ci95 is None

@@ -159,6 +159,9 @@ def get_arm(name: str, facts: Facts = TIMES_TABLE) -> Arm:
     """The arm of this name over these facts. Raises SettingsError with the names there are."""
     if name not in arm_names():
         raise SettingsError(f"arms: no arm {name!r}; there are {', '.join(arm_names())}")
-    arm: Arm = copy.copy(import_module(f"tokentrial.arms.{name}").ARM)
+    module = import_module(f"tokentrial.arms.{name}")
+    if not hasattr(module, "ARM"):
+        raise SettingsError(f"{module.__file__}: no ARM in it, which every file of this folder has but the interface")
+    arm: Arm = copy.copy(module.ARM)
     arm.name, arm.facts = name, facts
     return arm

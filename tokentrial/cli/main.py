@@ -88,17 +88,17 @@ def run(
 
     limits = [f"disk_limit_gb={gigabytes(disk_limit)}"] if disk_limit else []
     loaded = load(trial, [*(overrides or ()), *limits])
-    if also:
-        reruns = list(dict.fromkeys([*loaded.robustness_reruns, *also]))
-        loaded = parse(loaded.model_dump(mode="json") | {"robustness_reruns": reruns}, "--also")
     if placebo:
         from tokentrial.run.placebo import print_placebo, run_placebo
 
-        options = {"--stages": stages, "--arm": arm, "--seed": seed, "--budget-minutes": budget_minutes}
+        options = {"--also": also, "--stages": stages, "--arm": arm, "--seed": seed, "--budget-minutes": budget_minutes}
         if given := [option for option, value in options.items() if value is not None]:
             raise SettingsError(f"--placebo and {given[0]}: the placebo is the control on all seeds; leave one out")
         print_placebo(run_placebo(loaded, overwrite), console())
         return
+    if also:
+        reruns = list(dict.fromkeys([*loaded.robustness_reruns, *also]))
+        loaded = parse(loaded.model_dump(mode="json") | {"robustness_reruns": reruns}, "--also")
     chosen = select(loaded, stages, arm, seed)
     report = runs.run(loaded, chosen.stages, chosen.cells, overwrite, budget_minutes)
     if report:
@@ -137,13 +137,17 @@ def plan(
     loaded = load(trial, overrides or ())
     if noise is not None and pilot is not None:
         raise SettingsError("plan: found --noise and --pilot, expected one of them")
-    groups = plans.chosen_groups(loaded, device or (), parse_prices(price or ()))
+    if budget is not None and not budget > 0:
+        raise SettingsError(f"--budget {budget:g}: expected dollars, more than 0")
+    prices = parse_prices(price or ())
+    groups = plans.chosen_groups(loaded, device or (), prices)
+    asked = {group.name for group in groups} if device else set()
     assumed = noise_of(loaded, noise, pilot)
     if measure:
-        groups = plans.measured(loaded, groups)
+        groups = plans.measured(loaded, groups, prices)
     content = plans.plan(loaded, groups, assumed)
     if budget is not None:
-        priced = [group for group in groups if device or group.device.price]
+        priced = [group for group in groups if group.device.price or group.name in asked]
         content |= {"budget": plans.budget(loaded, budget, priced, assumed), "floors": plans.budget_notes(loaded)}
         content |= {"bought": plans.bought(loaded, budget, priced)}
     if json:
@@ -176,6 +180,7 @@ def status(
         go_on(out, Console())
         return
     from tokentrial.inspection.watch import begun_stages
+    from tokentrial.report.formats import one_line
     from tokentrial.run.run_folder import open_run
     from tokentrial.run.run_folder import status as read
 
@@ -191,7 +196,7 @@ def status(
     if state["of_another_release"]:
         print("Another release of tokentrial made these results: `tokentrial run` would do them again.")
     for departure in state["departures"]:
-        print(f"Not as declared: {departure}")
+        print(f"Not as declared: {one_line(departure)}")
     width = max(map(len, state["cells"]))
     for name, of_cell in state["cells"].items():
         left = ", ".join(stage for stage, is_done in of_cell.items() if not is_done)

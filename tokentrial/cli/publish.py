@@ -14,7 +14,8 @@ def bundle(
 ) -> None:
     """Pack a run's results into one file, which `compare` reads.
 
-    It holds the trial, the report, all samples, the table of results, file hashes and a LaTeX table.
+    It holds the trial, the report, all samples (those of a sweep, a ladder or reruns left out), the table of results,
+    file hashes and a LaTeX table.
 
     Example: tokentrial bundle outputs/pilot
     """

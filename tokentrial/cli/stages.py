@@ -134,11 +134,19 @@ def evaluate(
     from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 
     folder = out or model / "evaluation"
+    if model.is_dir():
+        try:  # before anything is computed
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"--out: {folder}: {error.strerror}; give a folder that can be written") from None
     if harness:
         _require_unused("not with --harness, whose tasks are lm-eval's", arm=arm, tasks=tasks, gsm8k=gsm8k)
         scores = run_harness(folder, model, harness.split(","), limit)
     else:
-        scores = evaluate_model(folder, model, arm, (tasks or "arithmetic").split(","), gsm8k or "hub", limit)
+        asked = (tasks or "arithmetic").split(",")
+        if gsm8k and "gsm8k" not in asked:
+            raise SettingsError("--gsm8k: its problems are asked with --tasks gsm8k alone; give both, or leave it out")
+        scores = evaluate_model(folder, model, arm, asked, gsm8k or "hub", limit)
     print_json(scores)
 
 
@@ -146,12 +154,14 @@ def _do(wanted: Sequence[str], trial: "Trial", cells: "Sequence[Cell]", overwrit
     """Do stages of cells and say where the results are."""
     from tokentrial.run.run import run
     from tokentrial.steps.stage import stage_names
+    from tokentrial.store.folders import MANIFEST
 
     if not set(wanted) <= set(stage_names(trial)):
         raise SettingsError(f"{trial.name}: no stage {wanted[0]}; its stages are {', '.join(stage_names(trial))}")
     run(trial, wanted, cells, overwrite)
     for cell in cells:
-        print(f"{cell.name}: {', '.join(str(cell.folder(trial, stage)) for stage in wanted)}")
+        folders = [cell.folder(trial, stage) for stage in wanted]
+        print(f"{cell.name}: {', '.join(str(f) for f in folders if (f / MANIFEST).exists()) or 'no result'}")
 
 
 VERBS = (

@@ -56,7 +56,8 @@ def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     import orjson
 
-    print_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    print_bytes(orjson.dumps(value, option=options))
 
 
 def print_bytes(data: bytes) -> None:

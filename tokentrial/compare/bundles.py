@@ -23,7 +23,7 @@ from tokentrial.compare.files import file_error, validate
 HASHES = "hashes.json"  # of the bundle's own files under `bundle`, and of the run's steps under `run`
 # what a comparison reads, in runs.py and run_report.py
 _FILES = r"(?:step_[0-9]{6,12}/)?(?:samples\.jsonl|heldout_text\.json)"
-_OF_A_CELL = rf"[A-Za-z0-9_]+/seed[0-9]{{1,9}}/eval_(?:pretrain|sft|grpo)/{_FILES}"
+_OF_A_CELL = rf"[A-Za-z0-9_]+/seed[0-9]{{1,10}}/eval_[A-Za-z0-9_]+/{_FILES}"
 _NEEDED = re.compile(rf"trial\.yaml|comparison_report\.json|{_OF_A_CELL}")
 _MAX_FILES = 100_000
 _MAX_BYTES = 2_000_000_000

@@ -25,6 +25,8 @@ class Comparison(NamedTuple):
 def compare_systems(groups: Sequence[Sequence[System]], wanted: Sequence[str] = ()) -> Comparison:
     """Contrasts a - b of the pairs of systems on every outcome that both have, or on the `wanted` ones."""
     systems = [system for group in groups for system in group]
+    if not systems:
+        raise SettingsError("compare: no path; give run folders, cells or files of answers")
     reports = {run: read_report(run) if run else {} for run in dict.fromkeys(system.run for system in systems)}
     pairs = list(_pairs(groups, reports[systems[0].run]))
     if not pairs:

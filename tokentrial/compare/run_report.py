@@ -9,6 +9,7 @@ from tokentrial.compare.system import EXPLORATORY, SystemContrast
 from tokentrial.report.comparison import REPORT
 from tokentrial.report.formats import one_line
 from tokentrial.report.results import mean_of
+from tokentrial.store.files import is_as_sealed
 from tokentrial.store.rows import read_json_file
 
 # by outcome and arms; a is the treatment's arm, b the control
@@ -23,6 +24,10 @@ def read_report(run: Path) -> Reported:
     if not path.exists():
         return {}
     report = read_json_file(path)
+    if not is_as_sealed(report):
+        raise file_error(
+            path, f"its content does not match its sha256; delete it and make it again with `tokentrial report {run}`"
+        )
     try:
         listed = report["contrasts"] if "contrasts" in report else [*_of_release_0_1(report)]
         cited = [

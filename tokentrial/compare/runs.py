@@ -14,10 +14,12 @@ from tokentrial.report.results import CellResults, SharedItems, read_evaluation,
 from tokentrial.store.files import PARTIAL
 from tokentrial.store.rows import read_json_file, read_rows
 from tokentrial.trial.load import load
+from tokentrial.trial.trial import Trial
+from tokentrial.trial.yaml_text import read_yaml
 
-_STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order
+_STAGES = ("pretrain", "sft", "grpo")  # a cell's evaluations, in this order, then those of a trial's own stages
 _LARGEST = 1e9  # no accuracy, log-probability or bits per byte comes near it
-_SEED = re.compile(r"seed([0-9]{1,9})")
+_SEED = re.compile(r"seed([0-9]{1,10})")
 
 # one arm of a run, or one cell of it, whose models are not read yet: seed, stage, folder; one stage alone is called ""
 Found = tuple[System, dict[int, dict[str, Path]]]
@@ -59,7 +61,7 @@ def find_systems(path: Path) -> list[Found]:
         return [(system, {int(cell[1]) if cell else 0: {"": path}})]
     for run in (path, path.parent):
         if (run / "trial.yaml").is_file():
-            trial = load(str(run / "trial.yaml"))
+            trial = _trial_of(run / "trial.yaml")
             systems = []
             for arm in trial.arms if run == path else [path.name]:
                 folder = run / arm
@@ -71,8 +73,21 @@ def find_systems(path: Path) -> list[Found]:
     return []
 
 
+def _trial_of(path: Path) -> Trial:
+    """A run's trial, which may be somebody else's: what it names lies in its folder, and no other file is opened."""
+    settings = read_yaml(path.read_text("utf-8", "replace"), str(path))
+    facts = settings.get("facts") if isinstance(settings, dict) else None
+    if isinstance(facts, dict) and facts.get("csv") and not facts.get("rows"):
+        raise file_error(path, "facts: found a CSV file without its rows, which a run's trial.yaml holds")
+    trial = load(str(path))
+    if outside := next((arm for arm in trial.arms if Path(arm).name != arm), None):
+        raise file_error(path, f"arms: found {outside!r}, expected names of folders beside it")
+    return trial
+
+
 def _evaluated_stages(cell: Path) -> dict[str, Path]:
-    folders = {stage: cell / f"eval_{stage}" for stage in _STAGES}
+    others = sorted(path.name.removeprefix("eval_") for path in cell.glob("eval_*") if path.suffix != PARTIAL)
+    folders = {stage: cell / f"eval_{stage}" for stage in dict.fromkeys((*_STAGES, *others))}
     return {stage: folder for stage, folder in folders.items() if (folder / "samples.jsonl").is_file()}
 
 

@@ -233,7 +233,7 @@ def _check_records(plan: CorpusPlan, tasks: TextTasks, records: Sequence[dict[st
         raise TrialError(
             f"corpus.source: {settings.source} ended after {tokens:,} train tokens of {wanted:,} "
             f"({documents_read:,} documents of {len(plan.source.files)} files); "
-            "give more text, a smaller corpus.tokens, or accept it with --allow-short (corpus.allow_short=true)"
+            "give more text, a smaller corpus.tokens, or accept it with corpus.allow_short=true"
         )
     for split in SPLITS:
         if not any(record["documents"][split] for record in records):

@@ -61,7 +61,10 @@ def _versions() -> Finding:
     """Packages whose versions shape results, against the lock."""
     locked, installed, other = locked_versions(), [], []
     for name in _OURS:
-        version = metadata.version(name)
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return Finding("versions", f"{name} is absent", "install tokentrial again: `pip install .`")
         installed.append(f"{name} {version}")
         if version.partition("+")[0] != locked[name]:  # +cpu, +cu130: builds of one version
             other.append(f"{name} {locked[name]}")
@@ -154,7 +157,7 @@ def _network() -> Finding:
 def _pilot() -> Finding:
     """The plan's hours of the pilot at the speed that its training steps have here."""
     pilot = load("pilot")
-    machine = measured(pilot, [group(HERE, {})])[-1]
+    machine = measured(pilot, [group(HERE, {})], {})[-1]
     planned = costs(pilot, machine)
     time = f"about {60 * planned['hours']:.0f} minutes at {planned['tokens_per_s']:,.0f} tokens/s of pretraining"
     return Finding("pilot", time, "" if planned["fits"] else f"needs {planned['host_memory_gb']:.1f} GB of memory")

@@ -93,11 +93,11 @@ def _shared(trial: Trial, machine: Group) -> Group:
     return machine._replace(device=machine.device._replace(workers=cells_at_a_time(trial, machine)))
 
 
-def measured(trial: Trial, groups: Sequence[Group]) -> list[Group]:
+def measured(trial: Trial, groups: Sequence[Group], prices: dict[str, float]) -> list[Group]:
     """The groups, this machine among them with the speed that the trial's own training steps have on it."""
     from tokentrial.pretrain.measure import measure
 
-    this = next((machine for machine in groups if machine.device.name == HERE), None) or group(HERE, {})
+    this = next((machine for machine in groups if machine.device.name == HERE), None) or group(HERE, prices)
     seen = measure(trial.pretrain, vocabulary_size(trial))
     flops = trial.pretrain.flops_per_token(vocabulary_size(trial))
     mfu = seen.tokens_per_s * flops / (this.device.tflops * 1e12)
@@ -183,7 +183,7 @@ def budget(trial: Trial, dollars: float, groups: Sequence[Group], noise: Noise) 
     for machine in groups:
         if not machine.device.price:
             raise SettingsError(
-                f"--budget: {machine.name} has no price; give --device A40 or --price '{machine.name}=0.5'"
+                f"--budget: {machine.name} has no price; give --device A40 or --price '{machine.device.name}=0.5'"
             )
         for size, of_arms in _sizes(trial):
             for narrowed, family in of_arms:

@@ -210,8 +210,9 @@ def largest_effect(trial: Trial) -> float | None:
 def seeds(trial: Trial, noise: Noise) -> dict[str, Any]:
     """How many seeds the declared smallest effect needs, and what those of the trial can find; None where the effect
     or the noise is not known."""
-    verdict, declared, sd = trial.verdict, len(trial.seeds), noise.planning_sd
+    verdict, sd = trial.verdict, noise.planning_sd
     effect, looks, alpha = verdict.margin(verdict.primary), verdict.looks, verdict.alpha
+    declared = looks[-1] if isinstance(looks, list) else len(trial.seeds)  # seeds beyond the last look are in no test
     figures = {
         "outcome": verdict.primary.outcome,
         "contrast": verdict.primary.contrast,

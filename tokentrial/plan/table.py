@@ -183,7 +183,7 @@ def _seeds(plan: Mapping[str, Any]) -> list[str]:
         bound = "" if plan["planning_sd"] == sd else f"; planned with its upper 80 % bound {plan['planning_sd']:.3g}"
         lines.append(f"Noise: sd {sd:.3g} ({plan['noise_source']}){bound}.")
     if plan["looks"]:
-        lines.append(f"Looks: {_looks(plan)}. Hours and dollars cover all {seeds} seeds.")
+        lines.append(f"Looks: {_looks(plan)}. Hours and dollars cover every seed of the trial.")
     return lines
 
 

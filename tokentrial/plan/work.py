@@ -65,7 +65,8 @@ def expected_of_family(
 @lru_cache(maxsize=64)  # whoever watches a run asks every other second, and problems are made up to be measured
 def _planned_seconds(trial_json: str) -> dict[str, float]:
     trial = Trial.model_validate_json(trial_json)
-    return {stage: 3600 * of_stage for stage, of_stage in hours(trial, work_by_stage(trial), this_machine({})).items()}
+    machine = this_machine({}, trial.pretrain.device)
+    return {stage: 3600 * of_stage for stage, of_stage in hours(trial, work_by_stage(trial), machine).items()}
 
 
 def hours(trial: Trial, work_of: dict[str, Work], machine: Group) -> dict[str, float]:

@@ -76,9 +76,11 @@ class CheckpointWriter:
             save_file(weights, partial / "model.safetensors")
             save_file(state, partial / "optimizer.safetensors")
             write_json(partial / "log.json", log)
-        # prune only now that the new one is whole: a kill at any moment leaves one to resume from
-        for old in checkpoint_steps(self.folder)[: -self.settings.keep_last]:
-            if not _stays(old, self.settings, self.averaged):
+        # prune only now that the new one is whole: a kill at any moment leaves one to resume from; of later steps there
+        # is one where `restore` has passed over it, damaged
+        until_now = [earlier for earlier in checkpoint_steps(self.folder) if earlier <= steps]
+        for old in until_now[: -self.settings.keep_last]:
+            if not stays(old, self.settings, self.averaged):
                 shutil.rmtree(_folder(self.folder, old))
         self.saved(_folder(self.folder, steps))
 
@@ -118,11 +120,12 @@ def copy_kept(folder: Path, to: Path, settings: Checkpoint, averaged: Collection
                 f"{folder} and run the same command again"
             )
     for steps in whole:
-        if _stays(steps, settings, averaged):
+        if stays(steps, settings, averaged):
             shutil.copyfile(_folder(folder, steps) / "model.safetensors", to / weights_name(steps))
 
 
-def _stays(steps: int, settings: Checkpoint, averaged: Collection[int]) -> bool:
+def stays(steps: int, settings: Checkpoint, averaged: Collection[int]) -> bool:
+    """Whether the weights after so many steps are kept beside the last ones."""
     return steps in averaged or bool(settings.keep_every and steps % settings.keep_every == 0)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokentrial.arms import arm as arms
 from tokentrial.corpus.stream import Stream
 from tokentrial.errors import Interrupted, TrialError
-from tokentrial.pretrain.checkpoint import CheckpointWriter, checkpoint_steps, copy_kept, cpu_copies, restore
+from tokentrial.pretrain.checkpoint import CheckpointWriter, checkpoint_steps, copy_kept, cpu_copies, restore, stays
 from tokentrial.pretrain.device import resolve_device, resolve_dtype
 from tokentrial.pretrain.export import load_initial_weights
 from tokentrial.pretrain.gpt import GPT, Config
@@ -21,7 +21,7 @@ from tokentrial.pretrain.meter import Meter, Progress
 from tokentrial.pretrain.optim import TrainStep, lr_scale
 from tokentrial.pretrain.ranks import Ranks
 from tokentrial.pretrain.validate import validate
-from tokentrial.store.disk import need_disk
+from tokentrial.store.disk import held_bytes, need_disk
 from tokentrial.store.files import write_json
 from tokentrial.trial.pretraining import SHAPE, Pretrain, weights_name
 
@@ -70,7 +70,7 @@ def pretrain(
             resumable = checkpoints is not None and not last
             # with several ranks only a logged step asks the others whether to stop: a question makes all of them wait
             stopping = resumable and (logged or ranks.world == 1) and ranks.any(stop())
-            due = after % settings.checkpoint.interval == 0 or after in before_end
+            due = after % settings.checkpoint.interval == 0 or stays(after, settings.checkpoint, before_end)
             saving = stopping or (resumable and due)
             if logged or saving:
                 value = float(ranks.mean(loss))
@@ -123,7 +123,8 @@ def _model(
             f"weights, gradients and moments alone, but {free / 1e9:.1f} GB of memory are free; give a smaller model"
         )
     if checkpoints and (needed := settings.checkpoint_bytes(config.rows, averaged)):
-        need_disk(checkpoints.parent, needed, "the checkpoints of pretraining", 0.0)
+        more = max(0, needed - held_bytes(checkpoints))
+        need_disk(checkpoints.parent, more, "the checkpoints of pretraining", 0.0)
     model = GPT(config, stream.seed, settings.init).to(device)
     if start:
         load_initial_weights(model, start, stream.vocabulary, arms.get_arm(stream.arm, stream.facts))

@@ -3,6 +3,7 @@ results; and the page."""
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,8 +13,10 @@ from tokentrial.arms.arm import arm_names, get_arm
 from tokentrial.facts.families import build_facts
 from tokentrial.report import run_summary
 from tokentrial.report.items import EvaluationFolders, ItemSummary
+from tokentrial.report.outcomes import METRICS
 from tokentrial.report.results import (
     RESULTS,
+    RESULTS_CSV,
     CellResults,
     ResultsTable,
     most_asked_answer,
@@ -23,14 +26,15 @@ from tokentrial.report.results import (
 from tokentrial.report.tuning import tuning
 from tokentrial.report.variants import VariantReport, reruns, swept, variant_reports
 from tokentrial.store.files import fingerprint, read_json, sealed, write_bytes, write_json
-from tokentrial.store.folders import read_manifest
+from tokentrial.store.folders import read_intact_json, read_manifest
 from tokentrial.store.provenance import provenance
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
-VERSION = 16  # 15 judged trends by the settings, without floors and ceilings
+VERSION = 17  # 16 took a trend over the seeds that were left for the declared one
 REPORT = "comparison_report.json"
 PAGE = "report.html"
+TEXT = "report.md"
 
 
 def build(
@@ -51,12 +55,13 @@ def build(
         "report",
         VERSION,
         cells={
-            f"{arm}/{seed}/{stage}": read_manifest(folder)["fingerprint"]
+            f"{arm}/{seed}/{stage}": _identity(folder)
             for (arm, seed), by_stage in evaluations.items()
             for stage, folder in by_stage.items()
         },
         standing=[standing.sha256, standing.departures, standing.withheld, standing.declared.verdict.model_dump()],
         declared=[standing.declared.arms, standing.declared.seeds, standing.declared.control],
+        metrics=sorted(METRICS),
         arms=trial.arms,
         seeds=trial.seeds,
         grpo=_grpo(trial),
@@ -64,7 +69,7 @@ def build(
         variants=[[variant.kind, variant.name, report and report["fingerprint"]] for variant, report in reports],
     )
     path, page = trial.folder / REPORT, trial.folder / PAGE
-    whole = path.exists() and page.exists() and (trial.folder / RESULTS).exists()
+    whole = page.exists() and all((trial.folder / name).exists() for name in (REPORT, RESULTS, RESULTS_CSV, TEXT))
     if whole and (before := read_json(path, "fingerprint"))["fingerprint"] == wanted:
         stored: dict[str, Any] = before
         return stored
@@ -76,10 +81,16 @@ def build(
     from tokentrial.report.text_report import markdown
 
     # the JSON last: its fingerprint says that the others are there
-    write_bytes(trial.folder / "report.md", markdown(report).encode())
+    write_bytes(trial.folder / TEXT, markdown(report).encode())
     write_page(report, page)
     write_json(path, report)
     return report
+
+
+def _identity(folder: Path) -> list[Any]:
+    """What of an evaluation a report is of: one that was made again is another, whatever it was made from."""
+    manifest = read_manifest(folder)
+    return [manifest["fingerprint"], manifest["files"], manifest["provenance"]]
 
 
 def _report(
@@ -93,7 +104,7 @@ def _report(
     exposure = read_json(trial.folder / "corpus" / "exposure.json")
     results, items = _read(trial, evaluations, exposure, declared.arms)
     trained = {
-        (arm, seed): read_json(trial.folder / arm / f"seed{seed}" / "pretrain" / "results.json")
+        (arm, seed): read_intact_json(trial.folder / arm / f"seed{seed}" / "pretrain", "results.json")
         for arm, seed in results
     }
     analysis = analyse(
@@ -141,7 +152,7 @@ def _report(
         "dose": run_summary.dose(exposure, trial.arms, trial.seeds),
         "mechanism": run_summary.mechanism(trial.arms, trial.seeds, evaluations),
         "samples": items.samples(),
-        "ran": run_summary.declared_and_ran(trial, trained, standing, needed),
+        "ran": run_summary.declared_and_ran(trial, trained, standing, look.wanted),
         "arms_left_out": {name: get_arm(name).summary for name in arm_names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),

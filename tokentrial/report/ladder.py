@@ -46,7 +46,12 @@ def ladder(trial: Trial, declared: Declared, reports: Sequence[VariantReport], o
         return content
     verdict = declared.verdict
     compared = [verdict.primary, *verdict.secondary]
-    trends = [_trend(pair, verdict.margin(pair), sizes, not missing, content["departures"]) for pair in compared]
+    fewest = min([len(declared.seeds), *(rung.seeds for rung in trial.ladder.sizes if rung.seeds)])
+    trends = [
+        _trend(pair, verdict.margin(pair), sizes, declared.seeds[:fewest], content["departures"]) for pair in compared
+    ]
+    if missing:  # their slopes would be those of the others
+        trends = [trend | {"slope": None, "ci95": None, "p": None} for trend in trends]
     content["trends"] = decide_trends(trends, verdict.alpha)
     outcomes = dict.fromkeys([*(pair.outcome for pair in compared), TEXT_BITS])
     for arms in dict.fromkeys(pair.arms for pair in compared):
@@ -114,10 +119,10 @@ def _bound(report: Report, pair: Compared, margin: float | None) -> str | None:
 
 
 def _trend(
-    pair: Compared, margin: float | None, sizes: Sequence[Size], is_complete: bool, departures: Mapping[str, str]
+    pair: Compared, margin: float | None, sizes: Sequence[Size], expected: Sequence[int], departures: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A declared contrast at each size, over the seeds of that size, and its trend over the seeds that every size has;
-    without one while a size is missing."""
+    """A declared contrast at each size, over the seeds of that size, and its trend over the seeds that every size has:
+    as declared where these are the `expected` ones, since whoever leaves a seed out may have seen it."""
     scores = [tuple(_by_seed(report, pair.outcome, arm) for arm in pair.arms) for _, report in sizes]
     by_size = []
     for (name, report), (a, b) in zip(sizes, scores, strict=True):
@@ -125,19 +130,21 @@ def _trend(
         t = paired_t(paired_differences([a[s] for s in seeds], [b[s] for s in seeds])) if seeds else None
         bound = _bound(report, pair, margin)
         by_size.append({"size": name, "mean": t and t.mean, "ci95": t and t.ci95, "n": len(seeds), "bound": bound})
+    common = _common(sizes, pair)
     record: dict[str, Any] = {
         "outcome": pair.outcome,
         "contrast": pair.contrast,
         "higher_is_better": METRICS[pair.outcome.rsplit("/", 1)[1]].higher_is_better,
-        "as_declared": pair.outcome.partition("/")[0] not in departures,
+        "as_declared": pair.outcome.partition("/")[0] not in departures and common == sorted(expected),
         "by_size": by_size,
-        "seeds": _common(sizes, pair),
+        "seeds": common,
+        "lacks": sorted({*expected} - {*common}),
         "slope": None,
         "ci95": None,
         "p": None,
     }
-    if is_complete and record["seeds"]:
-        rows = [paired_differences([a[s] for a, _ in scores], [b[s] for _, b in scores]) for s in record["seeds"]]
+    if common:
+        rows = [paired_differences([a[s] for a, _ in scores], [b[s] for _, b in scores]) for s in common]
         by_seed = slopes(rows, [_flops(report, pair.arms[1]) for _, report in sizes])
         t = paired_t(by_seed)
         # as of a contrast: where all slopes are equal, Student's t has no p
@@ -166,12 +173,12 @@ def _multipliers(pair: Compared, margin: float | None, sizes: Sequence[Size]) ->
 
 def _steps_to_60(group: str, arms: tuple[str, str], size: Size) -> dict[str, Any]:
     """At one size: steps after which the control has 60 % of the facts, over those of the treatment, by seed; of no
-    seed where no fact is in the group."""
+    seed where no fact is in the group, and of none whose arms were asked at another number of points."""
     name, report = size
     declared = report["declared"]["seeds"]
     steps = [
         {
-            int(seed): curve["steps_to_60"][group]
+            int(seed): (curve["steps_to_60"][group], len(curve["points"]))
             for seed, curve in report["curves"].get(arm, {}).items()
             if int(seed) in declared and any(group in point for point in curve["points"])
         }
@@ -179,7 +186,10 @@ def _steps_to_60(group: str, arms: tuple[str, str], size: Size) -> dict[str, Any
     ]
     treatment, control = steps
     seeds = sorted(treatment.keys() & control.keys())
-    ratios = [control[s] / treatment[s] if control[s] and treatment[s] else None for s in seeds]
+    ratios = [
+        needed / taken if needed and taken and points == points_of_control else None
+        for (taken, points), (needed, points_of_control) in ((treatment[s], control[s]) for s in seeds)
+    ]
     return _record(f"pretrain/steps_to_60/{group}", arms, name, seeds, summarise(ratios), None)
 
 

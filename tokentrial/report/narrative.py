@@ -31,9 +31,10 @@ def headline(report: Report) -> str:
     outcome = outcome_label(primary["outcome"])
     if not verdict:
         return one_line(f"No verdict yet on {treatment} against {control} in {outcome}.")
+    asked = report["declared"]["control"]  # the gate is the trial's control's, which need not be the contrast's
     finding = {
         NO_DIFFERENCE: f"{treatment} shows no difference",
-        NOT_LEARNT: f"{treatment} shows no difference, and {control} has not learnt enough for that to mean anything",
+        NOT_LEARNT: f"{treatment} shows no difference, and {asked} has not learnt enough for that to mean anything",
     }.get(verdict, f"{treatment} {verdict}")
     if verdict.startswith(EQUIVALENT):
         finding = f"{treatment} and {control} are {verdict}"
@@ -91,7 +92,7 @@ def remarks(report: Report) -> list[str]:
         *trends(report),
         *tuning(report),
         gate(report),
-        *error_rates(report),
+        error_rates(report),
     ]
     if grpo and not grpo["go_on"]:
         sentences.append("GRPO skipped: pass@k is zero in every cell; there is nothing to learn from.")
@@ -161,11 +162,12 @@ def trends(report: Report) -> list[str]:
         verdict = {None: "no verdict", GAINS: f"the treatment {GAINS}", LOSES: f"the treatment {LOSES}"}
         slope = "not measured" if trend["slope"] is None else f"{trend['slope']:+.3f} {format_interval(trend['ci95'])}"
         bounds = [f"{point['size']} ({point['bound']})" for point in trend["by_size"] if point["bound"]]
+        lacks = f"; seeds {', '.join(map(str, trend['lacks']))} are not at every size" if trend["lacks"] else ""
         room = f"; the scale leaves no room for a difference at {', '.join(bounds)}" if bounds else ""
         sentences.append(
             f"Over {len(trend['by_size'])} sizes of model, {trend['contrast']} in {outcome_label(trend['outcome'])}: "
             f"{verdict.get(trend['verdict'], trend['verdict'])}, slope per tenfold compute {slope}, "
-            f"p {format_number(trend['p_adjusted'])}{room}."
+            f"p {format_number(trend['p_adjusted'])}{room}{lacks}."
         )
     return sentences
 
@@ -221,21 +223,26 @@ def gate(report: Report) -> str:
     return f"{rule}; {control} reached {reached['asked']:.3f}{never}: {passed}."
 
 
-def error_rates(report: Report) -> list[str]:
+def error_rates(report: Report) -> str:
     """How often a trial like this one finds something where there is nothing."""
     declared = report["declared"]
     alpha, count = declared["alpha"], len(declared["secondary"])
     most = "about" if declared["looks"] else "at most"  # the levels of a family's looks add up to a little more
+    family = f" and another {alpha:g} for the secondary family ({count}, Holm)" if count else ""
     words = (
-        f"Alpha is {alpha:g} for the primary contrast and another {alpha:g} for the secondary family ({count}, Holm): "
-        f"without any effect {most} {200 * alpha:.3g} % of such trials find one."
+        f"Alpha is {alpha:g} for the primary contrast{family}: without any effect {most} "
+        f"{100 * alpha * (2 if count else 1):.3g} % of such trials find one."
     )
+    if len({str(values) for values in ((report["tuning"] or {}).get("chosen") or {}).values()}) > 1:
+        words += " Here it is more, as the arms' tuned values differ (docs/science.md, Fair tuning)."
     if any(record["margin"] is not None for record in declared_records(report)):
-        rate = f"at most {100 * alpha:.3g} % for the primary and {100 * alpha:.3g} % for the family"
+        rate = f"at most {100 * alpha:.3g} % for the primary"
+        rate += f" and {100 * alpha:.3g} % for the family" if count else ""
         words += f" A wrong `equivalent` counts apart: {rate}."
     if report["ladder"]:
-        words += f" Trends over sizes add {100 * alpha:.3g} % for the primary one and as much for the others."
-    return [words] if count else []
+        words += f" Trends over sizes add {100 * alpha:.3g} % for the primary one"
+        words += " and as much for the others." if count else "."
+    return words
 
 
 def declaration(report: Report) -> list[str]:

@@ -8,6 +8,7 @@ item a single answer. Figures of one's own start there: `tokentrial results OUT`
 """
 
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import orjson
 
 from tokentrial.errors import TrialError
 from tokentrial.report.outcomes import METRICS, kind_of
-from tokentrial.store.files import read_json
+from tokentrial.store.files import PARTIAL, read_json
 from tokentrial.tasks.arithmetic import TABLE_SUBSETS, fact_means, is_table_row, mean_over_facts, table_subsets
 from tokentrial.tasks.task import Row
 
@@ -193,8 +194,9 @@ class ResultsTable:
         types = {"seed": pa.int64(), "value": pa.float64()}
         self.schema = pa.schema([(column, types.get(column, pa.string())) for column in COLUMNS])
         self.paths = [folder / RESULTS, folder / RESULTS_CSV]
-        parts = [path.with_name(f"{path.name}.partial") for path in self.paths]
-        self.writers = [parquet.ParquetWriter(parts[0], self.schema), csv.CSVWriter(parts[1], self.schema)]
+        # names of its own: another process may build the report of the same folder
+        self.parts = [path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}") for path in self.paths]
+        self.writers = [parquet.ParquetWriter(self.parts[0], self.schema), csv.CSVWriter(self.parts[1], self.schema)]
 
     def add(self, arm: str, seed: int, stage: str, results: CellResults, rows: Sequence[Row]) -> None:
         """What a cell scored after a stage, and its answers."""
@@ -211,9 +213,9 @@ class ResultsTable:
 
     def close(self) -> None:
         """Let the whole table take its place."""
-        for path, writer in zip(self.paths, self.writers, strict=True):
+        for path, part, writer in zip(self.paths, self.parts, self.writers, strict=True):
             writer.close()
-            path.with_name(f"{path.name}.partial").replace(path)
+            part.replace(path)
 
 
 def _table_rows(stage: str, results: CellResults, rows: Sequence[Row]) -> Iterator[tuple[Any, ...]]:

@@ -16,8 +16,8 @@ import orjson
 from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.report.results import mean_of
-from tokentrial.store.files import canonical, read_json
-from tokentrial.store.folders import read_manifest
+from tokentrial.store.files import PARTIAL, canonical, read_json
+from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
 
@@ -122,16 +122,17 @@ def corpus_checks(corpus: Path, arms: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def declared_and_ran(trial: Trial, trained: Trained, standing: Standing, needed: Sequence[int]) -> list[dict[str, str]]:
-    """Setting by setting, what was declared against what ran; what else differs stands among the departures."""
+def declared_and_ran(trial: Trial, trained: Trained, standing: Standing, wanted: int) -> list[dict[str, str]]:
+    """Setting by setting, what was declared against what ran; what else differs stands among the departures. Of the
+    declared seeds so many are `wanted`."""
     declared, pretrain = standing.declared, standing.settings["pretrain"]
     steps = {arm: sorted({r["total_steps"] for (name, _), r in trained.items() if name == arm}) for arm in trial.arms}
     whole_seeds = [seed for seed in declared.seeds if all((arm, seed) in trained for arm in declared.arms)]
-    stopped = [seed for seed in declared.seeds if seed not in needed]
+    spared = len(declared.seeds) - wanted
     cells = trained.values()
     rows = [
         ("arms", _listed(declared.arms), _listed(arm for arm in trial.arms if steps[arm])),
-        ("seeds", _listed(declared.seeds), _listed(whole_seeds) + ("; then decided" if stopped else "")),
+        ("seeds", _listed(declared.seeds), _listed(whole_seeds) + (f"; {spared} not needed" if spared else "")),
         (
             "budget",
             f"the same {standing.settings['budget']['match']} in every arm",
@@ -142,6 +143,7 @@ def declared_and_ran(trial: Trial, trained: Trained, standing: Standing, needed:
             f"{pretrain['batch_tokens']:,}",
             _distinct(f"{r['config']['batch_tokens']:,}" for r in cells),
         ),
+        ("sequences per pass", "not declared", _distinct(f"{r['config']['micro_batch']:,}" for r in cells)),
         ("device", trial.pretrain.device, _distinct(r["device"] for r in cells)),
         ("dtype", pretrain["dtype"], _distinct(r["dtype"] for r in cells)),
         ("processes per cell", str(trial.pretrain.nproc_per_node), _distinct(f"{r['ranks']:,}" for r in cells)),
@@ -158,16 +160,20 @@ def _distinct(values: Iterable[str]) -> str:
 
 
 def made_by(evaluations: EvaluationFolders) -> dict[str, Any]:
-    """Versions and machines that made the cells, with how many evaluations each, seeds whose arms were split over
-    machines, and the time from the first to the last."""
+    """Versions and machines that made the evaluations, with how many each, seeds of which some stage was computed by
+    different machines in different arms, and the time from the first evaluation to the last."""
     makers: Counter[bytes] = Counter()
     times, of_pair = [], defaultdict(set)
     for (_, seed), by_stage in evaluations.items():
-        for stage, folder in by_stage.items():
+        for folder in by_stage.values():
             maker = read_manifest(folder)["provenance"]
             times.append(maker.pop("time"))
             makers[canonical(maker)] += 1
-            of_pair[seed, stage].add((maker.get("processor"), maker["machine"]))
+        for folder in {folder.parent for folder in by_stage.values()}:
+            for path in folder.glob(f"*/{MANIFEST}"):
+                if path.parent.suffix != PARTIAL:
+                    maker = read_manifest(path.parent)["provenance"]
+                    of_pair[seed, path.parent.name].add((maker.get("processor"), maker["machine"]))
     return {
         "makers": [{"evaluations": count, **orjson.loads(maker)} for maker, count in makers.most_common()],
         # arms of one seed on different machines: the machine is then part of their difference

@@ -72,10 +72,22 @@ def _make(
         stage.make(job)
     with stoppable() as stop:
         storage.send(folder)
-        storage.drop(checkpoints.parent)
-        shutil.rmtree(checkpoints.parent, ignore_errors=True)
+        _drop(checkpoints.parent, storage)
     if stop():
         raise Interrupted(f"{folder}: finished; stopped before the next stage")
+
+
+def drop_checkpoints(corpus: CorpusPlan, cell: Cell, storage: Storage) -> None:
+    """Drop those of finished stages, which an attempt left that ended before it could."""
+    for name, fingerprint in cell.fingerprints(corpus).items():
+        checkpoints = cell.checkpoints(corpus.trial, name, fingerprint).parent
+        if checkpoints.exists() and is_done(cell.folder(corpus.trial, name), fingerprint):
+            _drop(checkpoints, storage)
+
+
+def _drop(checkpoints: Path, storage: Storage) -> None:
+    storage.drop(checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def sync_storage(corpus: CorpusPlan, cells: Sequence[Cell], storage: Storage) -> None:

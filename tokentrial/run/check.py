@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from tokentrial.arms.arm import get_arm
+from tokentrial.arms.arm import arm_names, get_arm
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.sources import Source
-from tokentrial.errors import SettingsError, TrialError
+from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.facts.families import build_facts
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.report.outcomes import check_outcomes
@@ -39,6 +39,8 @@ def check(trial: Trial) -> None:
             "facts of the others are asked with every seed; give consecutive seeds to hold out all in turn",
             file=sys.stderr,
         )
+    for name in arm_names():  # of those that do not run the report says what they are
+        get_arm(name)
     refuse_without_effect(trial)
     read = set()  # variants share most of their files
     for member in (trial, *(variant.trial for variant in to_run(trial))):
@@ -61,6 +63,8 @@ def check(trial: Trial) -> None:
                 # what a run has read and is gone is missed only where something has to be made from it
                 if (setting, source, member.tasks.gsm8k) not in read and not lost(member, source):
                     task.check(split)
+            except Interrupted:
+                raise
             except TrialError as error:
                 raise SettingsError(f"{setting}: {source}: {error}") from None
             read.add((setting, source, member.tasks.gsm8k))

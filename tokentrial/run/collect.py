@@ -27,8 +27,11 @@ def collect(sources: Sequence[Path], into: Path) -> list[str]:
     """
     if (into / "trial.yaml").exists() and not (into / DECLARED).exists():
         raise TrialError(f"{into}: holds a run without a declaration; give a new folder, or one of the folders to join")
-    folders = list(dict.fromkeys([*(into for _ in range((into / DECLARED).exists())), *sources]))
-    trial = open_run(folders[0])
+    holds_some = (into / "trial.yaml").exists()
+    folders = list(dict.fromkeys([*([into] if holds_some else []), *sources]))
+    trial, *_ = [open_run(folder) for folder in folders]  # what is no run is named
+    if without := next((folder for folder in folders if not (folder / DECLARED).exists()), None):
+        raise TrialError(f"{without / DECLARED}: not found, so nothing says which cells may be joined; copy it as well")
     below = ["", *(str(variant.trial.folder.relative_to(trial.folder)) for variant in to_run(trial))]
     joined: list[str] = []
     with lock(into):
@@ -56,23 +59,23 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
         if steps.keys() & finished.get(into, {}).get(cell, ()) and into not in steps.values():
             raise TrialError(f"{into / cell}: another machine ran this cell earlier; give a new folder as --to")
         for step, folder in steps.items():
-            if folder != into and not (into / cell / step / MANIFEST).exists():
+            if folder != into and not ((into / cell / step / MANIFEST).exists() and is_whole(into / cell / step)):
                 link_folder(folder / cell / step, into / cell / step)
                 joined.append(f"{cell}/{step}")
     for name in _SHARED:
         holder = next((folder for folder in (*corpora, *folders) if (folder / name / MANIFEST).exists()), None)
         if holder and not (into / name / MANIFEST).exists():
             link_folder(holder / name, into / name)
-    for name in ("trial.yaml", "sources.json", "inputs.json", TUNED):
-        holder = next((folder for folder in folders if (folder / name).exists()), None)
-        if holder and not (into / name).exists():
-            write_bytes(into / name, (holder / name).read_bytes())
-    if decision:
-        write_json(into / DECISION, sealed(decision))
     # what departs anywhere departs here
     amendments = {str(change): change for record in declared for change in record["amendments"]}
     in_order = sorted(amendments.values(), key=lambda amendment: str(amendment["time"]))
     write_json(into / DECLARED, declared[0] | {"amendments": in_order})
+    if decision:
+        write_json(into / DECISION, sealed(decision))
+    for name in ("sources.json", "inputs.json", TUNED, "trial.yaml"):  # the last says that the declaration is there
+        holder = next((folder for folder in folders if (folder / name).exists()), None)
+        if holder and not (into / name).exists():
+            write_bytes(into / name, (holder / name).read_bytes())
     return joined
 
 

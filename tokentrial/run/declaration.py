@@ -11,7 +11,7 @@ from tokentrial import __version__
 from tokentrial.arms.arm import get_arm
 from tokentrial.corpus import prepare
 from tokentrial.corpus.sources import Source
-from tokentrial.errors import TrialError
+from tokentrial.errors import Interrupted, TrialError
 from tokentrial.pretrain.start import start_content
 from tokentrial.report.outcomes import tuning_outcome
 from tokentrial.steps.stage import stages
@@ -68,8 +68,10 @@ def declare(trial: Trial, replaced: Sequence[str], storage: Storage) -> None:
     current, path, time = declaration(trial), trial.folder / DECLARED, datetime.now(UTC).isoformat(timespec="seconds")
     written = {"sha256": declaration_hash(current), "time": time}
     before = read_declared(trial.folder)
-    if before is None or "declaration" not in before or why_broken(trial) or not (_begun(trial) or storage.has_begun()):
-        again = [written | {"changes": [], "replaced": list(replaced)}] if replaced else []
+    begun = _begun(trial) or storage.has_begun()
+    if before is None or "declaration" not in before or why_broken(trial) or not begun:
+        # a corpus that is made again before any training says nothing that could be chosen by
+        again = [written | {"changes": [], "replaced": list(replaced)}] if replaced and begun else []
         write_json(path, written | {"tokentrial": __version__, "declaration": current, "amendments": again})
         return
     if replaced or hash_in_force(trial.folder) != written["sha256"]:
@@ -95,6 +97,8 @@ def read_declared(folder: Path) -> dict[str, Any] | None:
         covers_settings = isinstance(declared, dict) and "declaration" in declared
         wanted = ("sha256", "time", "amendments") if covers_settings else ("seeds", "control", "primary", "secondary")
         return dict(read_json(path, *wanted))
+    except Interrupted:
+        raise
     except TrialError:
         raise TrialError(
             f"{path}: not a declaration; put back a copy of it, or delete it and give --overwrite: what is there is "

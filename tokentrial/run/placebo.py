@@ -86,7 +86,7 @@ def print_placebo(contrasts: list[Contrast], console: Console) -> None:
             outcome_label(c.outcome),
             f"{c.difference:+.3f} {format_interval(c.interval)}",
             format_number(c.p),
-            "a false alarm" if c.p is not None and c.p < c.alpha else "nothing, rightly",
+            "not tested" if c.p is None else "a false alarm" if c.p < c.alpha else "nothing, rightly",
         ]
         for c in contrasts
     ]

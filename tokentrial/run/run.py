@@ -16,6 +16,7 @@ from typing import Any
 from tokentrial.corpus import prepare
 from tokentrial.corpus.materialize import materialize as written_out
 from tokentrial.corpus.prepare import CorpusPlan
+from tokentrial.corpus.stream import drill_sets, drills_name
 from tokentrial.corpus.verify import verify as rederive
 from tokentrial.devices import this_machine
 from tokentrial.errors import Interrupted, SettingsError, TrialError
@@ -29,7 +30,7 @@ from tokentrial.pretrain.device import resolve_device
 from tokentrial.pretrain.start import prepare_start, start_folder
 from tokentrial.report.comparison import build
 from tokentrial.run.budget import affordable_cells
-from tokentrial.run.cells import fetch_results, prune_weights, run_cell, sync_storage
+from tokentrial.run.cells import drop_checkpoints, fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
 from tokentrial.run.declaration import declare, hash_in_force, manifests
 from tokentrial.run.replacing import refuse_replacing, refuse_taking_over
@@ -39,7 +40,7 @@ from tokentrial.run.tuning import tune
 from tokentrial.steps import corpus as corpus_step
 from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.stage import Stage, phases, stages
-from tokentrial.store.disk import need_disk, translate_os_errors
+from tokentrial.store.disk import held_bytes, need_disk, translate_os_errors
 from tokentrial.store.files import remove_stale_partials, write_bytes
 from tokentrial.store.folders import MANIFEST, is_done, is_whole, link_folder, lock
 from tokentrial.store.storage import Storage
@@ -83,7 +84,11 @@ def run(
                 print(f"{variant.kind} {number} of {len(others)}: {variant.name}", file=sys.stderr)
                 run_one(variant.trial, wanted, its_cells, earlier, overwrite, affordable)
             earlier.append(variant.trial)
-        return rebuild(trial.folder) if others and report else report
+        if others and report:  # with what the variants have come to
+            report = rebuild(trial.folder)
+            with lock(trial.folder):
+                Storage(trial).send_report()
+        return report
 
 
 def _within_budget(
@@ -146,6 +151,7 @@ def run_one(
             raise TrialError(f"{corpus.folder}: not ready; run `tokentrial corpus` with the same trial first")
         for cell in these:
             prune_weights(corpus, cell, storage, [])
+            drop_checkpoints(corpus, cell, storage)
         _walk(corpus, these, asked, make_corpus, storage, replaced, by_phase)
         if not within:  # its variants' cells begin now, and nothing may be declared after a look at them
             declare(trial, replaced, storage)
@@ -193,7 +199,9 @@ def _walk(
         return
     pending = [left for _, todo in ahead for _, left in todo]
     workers = _workers(trial, max((len(todo) for _, todo in ahead), default=1))
-    need_disk(trial.folder, cell_bytes(trial, pending, workers), "the trial", trial.disk_reserve_gb)
+    needed = cell_bytes(trial, pending, workers)
+    needed -= sum(held_bytes(path) for path in trial.folder.glob("*/seed*/*.checkpoints"))  # they are among these bytes
+    need_disk(trial.folder, max(0, needed), "the trial", trial.disk_reserve_gb)
     # the workers of the cells start first, and import what takes seconds while the corpus is made
     with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
         if make_corpus:
@@ -345,6 +353,9 @@ def materialize(
     for option, value in (("--target-tokens", tokens), ("--shard-size", shard_size)):
         if value < 1:
             raise SettingsError(f"{option} is {value}, expected a number of tokens, 1 or more")
+    folds = trial.corpus.drills.holdout_folds
+    if trial.corpus.drills.share and drills_name(seed, folds) not in drill_sets(trial):
+        raise SettingsError(f"--seed {seed}: it leaves out other facts than the seeds {trial.seeds}; give one of these")
     out = folder or trial.folder / "materialized" / arm / f"seed{seed}"
     if out.exists() and not (out / MANIFEST).exists():
         raise TrialError(f"{out}: exists and was not written by tokentrial; give another --out-dir")

@@ -39,9 +39,10 @@ def standing(trial: Trial) -> Standing:
     for change, since in {**dict(changes), **dict(reversed(of_amendments))}.items():
         name = change.split(": ")[0]
         words = f"{change}, {since}"
-        departures.append(f"{words}; " + ("what was declared counts" if _of_analysis(name) else "exploratory"))
+        is_of_analysis = _of_analysis(name, before["declaration"])
+        departures.append(f"{words}; " + ("what was declared counts" if is_of_analysis else "exploratory"))
         for stage, chain in measured.items():
-            if not _of_analysis(name) and _stage_of(trial, name) in (*chain, None):
+            if not is_of_analysis and _stage_of(trial, name) in (*chain, None):
                 withheld.setdefault(stage, words)
     for amendment in before["amendments"]:
         for stage, chain in measured.items():
@@ -86,12 +87,17 @@ def _chain(trial: Trial, name: str) -> list[str]:
     return [*chain, "corpus"]
 
 
-def _of_analysis(name: str) -> bool:
+def _of_analysis(name: str, declared: Mapping[str, Any]) -> bool:
+    if name == "control" and declared["settings"]["budget"]["match"] == "bytes":
+        return False  # every arm reads as many bytes as the control
     return name.split(".")[0] in _ANALYSIS
 
 
 def _is_known(name: str, declared: Mapping[str, Any]) -> bool:
-    """Whether a declaration of another release says anything of this setting; of versions this one knows nothing."""
+    """Whether a declaration of another release says anything of this setting; of versions this one knows nothing.
+    A declaration without `ladder` or `tune` says that there is none."""
+    if name.split(".")[0] in ("ladder", "tune"):
+        return True
     value: Any = declared
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:

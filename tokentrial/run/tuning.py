@@ -47,7 +47,7 @@ def tune(trial: Trial, tuning: Tuning, run_one: Callable[..., object], overwrite
     kept = before.chosen if before and not overwrite else {}
     for arm, values in kept.items():
         best_values = tuned.chosen.get(arm, values)
-        if best_values != values or (before and _figures(before, arm) != _figures(tuned, arm)):
+        if best_values != values or (before and arm in trial.arms and _figures(before, arm) != _figures(tuned, arm)):
             raise TrialError(
                 f"{trial.folder / TUNED}: {settings_text(values)} for {arm}, and by the cells of the tuning "
                 f"{settings_text(best_values)}; put back the file, or the cells, or {_ADVICE}"

@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float64]
 Values = Sequence[float] | Floats
 Interval = tuple[float, float]
 
+MOST_CELLS = 4_000  # seeds x facts in an interval over both: its matrices have the square of that
 EXACT_SEEDS = 20  # 2^20 sign patterns take 10 ms; each further seed doubles that
 ROUND_OFF = 1e-9  # relative: (0.3 - 0.2) and (0.7 - 0.6) are one difference, not two
 
@@ -164,6 +165,8 @@ def crossed_interval(matrix: Sequence[Sequence[float]] | Floats, level: float = 
     n, facts = cells.shape
     weights = observed / observed.sum(axis=1, keepdims=True)  # the mean of row s is weights[s] @ cells[s]
     mean = float((weights * np.where(observed, cells, 0)).sum() / n)
+    if cells.size > MOST_CELLS:
+        return CrossedInterval(None, None, None, f"{cells.size:,} results of facts are more than {MOST_CELLS:,}")
     both_observed = (observed[:, None] & observed).astype(np.float64)  # (seed, seed, fact): both seeds have this fact
     num_shared = both_observed.sum(axis=2)
     pair_df, same_seed, other_seed = np.maximum(num_shared - 1, 0), np.eye(n), 1 - np.eye(n)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokentrial.statistics.paired import Floats, Values, finite_vector, paired_t
+from tokentrial.statistics.paired import ROUND_OFF, Floats, Values, finite_vector, paired_t
 
 
 class Multiplier(NamedTuple):
@@ -31,7 +31,9 @@ def slopes(differences: Sequence[Values], compute: Values) -> list[float]:
     rows = [finite_vector(row, "differences") for row in differences]
     if any(len(row) != len(x) for row in rows):
         raise ValueError(f"differences: found {[len(row) for row in rows]} sizes by seed, expected {len(x)}")
-    return [float(centred @ row / (centred @ centred)) for row in rows]
+    # of equal differences exactly 0: slopes of round-off alone would agree in sign, and look significant
+    changes = [row - row.mean() if np.ptp(row) > ROUND_OFF * np.abs(row).max() else np.zeros(len(row)) for row in rows]
+    return [float(centred @ change / (centred @ centred)) for change in changes]
 
 
 def multiplier(

@@ -47,13 +47,21 @@ class PretrainStage(Stage):
         trial = self.trial
         # with matched bytes, how far the control reads says how many steps an arm takes
         matched = {"bytes_of": corpus.patch_fingerprint(trial.control)} if trial.budget.match == "bytes" else {}
-        resolved = {"dtype": resolve_dtype(trial.pretrain), "init": start_fingerprint(trial)}
+        resolved = {"dtype": self._dtype(cell), "init": start_fingerprint(trial)}
         settings = trial.experiment("pretrain")["pretrain"] | resolved
         of_corpus = {"corpus": corpus.patch_fingerprint(cell.arm), "epochs": trial.corpus.epochs}
         # version 2 of how drawn tokens begin: those of version 1 began as the fact that they are named after
         drawn = {"drawn_tokens": 2} if trial.pretrain.from_checkpoint and get_arm(cell.arm).is_random else {}
         averaged = {"averaged": trial.evaluate.checkpoints} if trial.evaluate.checkpoints > 1 else {}
         return {"settings": settings, "seed": cell.seed, **of_corpus, **matched, **drawn, **averaged}
+
+    def _dtype(self, cell: Cell) -> str:
+        """What `auto` stands for: of a cell that is trained what it was trained in, on whatever machine; else this
+        machine's."""
+        path = cell.folder(self.trial, self.name) / "results.json"
+        if self.trial.pretrain.dtype == "auto" and path.exists():
+            return str(read_json(path, "dtype")["dtype"])
+        return resolve_dtype(self.trial.pretrain)
 
     def sources(self, job: Job) -> list[Path]:
         corpus, sets = job.corpus, job.corpus.sets_of(job.cell.seed)

@@ -41,6 +41,8 @@ def _fault(error: Exception, folder: Path) -> str | None:
         return f"{folder}: No space left on device; free some space or give output=OTHER_FOLDER"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{error}; make it writable, or give output=OTHER_FOLDER"
+    if number == errno.EISDIR:
+        return f"{named}: found a folder, expected the name of a file; give one"
     if number == errno.ENOTDIR or (number == errno.EEXIST and named.is_file()):
         return f"{named}: found a file, expected a folder; move it, or give another folder"
     if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
@@ -73,7 +75,11 @@ def held_bytes(folder: Path) -> int:
 
 
 def need_within(folder: Path, needed: int, what: str, limit_gb: float | None) -> None:
-    """Refuse before writing what would bring the run folder beyond its limit; None: there is none."""
+    """Refuse before writing what would bring the run folder beyond its limit; None: there is none. One that lies in
+    another's, as OUT/ladder/2x64, shares its limit."""
+    outer, kind = folder.absolute().parents[1], folder.absolute().parent.name
+    if kind in ("sweep", "also", "ladder", "tune") and (outer / "corpus").is_dir():
+        folder = outer
     if limit_gb is not None and (held := held_bytes(folder)) + needed > limit_gb * 1e9:
         raise TrialError(
             f"{folder}: {what} needs {needed / 1e9:.2f} GB, {held / 1e9:.2f} GB are held, and disk_limit_gb is "

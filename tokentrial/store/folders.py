@@ -188,9 +188,22 @@ def damaged_files(folder: Path) -> list[str]:
 def require_intact(folder: Path) -> None:
     """Raises TrialError where the bytes of a step no longer match its manifest, before anything is made from it."""
     for name in damaged_files(folder):
-        raise TrialError(
-            f"{folder / name}: its bytes differ from its manifest; delete {folder} and run the same command again"
-        )
+        raise _damaged(folder, name)
+
+
+def read_intact_json(folder: Path, name: str) -> Any:
+    """A JSON file of a finished step, whose other files may be gone. Raises TrialError where its bytes no longer match
+    the manifest."""
+    entry = read_manifest(folder)["files"].get(name)
+    if entry is None or not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]:
+        raise _damaged(folder, name)
+    return read_json(folder / name)
+
+
+def _damaged(folder: Path, name: str) -> TrialError:
+    return TrialError(
+        f"{folder / name}: its bytes differ from its manifest; delete {folder} and run the same command again"
+    )
 
 
 def is_held(folder: Path, name: str = ".lock") -> bool:

@@ -64,6 +64,7 @@ def load(trial: str, overrides: Sequence[str] | Mapping[str, Any] = (), output: 
     settings = read_yaml(text, trial)
     if not isinstance(settings, dict):
         raise SettingsError(f"{trial}: found {type(settings).__name__}, expected settings such as `name: pilot`")
+    settings = _with_new_names(settings, trial)  # or an old name of the file would go before an override
     given = overrides.items() if isinstance(overrides, Mapping) else map(read_override, overrides)
     for key, value in given:
         put(settings, key, value, f"{key}={value}")

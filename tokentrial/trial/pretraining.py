@@ -156,7 +156,7 @@ class Pretrain(Settings):
     def checkpoint_bytes(self, vocabulary: int, averaged: int = 1) -> int:
         """Disk of one cell's checkpoints: those that are kept, of `averaged` ones all but the last, and the new one
         before the old one goes."""
-        if self.steps <= self.checkpoint.interval and averaged == 1:
+        if self.steps <= min(self.checkpoint.interval, self.checkpoint.keep_every or self.steps) and averaged == 1:
             return 0
         copies = self.checkpoint.keep_last + averaged
         if self.checkpoint.keep_every:

@@ -175,7 +175,7 @@ class SFT(Settings):
     weight_decay: Decay = 0.0
     """AdamW's weight decay; per step a weight loses this share times the learning rate"""
     held: Count = 64
-    """rows held out of training, on which loss and accuracy are tracked"""
+    """rows held out of training, at most a tenth of all, on which loss and accuracy are tracked"""
     checkpoint_every: Count = 500
     """steps between checkpoints"""
 
