@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import tokentrial
 from tokentrial.inspection.doctor import locked_versions
@@ -88,8 +89,12 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     assert inside == {path.relative_to(tmp_path).as_posix() for path in source.rglob("*") if path.is_file()}
 
 
-def test_every_file_tells_the_same_version():
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == tokentrial.__version__
-    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert newest is not None
-    assert newest[1] == tokentrial.__version__
+def test_every_file_tells_the_same_release_and_what_is_unreleased_has_a_version_of_its_own():
+    changes, here = (ROOT / "CHANGELOG.md").read_text(), Version(tokentrial.__version__)
+    released = re.search(r"^## ([\d.]+)", changes, re.MULTILINE)[1]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == released
+    if "## Unreleased" in changes:
+        assert here.is_devrelease
+        assert here > Version(released)
+    else:
+        assert here == Version(released)

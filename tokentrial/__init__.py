@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tokentrial.trial.trial import Trial
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["build_report", "compare_results", "load_trial", "read_results", "run_trial"]
 
 
