@@ -477,6 +477,9 @@ def test_the_run_and_the_report_take_the_same_look_of_text_that_no_arm_rewrites(
     [
         (["arms=[baseline,one_slot]", "verdict.primary={outcome: pretrain/heldout_text/drills/bits_per_byte,"
           " contrast: one_slot - baseline}", "verdict.secondary=[]"], "one_slot drops content"),
+        (["arms=[baseline,append_random]", "evaluate.tasks=[word_problems]", "verdict.primary={outcome:"
+          " pretrain/word_problems/all/gold_nats_per_byte, contrast: append_random - baseline}",
+          "verdict.secondary=[]"], "append_random drops content or draws tokens, .* the subset without_site"),
         (["evaluate.tasks=['path:addition.json']"], "rename it"),
         (["evaluate.tasks=['path:my_table.json']"], "rename it"),
     ],

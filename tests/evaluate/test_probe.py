@@ -43,6 +43,13 @@ def test_operands_alone_give_the_product_to_0_88():
     assert found["beyond"]["r2"] < 0.01
 
 
+def test_of_a_table_with_0_the_logarithm_of_the_product_is_not_asked_for():
+    with_0 = np.array([(a, b) for a in range(10) for b in range(10)])
+    found = probe(with_0.astype(float), with_0, rng())
+    assert "log_product" not in found
+    assert all(np.isfinite(figures["r2"]) for figures in found.values())
+
+
 def test_a_product_in_the_vector_is_read_beyond_the_operands():
     vectors = np.column_stack([ORDERED, ORDERED.prod(1)]) @ noise(3, 96) + 0.1 * noise(81, 96, seed=1)
     found = probe(vectors, ORDERED, rng())

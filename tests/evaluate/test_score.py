@@ -181,23 +181,27 @@ def test_the_choice_is_what_single_forward_passes_give(babbling, vocabulary, mon
 
 @torch.no_grad()
 def test_an_answer_does_not_end_before_a_part_of_a_longer_one(babbling, vocabulary):
-    """` a` before ` b`, each of them an id, where `a b` is an answer too: against whole forward passes."""
-    model, tokenizer, _ = babbling("baseline")
-    arm = arms.get_arm("baseline", build_facts(FactSettings(family="csv", rows=(("c", "a"), ("f", "a b")))))
-    [example] = [each for each in Arithmetic(facts=arm.facts).table() if each.answer == "a"]
-    prompt, [leading_on] = (vocabulary.encode(text).tolist() for text in (example.prompt, " b"))
-    model.lm_head.bias = torch.nn.Parameter(torch.zeros(vocabulary.size))
-    model.lm_head.bias[leading_on] = 10.0  # likely enough to be missed
-    said = range(vocabulary.eos + 1)
-    closing = [i for i in said if not re.match(r"[\w\ufffd]| *(=|\Z)", tokenizer.decode([i]))]
-    assert leading_on in closing
-    closing.remove(leading_on)
-    expected = 0.0
-    for way in (vocabulary.encode(" a").tolist(), vocabulary.encode(" c=a").tolist()):
-        logprobs = model(torch.tensor([prompt + way])).logits[0, len(prompt) - 1 :, said].double().log_softmax(-1)
-        chance = sum(logprobs[k, token] for k, token in enumerate(way)) + logprobs[-1, closing].logsumexp(0)
-        expected += chance.exp().item()
-    assert math.exp(spelled_logprobs(model, tokenizer, arm, [example])[0][0]) == pytest.approx(expected, rel=1e-4)
+    """` a` before ` b`, each of them an id, where `a b` is an answer too: against whole forward passes. And ` 3` before
+    `.`, which ends it as it stands in every drill, where `3.5` is an answer too."""
+    for short, goes_on, question in (("a", " b", "c"), ("3", ".5", "c")):
+        model, tokenizer, _ = babbling("baseline")
+        rows = ((question, short), ("f", short + goes_on))
+        arm = arms.get_arm("baseline", build_facts(FactSettings(family="csv", rows=rows)))
+        [example] = [each for each in Arithmetic(facts=arm.facts).table() if each.answer == short]
+        prompt, [leading_on, *_] = (vocabulary.encode(text).tolist() for text in (example.prompt, goes_on))
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(vocabulary.size))
+        model.lm_head.bias[leading_on] = 10.0  # likely enough to be missed
+        said = range(vocabulary.eos + 1)
+        closing = [i for i in said if not re.match(r"[\w\ufffd]| *(=|\Z)", tokenizer.decode([i]))]
+        assert leading_on in closing
+        expected = 0.0
+        for text, sign in ((f" {short}", 1), (f" {short}{goes_on}", -1)):
+            for way in (vocabulary.encode(text).tolist(), vocabulary.encode(f" {question}={text[1:]}").tolist()):
+                logprobs = model(torch.tensor([prompt + way])).logits[0, len(prompt) - 1 :, said].double()
+                logprobs = logprobs.log_softmax(-1)
+                chance = sum(logprobs[k, token] for k, token in enumerate(way)) + logprobs[-1, closing].logsumexp(0)
+                expected += sign * chance.exp().item()
+        assert math.exp(spelled_logprobs(model, tokenizer, arm, [example])[0][0]) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("nodes", "logits"), [(512, 2**27), (9, 2**27), (9, 100_000), (512, 1)])

@@ -234,6 +234,8 @@ def test_a_figure_has_the_first_operand_in_rows_and_the_second_in_columns():
     assert facts.table_cells == {"What is 10 minus 2?": (1, 0), "What is 3 plus 4?": (0, 1)}
     assert facts.table_axes == [[3, 10], [2, 4]]
     assert rows(("capital of France", "Paris"), ("capital of Spain", "Madrid")).table_axes == []
+    same = rows(("3", "+", "4", "7"), ("3", "*", "4", "12"))  # one place would show the mean of two facts
+    assert len({*same.table_cells.values()}) == len(same.table_cells) == 2
 
 
 def test_an_operator_of_letters_is_read_as_one_word():

@@ -63,6 +63,7 @@ def test_a_context_that_does_not_hold_the_questions_is_refused_and_the_least_one
     path = tmp_path / "long.csv"
     path.write_text("question,answer\nWhat is the capital of the land of Singapore?,Singapore City\nWhat is 1?,one\n")
     settings = [f"facts.csv={path}", "tokenizer.merges=0", "corpus.drills={share: 0.6, holdout_folds: 0}"]
+    settings.append("evaluate.max_new_tokens=16")
     outcome = "pretrain/fact_table/all/accuracy"
     settings.append(f"verdict={{primary: {{outcome: {outcome}, contrast: mul_tokens - baseline}}}}")
     with pytest.raises(SettingsError, match=r"pretrain\.context: 64, expected at least [0-9]+") as refused:
@@ -76,6 +77,17 @@ def test_a_context_that_does_not_hold_the_questions_is_refused_and_the_least_one
         for way in spelling.ways(example):
             spelled = re.sub("<FACT_[^>]+>", "#", way.text)  # a token is one id
             assert len(example.prompt) + len(vocabulary.encode(spelled)) <= least
+
+
+def test_answers_that_no_completion_has_room_for_are_refused(tiny, tmp_path):
+    path = tmp_path / "capitals.csv"
+    path.write_text("question,answer\nWhat is the capital of Sri Lanka?,Sri Jayawardenepura Kotte\nWhat is 1?,one\n")
+    outcome = "verdict={primary: {outcome: pretrain/fact_table/all/accuracy, contrast: mul_tokens - baseline}}"
+    settings = [f"facts.csv={path}", "tokenizer.merges=0", "corpus.drills={share: 0.6, holdout_folds: 0}", outcome]
+    settings += ["pretrain.context=128", "pretrain.batch_tokens=1024", "pretrain.micro_batch=8"]
+    with pytest.raises(SettingsError, match=r"evaluate\.max_new_tokens: 16, expected at least 26"):
+        check(tiny(tmp_path / "run", *settings, "evaluate.max_new_tokens=16"))
+    check(tiny(tmp_path / "run", *settings, "evaluate.max_new_tokens=26"))
 
 
 @pytest.mark.parametrize("name", ["rows [1].jsonl", "a,b=c.jsonl", "ünï 😀.jsonl", "x::y.jsonl", "-3.jsonl"])

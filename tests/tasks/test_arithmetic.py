@@ -87,7 +87,10 @@ def test_the_items_follow_from_the_seed_alone():
         ("", None),
         (" fifty-four", None),
         (" ٥٤", None),
-        (" 54.9", "54"),
+        (" 54.9", "54.9"),  # another number than 54
+        (" 54, 9", "54"),
+        (" 1,234.", "1234"),
+        (" 6*9=54.5", "54.5"),
     ],
 )
 def test_the_answer_of_a_completion(completion, answer):
@@ -98,7 +101,13 @@ def test_the_answer_of_a_completion(completion, answer):
 def test_any_text_is_read_without_an_error(text):
     for facts in (TIMES_TABLE, CAPITALS):
         answer = Arithmetic(facts=facts).extract_answer(text)
-        assert answer is None or answer in text
+        assert answer is None or answer in text or answer in text.replace(",", "")
+
+
+def test_of_answers_that_are_decimals_none_is_read_in_another_number():
+    task = Arithmetic(facts=build_facts(FactSettings(rows=(("6", "/", "2", "3"), ("7", "/", "2", "3.5")))))
+    read = {" 3.": "3", " 3.5.": "3.5", " 7/2=3.5": "3.5", " 3.57": "3.57", " 3.7": "3.7", " 3,5": "3,5"}
+    assert {text: task.extract_answer(text) for text in read} == read
 
 
 # subsets of the table

@@ -69,13 +69,14 @@ def probe(vectors: Floats, operands: Ints, rng: np.random.Generator) -> dict[str
 
 
 def targets(operands: Ints) -> dict[str, Floats]:
-    """What is read of facts [n, 2]: operands, product and its logarithm; and `beyond`, what is left of the product
-    after the best sum of a function of the one operand and a function of the other. Such a sum gives 0.88 of the
-    variance of the 9 x 9 table: a good reading of the product alone may be one of the operands."""
+    """What is read of facts [n, 2]: operands, product and, where none is 0, its logarithm; and `beyond`, what is left
+    of the product after the best sum of a function of the one operand and a function of the other. Such a sum gives
+    0.88 of the variance of the 9 x 9 table: a good reading of the product alone may be one of the operands."""
     a, b = operands.T.astype(np.float64)
     indicators = np.hstack([operands[:, :1] == np.unique(a), operands[:, 1:] == np.unique(b)]).astype(np.float64)
     beyond = a * b - indicators @ np.linalg.lstsq(indicators, a * b)[0]
-    return {"a": a, "b": b, "product": a * b, "log_product": np.log(a * b), "beyond": beyond}
+    of_product = {"product": a * b} | ({"log_product": np.log(a * b)} if (a * b > 0).all() else {})
+    return {"a": a, "b": b, **of_product, "beyond": beyond}
 
 
 def left_out_r2(vectors: Floats, y: Floats, facts: Ints) -> Floats:

@@ -35,14 +35,20 @@ class Way(NamedTuple):
 
 class _Tree(NamedTuple):
     """The distinct beginnings of some ways to answer one example: `nodes[()]` is 0, the prompt's own end, and every
-    other one is an id after what it continues. `ways` are (number of the answer, ids, kind), `onward` the ids by which
-    a way leads on to a longer one."""
+    other one is an id after what it continues. `ways` are (number of the answer, ids, kind)."""
 
     example: int
     prompt: list[int]
-    onward: Mapping[IdPrefix, set[int]]
     ways: list[tuple[int, IdPrefix, str]]
     nodes: dict[IdPrefix, int]
+
+
+class _Said(NamedTuple):
+    """What a way came to: the number of its answer, its kind, and ln of the probability of it, closed."""
+
+    answer: int
+    kind: str
+    logprob: float
 
 
 class Spelling:
@@ -136,18 +142,21 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
     """For each example of the table, ln of the probability of each answer, [examples, answers].
 
     It is the probability of all completions that begin with one of the answer's ways (`Spelling`), encoded as the
-    tokenizer encodes it, and go on with an id that closes it (`closers`) and does not lead on to another way, as
-    ` New` leads to ` New York`. The reader takes every one of them for this answer, of words unless an `=` follows
-    later in the line. None counts twice: the probabilities of all answers and of the rest, no answer, add up to 1.
+    tokenizer encodes it, and go on with an id that closes it (`closers`), less those that go on to another way, as
+    ` New` to ` New York` or ` 3.` to ` 3.5`. The reader takes every one of them for this answer, of words unless an `=`
+    follows later in the line, of numbers unless a point or comma and a digit follow at once. None counts twice: the
+    probabilities of all answers and of the rest, no answer, add up to 1.
     Left out, though the reader may find an answer in it: what says something else first, equations of other operands
     or spelled otherwise, a number before an operator or before a blank that is an id by itself, unusual encodings.
     """
     allowed = {kind: mask.to(model.device) for kind, mask in closers(tokenizer, arm, limits(model)[0]).items()}
     muted = unsayable_mask(model, tokenizer)
+    closing = {kind: mask.numpy(force=True) for kind, mask in allowed.items()}
     branching, spelling = _attends_as_masked(model), Spelling(arm)
     of_answers = np.full((len(examples), len(arm.facts.answers)), -np.inf)
     count = max(1, _WAYS // (2 * len(arm.facts.answers) + len(arm.tokens)))
     for start in range(0, len(examples), count):
+        said: list[dict[IdPrefix, _Said]] = [{} for _ in examples[start : start + count]]
         trees = sorted(
             _trees(tokenizer, spelling, examples[start : start + count], allowed, _NODES if branching else 0),
             key=lambda tree: len(tree.prompt) + len(tree.nodes),
@@ -158,10 +167,29 @@ def spelled_logprobs(model: Any, tokenizer: Any, arm: Arm, examples: Sequence[Ex
             chosen, trees = trees[-rows:], trees[:-rows]
             logprobs = iter(_way_logprobs(model, chosen, muted, allowed, branching))
             for tree in chosen:
-                of_example = of_answers[start + tree.example]
-                for answer, _, _ in tree.ways:
-                    of_example[answer] = np.logaddexp(of_example[answer], next(logprobs))
+                for answer, way, kind in tree.ways:
+                    said[tree.example][way] = _Said(answer, kind, next(logprobs))
+        for of_example, ways in zip(of_answers[start:], said, strict=False):
+            for answer, logprob in _without_longer(ways, closing):
+                of_example[answer] = np.logaddexp(of_example[answer], logprob)
     return of_answers
+
+
+def _without_longer(
+    ways: Mapping[IdPrefix, _Said], closing: Mapping[str, NDArray[np.bool_]]
+) -> Iterator[tuple[int, float]]:
+    """Of one example each way's answer, and ln of its probability without that of the longer ways that go on with an id
+    which closes it: what begins so is counted there."""
+    longer: dict[IdPrefix, float] = {}
+    for way in sorted(ways, key=len, reverse=True):
+        answer, _, logprob = ways[way]
+        if way in longer:  # the difference of two sums in single precision is known to about so much
+            logprob += math.log(max(1 - math.exp(longer[way] - logprob), 1e-7))
+        yield answer, logprob
+        for length in range(1, len(way)):
+            before = ways.get(way[:length])
+            if before and before.kind in closing and closing[before.kind][way[length]]:
+                longer[way[:length]] = float(np.logaddexp(longer.get(way[:length], -np.inf), logprob))
 
 
 def _trees(
@@ -176,16 +204,11 @@ def _trees(
     for example, (prompt, of_example) in enumerate(zip(prompts, spelled, strict=True)):
         # in the order of their ids neighbours share beginnings
         in_order = sorted((ids[way.text], numbers[way.answer], way.kind) for way in of_example)
-        onward: dict[IdPrefix, set[int]] = {way: set() for way, _, _ in in_order}
-        for way, _, _ in in_order:
-            for length in range(1, len(way)):
-                if way[:length] in onward:
-                    onward[way[:length]].add(way[length])
-        tree = _Tree(example, prompt, onward, [], {(): 0})
+        tree = _Tree(example, prompt, [], {(): 0})
         for way, answer, kind in in_order:
             if tree.ways and len(tree.nodes) + len(way) > most:
                 yield tree
-                tree = _Tree(example, prompt, onward, [], {(): 0})
+                tree = _Tree(example, prompt, [], {(): 0})
             tree.ways.append((answer, way, kind))
             for length in range(1, len(way) + (kind in allowed)):
                 tree.nodes.setdefault(way[:length], len(tree.nodes))
@@ -213,13 +236,11 @@ def _way_logprobs(
 
     steps: list[tuple[int, int, int]] = []  # way, node before, id
     closed: dict[str, list[tuple[int, int]]] = {kind: [] for kind in allowed}  # way, node
-    barred: dict[str, list[tuple[int, int]]] = {kind: [] for kind in allowed}  # place in `closed`, id
     way = first = 0
     for tree, size in zip(trees, sizes, strict=True):
         for _, way_ids, kind in tree.ways:
             steps += [(way, first + tree.nodes[way_ids[:k]], token) for k, token in enumerate(way_ids)]
             if kind in allowed:
-                barred[kind] += [(len(closed[kind]), token) for token in tree.onward[way_ids]]
                 closed[kind].append((way, first + tree.nodes[way_ids]))
             way += 1
         first += size
@@ -231,8 +252,6 @@ def _way_logprobs(
         if closed[kind]:
             of_way, node = torch.tensor(closed[kind], device=device).T
             closing = logprobs[node].masked_fill(~mask, -torch.inf)  # (ways of the kind, V)
-            if barred[kind]:  # an id that leads on to a longer way is counted there, not here
-                closing[tuple(torch.tensor(barred[kind], device=device).T)] = -torch.inf
             totals.index_add_(0, of_way, closing.logsumexp(-1).double())
     return totals.tolist()
 
@@ -258,7 +277,7 @@ def _as_masked(trees: Sequence[_Tree], width: int, dtype: torch.dtype) -> dict[s
 def _attends_as_masked(model: Any) -> bool:
     """Whether the model takes a mask of its own for each id: whether of two continuations side by side the second is
     what it is alone. Where it is not (recurrent models, ALiBi), each way is asked by itself."""
-    branches = _Tree(0, [1, 2], {}, [], {(): 0, (3,): 1, (4,): 2})
+    branches = _Tree(0, [1, 2], [], {(): 0, (3,): 1, (4,): 2})
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
     try:
         masked = {name: mask.to(model.device) for name, mask in _as_masked([branches], 4, model.dtype).items()}

@@ -128,9 +128,10 @@ class Facts(tuple[Fact, ...]):
 
     @cached_property
     def table_axes(self) -> list[list[int]]:
-        """The operands at the rows and at the columns of a figure of the table; nothing where they are not two."""
+        """The operands at the rows and at the columns of a figure of the table; nothing where they are not two, or two
+        questions have the same, such as 3+4 and 3*4."""
         operands = [wording.operands for fact in self for wording in fact.wordings]
-        if any(len(of_question) != 2 for of_question in operands):
+        if any(len(of_question) != 2 for of_question in operands) or len(set(operands)) < len(operands):
             return []
         return [sorted({of_question[side] for of_question in operands}) for side in (0, 1)]
 

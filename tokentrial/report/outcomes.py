@@ -32,6 +32,7 @@ class Metric(NamedTuple):
     subsets: tuple[str, ...] = ("all",)  # of solutions
 
 
+GOLD_NATS = "gold_nats_per_byte"
 METRICS = {
     "accuracy": Metric(True, 1.0, "accuracy", ("table", "probe", "solution"), lambda row: float(row["correct"])),
     "choice_logprob": Metric(
@@ -41,7 +42,7 @@ METRICS = {
     "accuracy_flexible": Metric(
         True, 1.0, "accuracy, last number", ("solution",), lambda row: float(row["correct_flexible"])
     ),
-    "gold_nats_per_byte": Metric(
+    GOLD_NATS: Metric(
         False,
         None,
         "nats per byte of the gold solution",
@@ -104,7 +105,8 @@ def tuning_outcome(trial: Trial) -> str:
         return trial.tune.outcome
     primary, known = after_pretraining(trial.verdict.primary).outcome, known_outcomes(trial, ["pretrain"])
     items, _, metric = primary.rpartition("/")
-    smooth = [f"{items}/{name}" for name in ("choice_logprob", "gold_nats_per_byte") if metric.startswith("accuracy")]
+    names = ["choice_logprob", *([GOLD_NATS] if all(get_arm(arm).has_comparable_bits for arm in trial.arms) else [])]
+    smooth = [f"{items}/{name}" for name in names if metric.startswith("accuracy")]
     return next((name for name in smooth if name in known), primary)
 
 
@@ -116,12 +118,13 @@ def check_outcomes(trial: Trial, measured: Sequence[str]) -> None:
     ]
     wanted += [("tune", tuning_outcome(trial), trial.arms)] if trial.tune else []
     for setting, outcome, of_arms in wanted:
-        _, task, subset, _ = outcome.split("/")
+        _, task, subset, metric = outcome.split("/")
         dropping = [arm for arm in of_arms if not get_arm(arm).has_comparable_bits]
-        if task == "heldout_text" and subset != "untouched" and dropping:
+        same_text = "untouched" if task == "heldout_text" else "without_site" if metric == GOLD_NATS else subset
+        if subset != same_text and dropping:
             raise SettingsError(
                 f"{setting}: outcome {outcome!r} of {', '.join(of_arms)}: {dropping[0]} drops content or draws tokens, "
-                "so only untouched text is measured; declare the subset untouched"
+                f"so only text without them is measured; declare the subset {same_text}"
             )
         if outcome not in known:
             [*nearest] = difflib.get_close_matches(outcome, known, n=1, cutoff=0.5)

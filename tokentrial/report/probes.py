@@ -13,10 +13,10 @@ _LOWEST_R2 = -0.5  # an R² below it is drawn at it
 
 
 def _r2(report: Report, vectors: str, target: str, key: str = "r2") -> dict[str, list[float]]:
-    """Arm: R² of each seed; arms whose cells have no such probes are left out."""
+    """Arm: R² of each seed; arms whose cells have no such probes, or not this target, are left out."""
     by_arm = {}
     for arm, cells in report["mechanism"].items():
-        if probed := [cell["probes"][vectors] for cell in cells if cell["probes"][vectors]]:
+        if probed := [cell["probes"][vectors] for cell in cells if target in (cell["probes"][vectors] or ())]:
             by_arm[arm] = [probe[target][key] for probe in probed]
     return by_arm
 

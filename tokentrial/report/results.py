@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tokentrial.errors import TrialError
-from tokentrial.report.outcomes import METRICS, kind_of
+from tokentrial.report.outcomes import GOLD_NATS, METRICS, kind_of
 from tokentrial.store.files import PARTIAL, read_json
 from tokentrial.tasks.arithmetic import TABLE_SUBSETS, fact_means, is_table_row, mean_over_facts, table_subsets
 from tokentrial.tasks.task import Row
@@ -75,6 +75,7 @@ def read_evaluation(
 def _read_folder(
     results: CellResults, stage: str, folder: Path, shared: SharedItems, drill_answer: str | None
 ) -> Sequence[Row]:
+    held_out = read_json(folder / "heldout_text.json")
     rows = [orjson.loads(line) for line in (folder / "samples.jsonl").read_bytes().splitlines()]
     for row in rows:
         if (row["task"], row["question"]) in shared.too_long:
@@ -82,7 +83,9 @@ def _read_folder(
     for subset, items in rows_by_subset(rows).items():
         kind, over_facts = kind_of(items[0]), is_table_row(items[0]) and not subset.endswith("/all")
         for metric, known in METRICS.items():
-            scores = [(row, known.score(row)) for row in items] if _has(metric, subset, kind) else []
+            # of an arm that drops content or draws tokens a solution with a site is another text
+            other_text = metric == GOLD_NATS and not held_out["keeps_content"] and not subset.endswith("/without_site")
+            scores = [(row, known.score(row)) for row in items] if _has(metric, subset, kind) and not other_text else []
             if scored := [{"fact": row["fact"], "score": score} for row, score in scores if score is not None]:
                 name = f"{stage}/{subset}/{metric}"
                 if over_facts:
@@ -90,7 +93,7 @@ def _read_folder(
                 results.values[name] = _mean_score(scored, over_facts)
         if subset.partition("/")[2] in TABLE_SUBSETS:
             results.floors[f"{stage}/{subset}/accuracy"] = floor_accuracies(items, over_facts, drill_answer)
-    results.values |= _bits_per_byte(f"{stage}/heldout_text", read_json(folder / "heldout_text.json"), shared.untouched)
+    results.values |= _bits_per_byte(f"{stage}/heldout_text", held_out, shared.untouched)
     return rows
 
 

@@ -11,6 +11,7 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.corpus.sources import Source
 from tokentrial.errors import Interrupted, SettingsError, TrialError
 from tokentrial.facts.families import build_facts
+from tokentrial.posttrain.prompts import longest_in_any_arm
 from tokentrial.pretrain.device import resolve_device
 from tokentrial.report.outcomes import check_outcomes
 from tokentrial.steps.cell import Cell
@@ -21,7 +22,6 @@ from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.tasks.contents import lost, require
 from tokentrial.tasks.training_examples import check_task_names, get_task, stage_sources
-from tokentrial.tokenizer.vocabulary import Vocabulary
 from tokentrial.trial.sweep import refuse_without_effect, to_run
 from tokentrial.trial.trial import Trial
 
@@ -73,17 +73,21 @@ def check(trial: Trial) -> None:
 
 def _check_context(trial: Trial) -> None:
     """Every question of the facts has to fit the context, with its left side again and any of the answers behind it."""
-    facts = build_facts(trial.facts)
-    vocabulary = Vocabulary(trial.tokenizer.merges, len(facts), trial.tokenizer.path)
+    facts, ids = build_facts(trial.facts), longest_in_any_arm(trial)
     answer = max((example.answer for example in Arithmetic(facts=facts).table()), key=lambda text: len(text.encode()))
     texts = {f"{example.prompt} {example.left}={answer}" for example in Arithmetic(facts=facts).table()}
     # ids are at most bytes, and about as many for each: the longest is among the longest in bytes
     longest = sorted(texts, key=lambda text: len(text.encode()))[-_LONGEST:]
-    needed = max(len(vocabulary.encode(text)) for text in longest) + 1  # a token of the fact behind it
+    needed = max(map(ids, longest)) + 1  # a token of the fact behind it
     if needed > trial.pretrain.context:
         raise SettingsError(
             f"pretrain.context: {trial.pretrain.context}, expected at least {needed}, the tokens of a fact's "
             f"question and answer, such as {longest[-1]!r}; give more context or tokenizer.merges, or shorter facts"
+        )
+    if (spelled := ids(f" {answer}")) > trial.evaluate.max_new_tokens:
+        raise SettingsError(
+            f"evaluate.max_new_tokens: {trial.evaluate.max_new_tokens}, expected at least {spelled}, the tokens of the "
+            f"answer {answer!r}: no model could say it; give more, or more tokenizer.merges"
         )
 
 

@@ -10,7 +10,8 @@ from tokentrial.facts.facts import Fact, Facts
 from tokentrial.facts.families import TIMES_TABLE
 from tokentrial.tasks.task import Example, Row, Task
 
-_NUMBER = re.compile(r"(?P<number>-?[0-9]+)")
+_NUMBER = re.compile(r"(?P<number>-?[0-9]+(?:[.,][0-9]+)*)")  # whole: 54.9 is no 54
+_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _STATED = re.compile(rf" {{0,2}}{_NUMBER.pattern}")
 _END = re.compile(r"\n|<\|endoftext\|>|User:")
 PROBES = ("mul_multidigit", "addition", "division", "subtraction", "two_step")
@@ -56,7 +57,7 @@ class Arithmetic(Task):
         self.equation = re.compile(rf"\s*[0-9]+ {{0,2}}(?:{signs}) {{0,2}}[0-9]+ {{0,2}}= {{0,2}}{_NUMBER.pattern}")
         # one pattern of all, the longest first: tried one by one, a thousand answers take 0.1 s a completion
         known = sorted(facts.answers, key=len, reverse=True)
-        self.known = re.compile(rf"(?:{'|'.join(map(re.escape, known))})(?!\w)")
+        self.known = re.compile(rf"(?:{'|'.join(map(re.escape, known))})(?!\w|[.,][0-9])")
 
     def table(self) -> list[Example]:
         """The facts as questions, in the order of their operands."""
@@ -80,12 +81,17 @@ class Arithmetic(Task):
             left, _, right = line.partition("=")
             stated = _STATED.match(right) if left.strip() in self.facts.by_spelling else None
             match = stated or self.equation.match(line) or _NUMBER.search(line)
-            return match["number"] if match else None
+            return _plain(match["number"]) if match else None
         right = line.rpartition("=")[2].strip()
         if known := self.known.match(right):
             return known[0]
         number = _NUMBER.search(right)
-        return number[0] if number else right.rstrip(".") or None
+        return _plain(number[0]) if number else right.rstrip(".") or None
+
+
+def _plain(number: str) -> str:
+    """A number without the commas of thousands."""
+    return number.replace(",", "") if _THOUSANDS.fullmatch(number) else number
 
 
 def _example(task: str, question: str, answer: str | int, operands: tuple[int, ...], **fact: Any) -> Example:
