@@ -94,7 +94,9 @@ def put(settings: dict[str, Any], key: str, value: Any, source: str) -> None:
         facts.pop("rows", None)  # those of another file, which a run's own trial.yaml holds
     part: Any = settings
     for parent in parents:
-        part = part.setdefault(parent, {}) if isinstance(part, dict) else part[_place(part, parent, source)]
+        if isinstance(part, dict) and part.get(parent) is None:
+            part[parent] = {}  # `sft: null` of a run's trial.yaml is no sft yet
+        part = part[parent] if isinstance(part, dict) else part[_place(part, parent, source)]
         if not isinstance(part, dict | list):
             raise SettingsError(f"{source!r}: {parent} has no settings below it")
     part[last if isinstance(part, dict) else _place(part, last, source)] = value
