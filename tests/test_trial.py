@@ -393,7 +393,8 @@ def test_the_names_of_0_1_are_read_and_noted(tmp_path, capsys):
     [_, rerun] = variants(trial)
     assert rerun.trial.pretrain.grad_clip == 2.0
     assert "pretrain.min_lr is now pretrain.min_lr_ratio" in noted
-    assert load("smoke", ["sft=null", "sft.batch=8"]).sft.batch == 8
+    below_null = ["sft=null", "sft.stages=[{sources: [{source: word_problems}]}]", "sft.batch=8"]
+    assert load("smoke", below_null).sft.batch == 8
     assert load(str(old), ["pretrain.min_lr_ratio=0.4"]).pretrain.min_lr_ratio == 0.4  # what is given goes before
     capsys.readouterr()
     assert load("pilot").pretrain.init == "normal"
