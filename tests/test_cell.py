@@ -15,7 +15,7 @@ from tokentrial.steps.cell import Cell, cells
 from tokentrial.steps.export import ExportStage
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import read_json
-from tokentrial.store.folders import lock
+from tokentrial.store.folders import lock, prune
 
 CELL = Cell("mul_tokens", 1)
 STAGES = "pretrain", "export", "eval_pretrain"  # of a trial without fine-tuning
@@ -128,6 +128,13 @@ def test_a_trained_cell_is_done_on_a_machine_that_would_train_it_in_another_prec
     assert other.fingerprints(CorpusPlan(trial))["pretrain"] != before
 
 
+def test_arms_of_one_seed_are_not_trained_in_different_precisions(finished_copy, tiny, no_workers, monkeypatch):
+    shutil.rmtree(finished_copy / "mul_tokens" / "seed2")
+    monkeypatch.setattr("tokentrial.steps.pretrain.resolve_dtype", lambda settings: "bf16")
+    with pytest.raises(TrialError, match="baseline/seed2 was trained in fp32, and mul_tokens/seed2 would be in bf16"):
+        run(tiny(finished_copy))
+
+
 def test_checkpoints_that_a_finished_stage_could_not_drop_are_dropped_by_the_next_run(
     finished_copy, tiny, no_workers, undrawn
 ):
@@ -137,6 +144,11 @@ def test_checkpoints_that_a_finished_stage_could_not_drop_are_dropped_by_the_nex
     (checkpoints / "step_000010").mkdir(parents=True)
     run(trial)
     assert not checkpoints.parent.exists()
+    pretrained = Cell("baseline", 1).folder(trial, "pretrain")
+    prune(pretrained, [path.name for path in pretrained.glob("*.safetensors")])
+    (checkpoints / "step_000010").mkdir(parents=True)  # its weights are being made again
+    run(trial)
+    assert checkpoints.exists()
 
 
 def test_a_cell_has_one_writer_at_a_time(finished, monkeypatch):

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -135,7 +136,9 @@ def test_a_variant_shares_the_limit_of_the_folder_that_it_lies_in(tmp_path):
     variant = tmp_path / "run" / "ladder" / "1x16"
     for folder in (variant, tmp_path / "run" / "corpus", tmp_path / "run" / "sweep" / "a"):
         folder.mkdir(parents=True)
+    (tmp_path / "run" / "trial.yaml").write_text("name: x")
     (tmp_path / "run" / "sweep" / "a" / "weights").write_bytes(bytes(2_000_000))
+    need_within(Path("/run"), 500_000, "a model", None)
     need_within(variant, 500_000, "a model", 0.003)
     with pytest.raises(TrialError, match=f"{tmp_path / 'run'}: a model needs"):
         need_within(variant, 500_000, "a model", 0.002)

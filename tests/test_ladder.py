@@ -5,6 +5,7 @@ import pytest
 from tokentrial.errors import SettingsError
 from tokentrial.report.text_report import markdown
 from tokentrial.report.variants import variant_reports
+from tokentrial.run.check import check
 from tokentrial.run.run import run
 from tokentrial.run.run_folder import open_run, status
 from tokentrial.store.files import read_json, sealed, write_json
@@ -45,4 +46,4 @@ def test_the_trials_own_size_is_no_size_beside_it(tiny, tmp_path):
 def test_looks_and_trials_that_would_stop_by_their_own_results_do_not_go_together(tiny, tmp_path):
     for others in (LADDER, "sweep={pretrain.lr: [0.004]}", "robustness_reruns=[budget.match=bytes]"):
         with pytest.raises(SettingsError, match=f"looks and {others.partition('=')[0]}"):
-            tiny(tmp_path / "run", others, "verdict.looks=[2]")
+            check(tiny(tmp_path / "run", others, "verdict.looks=[2]"))

@@ -96,6 +96,7 @@ def test_a_rerun_has_the_two_arms_of_the_primary_contrast(tiny, tmp_path):
         ("sweep={tasks.word_problems.rows: [90, 80]}", "is the same experiment as the trial itself"),
         ("sweep={evaluate.limit: [3]}", "is the same experiment as the trial itself"),
         ("robustness_reruns=[budget.match=tokens]", "is the same experiment as the trial itself"),
+        ("robustness_reruns=[grpo.lr=1e-5]", "robustness_reruns: found grpo.lr, but grpo is null"),
         ("robustness_reruns=[budget.match]", "'budget.match': expected key=value"),
         (
             "robustness_reruns=[budget.match=lines]",

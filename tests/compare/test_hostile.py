@@ -118,7 +118,11 @@ def test_a_report_whose_verdict_was_edited_is_not_cited(two_arms_copy, refused):
 def test_a_trial_of_somebody_else_opens_no_file_outside_its_folder(two_arms_copy, refused):
     path = two_arms_copy / "trial.yaml"
     own = yaml.safe_load(path.read_text())
-    for name, value in (("facts", {"csv": "/dev/zero", "family": "csv"}), ("arms", [*own["arms"], "/etc"])):
+    for name, value in (
+        ("facts", {"csv": "/dev/zero", "family": "csv"}),
+        ("arms", [*own["arms"], "/etc"]),
+        ("arms", [*own["arms"], ".."]),
+    ):
         path.write_text(yaml.safe_dump(own | {name: value}))
         assert f"{path}: {name}: found" in refused(two_arms_copy)
 

@@ -198,6 +198,15 @@ def test_an_evaluation_that_was_made_again_is_reported_again(synthetic_run, buil
     assert (before["made_by"]["last"][:10], after["made_by"]["last"][:10]) == ("2026-01-01", "2026-02-02")
 
 
+@pytest.mark.parametrize("name", ["report.md", "results.csv"])
+def test_what_is_gone_of_a_report_is_made_again(synthetic_run, build_undrawn, name):
+    trial = synthetic_run("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))
+    build_undrawn(trial)
+    (trial.folder / name).unlink()
+    build_undrawn(trial)
+    assert (trial.folder / name).exists()
+
+
 def test_what_training_came_to_must_be_as_it_was_written(synthetic_run, build_undrawn):
     """Compute, and so the trends of a ladder, are reckoned with it."""
     trial = synthetic_run("seeds=[1]", knows=dict.fromkeys(KNOWS, (5,)))

@@ -168,6 +168,12 @@ def test_arms_that_read_unlike_amounts_of_text_are_not_said_to_differ_in_nothing
     assert narrative.summary(report)[0] == same
 
 
+def test_who_has_not_learnt_is_the_trials_control_whatever_the_contrast_is_against(report):
+    report["declared"]["control"] = "mul_append"
+    report["contrasts"][0] |= {"verdict": "control has not learnt"}
+    assert "mul_append has not learnt" in headline(report)
+
+
 def test_the_two_alphas_are_said_together(report):
     assert "10 %" in narrative.error_rates(report)
     report["declared"]["secondary"] = []

@@ -133,19 +133,19 @@ def evaluate(
     _require_unused("not with --model", seed=seed, overwrite=overwrite)
     from tokentrial.evaluate.evaluate import evaluate_model, run_harness
 
-    folder = out or model / "evaluation"
+    folder, asked = out or model / "evaluation", (tasks or "arithmetic").split(",")
+    if harness:
+        _require_unused("not with --harness, whose tasks are lm-eval's", arm=arm, tasks=tasks, gsm8k=gsm8k)
+    if gsm8k and "gsm8k" not in asked:
+        raise SettingsError("--gsm8k: given, but --tasks does not name gsm8k; add it there, or leave this out")
     if model.is_dir():
         try:  # before anything is computed
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingsError(f"--out: {folder}: {error.strerror}; give a folder that can be written") from None
+            raise SettingsError(f"{folder}: {error.strerror}; give --out FOLDER that can be written") from None
     if harness:
-        _require_unused("not with --harness, whose tasks are lm-eval's", arm=arm, tasks=tasks, gsm8k=gsm8k)
         scores = run_harness(folder, model, harness.split(","), limit)
     else:
-        asked = (tasks or "arithmetic").split(",")
-        if gsm8k and "gsm8k" not in asked:
-            raise SettingsError("--gsm8k: its problems are asked with --tasks gsm8k alone; give both, or leave it out")
         scores = evaluate_model(folder, model, arm, asked, gsm8k or "hub", limit)
     print_json(scores)
 

@@ -80,7 +80,7 @@ def _trial_of(path: Path) -> Trial:
     if isinstance(facts, dict) and facts.get("csv") and not facts.get("rows"):
         raise file_error(path, "facts: found a CSV file without its rows, which a run's trial.yaml holds")
     trial = load(str(path))
-    if outside := next((arm for arm in trial.arms if Path(arm).name != arm), None):
+    if outside := next((arm for arm in trial.arms if not re.fullmatch("[A-Za-z0-9_]+", arm)), None):
         raise file_error(path, f"arms: found {outside!r}, expected names of folders beside it")
     return trial
 

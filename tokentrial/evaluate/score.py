@@ -85,8 +85,8 @@ class Spelling:
 
 
 def closers(tokenizer: Any, arm: Arm, size: int) -> dict[str, Tensor]:
-    """By a way's kind a mask [size] of the ids after which it is the answer whatever comes then; a kind that is left
-    out needs nothing after it.
+    """By a way's kind a mask [size] of the ids after which it is the answer, whatever comes then but another way of the
+    table (or, after a point or comma, a digit); a kind that is left out needs nothing after it.
 
     A number ends where no digit follows. One that stands alone is open, too, before an operator and before blanks,
     after which an operator may come: `6*9=54` begins as the answer 6 does. Words end where no letter, digit or `_`

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tokentrial.steps import corpus
 from tokentrial.steps.costs import weights_bytes
 from tokentrial.steps.stage import last_models, stages
+from tokentrial.trial.sweep import to_run
 from tokentrial.trial.trial import Trial
 
 
@@ -34,6 +35,13 @@ def peak_gb(trial: Trial, workers: int) -> float:
     return (corpus.disk_bytes(trial) + cell_bytes(trial, every, workers)) / 1e9
 
 
+def family_gb(trial: Trial, workers: int) -> float:
+    """GB of the run folder at the peak of a trial with its variants, which are run one after the other."""
+    family = [trial, *(variant.trial for variant in to_run(trial))]
+    kept = [peak_gb(member, 0) for member in family]
+    return max(peak_gb(member, workers) + sum(kept) - own for member, own in zip(family, kept, strict=True))
+
+
 def beyond_limit(trial: Trial, workers: int) -> str | None:
     """Why a trial does not fit into its `disk_limit_gb`, and with which settings it would; None where it
     does."""
@@ -43,18 +51,17 @@ def beyond_limit(trial: Trial, workers: int) -> str | None:
         pretrain = trial.pretrain.model_copy(update={"checkpoint": checkpoint})
         return trial.model_copy(update={"storage": storage, "pretrain": pretrain})
 
-    limit, planned = trial.disk_limit_gb, peak_gb(trial, workers)
-    if limit is None or planned <= limit:
+    if (limit := trial.disk_limit_gb) is None or (planned := family_gb(trial, workers)) <= limit:
         return None
     ways = {
-        "storage=PATH": peak_gb(with_(trial, "PATH"), workers),
-        "workers=1": peak_gb(trial, 1),
-        "pretrain.checkpoint.keep_every=null": peak_gb(with_(trial, trial.storage, keep_every=None), workers),
-        "pretrain.checkpoint.keep_last=1": peak_gb(with_(trial, trial.storage, keep_last=1), workers),
+        "storage=PATH": family_gb(with_(trial, "PATH"), workers),
+        "workers=1": family_gb(trial, 1),
+        "pretrain.checkpoint.keep_every=null": family_gb(with_(trial, trial.storage, keep_every=None), workers),
+        "pretrain.checkpoint.keep_last=1": family_gb(with_(trial, trial.storage, keep_last=1), workers),
     }
     helping = [words for words, needed in ways.items() if needed < planned]
     fitting = [words for words in helping if ways[words] <= limit]
-    least = peak_gb(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
+    least = family_gb(with_(trial, "PATH", keep_every=None, keep_last=1), 1)
     if fitting:
         advice = f"it fits with {', or with '.join(fitting)}"
     elif least <= limit:

@@ -152,11 +152,13 @@ def _report(
         "dose": run_summary.dose(exposure, trial.arms, trial.seeds),
         "mechanism": run_summary.mechanism(trial.arms, trial.seeds, evaluations),
         "samples": items.samples(),
-        "ran": run_summary.declared_and_ran(trial, trained, standing, look.wanted),
+        "ran": run_summary.declared_and_ran(
+            trial, trained, standing, look.wanted if primary["verdict"] else len(declared.seeds)
+        ),
         "arms_left_out": {name: get_arm(name).summary for name in arm_names() if name not in trial.arms},
         "settings": trial.model_dump(mode="json", exclude={"output"}),
         "grpo": _grpo(trial),
-        "made_by": run_summary.made_by(evaluations),
+        "made_by": run_summary.made_by(evaluations, trained),
         "provenance": provenance(),
         "missing": [
             f"{arm}/seed{seed} {stage}"

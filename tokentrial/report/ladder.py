@@ -138,7 +138,7 @@ def _trend(
         "as_declared": pair.outcome.partition("/")[0] not in departures and common == sorted(expected),
         "by_size": by_size,
         "seeds": common,
-        "lacks": sorted({*expected} - {*common}),
+        "lacks": sorted({*expected} - {*common}) if common else [],
         "slope": None,
         "ci95": None,
         "p": None,

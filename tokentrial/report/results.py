@@ -233,7 +233,8 @@ def _table_rows(stage: str, results: CellResults, rows: Sequence[Row]) -> Iterat
         task, subset = name.split("/", 1)
         for item in items:
             for metric, known in METRICS.items():
-                score = known.score(item) if _has(metric, name, kind_of(item)) else None
+                is_outcome = f"{stage}/{name}/{metric}" in results.values
+                score = known.score(item) if is_outcome and _has(metric, name, kind_of(item)) else None
                 if score is not None:
                     yield stage, task, subset, item["question"], item["fact"], metric, float(score)
 

@@ -16,7 +16,7 @@ import orjson
 from tokentrial.report.items import EvaluationFolders
 from tokentrial.report.outcomes import GROUPS
 from tokentrial.report.results import mean_of
-from tokentrial.store.files import PARTIAL, canonical, read_json
+from tokentrial.store.files import canonical, read_json
 from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.trial.declaration import Standing
 from tokentrial.trial.trial import Trial
@@ -159,19 +159,22 @@ def _distinct(values: Iterable[str]) -> str:
     return _listed(sorted(set(values)))
 
 
-def made_by(evaluations: EvaluationFolders) -> dict[str, Any]:
+def made_by(evaluations: EvaluationFolders, trained: Trained) -> dict[str, Any]:
     """Versions and machines that made the evaluations, with how many each, seeds of which some stage was computed by
-    different machines in different arms, and the time from the first evaluation to the last."""
+    different machines, or in different precisions, in different arms, and the time from the first evaluation to the
+    last."""
     makers: Counter[bytes] = Counter()
     times, of_pair = [], defaultdict(set)
-    for (_, seed), by_stage in evaluations.items():
+    for (arm, seed), by_stage in evaluations.items():
+        if results := trained.get((arm, seed)):
+            of_pair[seed, "device"].add((results["device"], results["dtype"]))
         for folder in by_stage.values():
             maker = read_manifest(folder)["provenance"]
             times.append(maker.pop("time"))
             makers[canonical(maker)] += 1
         for folder in {folder.parent for folder in by_stage.values()}:
             for path in folder.glob(f"*/{MANIFEST}"):
-                if path.parent.suffix != PARTIAL:
+                if path.parent.name.removeprefix("eval_") in (*by_stage, "hf"):  # no stage that the trial has no more
                     maker = read_manifest(path.parent)["provenance"]
                     of_pair[seed, path.parent.name].add((maker.get("processor"), maker["machine"]))
     return {

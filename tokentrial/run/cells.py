@@ -81,7 +81,8 @@ def drop_checkpoints(corpus: CorpusPlan, cell: Cell, storage: Storage) -> None:
     """Drop those of finished stages, which an attempt left that ended before it could."""
     for name, fingerprint in cell.fingerprints(corpus).items():
         checkpoints = cell.checkpoints(corpus.trial, name, fingerprint).parent
-        if checkpoints.exists() and is_done(cell.folder(corpus.trial, name), fingerprint):
+        # one whose weights were pruned may be being made again
+        if checkpoints.exists() and is_done(cell.folder(corpus.trial, name), fingerprint, whole=True):
             _drop(checkpoints, storage)
 
 

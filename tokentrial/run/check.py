@@ -39,6 +39,12 @@ def check(trial: Trial) -> None:
             "facts of the others are asked with every seed; give consecutive seeds to hold out all in turn",
             file=sys.stderr,
         )
+    for setting in ("sweep", "robustness_reruns"):
+        if trial.verdict.looks and getattr(trial, setting):  # not as a trial is read: earlier releases had run both
+            raise SettingsError(
+                f"verdict.looks and {setting}: each trial of {setting} would stop by its own results, and their "
+                "figures could not be held against each other; leave one out"
+            )
     for name in arm_names():  # of those that do not run the report says what they are
         get_arm(name)
     refuse_without_effect(trial)
@@ -74,7 +80,8 @@ def check(trial: Trial) -> None:
 def _check_context(trial: Trial) -> None:
     """Every question of the facts has to fit the context, with its left side again and any of the answers behind it."""
     facts, ids = build_facts(trial.facts), longest_in_any_arm(trial)
-    answer = max((example.answer for example in Arithmetic(facts=facts).table()), key=lambda text: len(text.encode()))
+    answers = sorted(facts.answers, key=lambda text: len(text.encode()))[-_LONGEST:]
+    answer = answers[-1]
     texts = {f"{example.prompt} {example.left}={answer}" for example in Arithmetic(facts=facts).table()}
     # ids are at most bytes, and about as many for each: the longest is among the longest in bytes
     longest = sorted(texts, key=lambda text: len(text.encode()))[-_LONGEST:]
@@ -84,10 +91,11 @@ def _check_context(trial: Trial) -> None:
             f"pretrain.context: {trial.pretrain.context}, expected at least {needed}, the tokens of a fact's "
             f"question and answer, such as {longest[-1]!r}; give more context or tokenizer.merges, or shorter facts"
         )
-    if (spelled := ids(f" {answer}")) > trial.evaluate.max_new_tokens:
+    spelled, answer = max((ids(f" {answer}"), answer) for answer in answers)
+    if spelled > trial.evaluate.max_new_tokens:
         raise SettingsError(
             f"evaluate.max_new_tokens: {trial.evaluate.max_new_tokens}, expected at least {spelled}, the tokens of the "
-            f"answer {answer!r}: no model could say it; give more, or more tokenizer.merges"
+            f"answer {answer!r}: no model could spell it; give more, or more tokenizer.merges"
         )
 
 

@@ -59,8 +59,9 @@ def _join(folders: Sequence[Path], into: Path) -> list[str]:
         if steps.keys() & finished.get(into, {}).get(cell, ()) and into not in steps.values():
             raise TrialError(f"{into / cell}: another machine ran this cell earlier; give a new folder as --to")
         for step, folder in steps.items():
-            if folder != into and not ((into / cell / step / MANIFEST).exists() and is_whole(into / cell / step)):
-                link_folder(folder / cell / step, into / cell / step)
+            place = into / cell / step  # an interrupted attempt, with other folders, may have left something there
+            if folder != into and not (is_whole(place) and _files(place) == _files(folder / cell / step)):
+                link_folder(folder / cell / step, place)
                 joined.append(f"{cell}/{step}")
     for name in _SHARED:
         holder = next((folder for folder in (*corpora, *folders) if (folder / name / MANIFEST).exists()), None)

@@ -8,10 +8,12 @@ from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import TrialError
 from tokentrial.run.declaration import AGAIN, changes, is_of_old_form, manifests, why_broken
 from tokentrial.steps.cell import Cell
+from tokentrial.steps.pretrain import PretrainStage
 from tokentrial.steps.stage import stage_names
 from tokentrial.store.files import read_json
 from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.store.storage import Storage
+from tokentrial.store.tuned import arm_trial
 from tokentrial.trial.trial import Trial
 from tokentrial.trial.yaml_text import read_yaml
 
@@ -56,6 +58,22 @@ def refuse_replacing(corpus: CorpusPlan, storage: Storage, within: Sequence[Cell
     if why_broken(trial):
         return stage_names(trial)
     return [*replaced, *(_stages_made(trial) if is_of_old_form(trial) else [])]
+
+
+def refuse_mixed_precision(corpus: CorpusPlan, within: Sequence[Cell]) -> None:
+    """Refuse to train an arm of a seed in another precision than that of an arm which is trained: it would be part of
+    their difference."""
+    trial, dtypes = corpus.trial, dict[Cell, str]()
+    for cell in (Cell(arm, seed) for seed in dict.fromkeys(cell.seed for cell in within) for arm in trial.arms):
+        dtypes[cell] = PretrainStage(arm_trial(trial, cell.arm)).dtype(corpus, cell)
+    is_trained = {cell: "pretrain" not in cell.pending(corpus) for cell in dtypes}
+    for cell in (cell for cell in within if not is_trained[cell]):
+        for other, dtype in dtypes.items():
+            if other.seed == cell.seed and is_trained[other] and dtype != dtypes[cell]:
+                raise TrialError(
+                    f"{trial.folder}: {other.name} was trained in {dtype}, and {cell.name} would be in {dtypes[cell]} "
+                    "here; go on where the first was trained, or give output=OTHER_FOLDER"
+                )
 
 
 def _other_trial(trial: Trial) -> str | None:

@@ -33,7 +33,7 @@ from tokentrial.run.budget import affordable_cells
 from tokentrial.run.cells import drop_checkpoints, fetch_results, prune_weights, run_cell, sync_storage
 from tokentrial.run.check import check, check_inputs, check_machine
 from tokentrial.run.declaration import declare, hash_in_force, manifests
-from tokentrial.run.replacing import refuse_replacing, refuse_taking_over
+from tokentrial.run.replacing import refuse_mixed_precision, refuse_replacing, refuse_taking_over
 from tokentrial.run.run_folder import evaluated, open_run, seconds, wanted_seeds, write_trial
 from tokentrial.run.standing import standing
 from tokentrial.run.tuning import tune
@@ -136,6 +136,7 @@ def run_one(
 
         these = needed() if chosen is None else list(chosen)
         replaced = refuse_replacing(corpus, storage, these, overwrite)
+        refuse_mixed_precision(corpus, these)
         for other in earlier:
             prepare.reuse(corpus, CorpusPlan(other))
         asked = [stage.name for stage in stages(trial) if wanted is None or stage.name in wanted]
@@ -159,6 +160,7 @@ def run_one(
         while chosen is None and len(more := needed()) > len(these):
             these = more
             replaced = refuse_replacing(corpus, storage, these, overwrite)
+            refuse_mixed_precision(corpus, these)
             check_inputs(corpus, these, asked, storage)
             _walk(corpus, these, asked, False, storage, replaced, by_phase)
         report = None
@@ -199,9 +201,10 @@ def _walk(
         return
     pending = [left for _, todo in ahead for _, left in todo]
     workers = _workers(trial, max((len(todo) for _, todo in ahead), default=1))
-    needed = cell_bytes(trial, pending, workers)
-    needed -= sum(held_bytes(path) for path in trial.folder.glob("*/seed*/*.checkpoints"))  # they are among these bytes
-    need_disk(trial.folder, max(0, needed), "the trial", trial.disk_reserve_gb)
+    # of the cells at work what their checkpoints hold by now is among the bytes that they take
+    held = sorted((_checkpoint_bytes(corpus, cell, left) for _, todo in ahead for cell, left in todo), reverse=True)
+    needed = max(0, cell_bytes(trial, pending, workers) - sum(held[:workers]))
+    need_disk(trial.folder, needed, "the trial", trial.disk_reserve_gb)
     # the workers of the cells start first, and import what takes seconds while the corpus is made
     with Progress() as progress, _executor(trial, workers, pending) if pending else nullcontext() as executor:
         if make_corpus:
@@ -213,6 +216,12 @@ def _walk(
         for number, (decider, todo) in enumerate(ahead):
             if executor and ((number == 0 and not make_corpus) or goes_on(decider)):
                 _run_cells(corpus, decider.name if decider else "cells", todo, executor, progress, storage)
+
+
+def _checkpoint_bytes(corpus: CorpusPlan, cell: Cell, left: Sequence[str]) -> int:
+    """What an interrupted stage of a cell holds to go on from."""
+    fingerprints = cell.fingerprints(corpus)
+    return max(held_bytes(cell.checkpoints(corpus.trial, name, fingerprints[name])) for name in left)
 
 
 def _todo(corpus: CorpusPlan, these: Sequence[Cell], names: Sequence[str]) -> Todo:

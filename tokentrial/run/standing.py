@@ -96,7 +96,7 @@ def _of_analysis(name: str, declared: Mapping[str, Any]) -> bool:
 def _is_known(name: str, declared: Mapping[str, Any]) -> bool:
     """Whether a declaration of another release says anything of this setting; of versions this one knows nothing.
     A declaration without `ladder` or `tune` says that there is none."""
-    if name.split(".")[0] in ("ladder", "tune"):
+    if (part := name.split(".")[0]) in ("ladder", "tune") and part not in declared:
         return True
     value: Any = declared
     for part in name.split("."):

@@ -23,7 +23,8 @@ from tokentrial.steps.costs import (
     weights_bytes,
 )
 from tokentrial.steps.stage import Job, Stage
-from tokentrial.store.files import read_json
+from tokentrial.store.files import fingerprint, read_json
+from tokentrial.store.folders import MANIFEST, read_manifest
 from tokentrial.store.tuned import TUNED, read_tuned
 from tokentrial.trial.pretraining import CHECKPOINT_BYTES
 from tokentrial.trial.trial import Trial
@@ -44,10 +45,13 @@ class PretrainStage(Stage):
     )
 
     def inputs(self, corpus: CorpusPlan, cell: Cell) -> dict[str, Any]:
+        return self._inputs(corpus, cell, self.dtype(corpus, cell))
+
+    def _inputs(self, corpus: CorpusPlan, cell: Cell, dtype: str) -> dict[str, Any]:
         trial = self.trial
         # with matched bytes, how far the control reads says how many steps an arm takes
         matched = {"bytes_of": corpus.patch_fingerprint(trial.control)} if trial.budget.match == "bytes" else {}
-        resolved = {"dtype": self._dtype(cell), "init": start_fingerprint(trial)}
+        resolved = {"dtype": dtype, "init": start_fingerprint(trial)}
         settings = trial.experiment("pretrain")["pretrain"] | resolved
         of_corpus = {"corpus": corpus.patch_fingerprint(cell.arm), "epochs": trial.corpus.epochs}
         # version 2 of how drawn tokens begin: those of version 1 began as the fact that they are named after
@@ -55,13 +59,17 @@ class PretrainStage(Stage):
         averaged = {"averaged": trial.evaluate.checkpoints} if trial.evaluate.checkpoints > 1 else {}
         return {"settings": settings, "seed": cell.seed, **of_corpus, **matched, **drawn, **averaged}
 
-    def _dtype(self, cell: Cell) -> str:
-        """What `auto` stands for: of a cell that is trained what it was trained in, on whatever machine; else this
-        machine's."""
-        path = cell.folder(self.trial, self.name) / "results.json"
-        if self.trial.pretrain.dtype == "auto" and path.exists():
-            return str(read_json(path, "dtype")["dtype"])
-        return resolve_dtype(self.trial.pretrain)
+    def dtype(self, corpus: CorpusPlan, cell: Cell) -> str:
+        """What `auto` stands for: of a cell that is trained with these settings the dtype that it was trained in, on
+        whatever machine; else this machine's."""
+        here, folder = resolve_dtype(self.trial.pretrain), cell.folder(self.trial, self.name)
+        if self.trial.pretrain.dtype != "auto" or not (folder / MANIFEST).exists():
+            return here
+        trained = read_manifest(folder)["fingerprint"]
+        for dtype in (here, *({"fp32", "bf16", "fp16"} - {here})):
+            if fingerprint(self.name, self.version, **self._inputs(corpus, cell, dtype)) == trained:
+                return dtype
+        return here
 
     def sources(self, job: Job) -> list[Path]:
         corpus, sets = job.corpus, job.corpus.sets_of(job.cell.seed)
@@ -117,7 +125,8 @@ def train_rank(job: Job) -> None:
         raise TrialError(f"{trial.folder / TUNED}: not found; use `tokentrial run`, which tunes the arms first")
     stream = Stream.of(trial, corpus.folder, corpus.vocabulary, cell.arm, cell.seed)
     served = read_json(corpus.folder / "exposure.json")["served"][cell.arm][str(cell.seed)]
-    settings = trial.pretrain.model_copy(update={"steps": served["steps"]})
+    dtype = PretrainStage(trial).dtype(corpus, cell)  # weights that are made again are those of the same precision
+    settings = trial.pretrain.model_copy(update={"steps": served["steps"], "dtype": dtype})
     probe = TableProbe(trial, corpus.vocabulary, job.arm, cell.seed)
     with stoppable() as stop, process_group(settings) as ranks:
         start = start_folder(trial) if trial.pretrain.from_checkpoint else None

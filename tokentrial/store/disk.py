@@ -77,10 +77,11 @@ def held_bytes(folder: Path) -> int:
 def need_within(folder: Path, needed: int, what: str, limit_gb: float | None) -> None:
     """Refuse before writing what would bring the run folder beyond its limit; None: there is none. One that lies in
     another's, as OUT/ladder/2x64, shares its limit."""
-    outer, kind = folder.absolute().parents[1], folder.absolute().parent.name
-    if kind in ("sweep", "also", "ladder", "tune") and (outer / "corpus").is_dir():
-        folder = outer
-    if limit_gb is not None and (held := held_bytes(folder)) + needed > limit_gb * 1e9:
+    if limit_gb is None:
+        return
+    outer = folder.absolute().parent.parent
+    folder = outer if (outer / "trial.yaml").is_file() and (outer / "corpus").is_dir() else folder
+    if (held := held_bytes(folder)) + needed > limit_gb * 1e9:
         raise TrialError(
             f"{folder}: {what} needs {needed / 1e9:.2f} GB, {held / 1e9:.2f} GB are held, and disk_limit_gb is "
             f"{limit_gb:g}; give more, use fewer workers, or give storage=PATH; what is done is kept"

@@ -188,7 +188,9 @@ def damaged_files(folder: Path) -> list[str]:
 def require_intact(folder: Path) -> None:
     """Raises TrialError where the bytes of a step no longer match its manifest, before anything is made from it."""
     for name in damaged_files(folder):
-        raise _damaged(folder, name)
+        raise TrialError(
+            f"{folder / name}: its bytes differ from its manifest; delete {folder} and run the same command again"
+        )
 
 
 def read_intact_json(folder: Path, name: str) -> Any:
@@ -196,14 +198,11 @@ def read_intact_json(folder: Path, name: str) -> Any:
     the manifest."""
     entry = read_manifest(folder)["files"].get(name)
     if entry is None or not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]:
-        raise _damaged(folder, name)
+        raise TrialError(
+            f"{folder / name}: its bytes differ from its manifest; put it back, or delete {folder} and run the trial, "
+            "which does this stage again"
+        )
     return read_json(folder / name)
-
-
-def _damaged(folder: Path, name: str) -> TrialError:
-    return TrialError(
-        f"{folder / name}: its bytes differ from its manifest; delete {folder} and run the same command again"
-    )
 
 
 def is_held(folder: Path, name: str = ".lock") -> bool:

@@ -92,6 +92,8 @@ def _variant(trial: Trial, kind: str, settings: dict[str, Any], narrowed: dict[s
                 f"{setting}: found {key}, expected a setting of {', '.join(_PARTS)} that bears on results"
                 + ("; give what the recipe sets instead" if key == "pretrain.recipe" else "")
             )
+        if last and changed[part] is None:
+            raise SettingsError(f"{setting}: found {key}, but {part} is null in this trial; leave it out")
         if key == "pretrain.size":
             for name_of_shape in SHAPE:  # the size fills them in where they are not given, as they are by now
                 del changed["pretrain"][name_of_shape]

@@ -131,11 +131,8 @@ class Trial(Settings):
                 f"evaluate.checkpoints is {averaged}, expected at most a tenth of pretrain.steps, {steps}: they are "
                 "of the last tenth; give fewer, or more steps"
             )
-        if looks and (others := [name for name in ("ladder", "sweep", "robustness_reruns") if getattr(self, name)]):
-            raise ValueError(
-                f"verdict.looks and {others[0]}: each trial of {others[0]} would stop by its own results, and their "
-                "figures could not be held against each other; leave one out"
-            )
+        if self.ladder and looks is not None:
+            raise ValueError("verdict.looks and ladder: a trend needs the same seeds at every size; leave one out")
         if self.ladder and self.pretrain.from_checkpoint:
             raise ValueError("ladder and pretrain.from_checkpoint: a checkpoint has one size; leave one of them out")
         if self.ladder and size_name(self.pretrain) in [rung.name for rung in self.ladder.sizes]:
