@@ -64,6 +64,8 @@ def refuse_mixed_precision(corpus: CorpusPlan, within: Sequence[Cell]) -> None:
     """Refuse to train an arm of a seed in another precision than that of an arm which is trained: it would be part of
     their difference."""
     trial, dtypes = corpus.trial, dict[Cell, str]()
+    if trial.pretrain.dtype != "auto":
+        return
     for cell in (Cell(arm, seed) for seed in dict.fromkeys(cell.seed for cell in within) for arm in trial.arms):
         dtypes[cell] = PretrainStage(arm_trial(trial, cell.arm)).dtype(corpus, cell)
     is_trained = {cell: "pretrain" not in cell.pending(corpus) for cell in dtypes}
