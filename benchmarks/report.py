@@ -21,6 +21,7 @@ from tokentrial.report.comparison import PAGE, build
 from tokentrial.run.declaration import declare
 from tokentrial.run.standing import standing
 from tokentrial.store.files import write_bytes, write_json
+from tokentrial.store.folders import write_manifest
 from tokentrial.store.storage import Storage
 from tokentrial.tasks.arithmetic import Arithmetic
 from tokentrial.trial.load import load
@@ -63,8 +64,9 @@ def made_up(trial: Trial) -> dict[tuple[str, int], dict[str, Path]]:
             write_json(
                 cell / "pretrain" / "results.json",
                 {"curve": curve, "seconds": 25.0, "num_params": 277_344, "total_steps": 600, "device": "cpu"}
-                | {"dtype": "fp32", "ranks": 1, "vocab_size": 413, "config": {"batch_tokens": 1024}},
+                | {"dtype": "fp32", "ranks": 1, "vocab_size": 413, "config": {"batch_tokens": 1024, "micro_batch": 8}},
             )
+            write_manifest(cell / "pretrain", "made up")
             for stage in STAGES:
                 folder = cell / f"eval_{stage}"
                 evaluated.setdefault((arm, seed), {})[stage] = folder

@@ -182,7 +182,7 @@ def test_a_source_that_ends_early_is_an_error_unless_that_is_allowed(planned, wh
     available = sum(tokens_of_tasks)
     plan = planned(tmp_path / "run", f"corpus.tokens={available + 1}")
     counts = rf"ended after {available:,} train tokens of {available + 1:,} \(80 documents of 8 files\)"
-    with pytest.raises(TrialError, match=counts + r".*corpus\.tokens.*--allow-short"):
+    with pytest.raises(TrialError, match=counts + r".*corpus\.tokens.*corpus\.allow_short=true"):
         prepare_text(plan)
     assert not plan.folder.exists()
     allowed = planned(tmp_path / "run", f"corpus.tokens={available + 1}", "corpus.allow_short=true")

@@ -1,5 +1,6 @@
 """The verbs that do one stage of a trial alone."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,11 +139,9 @@ def evaluate(
         _require_unused("not with --harness, whose tasks are lm-eval's", arm=arm, tasks=tasks, gsm8k=gsm8k)
     if gsm8k and "gsm8k" not in asked:
         raise SettingsError("--gsm8k: given, but --tasks does not name gsm8k; add it there, or leave this out")
-    if model.is_dir():
-        try:  # before anything is computed
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"{folder}: {error.strerror}; give --out FOLDER that can be written") from None
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):  # before anything is computed
+        raise SettingsError(f"{folder}: cannot be written; give --out FOLDER")
     if harness:
         scores = run_harness(folder, model, harness.split(","), limit)
     else:
