@@ -86,8 +86,9 @@ def run(
             earlier.append(variant.trial)
         if others and report:  # with what the variants have come to
             report = rebuild(trial.folder)
-            with lock(trial.folder):
-                Storage(trial).send_report()
+            if trial.storage:
+                with lock(trial.folder):
+                    Storage(trial).send_report()
         return report
 
 
