@@ -183,9 +183,8 @@ def _without_longer(
     longer: dict[IdPrefix, float] = {}
     for way in sorted(ways, key=len, reverse=True):
         answer, _, logprob = ways[way]
-        if (
-            longer.get(way, -math.inf) > -math.inf
-        ):  # the difference of two sums in single precision is known to about so much
+        if longer.get(way, -math.inf) > -math.inf:
+            # the difference of two sums in single precision is known to about so much
             logprob += math.log(max(1 - math.exp(longer[way] - logprob), 1e-7))
         yield answer, logprob
         for length in range(1, len(way)):
