@@ -10,6 +10,7 @@ from scipy import stats
 from tokentrial.corpus.prepare import CorpusPlan
 from tokentrial.errors import SettingsError
 from tokentrial.report.analysis import analyse
+from tokentrial.report.comparison import REPORT, VERSION
 from tokentrial.report.forest import forest_alt
 from tokentrial.report.page import page
 from tokentrial.report.results import CellResults
@@ -278,12 +279,12 @@ def test_only_what_is_new_is_run_and_another_dose_shows_no_old_result(family, ti
 
 @pytest.mark.slow
 def test_a_report_of_other_settings_is_not_taken_for_the_variant_s(family):
-    there = [made for _, made in variant_reports(family, "comparison_report.json")]
+    there = [made for _, made in variant_reports(family, REPORT, VERSION)]
     assert [made is None for made in there] == [True, False, False]  # the first is the trial itself
     longer = family.model_copy(update={"pretrain": family.pretrain.model_copy(update={"steps": 24})})
-    assert not any(made for _, made in variant_reports(longer, "comparison_report.json"))
+    assert not any(made for _, made in variant_reports(longer, REPORT, VERSION))
     elsewhere = family.model_copy(update={"workers": 3})
-    assert [made for _, made in variant_reports(elsewhere, "comparison_report.json")] == there
+    assert [made for _, made in variant_reports(elsewhere, REPORT, VERSION)] == there
 
 
 def test_a_family_is_run_by_one_command_with_one_flag(tokentrial, tiny, tmp_path, monkeypatch):
