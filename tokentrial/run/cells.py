@@ -79,6 +79,8 @@ def _make(
 
 def drop_checkpoints(corpus: CorpusPlan, cell: Cell, storage: Storage) -> None:
     """Drop those of finished stages, which an attempt left that ended before it could."""
+    if not any(cell.folder(corpus.trial, "pretrain").parent.glob("*.checkpoints")):
+        return  # of most cells: nothing is hashed for them
     for name, fingerprint in cell.fingerprints(corpus).items():
         checkpoints = cell.checkpoints(corpus.trial, name, fingerprint).parent
         # one whose weights were pruned may be being made again

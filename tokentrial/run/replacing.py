@@ -66,10 +66,11 @@ def refuse_mixed_precision(corpus: CorpusPlan, within: Sequence[Cell]) -> None:
     trial, dtypes = corpus.trial, dict[Cell, str]()
     if trial.pretrain.dtype != "auto":
         return
-    for cell in (Cell(arm, seed) for seed in dict.fromkeys(cell.seed for cell in within) for arm in trial.arms):
+    untrained = [cell for cell in within if "pretrain" in cell.pending(corpus)]
+    for cell in (Cell(arm, seed) for seed in dict.fromkeys(cell.seed for cell in untrained) for arm in trial.arms):
         dtypes[cell] = PretrainStage(arm_trial(trial, cell.arm)).dtype(corpus, cell)
     is_trained = {cell: "pretrain" not in cell.pending(corpus) for cell in dtypes}
-    for cell in (cell for cell in within if not is_trained[cell]):
+    for cell in untrained:
         for other, dtype in dtypes.items():
             if other.seed == cell.seed and is_trained[other] and dtype != dtypes[cell]:
                 raise TrialError(
